@@ -1,0 +1,43 @@
+"""Maximal-update (abcd) parametrization for JAX.
+
+Tune hyper-parameters on a small network and use them, unchanged, on a large one.
+
+`import jaxmup` loads neither Flax nor optax; the submodules load on first use: `jaxmup.nnx` and
+`jaxmup.linen` (layers), `jaxmup.optim` (optax transforms), `jaxmup.functional`, `jaxmup.models`,
+`jaxmup.data` and `jaxmup.transfer`.
+"""
+
+import importlib
+import importlib.metadata
+from typing import TYPE_CHECKING, Any
+
+from jaxmup._rules import ABCD as ABCD
+from jaxmup._rules import Parametrization as Parametrization
+from jaxmup._rules import parametrization as parametrization
+from jaxmup._scaling import Scaling as Scaling
+from jaxmup._spec import Axis as Axis
+from jaxmup._spec import ParamSpec as ParamSpec
+from jaxmup._tree import resolve as resolve
+
+if TYPE_CHECKING:
+    from jaxmup import data as data
+    from jaxmup import functional as functional
+    from jaxmup import linen as linen
+    from jaxmup import models as models
+    from jaxmup import nnx as nnx
+    from jaxmup import optim as optim
+    from jaxmup import transfer as transfer
+
+__version__ = importlib.metadata.version("jaxmup")
+
+_SUBMODULES = ("data", "functional", "linen", "models", "nnx", "optim", "transfer")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_SUBMODULES])

@@ -1,0 +1,78 @@
+"""Products of powers of width ratios: the numbers that rules are made of."""
+
+import dataclasses
+
+from jaxmup._spec import Role
+
+
+def _tapers(r_in: float, r_out: float) -> bool:
+    """Whether the output grows slower than the input.
+
+    For a target narrower than the base the comparison turns round, so that the factor from base to
+    target is the inverse of the factor from target to base.
+    """
+    return r_out < r_in if r_in * r_out >= 1 else r_out > r_in
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Power:
+    """A product of powers: `r_in^p · r_out^q · taper^t · σ^s`. The fields are the four exponents.
+
+    `taper` is `√(r_out / r_in)` where the output of a weight grows slower than its input, else 1. σ
+    is the standard deviation of the effective weight at base width.
+
+    Example:
+      >>> (Power(r_in=-1.0) / Power(r_out=1.0)).at(r_in=4.0, r_out=2.0)
+      0.125
+    """
+
+    r_in: float = 0.0
+    r_out: float = 0.0
+    taper: float = 0.0
+    sigma: float = 0.0
+
+    def __mul__(self, other: "Power") -> "Power":
+        return Power(
+            self.r_in + other.r_in,
+            self.r_out + other.r_out,
+            self.taper + other.taper,
+            self.sigma + other.sigma,
+        )
+
+    def __pow__(self, exponent: float) -> "Power":
+        return Power(
+            self.r_in * exponent,
+            self.r_out * exponent,
+            self.taper * exponent,
+            self.sigma * exponent,
+        )
+
+    def __truediv__(self, other: "Power") -> "Power":
+        return self * other**-1.0
+
+    def at(self, r_in: float, r_out: float, sigma: float = 1.0) -> float:
+        """The value of the product; exactly 1.0 where all arguments are 1."""
+        taper = self.taper / 2 if _tapers(r_in, r_out) else 0.0
+        power_in, power_out = self.r_in - taper, self.r_out + taper
+        if r_in == r_out:  # so that powers that cancel do so exactly
+            return r_in ** (power_in + power_out) * sigma**self.sigma
+        return r_in**power_in * r_out**power_out * sigma**self.sigma
+
+    def exponent(self, role: Role) -> float:
+        """The exponent of the width ratio r if every axis that grows in this role grows by r.
+
+        Example:
+          >>> Power(r_in=-0.5, taper=1.0).exponent("output")
+          -1.0
+        """
+        exponents = {
+            "input": self.r_out,
+            "hidden": self.r_in + self.r_out,
+            "output": self.r_in - self.taper / 2,
+            "fixed": 0.0,
+        }
+        return exponents[role] + 0.0  # the sum turns -0.0 into 0.0
+
+
+ONE = Power()
+SIGMA = Power(sigma=1.0)

@@ -1,0 +1,103 @@
+"""The numbers that a parametrization gives one parameter."""
+
+import dataclasses
+import math
+
+from jaxmup._rules import FamilyName, Parametrization
+from jaxmup._spec import Applied, ParamSpec
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scaling:
+    """What a parametrization asks of one parameter; every factor is relative to the base model.
+
+    An unregistered dataclass of Python floats: `jax.tree.map` sees a leaf, it never becomes a
+    tracer, and it never travels to a device. To give one parameter another rule, use
+    `dataclasses.replace`.
+
+    Args:
+      multiplier: `m` in the effective weight `W = m · w`; dimensionless.
+      init_std: standard deviation of the stored `w` at initialization; `None` where an initializer
+        defines it.
+      lr: factor on the learning rate; dimensionless.
+      grad: factor on the gradient before the optimizer sees it; dimensionless.
+      eps: factor on the optimizer's eps; dimensionless, 1.0 in families without eps.
+      weight_decay: factor on the coefficient of decoupled weight decay. By default it is `1 / lr`,
+        which keeps the decay per step, learning rate times coefficient, the same at every width;
+        dimensionless.
+      family: the optimizer family that the numbers are for.
+    """
+
+    multiplier: float
+    init_std: float | None
+    lr: float
+    grad: float
+    eps: float
+    weight_decay: float
+    family: FamilyName
+
+
+def resolve(spec: ParamSpec, parametrization: Parametrization) -> Scaling:
+    r"""The numbers that `parametrization` gives the parameter described by `spec`.
+
+    At base width and `lr_scale = 1` every factor is exactly 1.0 and `init_std` is `spec.init_std`
+    (in the gauge `unit` the multiplier is the weight's standard deviation instead).
+
+    Args:
+      spec: the parameter's axes, its standard deviation at base width and its `lr_scale`.
+      parametrization: the rule.
+
+    Raises:
+      ValueError: if the layer that owns the parameter applies another multiplier or initial scale
+        than `parametrization` asks for.
+
+    Example:
+      >>> from jaxmup import Axis, parametrization
+      >>> axes = (Axis("input", 256, base=64), Axis("output", 256, base=64))
+      >>> rule = parametrization("mup", "adam", gauge="table3")
+      >>> scaling = resolve(ParamSpec(axes, init_std=0.125), rule)
+      >>> scaling.init_std, scaling.lr, scaling.eps, scaling.weight_decay
+      (0.0625, 0.25, 0.25, 4.0)
+
+    References:
+      Yang et al., "Tensor Programs V", arXiv:2203.03466, Tables 3, 8, 9 and Appendix B.3 (eps,
+      weight decay).
+    """
+    applied = what_is_applied(spec, parametrization)
+    if spec.applied not in (None, applied):
+        raise ValueError(_OTHER_GAUGE.format(parametrization, applied, spec.shape, spec.applied))
+    row = parametrization.row(spec.role)
+    at = (spec.r_in, spec.r_out, _sigma(spec))
+    lr = row.lr.at(*at)
+    if parametrization.lr_scale_acts_on == "lr":
+        lr *= spec.lr_scale
+    return Scaling(
+        multiplier=applied.multiplier,
+        init_std=None if spec.init_std is None else spec.init_std * applied.init_gain,
+        lr=lr,
+        grad=row.grad.at(*at),
+        eps=row.eps.at(*at),
+        weight_decay=1.0 / lr,
+        family=parametrization.family,
+    )
+
+
+def what_is_applied(spec: ParamSpec, parametrization: Parametrization) -> Applied:
+    """The forward multiplier of a parameter and the factor on its initial values at base width."""
+    row = parametrization.row(spec.role)
+    at = (spec.r_in, spec.r_out, _sigma(spec))
+    root = math.sqrt(spec.lr_scale) if parametrization.lr_scale_acts_on == "multiplier" else 1.0
+    return Applied(row.multiplier.at(*at) * root, row.init_gain.at(*at) / root)
+
+
+def _sigma(spec: ParamSpec) -> float:
+    # Where an initializer defines σ, the gauge that divides by it takes the initializer's values as
+    # they are.
+    return 1.0 if spec.init_std is None else spec.init_std
+
+
+_OTHER_GAUGE = (
+    "A parameter must be resolved under the parametrization that its layer applies. {} asks for "
+    "{}; the layer of the parameter of shape {} was built with {}. Build the layer and call "
+    "`resolve` with the same parametrization."
+)
