@@ -1,0 +1,28 @@
+r"""optax transforms that carry a parametrization through any optimizer chain and any schedule.
+
+The order in a chain is the meaning::
+
+    scale_gradients   r^d, so that the optimizer sees gradients of one size
+    (coupled decay)   L2: added to the gradient
+    the optimizer     scale_by_adam, optax.trace, ...
+    (decoupled decay) multiplied by the learning rate, as the step is
+    scale_updates     r^-c, a static factor: no schedule can erase it
+    learning rate     a number or a schedule
+    (absolute decay)  multiplied by nothing
+
+The ready chains `sgd`, `adam`, `adamw` and `amsgrad` are such chains and take `eps` from the
+scalings, so they are right in every gauge. A stock optax optimizer has one `eps`: put it between
+`scale_gradients` and `scale_updates` in the gauge `tp4b`, whose gradients have one size at every
+width (in `cellarium` the updates need no factor either). In `table3`, `table8`, `table9` and `unit`
+the right `eps` differs from leaf to leaf.
+"""
+
+from jaxmup.optim._adam import Convention as Convention
+from jaxmup.optim._adam import scale_by_adam as scale_by_adam
+from jaxmup.optim._chains import adam as adam
+from jaxmup.optim._chains import adamw as adamw
+from jaxmup.optim._chains import amsgrad as amsgrad
+from jaxmup.optim._chains import sgd as sgd
+from jaxmup.optim._scale import scale_gradients as scale_gradients
+from jaxmup.optim._scale import scale_updates as scale_updates
+from jaxmup.optim._weight_decay import WeightDecayMode as WeightDecayMode

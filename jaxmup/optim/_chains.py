@@ -1,0 +1,246 @@
+"""Ready optimizers: chains of transforms, without arithmetic of their own."""
+
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from jaxmup._spec import require_positive
+from jaxmup.optim._adam import Convention, scale_by_adam
+from jaxmup.optim._checks import Scalings, is_plain_number, require_not_negative
+from jaxmup.optim._scale import scale_gradients, scale_updates
+from jaxmup.optim._weight_decay import WeightDecay, WeightDecayMode, decay_transform
+
+
+def sgd(
+    learning_rate: optax.ScalarOrSchedule,
+    scalings: Any,
+    momentum: float | None = None,
+    nesterov: bool = False,
+    accumulator_dtype: Any = None,
+    *,
+    weight_decay: float | None = None,
+    weight_decay_mode: WeightDecayMode = "decoupled",
+    mask: Any = None,
+    peak_learning_rate: float | None = None,
+) -> optax.GradientTransformation:
+    """SGD under a parametrization, with the arguments of `optax.sgd`.
+
+    Args:
+      learning_rate: the base model's; a number or a schedule.
+      scalings: a tree of `Scaling` for the family `sgd`.
+      momentum: decay of the trace of gradients; `None` for none.
+      nesterov: Nesterov's momentum.
+      accumulator_dtype: dtype of the trace; `None` for that of the gradient.
+      weight_decay: see `adamw`; `None` for none.
+      weight_decay_mode: see `adamw`.
+      mask: see `adamw`.
+      peak_learning_rate: see `adamw`.
+
+    Raises:
+      TypeError, ValueError: as `adamw`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxmup
+      >>> spec = jaxmup.ParamSpec((jaxmup.Axis("output", 256, base=64),))
+      >>> tx = sgd(0.5, {"bias": jaxmup.resolve(spec, jaxmup.parametrization("mup", "sgd"))})
+      >>> tx.update({"bias": jnp.ones(1)}, tx.init({"bias": jnp.ones(1)}))[0]["bias"]
+      Array([-2.], dtype=float32)
+    """
+    direction = (
+        optax.identity()
+        if momentum is None
+        else optax.trace(decay=momentum, nesterov=nesterov, accumulator_dtype=accumulator_dtype)
+    )
+    checked = Scalings(scalings, "sgd")
+    decay = WeightDecay(weight_decay, weight_decay_mode, mask, peak_learning_rate)
+    return _chain(checked, direction, decay, learning_rate)
+
+
+def adam(
+    learning_rate: optax.ScalarOrSchedule,
+    scalings: Any,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    mu_dtype: Any = None,
+    *,
+    convention: Convention = "torch",
+    weight_decay: float | None = None,
+    weight_decay_mode: WeightDecayMode = "decoupled",
+    mask: Any = None,
+    peak_learning_rate: float | None = None,
+) -> optax.GradientTransformation:
+    """Adam under a parametrization; `adamw` with no weight decay by default.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxmup
+      >>> axes = (jaxmup.Axis("input", 256, base=64), jaxmup.Axis("output", 256, base=64))
+      >>> spec = jaxmup.ParamSpec(axes)
+      >>> tx = adam(0.5, {"w": jaxmup.resolve(spec, jaxmup.parametrization("mup", "adam"))})
+      >>> tx.update({"w": jnp.ones(1)}, tx.init({"w": jnp.ones(1)}))[0]["w"]
+      Array([-0.125], dtype=float32)
+    """
+    decay = WeightDecay(weight_decay, weight_decay_mode, mask, peak_learning_rate)
+    formula = _Formula(b1, b2, eps, eps_root, mu_dtype, convention)
+    return _adam_chain(learning_rate, scalings, formula, decay)
+
+
+def adamw(
+    learning_rate: optax.ScalarOrSchedule,
+    scalings: Any,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    mu_dtype: Any = None,
+    *,
+    convention: Convention = "torch",
+    weight_decay: float | None = 1e-4,
+    weight_decay_mode: WeightDecayMode = "decoupled",
+    mask: Any = None,
+    peak_learning_rate: float | None = None,
+) -> optax.GradientTransformation:
+    r"""AdamW under a parametrization, with the arguments and defaults of `optax.adamw`.
+
+    What one step takes off a parameter w, with λ = `weight_decay`, :math:`\eta_t` the learning rate
+    and s the scaling:
+
+    - `"decoupled"`: :math:`\eta_t\, s_{lr}\, s_{weight\_decay}\, \lambda\, w`, as torch's and
+      optax's AdamW; with the default factors that is :math:`\eta_t \lambda w` at every width.
+    - `"independent"`: :math:`(\eta_t / \eta_{peak})\, \lambda\, w`, which follows the schedule but
+      not the learning rate.
+    - `"absolute"`: :math:`\lambda w`, which follows neither.
+    - `"coupled"`: L2; :math:`s_{weight\_decay}\, s_{eps}\, \lambda w` is added to the gradient, so
+      that it keeps its ratio to the gradient. Its effect under Adam depends on the width whatever
+      the factor.
+
+    Args:
+      learning_rate: the base model's; a number or a schedule.
+      scalings: a tree of `Scaling` for the family `adam`.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      eps: the base model's; each leaf gets `eps * Scaling.eps`.
+      eps_root: added inside the root, in units of the squared gradient; each leaf gets
+        `eps_root * Scaling.eps**2`.
+      mu_dtype: dtype of the first moment; `None` for that of the parameter.
+      convention: see `scale_by_adam`.
+      weight_decay: coefficient λ at base width; `None` for none.
+      weight_decay_mode: what the coefficient is multiplied by; see above.
+      mask: tree of booleans, or a function of the parameters that returns one: which leaves decay.
+      peak_learning_rate: the schedule's largest value, for `"independent"`; needed where
+        `learning_rate` is not a plain number.
+
+    Raises:
+      TypeError: if a leaf of `scalings` is no `Scaling`.
+      ValueError: if a number is out of range, the mode is unknown, or the scalings are for another
+        family; at `init` and `update`, if a leaf has no scaling or a scaling no leaf, naming the
+        paths.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxmup
+      >>> axes = (jaxmup.Axis("input", 256, base=64), jaxmup.Axis("output", 256, base=64))
+      >>> spec = jaxmup.ParamSpec(axes)
+      >>> scalings = {"w": jaxmup.resolve(spec, jaxmup.parametrization("mup", "adam"))}
+      >>> tx = adamw(0.5, scalings, weight_decay=0.1)
+      >>> params = {"w": jnp.ones(1)}
+      >>> tx.update({"w": jnp.zeros(1)}, tx.init(params), params)[0]["w"]
+      Array([-0.05], dtype=float32)
+
+    References:
+      Loshchilov and Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101.
+      Wortsman et al., "Small-scale proxies for large-scale Transformer training instabilities",
+      arXiv:2309.14322.
+    """
+    decay = WeightDecay(weight_decay, weight_decay_mode, mask, peak_learning_rate)
+    formula = _Formula(b1, b2, eps, eps_root, mu_dtype, convention)
+    return _adam_chain(learning_rate, scalings, formula, decay)
+
+
+def amsgrad(
+    learning_rate: optax.ScalarOrSchedule,
+    scalings: Any,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    mu_dtype: Any = None,
+    *,
+    convention: Convention = "torch",
+    weight_decay: float | None = None,
+    weight_decay_mode: WeightDecayMode = "decoupled",
+    mask: Any = None,
+    peak_learning_rate: float | None = None,
+) -> optax.GradientTransformation:
+    """AMSGrad under a parametrization, with the arguments of `adamw`.
+
+    By default it is torch's, which `optax.amsgrad` is not: see `scale_by_adam`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxmup
+      >>> axes = (jaxmup.Axis("input", 256, base=64), jaxmup.Axis("output", 256, base=64))
+      >>> spec = jaxmup.ParamSpec(axes)
+      >>> tx = amsgrad(0.5, {"w": jaxmup.resolve(spec, jaxmup.parametrization("mup", "adam"))})
+      >>> tx.update({"w": jnp.ones(1)}, tx.init({"w": jnp.ones(1)}))[0]["w"]
+      Array([-0.125], dtype=float32)
+
+    References:
+      Reddi, Kale and Kumar, "On the Convergence of Adam and Beyond", arXiv:1904.09237, Algorithm 2.
+    """
+    decay = WeightDecay(weight_decay, weight_decay_mode, mask, peak_learning_rate)
+    formula = _Formula(b1, b2, eps, eps_root, mu_dtype, convention, amsgrad=True)
+    return _adam_chain(learning_rate, scalings, formula, decay)
+
+
+class _Formula(NamedTuple):
+    """The arguments of Adam's direction in a chain."""
+
+    b1: Any
+    b2: Any
+    eps: Any
+    eps_root: Any
+    mu_dtype: Any
+    convention: Convention
+    amsgrad: bool = False
+
+
+def _adam_chain(
+    learning_rate: Any, scalings: Any, formula: _Formula, decay: WeightDecay
+) -> optax.GradientTransformation:
+    checked = Scalings(scalings, "adam")
+    require_not_negative("eps", formula.eps)
+    require_not_negative("eps_root", formula.eps_root)
+    eps = jax.tree.map(lambda scaling: formula.eps * scaling.eps, scalings)
+    eps_root = jax.tree.map(lambda scaling: formula.eps_root * scaling.eps**2, scalings)
+    direction = scale_by_adam(**formula._replace(eps=eps, eps_root=eps_root)._asdict())
+    return _chain(checked, direction, decay, learning_rate)
+
+
+def _chain(
+    scalings: Scalings,
+    direction: optax.GradientTransformation,
+    decay: WeightDecay,
+    learning_rate: Any,
+) -> optax.GradientTransformation:
+    """The order that the docstring of `jaxmup.optim` explains."""
+    if is_plain_number(learning_rate):
+        require_positive(
+            "learning_rate", learning_rate, "It is the base model's, as a number or a schedule."
+        )
+    transform = decay_transform(scalings, decay, learning_rate)
+    steps = [
+        scale_gradients(scalings.tree),
+        transform if decay.mode == "coupled" else None,
+        direction,
+        transform if decay.mode == "decoupled" else None,
+        scale_updates(scalings.tree),
+        transform if decay.mode == "independent" else None,
+        optax.scale_by_learning_rate(learning_rate),
+        transform if decay.mode == "absolute" else None,
+    ]
+    return optax.chain(*(step for step in steps if step is not None))

@@ -1,0 +1,103 @@
+"""Checks of the arguments of optimizers, and values for the leaves of a tree found by path."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxmup._rules import FamilyName
+from jaxmup._scaling import Scaling
+from jaxmup._tree import leaves_by_path, listed, path_name, require_leaves
+
+_RESOLVE = "Use `jaxmup.resolve(specs, parametrization)`."
+
+
+class Scalings:
+    """Scalings of one family by the name of their parameter, checked.
+
+    Args:
+      tree: a tree with a `Scaling` at each leaf.
+      family: the family that they must be for; `None` for any one.
+
+    Raises:
+      TypeError: if a leaf is no `Scaling`.
+      ValueError: if the scalings are for another family, or for several.
+    """
+
+    def __init__(self, tree: Any, family: FamilyName | None = None):
+        self.tree = tree
+        self.by_name = require_leaves("scalings", tree, Scaling, _RESOLVE)
+        families = {scaling.family for scaling in self.by_name.values()}
+        if len(families) > 1 or (family is not None and families - {family}):
+            wanted = "one family" if family is None else f"the family {family!r}"
+            got = [f"{name}: {s.family}" for name, s in self.by_name.items() if s.family != family]
+            raise ValueError(
+                f"The scalings must be for {wanted}. Got{listed(got)}\n"
+                f"Learning rates of one family are wrong for another. {_RESOLVE}"
+            )
+
+    def map(self, function: Callable[..., Any], updates: Any, *rest: Any) -> Any:
+        """The tree of `function(scaling, update, *rest)` of each leaf."""
+        self.require_match(updates)
+        return jax.tree_util.tree_map_with_path(
+            lambda path, *leaves: function(self.by_name[path_name(path)], *leaves), updates, *rest
+        )
+
+    def require_match(self, tree: Any) -> None:
+        """Raises a `ValueError` unless leaves and scalings have the same paths."""
+        _require_same_paths("scalings", self.by_name, tree)
+
+
+def values_of_leaves(what: str, value: Any, tree: Any) -> list[Any]:
+    """One value for each leaf of `tree`: `value` itself, or its leaf of the same path."""
+    names = leaves_by_path(tree)
+    if _is_number(value):
+        return [value] * len(names)
+    by_name = leaves_by_path(value)
+    _require_same_paths(what, by_name, tree)
+    return [by_name[name] for name in names]
+
+
+def _require_same_paths(what: str, by_name: Mapping[str, Any], tree: Any) -> None:
+    leaves = leaves_by_path(tree)
+    missing = [f"{name} {jnp.shape(leaf)}" for name, leaf in leaves.items() if name not in by_name]
+    extra = [] if _is_masked(tree) else [name for name in by_name if name not in leaves]
+    if missing or extra:
+        raise ValueError(
+            f"`{what}` must have the paths of the parameters.\n"
+            f"Parameters without an entry:{listed(missing) or ' none'}\n"
+            f"Entries without a parameter:{listed(extra) or ' none'}\n"
+            "Make the specs from the model that is trained, and resolve those."
+        )
+
+
+def _is_masked(tree: Any) -> bool:
+    """Whether `optax.masked` has taken leaves out of `tree`."""
+    return any(
+        isinstance(leaf, optax.MaskedNode)
+        for leaf in jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, optax.MaskedNode))
+    )
+
+
+def is_plain_number(x: Any) -> bool:
+    """Whether `x` is a Python number: known now, and not an array that a program computes."""
+    return isinstance(x, int | float)
+
+
+def _is_number(x: Any) -> bool:
+    return is_plain_number(x) or (hasattr(x, "shape") and x.shape == ())
+
+
+def require_decay_rate(name: str, value: Any) -> None:
+    """Raises a `ValueError` if `value` is a Python number outside [0, 1)."""
+    if is_plain_number(value) and not 0 <= value < 1:
+        raise ValueError(f"`{name}` must be at least 0 and below 1. Got {value!r}.")
+
+
+def require_not_negative(name: str, value: Any) -> None:
+    """Raises a `ValueError` if `value` is a Python number that is negative or not finite."""
+    if is_plain_number(value) and not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"`{name}` must be a finite number of at least 0. Got {value!r}.")

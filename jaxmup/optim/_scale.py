@@ -1,0 +1,74 @@
+"""The two factors of a parametrization in a chain: on gradients (d) and on updates (c)."""
+
+from typing import Any, Literal
+
+import optax
+
+from jaxmup.functional import scale
+from jaxmup.optim._checks import Scalings
+
+
+def scale_gradients(scalings: Any) -> optax.GradientTransformation:
+    """Multiplies each gradient by its `Scaling.grad`; first in a chain.
+
+    Args:
+      scalings: a tree of `Scaling` with the paths of the parameters; a `State`, a dict, any pytree.
+
+    Raises:
+      TypeError: if a leaf of `scalings` is no `Scaling`.
+      ValueError: if the scalings are not all for one optimizer family; at `init` and `update`, if a
+        leaf has no scaling or a scaling has no leaf, naming the paths.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxmup
+      >>> axes = (jaxmup.Axis("input", 256, base=64), jaxmup.Axis("output", 256, base=64))
+      >>> rule = jaxmup.parametrization("mup", "adam", gauge="tp4b")
+      >>> tx = scale_gradients({"w": jaxmup.resolve(jaxmup.ParamSpec(axes), rule)})
+      >>> gradients = {"w": jnp.ones(1)}
+      >>> tx.update(gradients, tx.init(gradients))[0]["w"]
+      Array([4.], dtype=float32)
+
+    References:
+      Yang and Littwin, "Tensor Programs IVb", arXiv:2308.01814, Definition 2.2.1.
+    """
+    return _scale_by(Scalings(scalings), "grad")
+
+
+def scale_updates(scalings: Any) -> optax.GradientTransformation:
+    """Multiplies each update by its `Scaling.lr`; anywhere after the optimizer.
+
+    The factor is a constant of the chain and not a second schedule, so no scheduler can overwrite
+    it. Decay added before it is scaled with the update; decay added after it is not.
+
+    Args:
+      scalings: a tree of `Scaling` with the paths of the parameters; a `State`, a dict, any pytree.
+
+    Raises:
+      TypeError: if a leaf of `scalings` is no `Scaling`.
+      ValueError: if the scalings are not all for one optimizer family; at `init` and `update`, if a
+        leaf has no scaling or a scaling has no leaf, naming the paths.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxmup
+      >>> axes = (jaxmup.Axis("input", 256, base=64), jaxmup.Axis("output", 256, base=64))
+      >>> rule = jaxmup.parametrization("mup", "adam")
+      >>> tx = scale_updates({"w": jaxmup.resolve(jaxmup.ParamSpec(axes), rule)})
+      >>> updates = {"w": jnp.ones(1)}
+      >>> tx.update(updates, tx.init(updates))[0]["w"]
+      Array([0.25], dtype=float32)
+    """
+    return _scale_by(Scalings(scalings), "lr")
+
+
+def _scale_by(scalings: Scalings, field: Literal["grad", "lr"]) -> optax.GradientTransformation:
+    def init(params: Any) -> optax.EmptyState:
+        scalings.require_match(params)
+        return optax.EmptyState()
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        return scalings.map(lambda scaling, u: scale(u, getattr(scaling, field)), updates), state
+
+    return optax.GradientTransformation(init, update)
