@@ -1,6 +1,7 @@
 """Products of powers of width ratios: the numbers that rules are made of."""
 
 import dataclasses
+import math
 
 from jaxmup._spec import Role
 
@@ -9,9 +10,13 @@ def _tapers(r_in: float, r_out: float) -> bool:
     """Whether the output grows slower than the input.
 
     For a target narrower than the base the comparison turns round, so that the factor from base to
-    target is the inverse of the factor from target to base.
+    target is the inverse of the factor from target to base. Where one axis has grown as much as the
+    other has shrunk, both ways taper.
     """
-    return r_out < r_in if r_in * r_out >= 1 else r_out > r_in
+    growth = r_in * r_out
+    if math.isclose(growth, 1.0):
+        return True
+    return r_out < r_in if growth > 1 else r_out > r_in
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

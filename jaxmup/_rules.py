@@ -151,6 +151,13 @@ class ABCD:
     `r^d · ∂L/∂w`. The width n is fan_out for `input` (biases and norm gains too) and fan_in for
     `hidden` and `output`.
 
+    Raises:
+      ValueError: if an exponent is not a finite number.
+
+    Example:
+      >>> ABCD(a=0.0, b=0.5, c=1.0, d=1.0)  # the hidden layers of muP
+      ABCD(a=0.0, b=0.5, c=1.0, d=1.0)
+
     References:
       Yang and Littwin, "Tensor Programs IVb", arXiv:2308.01814, Definition 2.2.1.
     """
@@ -159,6 +166,11 @@ class ABCD:
     b: float
     c: float
     d: float
+
+    def __post_init__(self) -> None:
+        for exponent in dataclasses.astuple(self):
+            if not (isinstance(exponent, int | float) and math.isfinite(exponent)):
+                raise ValueError(f"Exponents must be finite numbers. Got {self}.")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -261,8 +273,8 @@ class Parametrization:
           lr_scale_acts_on: see `Parametrization`.
 
         Raises:
-          ValueError: if a role is missing or unknown, an exponent is not finite, or `family` is
-            unknown.
+          TypeError: if a row is no `ABCD`.
+          ValueError: if a role is missing or unknown, or `family` or `lr_scale_acts_on` is unknown.
 
         Example:
           >>> rows = {role: ABCD(0.0, 0.5, 0.0, 0.0) for role in ("input", "hidden", "output")}
@@ -271,14 +283,13 @@ class Parametrization:
           0.5
         """
         _require_one_of("family", family, FAMILIES)
-        required = {"input", "hidden", "output"}
-        if set(table) != required:
-            raise ValueError(
-                f"`table` must have the roles {sorted(required)}. Got {sorted(table)}."
-            )
+        _require_one_of("lr_scale_acts_on", lr_scale_acts_on, ("lr", "multiplier"))
+        required = ("input", "hidden", "output")
+        if set(table) != set(required):
+            raise ValueError(f"`table` must have the roles {required}. Got {tuple(table)}.")
         for role, abcd in table.items():
-            if not all(math.isfinite(x) for x in dataclasses.astuple(abcd)):
-                raise ValueError(f"Exponents must be finite. Got {abcd} for role {role!r}.")
+            if not isinstance(abcd, ABCD):
+                raise TypeError(f"`table` must hold `ABCD` rows. Got {abcd!r} for role {role!r}.")
         rows = (_row_of_abcd(role, table.get(role, ABCD(0, 0, 0, 0)), source) for role in ROLES)
         return cls(name, family, "as tabled", tuple(rows), lr_scale_acts_on)
 
@@ -359,7 +370,7 @@ _NAMED: dict[str, tuple[Physics, str, Power]] = {
 def _require_one_of(
     what: str, value: object, known: Mapping[str, object] | tuple[str, ...]
 ) -> None:
-    if value not in known:
+    if value not in tuple(known):  # by equality: what is asked for may have no hash
         raise ValueError(f"`{what}` must be one of {', '.join(map(repr, known))}. Got {value!r}.")
 
 
@@ -380,6 +391,9 @@ def parametrization(
       std(W) = \sigma\, r_{in}^{-1/2} \min(1, \sqrt{r_{out}/r_{in}}), \quad
       \eta_{adam} = \eta\, r_{in}^{-1}, \quad \eta_{sgd} = \eta\, r_{out}/r_{in}, \quad
       eps = \epsilon\, r_{out}^{-1}
+
+    (For a target narrower than the base the minimum becomes a maximum: the factor from base to
+    target is the inverse of that from target to base.)
 
     Which gauge for what: `table8` treats all vector-like parameters alike and permits weight tying
     (muP's default); `table3` needs no multipliers; `table9` gives every layer's gradient norm the

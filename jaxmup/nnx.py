@@ -87,11 +87,10 @@ class Linear(nnx.Linear):
             raise ValueError(
                 f"`bias_init_std` needs a bias. Got {bias_init_std!r} with use_bias=False."
             )
-        rule = as_parametrization(parametrization)
         kernel, bias = dense_parameters(
             (in_features, out_features),
             (base_in_features, base_out_features),
-            rule,
+            as_parametrization(parametrization),
             kernel_init=kernel_init,
             default_kernel_init=default_kernel_init,
             bias_init=bias_init,
@@ -115,7 +114,6 @@ class Linear(nnx.Linear):
             kernel_metadata={**kernel_metadata, _SPEC: kernel.spec},
             bias_metadata={**bias_metadata, _SPEC: bias.spec},
         )
-        self.parametrization = rule
         self.kernel_multiplier = kernel.multiplier
         self.bias_multiplier = bias.multiplier
 

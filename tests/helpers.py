@@ -1,0 +1,85 @@
+"""Tolerances and builders that the tests share."""
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+from jaxmup import Axis, Parametrization, ParamSpec, parametrization
+
+Ratio = float | Fraction  # of a size to its base
+
+
+class Tol(NamedTuple):
+    """A relative tolerance and why it is that."""
+
+    rtol: float
+    why: str
+
+
+# Every tolerance of a test is a row of this table. What is not in it is compared exactly.
+TOL = {
+    ("rule", "float64"): Tol(1e-14, "a handful of roundings in powers of Python floats"),
+    ("trajectory", "float64"): Tol(1e-12, "20 steps, rounded in other places; seen: 5e-16"),
+    ("negative control", "float64"): Tol(1e-2, "what a wrong factor moves at least"),
+    ("layer", "float64"): Tol(1e-14, "a sum of at most 256 products; seen: 1e-15"),
+    ("layer", "float32"): Tol(2e-6, "three products of 8 terms; seen: 2e-7"),
+    ("adam", "float64"): Tol(1e-13, "30 steps of two recurrences; seen: 2e-15"),
+    ("adam", "float32"): Tol(1e-5, "the same; seen: 1e-6"),
+    ("update", "float32"): Tol(2e-6, "a few float32 roundings; seen: 3e-7"),
+    ("update", "bfloat16"): Tol(2e-2, "a few bfloat16 roundings of 0.4 %"),
+}
+
+
+def cases(table: Mapping[str, tuple[Any, ...]]) -> list[Any]:
+    """The rows of a case table as pytest parameters, each with its name as id."""
+    return [pytest.param(*values, id=name) for name, values in table.items()]
+
+
+def exponents(row: str) -> tuple[float, ...]:
+    """The numbers of a printed row such as `"-½ 0 3/2"`."""
+    return tuple(float(Fraction(number.replace("½", "1/2"))) for number in row.split())
+
+
+def named(words: str, alignment: Any = None) -> Parametrization:
+    """The parametrization of `"name family"` or `"name family gauge"`."""
+    name, family, gauge = (*words.split(), None)[:3]
+    return parametrization(name, family, gauge=gauge, alignment=alignment)  # type: ignore[arg-type]
+
+
+def weight(r_in: Ratio | None = None, r_out: Ratio | None = None, **constants: Any) -> ParamSpec:
+    """A matrix whose axes have grown by `r_in` and `r_out`; `None` for one that does not grow."""
+    axes = (_axis("input", r_in), _axis("output", r_out))
+    return ParamSpec(axes, **constants)
+
+
+def _axis(kind: Any, ratio: Ratio | None) -> Axis:
+    if ratio is None:
+        return Axis(kind, 10)
+    size, base = Fraction(ratio).as_integer_ratio()
+    return Axis(kind, 16 * size, base=16 * base)
+
+
+def of_role(role: str, ratio: Ratio, **constants: Any) -> ParamSpec:
+    """A matrix of this role, all of whose growing axes have grown by `ratio`."""
+    r_in = ratio if role in ("hidden", "output") else None
+    r_out = ratio if role in ("hidden", "input") else None
+    return weight(r_in, r_out, **constants)
+
+
+def require_close(got: Any, expected: Any, *row: str) -> None:
+    """Each leaf within the tolerance of the row `TOL[row]`, relative to its largest entry."""
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for leaf, other in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        leaf, other = np.float64(leaf), np.float64(other)
+        assert leaf.shape == other.shape
+        error = np.max(np.abs(leaf - other), initial=0.0)
+        assert error <= TOL[row].rtol * np.max(np.abs(other), initial=0.0), (row, error)
+
+
+def z_bound(n: int) -> float:
+    """Five standard errors of the standard deviation of n Gaussian draws, relative to it."""
+    return 5 / np.sqrt(2 * n)

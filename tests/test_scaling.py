@@ -1,0 +1,172 @@
+"""The numbers of one parameter: by hand at unequal widths, and what holds at every width."""
+
+import dataclasses
+import itertools
+import re
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from helpers import TOL, cases, named, of_role, weight
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from jaxmup import Axis, Parametrization, ParamSpec, Scaling, parametrization, resolve
+from jaxmup._scaling import what_is_applied
+
+SIGMA = 0.5
+
+# words, (r_in, r_out), then by hand from THEORY §1.3, σ = 1/2: multiplier, init_std, lr, grad, eps
+NUMBERS: dict[str, tuple[Any, ...]] = {
+    # the whole rule in the gauge without multipliers; the growth of the output lags behind
+    "table3, lags": ("mup adam table3", (16, 4), 1, SIGMA / 8, 1 / 16, 1, 1 / 4),
+    "table3, lags, SGD": ("mup sgd table3", (16, 4), 1, SIGMA / 8, 1 / 4, 1, 1),
+    "table3, leads": ("mup adam table3", (4, 16), 1, SIGMA / 2, 1 / 4, 1, 1 / 16),
+    "table3, leads, SGD": ("mup sgd table3", (4, 16), 1, SIGMA / 2, 4, 1, 1),
+    # a target narrower than the base: the factors of growth, inverted
+    "narrower hidden": ("mup adam table3", (1 / 4, 1 / 4), 1, SIGMA * 2, 4, 1, 4),
+    "narrower input": ("mup adam table3", (None, 1 / 4), 1, SIGMA, 1, 1, 4),
+    "narrower input, SGD": ("mup sgd table3", (None, 1 / 4), 1, SIGMA, 1 / 4, 1, 1),
+    "narrower output": ("mup adam table3", (1 / 4, None), 1, SIGMA * 4, 4, 1, 1),
+    "narrower output, SGD": ("mup sgd table3", (1 / 4, None), 1, SIGMA * 4, 4, 1, 1),
+    "narrower, lags": ("mup adam table3", (1 / 16, 1 / 4), 1, SIGMA * 8, 16, 1, 4),
+    "narrower, leads, SGD": ("mup sgd table3", (1 / 4, 1 / 16), 1, SIGMA * 2, 1 / 4, 1, 1),
+    # the other gauges: THEORY §3 with θ the new multiplier
+    "table8 output": ("mup adam table8", (16, None), 1 / 16, SIGMA, 1, 1, 1 / 16),
+    "table9, lags": ("mup adam table9", (16, 4), 1 / 2, SIGMA / 4, 1 / 8, 1, 1 / 8),
+    "table9, lags, SGD": ("mup sgd table9", (16, 4), 1 / 2, SIGMA / 4, 1, 1, 1),
+    "table9, leads": ("mup adam table9", (4, 16), 2, SIGMA / 4, 1 / 8, 1, 1 / 8),
+    "table9, powers cancel": ("mup sgd table9", (3, 3), 1, SIGMA * 3**-0.5, 1, 1, 1),
+    "tp4b, lags": ("mup adam tp4b", (16, 4), 1, SIGMA / 8, 1 / 16, 4, 1),
+    "tp4b, lags, SGD": ("mup sgd tp4b", (16, 4), 1, SIGMA / 8, 1 / 16, 4, 1),
+    "unit, lags": ("mup adam unit", (16, 4), 1 / 16, 1, 1, 1, 1 / 64),
+    "unit, lags, SGD": ("mup sgd unit", (16, 4), 1 / 16, 1, 64, 1, 1),
+    "mean field, lags": ("mean_field adam", (16, 4), 1 / 8, SIGMA, 1 / 2, 1, 1 / 32),
+    # the other parametrizations
+    "standard": ("standard sgd", (16, 4), 1, SIGMA / 4, 1, 1, 1),
+    "ntk": ("ntk adam", (16, 4), 1 / 4, SIGMA, 1 / 8, 1, 1 / 8),
+    "ntk, SGD": ("ntk sgd", (16, 4), 1 / 4, SIGMA, 1, 1, 1),
+    "Adafactor": ("mup adafactor table3", (16, 4), 1, SIGMA / 8, 1 / 2, 1, 1 / 4),
+    # one width a layer, fan_in here: d = 2 is right for square layers only (THEORY §2.1.4)
+    "cellarium": ("cellarium adam", (16, 4), 1 / 16, SIGMA * 4, 1, 256, 1),
+    "cellarium, SGD": ("cellarium sgd", (16, 4), 1, SIGMA / 4, 1, 1, 1),
+    "unit at base": ("mup adam unit", (1, 1), SIGMA, 1, 2, 1, SIGMA),
+    "fixed": ("mup adam tp4b", (None, None), 1, SIGMA, 1, 1, 1),
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "ratios", "multiplier", "init_std", "lr", "grad", "eps"), cases(NUMBERS)
+)
+def test_numbers_by_hand(words, ratios, multiplier, init_std, lr, grad, eps):
+    got = resolve(weight(*ratios, init_std=SIGMA), named(words))
+    assert (got.multiplier, got.init_std, got.lr) == (multiplier, init_std, lr)
+    assert (got.grad, got.eps, got.weight_decay) == (grad, eps, 1 / lr)
+    assert got.family == words.split()[1]
+
+
+# α = 4: words, role, then by hand at r = 4, σ = 1/2: multiplier, init_std, lr, weight_decay
+LR_SCALES: dict[str, tuple[Any, ...]] = {
+    "mup scales the rate, Adam": ("mup adam table3", "hidden", 1, SIGMA / 2, 1, 1),
+    "mup scales the rate, SGD": ("mup sgd table3", "input", 1, SIGMA, 16, 1 / 16),
+    "mup scales the rate, fixed": ("mup adam table8", "fixed", 1, SIGMA, 4, 1 / 4),
+    # √α on W = m w, so that α acts as √α on the step of Adam and as α on that of SGD
+    "cellarium, Adam, hidden": ("cellarium adam", "hidden", 2 / 4, SIGMA * 2 / 2, 1, 1),
+    "cellarium, Adam, input": ("cellarium adam", "input", 2, SIGMA / 2, 1, 1),
+    "cellarium, SGD, input": ("cellarium sgd", "input", 2 * 2, SIGMA / 2 / 2, 1, 1),
+    "cellarium, SGD, output": ("cellarium sgd", "output", 2 / 2, SIGMA / 2 / 2, 1, 1),
+    "cellarium, fixed": ("cellarium adam", "fixed", 2, SIGMA / 2, 1, 1),
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "role", "multiplier", "init_std", "lr", "weight_decay"), cases(LR_SCALES)
+)
+def test_lr_scale(words, role, multiplier, init_std, lr, weight_decay):
+    got = resolve(of_role(role, 4, init_std=SIGMA, lr_scale=4), named(words))
+    assert (got.multiplier, got.init_std, got.lr) == (multiplier, init_std, lr)
+    assert got.weight_decay == weight_decay
+
+
+def make(physics: tuple[Any, ...], gauge: Any) -> Parametrization:
+    name, family, alignment = physics
+    return parametrization(name, family, gauge=gauge, alignment=alignment)
+
+
+FAMILIES = {"sgd": (1, 0), "adam": (0, 0), "adafactor": (0, 1)}  # degree in gradient, in weight
+GAUGES = ["table3", "table8", "table9", "tp4b", "unit", "ntk", "mean_field"]
+ROLES = ["input", "hidden", "output", "fixed"]
+WAYS = [None, "full", "none"]
+PHYSICS = [*itertools.product(["mup", "standard", "ntk", "mean_field"], FAMILIES, WAYS)]
+RULES = [*itertools.starmap(make, itertools.product(PHYSICS, GAUGES)), named("cellarium adam")]
+
+physics, gauges, rules = (st.sampled_from(choices) for choices in (PHYSICS, GAUGES, RULES))
+sizes = st.integers(1, 64)
+axes = st.builds(Axis, st.sampled_from(["input", "output"]), sizes, st.none() | sizes)
+shapes = st.lists(axes, max_size=4).map(tuple)
+scales = st.floats(0.01, 100)
+
+
+def close(expected: Any) -> Any:
+    return pytest.approx(expected, rel=TOL["rule", "float64"].rtol, abs=0)
+
+
+def factors(rule: Parametrization, shape: tuple[Axis, ...]) -> tuple[float, ...]:
+    """All factors of a parameter of σ = 1, whose initial scale is then a factor too."""
+    return dataclasses.astuple(resolve(ParamSpec(shape, init_std=1.0), rule))[:-1]
+
+
+def of_effective_weight(scaling: Scaling) -> tuple[float, ...]:
+    """Initial scale, step and eps of W = m w, which no gauge may change."""
+    m, k, j = scaling.multiplier, *FAMILIES[scaling.family]
+    eps = scaling.eps if k else scaling.eps / (m * scaling.grad)
+    return m * scaling.init_std, scaling.lr * scaling.grad**k * m ** (1 + k - j), eps
+
+
+@given(physics, gauges, shapes, scales, scales)
+def test_gauges_have_one_physics(physics, gauge, shape, sigma, alpha):
+    spec = ParamSpec(shape, sigma, alpha)
+    ours, reference = resolve(spec, make(physics, gauge)), resolve(spec, make(physics, "table3"))
+    assert of_effective_weight(ours) == close(of_effective_weight(reference))
+    assert ours.lr * ours.weight_decay == close(1)
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule.gauge != "unit"], ids=str)
+def test_everything_is_exactly_1_at_base_width(rule):
+    specs = [of_role(role, 1, init_std=0.3) for role in ROLES]
+    assert {*resolve(specs, rule)} == {Scaling(1.0, 0.3, 1.0, 1.0, 1.0, 1.0, rule.family)}
+
+
+@given(rules, st.sampled_from(ROLES), sizes, sizes, sizes, sizes)
+def test_factors_compose(rule, role, a, b, c, d):
+    def grown(size: int, base: int) -> tuple[float, ...]:
+        return factors(rule, of_role(role, Fraction(size, base)).axes)
+
+    one_after_the_other = [x * y for x, y in zip(grown(a, b), grown(c, d), strict=True)]
+    assert grown(a * c, b * d) == close(one_after_the_other)
+
+
+@given(rules, shapes)
+@example(make(("mup", "adam", None), "table3"), (Axis("input", 64, 16), Axis("output", 16, 64)))
+def test_the_way_back_is_the_inverse(rule, shape):
+    back = tuple(Axis(axis.kind, axis.base_size, axis.base and axis.size) for axis in shape)
+    there_and_back = zip(factors(rule, shape), factors(rule, back), strict=True)
+    assert [x * y for x, y in there_and_back] == close([1] * 6)
+
+
+@given(rules, shapes.flatmap(lambda shape: st.tuples(st.just(shape), st.permutations(shape))))
+def test_the_order_of_the_axes_does_not_matter(rule, orders):
+    assert factors(rule, orders[0]) == factors(rule, tuple(orders[1]))
+
+
+def test_a_layer_of_another_gauge_is_refused():
+    built = weight(4, None, init_std=SIGMA)
+    built = dataclasses.replace(built, applied=what_is_applied(built, named("mup adam table3")))
+    message = (
+        "head/kernel: A parameter must be resolved under the parametrization that its layer "
+        "applies. mup/table8 (adam) asks for Applied(multiplier=0.25, init_gain=1.0); the layer "
+        "of the parameter of shape (64, 10) was built with Applied(multiplier=1.0, init_gain=0.25)"
+    )
+    assert resolve(built, named("mup sgd table3")).init_std == SIGMA / 4
+    with pytest.raises(ValueError, match=re.escape(message)):
+        resolve({"head": {"kernel": built}}, named("mup adam table8"))
