@@ -205,8 +205,10 @@ def test_forward_and_gradients_against_a_plain_layer(
     close(module(x), plain(x))
     module(x).square().sum().backward()
     plain(x).square().sum().backward()
-    assert plain.weight.grad is not None and plain.bias.grad is not None
-    assert module.weight_unscaled.grad is not None and module.bias_unscaled.grad is not None
+    assert plain.weight.grad is not None
+    assert plain.bias.grad is not None
+    assert module.weight_unscaled.grad is not None
+    assert module.bias_unscaled.grad is not None
     close(module.weight_unscaled.grad, weight[1] * weight[2] * plain.weight.grad)
     close(module.bias_unscaled.grad, bias[1] * bias[2] * plain.bias.grad)
 
@@ -271,7 +273,8 @@ def test_gradients_accumulate_and_pass_higher_derivatives() -> None:
     x = torch.tensor([3.0], dtype=torch.float64, requires_grad=True)
     for _ in range(2):
         scale_gradient(x, 5.0).sum().backward()
-    assert x.grad is not None and x.grad.item() == 10.0
+    assert x.grad is not None
+    assert x.grad.item() == 10.0
     (first,) = torch.autograd.grad(scale_gradient(x, 5.0).pow(3).sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), x)
     # d/dx of 5 * 3 y^2, where y passes its gradient 5 times: 5 * 5 * 6 x.
@@ -668,7 +671,8 @@ def test_three_backward_passes_agree(scheme: Any, factory: str) -> None:
     ):
         close(b, a, RUN_RTOL)
         assert (a - c).abs().max() > DISAGREE
-        assert a.grad is None and b.grad is None
+        assert a.grad is None
+        assert b.grad is None
 
 
 @pytest.mark.parametrize(("scheme", "expected"), PEAKS.items())
@@ -726,7 +730,8 @@ def test_scales_act_where_they_should() -> None:
     y = layer(x)
     y.sum().backward()
     gain = layer.get_parameter("module.gain")
-    assert gain.grad is not None and x.grad is not None
+    assert gain.grad is not None
+    assert x.grad is not None
     assert y.tolist() == [14.0] * 3  # s_y g x
     assert gain.grad.item() == 30.0  # s_gy s_y sum(x)
     assert x.grad.tolist() == [210.0] * 3  # s_gx s_gy s_y g
