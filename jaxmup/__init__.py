@@ -4,7 +4,7 @@ Tune hyper-parameters on a small network and use them, unchanged, on a large one
 
 `import jaxmup` loads neither Flax nor optax; the submodules load on first use: `jaxmup.nnx` and
 `jaxmup.linen` (layers), `jaxmup.optim` (optax transforms), `jaxmup.functional`, `jaxmup.models`,
-`jaxmup.data` and `jaxmup.transfer`.
+`jaxmup.data`, `jaxmup.transfer`, `jaxmup.parity` and `jaxmup.counterexample`.
 """
 
 import importlib
@@ -20,17 +20,29 @@ from jaxmup._spec import ParamSpec as ParamSpec
 from jaxmup._tree import resolve as resolve
 
 if TYPE_CHECKING:
+    from jaxmup import counterexample as counterexample
     from jaxmup import data as data
     from jaxmup import functional as functional
     from jaxmup import linen as linen
     from jaxmup import models as models
     from jaxmup import nnx as nnx
     from jaxmup import optim as optim
+    from jaxmup import parity as parity
     from jaxmup import transfer as transfer
 
 __version__ = importlib.metadata.version("jaxmup")
 
-_SUBMODULES = ("data", "functional", "linen", "models", "nnx", "optim", "transfer")
+_SUBMODULES = (
+    "counterexample",
+    "data",
+    "functional",
+    "linen",
+    "models",
+    "nnx",
+    "optim",
+    "parity",
+    "transfer",
+)
 
 
 def __getattr__(name: str) -> Any:

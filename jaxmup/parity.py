@@ -1,0 +1,319 @@
+"""A short check against PyTorch: jaxmup beside a plain torch model under `torch.optim`.
+
+The torch side knows nothing of gauges or multipliers: an ordinary `torch.nn.Sequential`, one
+parameter group for each parameter, and the learning rates of one published table, typed out below.
+"""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import Array, lax
+
+from jaxmup import optim
+from jaxmup._rules import FamilyName, GaugeName, parametrization
+from jaxmup._tree import leaves_by_path, map_named, resolve
+from jaxmup.models import MLP
+from jaxmup.nnx import specs
+
+if TYPE_CHECKING:
+    import torch
+
+DtypeName = Literal["float64", "float32"]
+Params = dict[str, np.ndarray]
+
+IN_FEATURES, OUT_FEATURES, WIDTH, BASE_WIDTH, BATCH = 8, 4, 32, 8, 16
+SGD_LR, ADAM_LR, MOMENTUM, BETAS, EPS, DECAY = 0.02, 0.01, 0.9, (0.9, 0.99), 1e-3, 0.1
+
+# What a hundred steps may differ by. float64 proves the formulas; in float32 both sides round.
+LARGEST: dict[DtypeName, float] = {"float64": 1e-11, "float32": 1e-3}
+
+_SIZES = (IN_FEATURES, WIDTH, WIDTH, OUT_FEATURES)
+_LAYERS = ("hidden/0", "hidden/1", "readout")
+
+
+class Comparison(NamedTuple):
+    """One run on both sides.
+
+    Args:
+      case: optimizer and gauge.
+      dtype: of parameters, data and computation.
+      steps: optimizer steps.
+      difference: the largest difference of losses and effective weights after any step, relative to
+        the largest entry of their tensor.
+      largest: what it may be.
+
+    Example:
+      >>> Comparison("Adam, table8", "float64", steps=100, difference=4e-16, largest=1e-11).passed
+      True
+    """
+
+    case: str
+    dtype: DtypeName
+    steps: int
+    difference: float
+    largest: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the difference is small enough; NaN is not."""
+        return self.difference <= self.largest
+
+
+class _Rule(NamedTuple):
+    """What the optimizer of a parameter is given, relative to the base model."""
+
+    sgd_lr: float = 1.0
+    adam_lr: float = 1.0
+    eps: float = 1.0
+
+
+# Yang et al., "Tensor Programs V", arXiv:2203.03466, Table 3, at r times the base width. The table
+# has no eps; it is of the size of the gradient, 1 / r where the output of a parameter grows.
+_R = WIDTH / BASE_WIDTH
+_TABLE_3 = {
+    "hidden/0/kernel": _Rule(sgd_lr=_R, eps=1 / _R),
+    "hidden/0/bias": _Rule(sgd_lr=_R, eps=1 / _R),
+    "hidden/1/kernel": _Rule(adam_lr=1 / _R, eps=1 / _R),
+    "hidden/1/bias": _Rule(sgd_lr=_R, eps=1 / _R),
+    "readout/kernel": _Rule(sgd_lr=1 / _R, adam_lr=1 / _R),
+    "readout/bias": _Rule(),
+}
+
+
+class _Optimizer(NamedTuple):
+    """An optimizer of jaxmup and of `torch.optim`."""
+
+    family: FamilyName
+    make: Callable[..., optax.GradientTransformation]
+    ours: dict[str, Any]  # its arguments
+    peer: Literal["SGD", "Adam", "AdamW"]
+    theirs: dict[str, Any]  # its arguments
+
+
+def _sgd(**arguments: Any) -> _Optimizer:
+    return _Optimizer("sgd", optim.sgd, arguments, "SGD", arguments)
+
+
+def _adam(
+    peer: Literal["Adam", "AdamW"] = "Adam", *, amsgrad: bool = False, **decay: Any
+) -> _Optimizer:
+    make, (b1, b2) = optim.amsgrad if amsgrad else optim.adam, BETAS
+    ours = {"b1": b1, "b2": b2, "eps": EPS, **decay}
+    return _Optimizer("adam", make, ours, peer, {"betas": BETAS, "amsgrad": amsgrad})
+
+
+_OPTIMIZERS = {
+    "SGD": _sgd(),
+    "momentum": _sgd(momentum=MOMENTUM),
+    "Nesterov": _sgd(momentum=MOMENTUM, nesterov=True),
+    "Adam": _adam(),
+    "AdamW": _adam("AdamW", weight_decay=DECAY),
+    "Adam + L2": _adam(weight_decay=DECAY, weight_decay_mode="coupled"),
+    "AMSGrad": _adam(amsgrad=True),
+    "AMSGrad, decoupled decay": _adam("AdamW", amsgrad=True, weight_decay=DECAY),
+}
+
+_CASES: list[tuple[str, GaugeName, DtypeName]] = [
+    ("SGD", "table8", "float64"),
+    ("momentum", "table9", "float64"),
+    ("Nesterov", "table3", "float64"),
+    ("Adam", "table8", "float64"),
+    ("Adam", "table3", "float64"),
+    ("Adam", "table9", "float64"),
+    ("Adam", "tp4b", "float64"),
+    ("AdamW", "table8", "float64"),
+    ("Adam + L2", "tp4b", "float64"),
+    ("AMSGrad", "table8", "float64"),
+    ("AMSGrad, decoupled decay", "table9", "float64"),
+    ("SGD", "table8", "float32"),
+    ("AdamW", "table8", "float32"),
+    ("AMSGrad", "table8", "float32"),
+]
+
+
+def compare(steps: int = 100) -> Iterator[Comparison]:
+    """Trains an MLP with jaxmup and with torch, from the same weights, in each case.
+
+    Args:
+      steps: optimizer steps of each run.
+
+    Returns:
+      An iterator that yields a comparison when its two runs have ended.
+
+    Raises:
+      ModuleNotFoundError: if torch is not installed; the message says how to install it.
+      ValueError: if `steps` is not positive.
+
+    Example:
+      >>> comparison = next(compare(steps=2))  # doctest: +SKIP
+      >>> comparison.case, comparison.passed  # doctest: +SKIP
+      ('SGD, table8', True)
+    """
+    if steps < 1:
+        raise ValueError(f"`steps` must be at least 1. Got {steps!r}.")
+    _require_torch()
+    return (_compare(*case, steps) for case in _CASES)
+
+
+def _require_torch() -> None:
+    try:
+        import torch as torch
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise  # torch is there, and something that it needs is not: its own message says more
+        message = "The comparison with PyTorch needs the package torch: pip install torch"
+        raise ModuleNotFoundError(message, name="torch") from error
+
+
+def _compare(name: str, gauge: GaugeName, dtype: DtypeName, steps: int) -> Comparison:
+    optimizer = _OPTIMIZERS[name]
+    with jax.enable_x64(dtype == "float64"):
+        ours = _jax_run(optimizer, gauge, dtype, steps)
+    with _one_thread():
+        theirs = _torch_run(optimizer, dtype, steps)
+    difference = max(_relative(ours[tensor], theirs[tensor]) for tensor in theirs)
+    return Comparison(f"{name}, {gauge}", dtype, steps, difference, LARGEST[dtype])
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Holds torch to one thread: for tensors this small, more only wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _relative(actual: np.ndarray, expected: np.ndarray) -> float:
+    """The largest over steps, the first axis, of difference / largest entry expected."""
+    rest = tuple(range(1, expected.ndim))
+    return float((np.abs(actual - expected).max(rest) / np.abs(expected).max(rest)).max())
+
+
+def _weights() -> Params:
+    """Effective weights, of numpy's making, in jaxmup's layout."""
+    rng = np.random.default_rng(0)
+    shapes = {
+        f"{layer}/{leaf}": shape
+        for layer, (n, m) in zip(_LAYERS, itertools.pairwise(_SIZES), strict=True)
+        for leaf, shape in (("kernel", (n, m)), ("bias", (m,)))
+    }
+    return {name: rng.standard_normal(s) / np.sqrt(s[0]) for name, s in shapes.items()}
+
+
+def _data(steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """A batch a step: inputs `(steps, batch, in)` and targets `(steps, batch, out)`."""
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((steps, BATCH, IN_FEATURES))
+    return x, np.sin(x[..., :OUT_FEATURES]) + rng.standard_normal((steps, BATCH, OUT_FEATURES))
+
+
+def _jax_run(optimizer: _Optimizer, gauge: GaugeName, dtype: DtypeName, steps: int) -> Params:
+    """Losses and effective weights of every step."""
+    rule = parametrization("mup", optimizer.family, gauge=gauge)
+    abstract = nnx.eval_shape(
+        lambda: MLP(
+            IN_FEATURES,
+            OUT_FEATURES,
+            width=WIDTH,
+            depth=2,
+            base_width=BASE_WIDTH,
+            parametrization=rule,
+            rngs=nnx.Rngs(0),
+        )
+    )
+    graph, shapes = nnx.split(abstract)
+    scalings = resolve(specs(abstract), rule)
+    multipliers = {name: scaling.multiplier for name, scaling in leaves_by_path(scalings).items()}
+    params = map_named(lambda _, w, m: jnp.asarray(w / m, dtype), shapes, _weights(), multipliers)
+    lr = SGD_LR if optimizer.family == "sgd" else ADAM_LR
+    tx = optimizer.make(lr, scalings, **optimizer.ours)
+
+    def loss(params: Any, x: Array, y: Array) -> Array:
+        return jnp.mean(jnp.square(nnx.merge(graph, params)(x) - y))
+
+    def step(carry: Any, batch: tuple[Array, Array]) -> tuple[Any, Any]:
+        params, state = carry
+        value, grads = jax.value_and_grad(loss)(params, *batch)
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), (value, params)
+
+    @jax.jit
+    def train(params: Any, data: tuple[Array, Array]) -> tuple[Array, Any]:
+        return lax.scan(step, (params, tx.init(params)), data)[1]
+
+    x, y = _data(steps)
+    losses, history = train(params, (jnp.asarray(x, dtype), jnp.asarray(y, dtype)))
+    effective = {name: multipliers[name] * w for name, w in leaves_by_path(history).items()}
+    return {name: np.asarray(array) for name, array in (effective | {"loss": losses}).items()}
+
+
+def _torch_run(optimizer: _Optimizer, dtype: DtypeName, steps: int) -> Params:
+    """Losses and weights of every step, in jaxmup's layout."""
+    import torch
+
+    torch_dtype = {"float64": torch.float64, "float32": torch.float32}[dtype]
+    linear = [torch.nn.Linear(n, m) for n, m in itertools.pairwise(_SIZES)]
+    relu = torch.nn.ReLU()
+    network = torch.nn.Sequential(linear[0], relu, linear[1], relu, linear[2]).to(torch_dtype)
+    parameters: dict[str, torch.Tensor] = {
+        f"{layer}/{leaf}": parameter
+        for layer, module in zip(_LAYERS, linear, strict=True)
+        for leaf, parameter in (("kernel", module.weight), ("bias", module.bias))
+    }
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(torch.from_numpy(_weights()[name].T))
+    make = getattr(torch.optim, optimizer.peer)
+    stepper = make(_groups(optimizer, parameters), **optimizer.theirs)
+    history = []
+    for x, y in zip(*_data(steps), strict=True):
+        outputs = network(torch.from_numpy(x).to(torch_dtype))
+        loss = (outputs - torch.from_numpy(y).to(torch_dtype)).square().mean()
+        stepper.zero_grad()
+        loss.backward()
+        stepper.step()
+        seen = {name: p.detach().numpy().T.copy() for name, p in parameters.items()}
+        history.append(seen | {"loss": loss.detach().numpy()})
+    return {name: np.stack([seen[name] for seen in history]) for name in history[0]}
+
+
+def _groups(
+    optimizer: _Optimizer, parameters: Mapping[str, "torch.Tensor"]
+) -> list[dict[str, Any]]:
+    """A group for each parameter, by Table 3."""
+    if optimizer.family == "sgd":
+        return [{"params": [p], "lr": SGD_LR * _TABLE_3[n].sgd_lr} for n, p in parameters.items()]
+    return [
+        {
+            "params": [p],
+            "lr": ADAM_LR * rule.adam_lr,
+            "eps": EPS * rule.eps,
+            "weight_decay": _coefficient(optimizer, rule),
+        }
+        for name, p in parameters.items()
+        for rule in [_TABLE_3[name]]
+    ]
+
+
+def _coefficient(optimizer: _Optimizer, rule: _Rule) -> float:
+    """Weight decay at a width, in torch's meaning.
+
+    Decoupled decay takes lr times its coefficient off, which is to be the same at every width. L2
+    is added to the gradient, and keeps its ratio to that if it grows as eps does.
+    """
+    if "weight_decay" not in optimizer.ours:
+        return 0.0
+    return DECAY / rule.adam_lr * (1.0 if optimizer.peer == "AdamW" else rule.eps)
