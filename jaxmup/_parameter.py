@@ -120,7 +120,7 @@ def dense_parameters(
     rule: Parametrization,
     *,
     kernel_init: Initializer,
-    default_kernel_init: Initializer,
+    kernel_init_is_default: bool,
     bias_init: Initializer,
     init_std: float | None,
     bias_init_std: float | None,
@@ -133,7 +133,8 @@ def dense_parameters(
       bases: their sizes in the base model; `None` for one that does not grow.
       rule: the parametrization.
       kernel_init: initializer of the kernel at base width.
-      default_kernel_init: Flax's default, whose standard deviation is known to be `fan_in^-1/2`.
+      kernel_init_is_default: whether it is Flax's default, whose standard deviation is known to be
+        `fan_in^-1/2`.
       bias_init: initializer of the bias at base width.
       init_std: standard deviation of a normal kernel at base width, instead of `kernel_init`.
       bias_init_std: the same of the bias, instead of `bias_init`.
@@ -148,13 +149,13 @@ def dense_parameters(
         for kind, size, base in zip(("input", "output"), sizes, bases, strict=True)
     )
     if init_std is not None:
-        if kernel_init is not default_kernel_init:
+        if not kernel_init_is_default:
             raise ValueError(
                 "`init_std` and `kernel_init` both set the initial scale of the kernel of shape "
                 f"{sizes}. Got init_std={init_std!r} and kernel_init={kernel_init!r}. Pass one."
             )
         sigma, kernel_init = init_std, jax.nn.initializers.normal(init_std)
-    elif kernel_init is default_kernel_init:
+    elif kernel_init_is_default:
         sigma = axis_in.base_size**-0.5
     else:
         sigma = None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from numbers import Integral
 from typing import Literal, get_args
 
 AxisKind = Literal["input", "output", "batch"]
@@ -24,7 +25,7 @@ def require_positive(name: str, value: float, remedy: str) -> None:
 
 
 def _require_size(name: str, value: object, remedy: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"`{name}` must be an integer of at least 1. Got {value!r}. {remedy}")
 
 

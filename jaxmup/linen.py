@@ -72,7 +72,7 @@ class Dense(nn.Dense):
             (self.base_in_features, self.base_features),
             as_parametrization(self.parametrization),
             kernel_init=self.kernel_init,
-            default_kernel_init=default_kernel_init,
+            kernel_init_is_default=self.kernel_init is default_kernel_init,
             bias_init=self.bias_init,
             init_std=self.init_std,
             bias_init_std=self.bias_init_std,
@@ -139,7 +139,8 @@ def specs(
     ) -> Any:
         layer = context.module
         if isinstance(layer, Dense) and context.method_name == "__call__":
-            for name, parameter in layer.parameters(jnp.shape(args[0])[-1]).items():
+            (inputs,) = (*args, *kwargs.values())
+            for name, parameter in layer.parameters(jnp.shape(inputs)[-1]).items():
                 declared["/".join([*layer.path, name])] = parameter.spec
         return call(*args, **kwargs)
 

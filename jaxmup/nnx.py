@@ -1,6 +1,7 @@
 """Flax NNX layers with an abcd-parametrization, drop-in for those of `flax.nnx`."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -87,13 +88,14 @@ class Linear(nnx.Linear):
             raise ValueError(
                 f"`bias_init_std` needs a bias. Got {bias_init_std!r} with use_bias=False."
             )
+        kernel_arrays, bias_arrays = _Unboxed(kernel_init), _Unboxed(bias_init)
         kernel, bias = dense_parameters(
             (in_features, out_features),
             (base_in_features, base_out_features),
             as_parametrization(parametrization),
-            kernel_init=kernel_init,
-            default_kernel_init=default_kernel_init,
-            bias_init=bias_init,
+            kernel_init=kernel_arrays,
+            kernel_init_is_default=kernel_init is default_kernel_init,
+            bias_init=bias_arrays,
             init_std=init_std,
             bias_init_std=bias_init_std,
             lr_scale=lr_scale,
@@ -105,8 +107,8 @@ class Linear(nnx.Linear):
             dtype=dtype,
             param_dtype=param_dtype,
             precision=precision,
-            kernel_init=kernel.init,
-            bias_init=bias.init,
+            kernel_init=kernel_arrays.boxed(kernel.init),
+            bias_init=bias_arrays.boxed(bias.init),
             dot_general=dot_general,
             promote_dtype=promote_dtype,
             preferred_element_type=preferred_element_type,
@@ -166,6 +168,33 @@ def specs(model: nnx.Module, *, given: Mapping[str, ParamSpec] | None = None) ->
             declared[name] = param.get_metadata()[_SPEC]
     found = specs_of_leaves(shapes, declared, given)
     return nnx.from_flat_state([(path, found[_name(path)]) for path, _ in flat])
+
+
+class _Unboxed:
+    """The arrays of an initializer that may return an `nnx.VariableMetadata` around them.
+
+    JAX's transformations do not know that box: the arrays are drawn, tiled and scaled without it.
+    """
+
+    def __init__(self, init: Initializer):
+        self._init = init
+        self._box: nnx.VariableMetadata[Any] | None = None
+
+    def __call__(self, *args: Any) -> Array:
+        drawn: Any = self._init(*args)
+        if not isinstance(drawn, nnx.VariableMetadata):
+            return drawn
+        self._box = dataclasses.replace(drawn, raw_value=None)
+        return drawn.raw_value
+
+    def boxed(self, init: Callable[..., Array]) -> Initializer:
+        """`init`, which draws from this one, with the box around what it returns."""
+
+        def restored(*args: Any) -> Any:
+            values = init(*args)
+            return values if self._box is None else dataclasses.replace(self._box, raw_value=values)
+
+        return restored
 
 
 def _name(path: tuple[Any, ...]) -> str:

@@ -26,11 +26,11 @@ TOL = {
     ("trajectory", "float64"): Tol(1e-12, "20 steps, rounded in other places; seen: 5e-16"),
     ("negative control", "float64"): Tol(1e-2, "what a wrong factor moves at least"),
     ("layer", "float64"): Tol(1e-14, "a sum of at most 256 products; seen: 1e-15"),
-    ("layer", "float32"): Tol(2e-6, "three products of 8 terms; seen: 2e-7"),
-    ("adam", "float64"): Tol(1e-13, "30 steps of two recurrences; seen: 2e-15"),
-    ("adam", "float32"): Tol(1e-5, "the same; seen: 1e-6"),
-    ("update", "float32"): Tol(2e-6, "a few float32 roundings; seen: 3e-7"),
-    ("update", "bfloat16"): Tol(2e-2, "a few bfloat16 roundings of 0.4 %"),
+    ("layer", "float32"): Tol(2e-6, "three products of 8 terms; seen: 1e-7"),
+    ("adam", "float64"): Tol(1e-13, "30 steps of two recurrences; seen: 7e-15"),
+    ("adam", "float32"): Tol(1e-6, "the same; seen: 1e-7"),
+    ("update", "float32"): Tol(2e-6, "a few float32 roundings; seen: 2e-7"),
+    ("update", "bfloat16"): Tol(2e-2, "a few bfloat16 roundings; seen: 4e-3"),
 }
 
 

@@ -98,6 +98,10 @@ def require_decay_rate(name: str, value: Any) -> None:
 
 
 def require_not_negative(name: str, value: Any) -> None:
-    """Raises a `ValueError` if `value` is a Python number that is negative or not finite."""
-    if is_plain_number(value) and not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"`{name}` must be a finite number of at least 0. Got {value!r}.")
+    """Raises a `ValueError` if a Python number in the tree `value` is negative or not finite."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(value):
+        if is_plain_number(leaf) and not (math.isfinite(leaf) and leaf >= 0):
+            where = f" for {path_name(path)}" if path else ""
+            raise ValueError(
+                f"`{name}` must be a finite number of at least 0. Got {leaf!r}{where}."
+            )

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import optax
 
 from jaxmup._scaling import Scaling
+from jaxmup._spec import require_positive
 from jaxmup.optim._checks import Scalings, is_plain_number, require_not_negative
 
 WeightDecayMode = Literal["decoupled", "independent", "coupled", "absolute"]
@@ -70,6 +71,9 @@ def decay_transform(
 
 def _peak(peak_learning_rate: Any, learning_rate: Any) -> Any:
     if peak_learning_rate is not None:
+        if is_plain_number(peak_learning_rate):
+            remedy = "It is the schedule's largest value."
+            require_positive("peak_learning_rate", peak_learning_rate, remedy)
         return peak_learning_rate
     if not is_plain_number(learning_rate):
         raise ValueError(
