@@ -1,0 +1,32 @@
+"""Optional packages: imported where they are used, with an error that says how to get them."""
+
+import importlib
+from typing import Any
+
+
+def require(module: str, purpose: str) -> Any:
+    """Imports `module`, which belongs to the extra `cli`.
+
+    Args:
+      module: what to import, such as `"sklearn.datasets"`.
+      purpose: what it is needed for; ends the sentence "... needs the package".
+
+    Raises:
+      ModuleNotFoundError: naming the package and the command that installs it.
+
+    Example:
+      >>> require("math", "Arithmetic").pi
+      3.141592653589793
+      >>> require("no_such_package.part", "This example")
+      Traceback (most recent call last):
+      ...
+      ModuleNotFoundError: This example needs the package no_such_package: pip install 'jaxmup[cli]'
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        if error.name is None or error.name.partition(".")[0] != package:
+            raise  # the package is there, but not something that it needs: its message says more
+        message = f"{purpose} needs the package {package}: pip install 'jaxmup[cli]'"
+        raise ModuleNotFoundError(message, name=package) from error

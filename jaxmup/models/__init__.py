@@ -1,0 +1,3 @@
+"""Small reference models: what the tools and the tests train."""
+
+from jaxmup.models.mlp import MLP as MLP

@@ -1,0 +1,28 @@
+"""Does the best learning rate of a small network work on a large one? Trains them, and measures.
+
+`measure` trains every width x learning rate x seed of a `Config` under each parametrization, and
+analyzes them::
+
+    result = transfer.measure(transfer.Config(widths=(64, 128, 256, 512)))
+    for analysis in result.analyses:
+        print(analysis.verdict)
+    transfer.write_record(result, "transfer.json")
+
+`analyze` serves losses measured elsewhere just as well: it takes any `Trial`s.
+"""
+
+from jaxmup.transfer._analysis import DRIFT_LIMIT as DRIFT_LIMIT
+from jaxmup.transfer._analysis import Analysis as Analysis
+from jaxmup.transfer._analysis import Curve as Curve
+from jaxmup.transfer._analysis import Trial as Trial
+from jaxmup.transfer._analysis import analyze as analyze
+from jaxmup.transfer._config import Config as Config
+from jaxmup.transfer._config import OptimizerName as OptimizerName
+from jaxmup.transfer._config import log2_grid as log2_grid
+from jaxmup.transfer._measure import Progress as Progress
+from jaxmup.transfer._measure import Result as Result
+from jaxmup.transfer._measure import measure as measure
+from jaxmup.transfer._record import read_record as read_record
+from jaxmup.transfer._record import to_record as to_record
+from jaxmup.transfer._record import write_atomically as write_atomically
+from jaxmup.transfer._record import write_record as write_record

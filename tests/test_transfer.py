@@ -1,0 +1,454 @@
+"""Learning-rate transfer: the configuration, the statistics, the engine and the record."""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from helpers import TOL, require_close
+
+import jaxmup
+from jaxmup import transfer
+from jaxmup.data import Dataset, batch_order
+from jaxmup.models import MLP
+from jaxmup.transfer import _sweep
+from jaxmup.transfer._analysis import curve, vertex
+
+TINY = transfer.Config(
+    widths=(8, 16), learning_rates=(0.01, 0.1, 1.0), seeds=(0, 1), depth=2, batch_size=4, steps=3
+)
+ONLY_MUP = dataclasses.replace(TINY, parametrizations=("mup",))
+EXACT = TOL["rule", "float64"].rtol
+RUN = ("adam", "float32")
+
+
+def losses(trials) -> np.ndarray:
+    return np.array([t.loss for t in trials])
+
+
+def made_up() -> Dataset:
+    """Twelve examples of three classes."""
+    inputs = np.random.default_rng(0).standard_normal((12, 5)).astype(np.float32)
+    return Dataset("made up", inputs, np.arange(12, dtype=np.int32) % 3, classes=3)
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return made_up()
+
+
+@pytest.fixture(scope="module")
+def measured(dataset) -> tuple[transfer.Result, list[transfer.Progress]]:
+    progress = []
+    return transfer.measure(TINY, dataset, progress.append), progress
+
+
+@pytest.fixture(scope="module")
+def result(measured) -> transfer.Result:
+    return measured[0]
+
+
+@pytest.fixture(scope="module")
+def of_mup(result) -> tuple[transfer.Trial, ...]:
+    return tuple(t for t in result.trials if t.parametrization == "mup")
+
+
+# --- Configuration
+
+
+def test_defaults():
+    config = transfer.Config()
+    assert (config.widths, config.base) == ((64, 128, 256, 512), 64)
+    assert (config.grid[0], config.grid[-1], len(config.grid)) == (2**-11, 2**-3, 17)
+    assert transfer.Config(base_width=32).base == 32
+    assert transfer.Config(learning_rates=(1.0,)).grid == (1.0,)
+
+
+def test_sgd_has_a_grid_of_its_own():
+    assert transfer.Config(optimizer="sgd").grid[0] > transfer.Config().grid[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"widths": ()}, "`widths` must hold at least 2 different values"),
+        ({"widths": (64,)}, "`widths` must hold at least 2 different values"),
+        ({"widths": (64, 64)}, "`widths` must hold at least 2 different values"),
+        ({"widths": (64, 64, 128)}, "`widths` must not repeat a value"),
+        ({"widths": (0, 64)}, "`widths` must be integers of at least 1. Got 0"),
+        ({"widths": (64, 128.0)}, "`widths` must be integers of at least 1. Got 128.0"),
+        ({"widths": [64, 128]}, "`widths` must be a tuple"),
+        ({"learning_rates": ()}, "`learning_rates` must hold at least 1 value"),
+        ({"learning_rates": (0.1, 0.1)}, "`learning_rates` must not repeat"),
+        ({"learning_rates": (0.1, 0.0)}, "finite numbers above 0. Got 0.0"),
+        ({"learning_rates": (0.1, -1.0)}, "finite numbers above 0. Got -1.0"),
+        ({"learning_rates": (math.nan,)}, "finite numbers above 0. Got nan"),
+        ({"learning_rates": (math.inf,)}, "finite numbers above 0. Got inf"),
+        ({"learning_rates": ("0.1",)}, "finite numbers above 0. Got '0.1'"),
+        ({"seeds": ()}, "`seeds` must hold at least 1 value"),
+        ({"seeds": (-1,)}, "`seeds` must be integers of at least 0. Got -1"),
+        ({"depth": 0}, "`depth` must be"),
+        ({"batch_size": 0}, "`batch_size` must be"),
+        ({"steps": True}, "`steps` must be"),
+        ({"base_width": 0}, "`base_width` must be"),
+        ({"optimizer": "lion"}, "`optimizer` must be one of adam, adamw, amsgrad, sgd. Got 'lion'"),
+        ({"parametrizations": ()}, "`parametrizations` must hold at least 1 value"),
+        ({"parametrizations": ("mu",)}, "`parametrizations` must be one of mup, .* Got 'mu'"),
+    ],
+)
+def test_bad_input_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        transfer.Config(**changes)
+
+
+def test_log2_grid():
+    assert transfer.log2_grid(-2, -1, 0.5) == (0.25, 2**-1.5, 0.5)
+    assert transfer.log2_grid(-2, -1.1, 0.5) == (0.25, 2**-1.5)
+    assert len(transfer.log2_grid(0, 1, 0.1)) == 11
+
+
+@pytest.mark.parametrize(
+    "bounds", [(0, -1, 1), (0, 1, 0), (0, 1, -1), (math.nan, 1, 1), (0, 1, math.inf), (-200, 0, 1)]
+)
+def test_log2_grid_refuses(bounds):
+    with pytest.raises(ValueError, match="must have finite bounds"):
+        transfer.log2_grid(*bounds)
+
+
+# --- Statistics
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "expected"),
+    [
+        ([0.0, 1.0, 2.0], [1.0, 0.0, 1.0], 1.0),
+        ([-3.0, -2.0, -1.0], [1.0, 0.0, 3.0], -2.25),  # (x + 2.25)² 2 + constant
+        ([0.0, 1.0, 4.0], [4.0, 1.0, 4.0], 2.0),  # (x - 2)²: uneven spacing
+        ([0.0, 1.0, 2.0], [1.0, 1.0, 1.0], 1.0),
+        ([0.0, 1.0, 2.0], [0.0, 0.0, 1.0], 0.5),
+    ],
+)
+def test_vertex_of_a_parabola(x, y, expected):
+    assert vertex(x, y) == pytest.approx(expected, rel=EXACT)
+
+
+@pytest.mark.parametrize(
+    ("losses", "best", "optimum", "at_edge"),
+    [
+        ([[3.0], [1.0], [2.0], [4.0]], 1, -1 + 1 / 6, False),
+        ([[1.0], [2.0], [3.0], [4.0]], 0, -2.0, True),
+        ([[4.0], [3.0], [2.0], [1.0]], 3, 1.0, True),
+        ([[3.0], [1.0], [None], [None]], 1, -1.0, False),  # no parabola through a diverged run
+        ([[None], [1.0], [2.0], [3.0]], 1, -1.0, False),
+        ([[None]] * 4, None, None, False),
+        ([[1.0, 5.0], [2.0, 2.0], [None, 0.0], [4.0, 4.0]], 1, -1.0, False),  # one seed diverged
+        ([[2.0], [1.0], [1.0], [2.0]], 1, -0.5, False),
+    ],
+)
+def test_curve(losses, best, optimum, at_edge):
+    found = curve(64, [0.25, 0.5, 1.0, 2.0], losses)
+    assert (found.best, found.at_edge) == (best, at_edge)
+    assert found.optimum == (None if optimum is None else pytest.approx(optimum, rel=EXACT))
+
+
+def test_curve_takes_the_mean_over_seeds():
+    found = curve(64, [0.5, 1.0], [[1.0, 2.0], [3.0, None]])
+    assert found.losses == (1.5, None)
+
+
+def trials(table: dict[int, list[float | None]], name: str = "mup") -> list[transfer.Trial]:
+    """Trials of one seed from losses at the learning rates 2^-2, 2^-1, ..."""
+    return [
+        transfer.Trial(name, width, 2.0 ** (i - 2), 0, loss)
+        for width, losses in table.items()
+        for i, loss in enumerate(losses)
+    ]
+
+
+def test_analyze_by_hand():
+    table = {
+        256: [1.0, 0.5, 1.0, 2.0, 3.0],  # optimum -1
+        64: [4.0, 3.0, 2.0, 1.0, 2.0],  # optimum 1
+        128: [3.0, 2.0, 1.0, 2.0, 3.0],  # optimum 0
+    }
+    analysis = transfer.analyze(trials(table))
+    assert [c.width for c in analysis.curves] == [64, 128, 256]
+    assert analysis.drift == -2.0
+    assert analysis.drift_per_doubling == pytest.approx(-1.0, rel=EXACT)
+    assert (analysis.transferred_loss, analysis.best_loss) == (2.0, 0.5)
+    assert not analysis.transfers
+    assert analysis.verdict == (
+        "mup: the best learning rate does not transfer; it moves by -2.00 octaves from width 64 "
+        "to 256, and reusing the small network's gives the large one a loss of 2 instead of 0.5."
+    )
+
+
+def test_drift_per_doubling_is_fitted_to_all_widths():
+    # Optima 0, 1, 0 over log2 widths 0, 1, 3: slope -1/14 by the normal equations.
+    table = {1: [2, 1, 0, 1, 2], 2: [3, 2, 1, 0, 1], 8: [2, 1, 0, 1, 2]}
+    assert transfer.analyze(trials(table)).drift_per_doubling == pytest.approx(-1 / 14, rel=EXACT)
+
+
+@pytest.mark.parametrize(
+    ("large", "transfers", "words"),
+    [
+        ([2.0, 1.0, 0.9, 1.0, 2.0], True, "transfers; it moves by +0.00"),
+        ([2.0, 1.0, 0.9, 0.9, 2.0], True, "transfers; it moves by +0.50"),
+        ([3.0, 2.0, 1.0, 0.9, 1.0], False, "does not transfer; it moves by +1.00"),
+        ([0.5, 1.0, 2.0, 3.0, 4.0], False, "no answer, .* at an edge of the grid at width 128"),
+        ([0.9, 0.5, None, None, None], False, "makes the large one diverge"),
+        ([None] * 5, False, "no answer, since every learning rate diverged at width 128"),
+    ],
+)
+def test_verdict(large, transfers, words):
+    analysis = transfer.analyze(trials({64: [2.0, 1.0, 0.5, 1.0, 2.0], 128: large}))
+    assert analysis.transfers is transfers
+    assert re.search(words.replace("+", r"\+"), analysis.verdict)
+
+
+def test_optima_at_the_edge_of_the_grid_prove_nothing():
+    analysis = transfer.analyze(trials({64: [1.0, 2.0, 3.0], 128: [1.0, 2.0, 3.0]}))
+    assert analysis.drift == 0.0
+    assert not analysis.transfers
+    assert "at an edge of the grid at width 64, 128; widen the grid" in analysis.verdict
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        [],
+        trials({64: [1.0, 2.0]}),
+        trials({64: [1.0, 2.0], 128: [1.0]}),
+        trials({64: [1.0]}) + trials({128: [1.0]}, name="standard"),
+        trials({64: [1.0], 128: [1.0]}) * 2,
+    ],
+    ids=["none", "one width", "gap", "two parametrizations", "repeated"],
+)
+def test_analyze_refuses(bad):
+    with pytest.raises(ValueError, match="full grid"):
+        transfer.analyze(bad)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_trial_has_a_finite_loss_or_none(loss):
+    with pytest.raises(ValueError, match="`None` marks a diverged run"):
+        transfer.Trial("mup", 64, 0.1, 0, loss)
+
+
+# --- Engine
+
+
+def plain_loss(config, width, rate, seed, dataset) -> float:
+    """One run of three steps, written out with Flax's and jaxmup's public interfaces."""
+    rule = jaxmup.parametrization("mup", "sgd" if config.optimizer == "sgd" else "adam")
+    rngs = nnx.Rngs(jax.random.key(seed, impl="rbg"))
+    model = MLP(5, 3, width=width, depth=2, base_width=8, parametrization=rule, rngs=rngs)
+    make = getattr(jaxmup.optim, config.optimizer)
+    kwargs = {"momentum": 0.9} if config.optimizer == "sgd" else {}
+    rates = jnp.array([1.0, 2 / 3, 1 / 3]) * rate
+    scalings = jaxmup.resolve(jaxmup.nnx.specs(model), rule)
+    tx = make(lambda step: rates[step], scalings, **kwargs)
+    order = batch_order(12, config.batch_size, 3, seed)
+
+    def loss_of(model, inputs, labels):
+        logs = jax.nn.log_softmax(model(inputs))
+        return -logs[jnp.arange(len(labels)), labels].mean()
+
+    @nnx.jit
+    def train(model):
+        optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+        for batch in order:
+            gradients = nnx.grad(loss_of)(model, dataset.inputs[batch], dataset.labels[batch])
+            optimizer.update(model, gradients)
+        return loss_of(model, dataset.inputs, dataset.labels)
+
+    return float(train(model))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "amsgrad", "sgd"])
+def test_a_sweep_is_many_plain_runs(dataset, optimizer):
+    config = dataclasses.replace(TINY, optimizer=optimizer)
+    found = {(t.learning_rate, t.seed): t.loss for t in _sweep.sweep(config, 16, "mup", dataset)}
+    assert list(found) == [(0.01, 0), (0.01, 1), (0.1, 0), (0.1, 1), (1.0, 0), (1.0, 1)]
+    expected = plain_loss(config, 16, 0.1, 1, dataset)
+    require_close(np.array(found[0.1, 1]), np.array(expected), *RUN)
+
+
+def test_every_width_rate_seed_and_parametrization_is_run(result):
+    assert len({(t.parametrization, t.width, t.learning_rate, t.seed) for t in result.trials}) == 24
+    assert [a.parametrization for a in result.analyses] == ["standard", "mup"]
+    assert len({t.loss for t in result.trials if t.width == 16}) == 12
+
+
+def test_parametrizations_agree_at_base_width(result):
+    losses = {
+        name: [t.loss for t in result.trials if t.parametrization == name and t.width == 8]
+        for name in ("standard", "mup")
+    }
+    assert losses["standard"] == losses["mup"]
+
+
+def test_the_same_configuration_gives_the_same_bits(of_mup, dataset):
+    assert transfer.measure(ONLY_MUP, dataset).trials == of_mup
+
+
+def test_one_after_the_other_and_vectorized_agree(of_mup, dataset, monkeypatch):
+    monkeypatch.setattr(_sweep, "faster_together", lambda *_: False)
+    found = transfer.measure(ONLY_MUP, dataset).trials
+    require_close(losses(found), losses(of_mup), *RUN)
+
+
+def test_a_diverged_run_is_recorded_and_never_the_optimum(dataset):
+    config = dataclasses.replace(ONLY_MUP, optimizer="sgd", learning_rates=(0.01, 0.1, 1e30))
+    found = transfer.measure(config, dataset)
+    diverged = {t.learning_rate for t in found.trials if t.loss is None}
+    assert diverged == {1e30}
+    assert [c.losses[2] for c in found.analyses[0].curves] == [None, None]
+    assert all(c.best in (0, 1) for c in found.analyses[0].curves)
+
+
+def test_progress_goes_from_nothing_to_all(measured):
+    seen = measured[1]
+    assert [(p.parametrization, p.width) for p in seen] == [
+        ("standard", 8),
+        ("standard", 16),
+        ("mup", 8),
+        ("mup", 16),
+        (None, None),
+    ]
+    # Multiply-adds of an example: 8 (5 + 8 + 3) = 128 and 16 (5 + 16 + 3) = 384, each for 6 runs.
+    assert [p.done for p in seen] == [0, 768, 3072, 3840, 6144]
+    assert {p.total for p in seen} == {6144}
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "width", "together"), [(32, 32, True), (32, 128, True), (128, 64, False)]
+)
+def test_small_runs_are_vectorized_on_a_cpu(batch_size, width, together):
+    assert _sweep.faster_together(batch_size, width) is together
+
+
+FOUR_DEVICES = """
+import jax
+jax.config.update("jax_num_cpu_devices", 4)
+from test_transfer import ONLY_MUP, made_up
+from jaxmup import transfer
+assert len(jax.local_devices()) == 4
+print([t.loss for t in transfer.measure(ONLY_MUP, made_up()).trials])
+"""
+
+
+def test_four_devices_share_six_runs(of_mup):
+    folder = str(pathlib.Path(__file__).parent)
+    path = os.pathsep.join([folder, str(pathlib.Path(jaxmup.__file__).parents[1])])
+    printed = subprocess.run(
+        [sys.executable, "-c", FOUR_DEVICES],
+        env=os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    require_close(np.array(json.loads(printed)), losses(of_mup), *RUN)
+
+
+# --- Record
+
+
+def test_record_is_strict_json_and_complete(result, tmp_path):
+    trials = (dataclasses.replace(result.trials[0], loss=None), *result.trials[1:])
+    path = tmp_path / "record.json"
+    transfer.write_record(dataclasses.replace(result, trials=trials), path)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    record = json.loads(path.read_text(), parse_constant=refuse)
+    assert (record["format"], record["version"]) == ("jaxmup.transfer", 1)
+    assert record["config"]["learning_rates"] == [0.01, 0.1, 1.0]
+    assert record["config"]["base_width"] == 8
+    assert set(record["versions"]) == {
+        "jaxmup",
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "numpy",
+        "python",
+    }
+    assert record["versions"]["jax"] == jax.__version__
+    assert len(record["trials"]) == 24
+    assert record["trials"][0] == {
+        "parametrization": "standard",
+        "width": 8,
+        "learning_rate": 0.01,
+        "seed": 0,
+        "loss": "diverged",
+    }
+    assert [a["parametrization"] for a in record["analysis"]] == ["standard", "mup"]
+    assert record["analysis"][1]["drift"] == result.analyses[1].drift
+    assert record["analysis"][1]["transfers"] is result.analyses[1].transfers
+
+
+def test_a_record_reads_back_as_it_was(result, tmp_path):
+    config = dataclasses.replace(result.config, base_width=8)
+    transfer.write_record(result, tmp_path / "record.json")
+    back = transfer.read_record(tmp_path / "record.json")
+    assert back == dataclasses.replace(result, config=config)
+
+
+def test_a_record_reads_back_with_its_diverged_runs(result, tmp_path):
+    trials = (dataclasses.replace(result.trials[0], loss=None), *result.trials[1:])
+    transfer.write_record(dataclasses.replace(result, trials=trials), tmp_path / "record.json")
+    assert transfer.read_record(tmp_path / "record.json").trials == trials
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"format": "jaxmup.transfer", "version": 2}'])
+def test_another_record_is_refused(tmp_path, text):
+    path = tmp_path / "record.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="A record must be of format"):
+        transfer.read_record(path)
+
+
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
+    path = tmp_path / "record.json"
+    path.write_text("old")
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space left"):
+        transfer.write_atomically(path, b"new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_replaces_the_old_file(tmp_path):
+    path = tmp_path / "record.json"
+    path.write_text("old")
+    transfer.write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+LOADED = """
+import sys, jaxmup.transfer
+print([m for m in ("flax", "optax", "sklearn", "rich", "typer", "matplotlib") if m in sys.modules])
+"""
+
+
+def test_reading_a_record_loads_no_framework_and_no_command_line():
+    printed = subprocess.run(
+        [sys.executable, "-c", LOADED], check=True, capture_output=True, text=True
+    ).stdout
+    assert printed.strip() == "[]"
