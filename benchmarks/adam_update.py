@@ -8,9 +8,7 @@ ratios of neighbouring samples.
 
 import argparse
 import importlib.util
-import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -21,11 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from _record import RESULTS, write_record
 
 import jaxmup
 
 CLAIM = 0.9
-OUT = Path(__file__).parent / "results" / "adam_update.json"
+OUT = RESULTS / "adam_update.json"
 SHAPE, LEAVES = (1250, 850), 8
 OURS, STOCK, TORCH = "jaxmup.optim.adam", "optax.adam", "torch.optim.Adam(fused=True)"
 
@@ -120,24 +119,8 @@ def main() -> None:
         }
         print(f"{name:<30}{cases[name]['milliseconds']:>8.2f}{cases[name]['ratio']:>10.3f}")
     print("holds" if cases[OURS]["ratio"] <= CLAIM else "FAILS")
-    versions = {module.__name__: module.__version__ for module in (jax, optax, jaxmup)}
-    if TORCH in cases:
-        import torch
-
-        versions["torch"] = str(torch.__version__)
-    record = {
-        "machine": {
-            "cores": os.cpu_count(),
-            "architecture": platform.machine(),
-            "load": os.getloadavg()[0],
-        },
-        "versions": {"python": platform.python_version(), **versions},
-        "pairs": args.pairs,
-        "claim": CLAIM,
-        "cases": cases,
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(record, indent=1) + "\n")
+    measured = {"pairs": args.pairs, "claim": CLAIM, "cases": cases}
+    write_record(args.out, measured, "jax", "optax", "jaxmup", "torch")
 
 
 if __name__ == "__main__":

@@ -6,26 +6,23 @@ one process; a ratio is the median of the ratios of neighbouring samples.
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import torch
+from _record import RESULTS, write_record
 
-import jaxmup
 from jaxmup import counterexample
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # torch_ref is not in the wheel
 import torch_ref
 
 CLAIM = 5_000
-OUT = Path(__file__).parent / "results" / "counterexample_speed.json"
+OUT = RESULTS / "counterexample_speed.json"
 RECORDED = (1_000, 10_000, 50_000, 100_000, 200_000, 10_000_000)
 
 
@@ -80,24 +77,8 @@ def main() -> None:
             f"{case['ratio']:>8.0f}"
         )
     print("holds" if min(case["ratio"] for case in cases.values()) >= CLAIM else "FAILS")
-    versions = {module.__name__: module.__version__ for module in (jax, jaxmup)}
-    record = {
-        "machine": {
-            "cores": 1,
-            "architecture": platform.machine(),
-            "load": os.getloadavg()[0],
-        },
-        "versions": {
-            "python": platform.python_version(),
-            **versions,
-            "torch": str(torch.__version__),
-        },
-        "pairs": args.pairs,
-        "claim": CLAIM,
-        "cases": cases,
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(record, indent=1) + "\n")
+    measured = {"pairs": args.pairs, "claim": CLAIM, "cases": cases}
+    write_record(args.out, measured, "jax", "jaxmup", "torch")
 
 
 if __name__ == "__main__":

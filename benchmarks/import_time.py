@@ -5,17 +5,15 @@ and the difference is that of the medians.
 """
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
+from _record import RESULTS, write_record
+
 CLAIM = 0.2
-OUT = Path(__file__).parent / "results" / "import_time.json"
+OUT = RESULTS / "import_time.json"
 TIMED = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
 
 
@@ -45,21 +43,14 @@ def main() -> None:
         print(f"import {module:<8}{median:>7.3f} s")
     print(f"added          {added:>7.3f} s  claim: at most {CLAIM} s, ", end="")
     print("holds" if added <= CLAIM else "FAILS")
-    record = {
-        "machine": {
-            "cores": os.cpu_count(),
-            "architecture": platform.machine(),
-            "load": os.getloadavg()[0],
-        },
-        "versions": {"python": platform.python_version(), **{m: version(m) for m in modules}},
+    measured = {
         "repeats": args.repeats,
         "seconds": samples,
         "median_seconds": medians,
         "added_seconds": added,
         "claim": CLAIM,
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(record, indent=1) + "\n")
+    write_record(args.out, measured, *modules)
 
 
 if __name__ == "__main__":

@@ -7,27 +7,24 @@ turns in one process; the ratio is the median of the ratios of neighbouring samp
 
 import argparse
 import itertools
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from _record import RESULTS, write_record
 from flax import nnx
 
 import jaxmup
 from jaxmup.models import MLP
 
 CLAIM = 1.02
-OUT = Path(__file__).parent / "results" / "step_overhead.json"
+OUT = RESULTS / "step_overhead.json"
 INPUTS, CLASSES, DEPTH, BASE_WIDTH, BATCH = 64, 10, 3, 64, 128
 
 
@@ -125,21 +122,8 @@ def main() -> None:
         holds = "holds" if case["ratio"] <= CLAIM else "FAILS"
         print(f"{width:>6}{ours:>12.3f}{plain:>12.3f}{case['ratio']:>8.3f}  {holds}")
         cases.append(case)
-    record = {
-        "machine": {
-            "cores": os.cpu_count(),
-            "architecture": platform.machine(),
-            "load": os.getloadavg()[0],
-        },
-        "versions": {
-            "python": platform.python_version(),
-            **{m.__name__: m.__version__ for m in (jax, flax, optax, jaxmup)},
-        },
-        "pairs": args.pairs,
-        "cases": cases,
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(record, indent=1) + "\n")
+    measured = {"pairs": args.pairs, "cases": cases}
+    write_record(args.out, measured, "jax", "flax", "optax", "jaxmup")
 
 
 if __name__ == "__main__":

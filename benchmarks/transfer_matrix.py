@@ -8,16 +8,15 @@ batch sizes 64 to 256, so that the default is seen not to be a lucky pick. Write
 import argparse
 import dataclasses
 import itertools
-import json
 import os
 import time
 from pathlib import Path
 
 import jax
+from _record import RESULTS, write_record
 
 from jaxmup import transfer
 
-RESULTS = Path(__file__).parent / "results"
 MUP_LIMIT, STANDARD_LIMIT = 0.5, 1.5  # octaves over the whole range
 
 
@@ -80,10 +79,9 @@ def main() -> None:
     for depth, batch_size in itertools.product(args.depths, args.batch_sizes):
         cells.append(measure_cell(depth, batch_size, args.seeds, args.steps))
         print(row(cells[-1]), f"{cells[-1]['seconds']} s", flush=True)
-    args.out.mkdir(parents=True, exist_ok=True)
-    record = {"seeds": args.seeds, "steps": args.steps, "jax": jax.__version__, "cells": cells}
+    measured = {"seeds": args.seeds, "steps": args.steps, "cells": cells}
     path = args.out / f"transfer_matrix_{args.steps}_steps"
-    path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    write_record(path.with_suffix(".json"), measured, "jax", "jaxmup")
     path.with_suffix(".md").write_text(table(cells, args.seeds, args.steps))
 
 

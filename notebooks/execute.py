@@ -21,7 +21,9 @@ def main() -> None:
     for path in arguments.paths:
         start = time.perf_counter()
         notebook = nbformat.read(path, as_version=4)
-        NotebookClient(notebook, timeout=600, resources={"metadata": {"path": here}}).execute()
+        client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": here}})
+        client.extra_arguments = ["--log-level=ERROR"]  # of the kernel: its warnings are no output
+        client.execute()
         if arguments.write:
             for cell in notebook.cells:
                 cell.metadata.pop("execution", None)  # time stamps would differ in every run

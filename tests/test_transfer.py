@@ -316,6 +316,13 @@ def test_a_diverged_run_is_recorded_and_never_the_optimum(dataset):
     assert all(c.best in (0, 1) for c in found.analyses[0].curves)
 
 
+def test_nan_and_infinity_are_divergence(dataset, monkeypatch):
+    ends = np.array([math.nan, math.inf, -math.inf, 1.0, 2.0, 3.0], np.float32)
+    monkeypatch.setattr(_sweep, "train_all", lambda *_, **__: ends)
+    found = _sweep.sweep(TINY, 8, "mup", dataset)
+    assert [t.loss for t in found] == [None, None, None, 1.0, 2.0, 3.0]
+
+
 def test_progress_goes_from_nothing_to_all(measured):
     seen = measured[1]
     assert [(p.parametrization, p.width) for p in seen] == [

@@ -147,10 +147,7 @@ def _update_leaf(
 ) -> tuple[Array, ...]:
     """The direction of a leaf and its new moments, computed in float32 at least."""
     wide = jnp.promote_types(g.dtype, jnp.float32)
-    size, beside, inside = (
-        jnp.asarray(x, wide)
-        for x in (correction.size, eps * correction.eps, eps_root * correction.eps**2)
-    )
+    size, beside = (jnp.asarray(x, wide) for x in (correction.size, eps * correction.eps))
     g_wide = g.astype(wide)
     m = b1 * mu.astype(wide) + (1 - b1) * g_wide
     v = b2 * nu.astype(wide) + (1 - b2) * jnp.square(g_wide)
@@ -159,7 +156,9 @@ def _update_leaf(
         v = v if correction.maximum is None else v * correction.maximum.astype(wide)
         v = jnp.maximum(nu_max.astype(wide), v)
         moments = (*moments, v.astype(nu_max.dtype))
-    direction = m * size / (jnp.sqrt(v + inside) + beside)
+    if not (is_plain_number(eps_root) and eps_root == 0):
+        v = v + jnp.asarray(eps_root * correction.eps**2, wide)
+    direction = m * size / (jnp.sqrt(v) + beside)
     return direction.astype(g.dtype), *moments
 
 
