@@ -119,7 +119,8 @@ def specs(
 
     Args:
       module: a Linen module.
-      *example_inputs: what the module is called with; arrays or `jax.ShapeDtypeStruct`s.
+      *example_inputs: what the module is called with; arrays or `jax.ShapeDtypeStruct`s. What is
+        no array, such as a flag, goes by keyword.
       given: specs of parameters that no jaxmup layer made, by name (`"norm/scale"`).
       **kwargs: passed on to `module.init`.
 
