@@ -1,14 +1,31 @@
-"""How every benchmark writes what it measured: beside the machine and the versions it ran with."""
+"""How benchmarks take turns, and write what they measured beside machine and versions."""
 
 import json
 import os
 import platform
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def take_turns(
+    sides: Mapping[str, Callable[[int], None]], pairs: int, steps: int
+) -> dict[str, list[float]]:
+    """Milliseconds a step of each side, `pairs` samples of `steps` steps, in turn and back."""
+    milliseconds: dict[str, list[float]] = {name: [] for name in sides}
+    for run in sides.values():
+        run(steps)  # compiles and warms up
+    for pair in range(pairs):
+        order = list(sides.items())
+        for name, run in order if pair % 2 else reversed(order):
+            start = time.perf_counter()
+            run(steps)
+            milliseconds[name].append((time.perf_counter() - start) / steps * 1e3)
+    return milliseconds
 
 
 def write_record(path: Path, measured: Mapping[str, Any], *packages: str) -> None:

@@ -10,7 +10,6 @@ import argparse
 import importlib.util
 import os
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _record import RESULTS, write_record
+from _record import RESULTS, take_turns, write_record
 
 import jaxmup
 
@@ -84,21 +83,6 @@ def sides() -> dict[str, Callable[[int], None]]:
     return found | ({TORCH: torch_updates()} if importlib.util.find_spec("torch") else {})
 
 
-def measure(pairs: int, steps: int) -> dict[str, list[float]]:
-    """Milliseconds an update of each side, in turn."""
-    runs = sides()
-    milliseconds: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
-        run(steps)  # compiles and warms up
-    for pair in range(pairs):
-        order = list(runs.items())
-        for name, run in order if pair % 2 else reversed(order):
-            start = time.perf_counter()
-            run(steps)
-            milliseconds[name].append((time.perf_counter() - start) / steps * 1e3)
-    return milliseconds
-
-
 def main() -> None:
     """Measures, prints a table and writes the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -107,7 +91,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
 
-    samples = measure(args.pairs, args.steps)
+    samples = take_turns(sides(), args.pairs, args.steps)
     cases = {}
     print(f"{'':<30}{'ms':>8}{'of optax':>10}  claim: {OURS} at most {CLAIM}")
     for name, times in samples.items():

@@ -8,7 +8,6 @@ turns in one process; the ratio is the median of the ratios of neighbouring samp
 import argparse
 import itertools
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _record import RESULTS, write_record
+from _record import RESULTS, take_turns, write_record
 from flax import nnx
 
 import jaxmup
@@ -85,16 +84,7 @@ def sides(width: int) -> dict[str, Callable[[int], None]]:
 
 def measure(width: int, pairs: int, steps: int) -> dict[str, Any]:
     """Milliseconds a step of each side, and the ratio of the two."""
-    trainers = sides(width)
-    milliseconds: dict[str, list[float]] = {name: [] for name in trainers}
-    for train in trainers.values():
-        train(steps)  # compiles and warms up
-    for pair in range(pairs):
-        order = list(trainers.items())
-        for name, train in order if pair % 2 else reversed(order):
-            start = time.perf_counter()
-            train(steps)
-            milliseconds[name].append((time.perf_counter() - start) / steps * 1e3)
+    milliseconds = take_turns(sides(width), pairs, steps)
     ratios = [ours / plain for ours, plain in zip(*milliseconds.values(), strict=True)]
     return {
         "width": width,

@@ -4,12 +4,13 @@ import importlib
 from typing import Any
 
 
-def require(module: str, purpose: str) -> Any:
-    """Imports `module`, which belongs to the extra `cli`.
+def require(module: str, purpose: str, requirement: str = "'jaxmup[cli]'") -> Any:
+    """Imports `module`, which is no dependency of the library itself.
 
     Args:
       module: what to import, such as `"sklearn.datasets"`.
       purpose: what it is needed for; ends the sentence "... needs the package".
+      requirement: what to install to have it.
 
     Raises:
       ModuleNotFoundError: naming the package and the command that installs it.
@@ -28,5 +29,5 @@ def require(module: str, purpose: str) -> Any:
         package = module.partition(".")[0]
         if error.name is None or error.name.partition(".")[0] != package:
             raise  # the package is there, but not something that it needs: its message says more
-        message = f"{purpose} needs the package {package}: pip install 'jaxmup[cli]'"
+        message = f"{purpose} needs the package {package}: pip install {requirement}"
         raise ModuleNotFoundError(message, name=package) from error

@@ -105,7 +105,19 @@ def as_parametrization(value: Parametrization | ParametrizationName) -> Parametr
     return parametrization(value)
 
 
-def require_float(name: str, dtype: Any) -> None:
+def require_dense_arguments(
+    *, dtype: Any, param_dtype: Any, use_bias: bool, bias_init_std: float | None
+) -> None:
+    """Raises a `ValueError` if the arguments of a linear layer are at odds with each other."""
+    _require_float("dtype", dtype)
+    _require_float("param_dtype", param_dtype)
+    if bias_init_std is not None and not use_bias:
+        raise ValueError(
+            f"`bias_init_std` needs a bias. Got {bias_init_std!r} with use_bias=False."
+        )
+
+
+def _require_float(name: str, dtype: Any) -> None:
     """Raises a `ValueError` unless `dtype` is a floating-point dtype, or `None`."""
     if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(

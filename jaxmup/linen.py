@@ -10,7 +10,12 @@ from flax.linen.linear import default_kernel_init
 from jax import Array, lax
 
 from jaxmup import functional
-from jaxmup._parameter import Parameter, as_parametrization, dense_parameters, require_float
+from jaxmup._parameter import (
+    Parameter,
+    as_parametrization,
+    dense_parameters,
+    require_dense_arguments,
+)
 from jaxmup._rules import Parametrization, ParametrizationName
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import leaves_by_path, map_named, specs_of_leaves
@@ -61,12 +66,12 @@ class Dense(nn.Dense):
 
     def parameters(self, in_features: int) -> dict[str, Parameter]:
         """The layer's parameters by Flax's names, for inputs of `in_features` elements."""
-        require_float("dtype", self.dtype)
-        require_float("param_dtype", self.param_dtype)
-        if self.bias_init_std is not None and not self.use_bias:
-            raise ValueError(
-                f"`bias_init_std` needs a bias. Got {self.bias_init_std!r} with use_bias=False."
-            )
+        require_dense_arguments(
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            use_bias=self.use_bias,
+            bias_init_std=self.bias_init_std,
+        )
         kernel, bias = dense_parameters(
             (in_features, self.features),
             (self.base_in_features, self.base_features),

@@ -13,7 +13,7 @@ from flax.typing import Dtype, Initializer, PrecisionLike, PromoteDtypeFn
 from jax import Array, lax
 
 from jaxmup import functional
-from jaxmup._parameter import as_parametrization, dense_parameters, require_float
+from jaxmup._parameter import as_parametrization, dense_parameters, require_dense_arguments
 from jaxmup._rules import Parametrization, ParametrizationName
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import specs_of_leaves
@@ -82,12 +82,9 @@ class Linear(nnx.Linear):
         kernel_metadata: Mapping[str, Any] = MappingProxyType({}),
         bias_metadata: Mapping[str, Any] = MappingProxyType({}),
     ):
-        require_float("dtype", dtype)
-        require_float("param_dtype", param_dtype)
-        if bias_init_std is not None and not use_bias:
-            raise ValueError(
-                f"`bias_init_std` needs a bias. Got {bias_init_std!r} with use_bias=False."
-            )
+        require_dense_arguments(
+            dtype=dtype, param_dtype=param_dtype, use_bias=use_bias, bias_init_std=bias_init_std
+        )
         kernel_arrays, bias_arrays = _Unboxed(kernel_init), _Unboxed(bias_init)
         kernel, bias = dense_parameters(
             (in_features, out_features),

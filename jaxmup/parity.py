@@ -16,7 +16,7 @@ import optax
 from flax import nnx
 from jax import Array, lax
 
-from jaxmup import optim
+from jaxmup import _extras, optim
 from jaxmup._rules import FamilyName, GaugeName, parametrization
 from jaxmup._tree import leaves_by_path, map_named, resolve
 from jaxmup.models import MLP
@@ -158,18 +158,8 @@ def compare(steps: int = 100) -> Iterator[Comparison]:
     """
     if steps < 1:
         raise ValueError(f"`steps` must be at least 1. Got {steps!r}.")
-    _require_torch()
+    _extras.require("torch", "The comparison with PyTorch", "torch")
     return (_compare(*case, steps) for case in _CASES)
-
-
-def _require_torch() -> None:
-    try:
-        import torch as torch
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise  # torch is there, and something that it needs is not: its own message says more
-        message = "The comparison with PyTorch needs the package torch: pip install torch"
-        raise ModuleNotFoundError(message, name="torch") from error
 
 
 def _compare(name: str, gauge: GaugeName, dtype: DtypeName, steps: int) -> Comparison:

@@ -24,7 +24,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         return _fail(str(error))
 
-    from jaxmup.cli._app import BadInputError, app
+    from jaxmup.cli._app import app
+    from jaxmup.cli._errors import BadInputError
 
     try:
         return app(args=arguments, prog_name="jaxmup", standalone_mode=False) or 0

@@ -1,9 +1,7 @@
 """The commands. What is slow to import is imported by the command that needs it."""
 
-import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
@@ -14,6 +12,7 @@ from rich.progress import Progress as ProgressBar
 
 from jaxmup import _extras
 from jaxmup._rules import ParametrizationName
+from jaxmup.cli._errors import bad_input
 from jaxmup.cli._parity import parity
 from jaxmup.cli._table import result_table
 from jaxmup.transfer import Config, OptimizerName, Progress, Result, log2_grid
@@ -24,18 +23,12 @@ _PARAMETRIZATIONS = [",".join(_DEFAULT.parametrizations)]
 _KNOWN = ", ".join(get_args(ParametrizationName))
 
 
-class BadInputError(Exception):
-    """What was asked for cannot be done; the message says why, and what can."""
-
-
 app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
 app.command()(parity)
 
 
@@ -101,7 +94,7 @@ def transfer(
     The learning rate falls linearly to zero over a run; the loss is the one on the whole data set
     at the end. A run that ends in NaN or infinity counts as diverged.
     """
-    with _bad_input(ValueError):
+    with bad_input(ValueError):
         config = Config(
             widths=tuple(sorted(_integers("--width", width))),
             learning_rates=_rates(learning_rates, log2_range),
@@ -113,28 +106,20 @@ def transfer(
             parametrizations=cast(Any, tuple(_parts(parametrization))),  # Config checks the names
             base_width=base_width,
         )
-    with _bad_input(ModuleNotFoundError):
+    with bad_input(ModuleNotFoundError):
         _extras.require("matplotlib.figure", "The plot")
         _extras.require("sklearn.datasets", "The digits data set")
-    with _bad_input(OSError, prefix="`--out` must be a directory that can be written. "):
+    with bad_input(OSError, prefix="`--out` must be a directory that can be written. "):
         _require_writable(out)
     _use_every_core()
     result = _measure(config)
-    with _bad_input(OSError, prefix="The results could not be written. "):
+    with bad_input(OSError, prefix="The results could not be written. "):
         _write(result, out)
     console = Console()
     console.print(result_table(result))
     for analysis in result.analyses:
         console.print(analysis.verdict, highlight=False)
     console.print(f"Wrote {out / 'transfer.json'} and {out / 'transfer.png'}.", highlight=False)
-
-
-@contextlib.contextmanager
-def _bad_input(kind: type[Exception], prefix: str = "") -> Iterator[None]:
-    try:
-        yield
-    except kind as error:
-        raise BadInputError(f"{prefix}{error}") from error
 
 
 def _parts(texts: list[str]) -> list[str]:

@@ -10,6 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from jaxmup.cli._errors import bad_input
+
 if TYPE_CHECKING:
     from jaxmup.parity import Comparison
 
@@ -29,13 +31,10 @@ def parity(
 
     Needs PyTorch. The exit code is 0 if all differences are rounding, 1 if one is not.
     """
-    from jaxmup.cli._app import BadInputError
     from jaxmup.parity import compare
 
-    try:
+    with bad_input(ModuleNotFoundError, ValueError):
         running = compare(steps)
-    except (ModuleNotFoundError, ValueError) as error:
-        raise BadInputError(str(error)) from error
     with Console(stderr=True).status("Training on both sides ..."):
         comparisons = list(running)
     if as_json:

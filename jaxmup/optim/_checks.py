@@ -28,7 +28,6 @@ class Scalings:
     """
 
     def __init__(self, tree: Any, family: FamilyName | None = None):
-        self.tree = tree
         self.by_name = require_leaves("scalings", tree, Scaling, _RESOLVE)
         families = {scaling.family for scaling in self.by_name.values()}
         if len(families) > 1 or (family is not None and families - {family}):

@@ -32,7 +32,7 @@ def scale_gradients(scalings: Any) -> optax.GradientTransformation:
     References:
       Yang and Littwin, "Tensor Programs IVb", arXiv:2308.01814, Definition 2.2.1.
     """
-    return _scale_by(Scalings(scalings), "grad")
+    return scale_by(Scalings(scalings), "grad")
 
 
 def scale_updates(scalings: Any) -> optax.GradientTransformation:
@@ -59,10 +59,12 @@ def scale_updates(scalings: Any) -> optax.GradientTransformation:
       >>> tx.update(updates, tx.init(updates))[0]["w"]
       Array([0.25], dtype=float32)
     """
-    return _scale_by(Scalings(scalings), "lr")
+    return scale_by(Scalings(scalings), "lr")
 
 
-def _scale_by(scalings: Scalings, field: Literal["grad", "lr"]) -> optax.GradientTransformation:
+def scale_by(scalings: Scalings, field: Literal["grad", "lr"]) -> optax.GradientTransformation:
+    """Multiplies each leaf by this field of its scaling."""
+
     def init(params: Any) -> optax.EmptyState:
         scalings.require_match(params)
         return optax.EmptyState()

@@ -1,0 +1,17 @@
+"""What a command raises when it cannot do what was asked for."""
+
+import contextlib
+from collections.abc import Iterator
+
+
+class BadInputError(Exception):
+    """What was asked for cannot be done; the message says why, and what can."""
+
+
+@contextlib.contextmanager
+def bad_input(*kinds: type[Exception], prefix: str = "") -> Iterator[None]:
+    """Turns errors of these kinds, whose messages are made for users, into bad input."""
+    try:
+        yield
+    except kinds as error:
+        raise BadInputError(f"{prefix}{error}") from error
