@@ -47,6 +47,49 @@ def declare(spec: ParamSpec, rule: Parametrization, init: Initializer) -> Parame
     return Parameter(spec, multiplier, grown_initializer(init, spec.base_shape, init_gain))
 
 
+@dataclasses.dataclass(frozen=True)
+class Move:
+    """The move of one parameter to another gauge: `m → theta · m`, `w → w / theta`.
+
+    Args:
+      spec: the spec in the new gauge.
+      multiplier: the new `m`; dimensionless.
+      theta: the new multiplier over the old one; dimensionless.
+    """
+
+    spec: ParamSpec
+    multiplier: float
+    theta: float
+
+
+def gauge_move(spec: ParamSpec, rule: Parametrization) -> Move:
+    """The move of a layer's parameter to the gauge of `rule`.
+
+    Raises:
+      ValueError: if no layer applies anything to the parameter, or `rule` gives the effective
+        weight another standard deviation.
+
+    Example:
+      >>> from jaxmup import Axis
+      >>> spec = ParamSpec((Axis("input", 256, base=64), Axis("output", 10)))
+      >>> in_table8 = declare(spec, parametrization("mup"), jax.nn.initializers.ones).spec
+      >>> gauge_move(in_table8, parametrization("mup", gauge="table3")).theta
+      4.0
+    """
+    old, new = spec.applied, what_is_applied(spec, rule)
+    if old is None:
+        raise ValueError(f"A layer must apply the multiplier that is to move. Got {spec}.")
+    if not math.isclose(old.multiplier * old.init_gain, new.multiplier * new.init_gain):
+        raise ValueError(
+            "A gauge move keeps the effective weight W, so the two parametrizations must give it "
+            f"the same initial standard deviation. {rule} multiplies that of the base model by "
+            f"{new.multiplier * new.init_gain:g}, the layer by {old.multiplier * old.init_gain:g}. "
+            "Choose a gauge of the parametrization that the model was built with."
+        )
+    spec = dataclasses.replace(spec, applied=new)
+    return Move(spec, new.multiplier, new.multiplier / old.multiplier)
+
+
 def grown_initializer(init: Initializer, base_shape: tuple[int, ...], gain: float) -> Initializer:
     """An initializer for any width from one for the base width, its values multiplied by `gain`.
 

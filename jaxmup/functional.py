@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 
-def scale(x: Array, factor: float) -> Array:
+def scale(x: Array, factor: float | Array) -> Array:
     """`factor · x` in the dtype of `x`, rounded once.
 
     A Python float would first be rounded to the dtype of `x`: in bfloat16 that is one common
@@ -15,19 +15,20 @@ def scale(x: Array, factor: float) -> Array:
 
     Args:
       x: floating-point array of any shape.
-      factor: dimensionless; 1.0 returns `x` itself.
+      factor: a Python number, of which 1.0 returns `x` itself, or a scalar array, which is always
+        multiplied by; dimensionless.
 
     Example:
       >>> scale(jnp.array(3.0, jnp.bfloat16), 1 / 3)
       Array(1, dtype=bfloat16)
     """
-    if factor == 1.0:
-        return x
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    return (x.astype(wide) * factor).astype(x.dtype)
+    if isinstance(factor, float | int):
+        return x if factor == 1.0 else (x.astype(wide) * factor).astype(x.dtype)
+    return (x.astype(wide) * factor.astype(wide)).astype(x.dtype)
 
 
-def scale_smaller(inputs: Array, kernel: Array, multiplier: float) -> tuple[Array, Array]:
+def scale_smaller(inputs: Array, kernel: Array, multiplier: float | Array) -> tuple[Array, Array]:
     """Puts the multiplier of `W = multiplier · kernel` on the smaller operand of `inputs · W`.
 
     Either gives the same product; scaling the smaller one writes less memory.
@@ -55,8 +56,8 @@ def dense(
     kernel: Array,
     bias: Array | None,
     *,
-    kernel_multiplier: float = 1.0,
-    bias_multiplier: float = 1.0,
+    kernel_multiplier: float | Array = 1.0,
+    bias_multiplier: float | Array = 1.0,
     promote: Callable[..., tuple[Any, ...]],
     dot_general: Callable[..., Array] = lax.dot_general,
     **dot_general_kwargs: Any,
@@ -70,8 +71,8 @@ def dense(
       inputs: shape `(..., in_features)`.
       kernel: shape `(in_features, out_features)`.
       bias: shape `(out_features,)`, or `None`.
-      kernel_multiplier: constant factor on the kernel; dimensionless.
-      bias_multiplier: constant factor on the bias; dimensionless.
+      kernel_multiplier: factor on the kernel, as of `scale`; dimensionless.
+      bias_multiplier: the same on the bias; dimensionless.
       promote: brings the three to the dtype of the computation.
       dot_general: the product, as `jax.lax.dot_general`.
       **dot_general_kwargs: passed on to `dot_general`.

@@ -1,9 +1,7 @@
-"""Flax Linen layers with an abcd-parametrization, drop-in for those of `flax.linen`."""
+"""Dense layers."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.linear import default_kernel_init
@@ -17,11 +15,10 @@ from jaxmup._parameter import (
     require_dense_arguments,
 )
 from jaxmup._rules import Parametrization, ParametrizationName
-from jaxmup._spec import ParamSpec
-from jaxmup._tree import leaves_by_path, map_named, specs_of_leaves
+from jaxmup.linen._layer import Layer
 
 
-class Dense(nn.Dense):
+class Dense(Layer, nn.Dense):
     r"""`flax.linen.Dense` under an abcd-parametrization: `y = x (m_k kernel) + m_b bias`.
 
     At base width, and wherever no base is given, it is `flax.linen.Dense` bit for bit; the
@@ -47,7 +44,7 @@ class Dense(nn.Dense):
         with a `kernel_init`.
 
     Example:
-      >>> import jaxmup
+      >>> import jax, jaxmup
       >>> readout = jaxmup.linen.Dense(10, base_in_features=64)
       >>> variables = readout.init(jax.random.key(0), jnp.ones((2, 1024)))
       >>> jax.tree.map(jnp.shape, variables)
@@ -89,11 +86,7 @@ class Dense(nn.Dense):
     def __call__(self, inputs: Array) -> Array:
         """Applies the layer to `inputs` of shape `(..., in_features)`: `(..., features)`."""
         declared = self.parameters(jnp.shape(inputs)[-1])
-        params = {
-            name: self.param(name, parameter.init, parameter.spec.shape, self.param_dtype)
-            for name, parameter in declared.items()
-        }
-        multipliers = {name: parameter.multiplier for name, parameter in declared.items()}
+        params, multipliers = self.make_parameters(declared, self.param_dtype)
         return functional.dense(
             jnp.asarray(inputs),
             params["kernel"],
@@ -109,52 +102,3 @@ class Dense(nn.Dense):
         if self.dot_general_cls is not None:
             return self.dot_general_cls()
         return lax.dot_general if self.dot_general is None else self.dot_general
-
-
-def specs(
-    module: nn.Module,
-    *example_inputs: Any,
-    given: Mapping[str, ParamSpec] | None = None,
-    **kwargs: Any,
-) -> Any:
-    """The `ParamSpec` of every parameter of a module, as a tree like `module.init(...)["params"]`.
-
-    The module is initialized abstractly, so nothing is allocated. Axes that `nn.scan` or `nn.vmap`
-    has added are batch axes.
-
-    Args:
-      module: a Linen module.
-      *example_inputs: what the module is called with; arrays or `jax.ShapeDtypeStruct`s. What is
-        no array, such as a flag, goes by keyword.
-      given: specs of parameters that no jaxmup layer made, by name (`"norm/scale"`).
-      **kwargs: passed on to `module.init`.
-
-    Raises:
-      ValueError: naming every parameter without a spec, or given names that match nothing.
-
-    Example:
-      >>> import jaxmup
-      >>> layer = jaxmup.linen.Dense(128, base_features=64)
-      >>> specs(layer, jnp.ones((1, 3)))["kernel"].role
-      'input'
-    """
-    declared: dict[str, ParamSpec] = {}
-
-    def record(
-        call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
-    ) -> Any:
-        layer = context.module
-        if isinstance(layer, Dense) and context.method_name == "__call__":
-            (inputs,) = (*args, *kwargs.values())
-            for name, parameter in layer.parameters(jnp.shape(inputs)[-1]).items():
-                declared["/".join([*layer.path, name])] = parameter.spec
-        return call(*args, **kwargs)
-
-    with nn.intercept_methods(record):
-        variables = jax.eval_shape(
-            lambda *inputs: nn.unbox(module.init(jax.random.key(0), *inputs, **kwargs)),
-            *example_inputs,
-        )
-    params = variables.get("params", {})
-    shapes = {name: tuple(leaf.shape) for name, leaf in leaves_by_path(params).items()}
-    return map_named(lambda _, spec: spec, params, specs_of_leaves(shapes, declared, given))

@@ -1,7 +1,6 @@
-"""Flax NNX layers with an abcd-parametrization, drop-in for those of `flax.nnx`."""
+"""Linear layers."""
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -15,10 +14,7 @@ from jax import Array, lax
 from jaxmup import functional
 from jaxmup._parameter import as_parametrization, dense_parameters, require_dense_arguments
 from jaxmup._rules import Parametrization, ParametrizationName
-from jaxmup._spec import ParamSpec
-from jaxmup._tree import specs_of_leaves
-
-_SPEC = "mup"  # the metadata key under which an `nnx.Param` carries its spec
+from jaxmup.nnx._layer import SPEC, Unboxed, number
 
 
 class Linear(nnx.Linear):
@@ -85,7 +81,7 @@ class Linear(nnx.Linear):
         require_dense_arguments(
             dtype=dtype, param_dtype=param_dtype, use_bias=use_bias, bias_init_std=bias_init_std
         )
-        kernel_arrays, bias_arrays = _Unboxed(kernel_init), _Unboxed(bias_init)
+        kernel_arrays, bias_arrays = Unboxed(kernel_init), Unboxed(bias_init)
         kernel, bias = dense_parameters(
             (in_features, out_features),
             (base_in_features, base_out_features),
@@ -110,8 +106,8 @@ class Linear(nnx.Linear):
             promote_dtype=promote_dtype,
             preferred_element_type=preferred_element_type,
             rngs=rngs,
-            kernel_metadata={**kernel_metadata, _SPEC: kernel.spec},
-            bias_metadata={**bias_metadata, _SPEC: bias.spec},
+            kernel_metadata={**kernel_metadata, SPEC: kernel.spec},
+            bias_metadata={**bias_metadata, SPEC: bias.spec},
         )
         self.kernel_multiplier = kernel.multiplier
         self.bias_multiplier = bias.multiplier
@@ -125,74 +121,10 @@ class Linear(nnx.Linear):
             inputs,
             self.kernel[...],
             None if self.bias is None else self.bias[...],
-            kernel_multiplier=self.kernel_multiplier,
-            bias_multiplier=self.bias_multiplier,
+            kernel_multiplier=number(self.kernel_multiplier),
+            bias_multiplier=number(self.bias_multiplier),
             promote=lambda *arrays: self.promote_dtype(arrays, dtype=self.dtype),
             dot_general=self.dot_general,
             precision=self.precision,
             **kwargs,
         )
-
-
-def specs(model: nnx.Module, *, given: Mapping[str, ParamSpec] | None = None) -> nnx.State:
-    """The `ParamSpec` of every parameter of a model, as a tree like `nnx.state(model, nnx.Param)`.
-
-    Works on abstract models too: `specs(nnx.eval_shape(make_model))` allocates nothing. Axes that
-    `nnx.vmap` or `nnx.scan` has added are batch axes.
-
-    Args:
-      model: an NNX module.
-      given: specs of parameters that no jaxmup layer made, by name (`"norm/scale"`).
-
-    Raises:
-      ValueError: naming every parameter without a spec, or given names that match nothing.
-
-    Example:
-      >>> from flax import nnx
-      >>> import jaxmup
-      >>> layer = jaxmup.nnx.Linear(3, 128, base_out_features=64, rngs=nnx.Rngs(0))
-      >>> specs(layer)["kernel"].role
-      'input'
-    """
-    params = nnx.state(model, nnx.Param)
-    shapes: dict[str, tuple[int, ...]] = {}
-    declared: dict[str, ParamSpec] = {}
-    flat = list(nnx.to_flat_state(params))
-    for path, param in flat:
-        name = _name(path)
-        shapes[name] = tuple(param.shape)
-        if _SPEC in param.get_metadata():
-            declared[name] = param.get_metadata()[_SPEC]
-    found = specs_of_leaves(shapes, declared, given)
-    return nnx.from_flat_state([(path, found[_name(path)]) for path, _ in flat])
-
-
-class _Unboxed:
-    """The arrays of an initializer that may return an `nnx.VariableMetadata` around them.
-
-    JAX's transformations do not know that box: the arrays are drawn, tiled and scaled without it.
-    """
-
-    def __init__(self, init: Initializer):
-        self._init = init
-        self._box: nnx.VariableMetadata[Any] | None = None
-
-    def __call__(self, *args: Any) -> Array:
-        drawn: Any = self._init(*args)
-        if not isinstance(drawn, nnx.VariableMetadata):
-            return drawn
-        self._box = dataclasses.replace(drawn, raw_value=None)
-        return drawn.raw_value
-
-    def boxed(self, init: Callable[..., Array]) -> Initializer:
-        """`init`, which draws from this one, with the box around what it returns."""
-
-        def restored(*args: Any) -> Any:
-            values = init(*args)
-            return values if self._box is None else dataclasses.replace(self._box, raw_value=values)
-
-        return restored
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    return "/".join(map(str, path))

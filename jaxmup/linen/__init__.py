@@ -1,0 +1,5 @@
+"""Flax Linen layers with an abcd-parametrization, drop-in for those of `flax.linen`."""
+
+from jaxmup.linen._linear import Dense as Dense
+from jaxmup.linen._specs import multipliers as multipliers
+from jaxmup.linen._specs import specs as specs
