@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from jaxmup import counterexample as counterexample
     from jaxmup import data as data
     from jaxmup import functional as functional
+    from jaxmup import gauge as gauge
     from jaxmup import linen as linen
     from jaxmup import models as models
     from jaxmup import nnx as nnx
@@ -36,6 +37,7 @@ _SUBMODULES = (
     "counterexample",
     "data",
     "functional",
+    "gauge",
     "linen",
     "models",
     "nnx",
