@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import TOL, cases
+from helpers import TOL
 from optax import contrib
 
 from jaxmup.gauge import regauge

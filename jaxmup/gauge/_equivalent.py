@@ -12,7 +12,7 @@ from jaxmup._rules import Parametrization, ParametrizationName, parametrization
 from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import leaves_by_path, listed, require_leaves, resolve
-from jaxmup.gauge._scalings import physics
+from jaxmup.gauge._scalings import reference
 
 _RELATIVE = 1e-9  # factors are products of a few powers; what differs by a rule differs by percents
 
@@ -115,8 +115,19 @@ def differences(
     """Every quantity of a parameter in which two scalings are not the same physics."""
     found = []
     for path in first:
-        one, other = physics(first[path], family), physics(second[path], family)
+        one, other = _physics(first[path], family), _physics(second[path], family)
         for quantity, value in one.items():
             if not math.isclose(value, other[quantity], rel_tol=_RELATIVE):
                 found.append(Difference(path, quantity, other[quantity] / value))
     return tuple(found)
+
+
+def _physics(scaling: Scaling, family: Family | None) -> dict[str, float]:
+    """What a scaling asks of the effective weight, whatever the gauge."""
+    effective = reference(scaling, family)
+    return {
+        "initial scale": effective.init_gain,
+        "learning rate": effective.lr,
+        "eps": effective.eps,
+        "weight decay": effective.weight_decay * effective.lr,
+    }

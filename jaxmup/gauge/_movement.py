@@ -205,8 +205,9 @@ def shared(what: str, factors: Mapping[str, float]) -> float:
     if not math.isclose(factors[low], factors[high], rel_tol=1e-12):
         raise ValueError(
             f"`{what}` is shared by parameters that would move it by different factors: {low!r} by "
-            f"{factors[low]:.6g}, {high!r} by {factors[high]:.6g}. Move all by one theta; or use the chains of `jaxmup.optim`, whose scalings hold a number for each parameter; "
-            "or train with `jaxmup.gauge.in_reference_gauge(tx, scalings)`."
+            f"{factors[low]:.6g}, {high!r} by {factors[high]:.6g}. Move all by one theta; or use "
+            "the chains of `jaxmup.optim`, whose scalings hold a number for each parameter; or "
+            "train with `jaxmup.gauge.in_reference_gauge(tx, scalings)`."
         )
     return factors[low]
 

@@ -60,6 +60,7 @@ OPTIMIZERS: dict[str, list[tuple[str, ...]]] = {
     "rprop": [("scale_by_rprop", "scale")],
     "muon": _decoupled("scale_by_muon", "scale_by_shape"),
     "muon(adaptive=True)": _decoupled("scale_by_muon(adaptive=True)", "scale_by_shape"),
+    "sophia": _decoupled("scale_by_sophia"),
     "optimistic_gradient_descent": _adam_like("scale_by_optimistic_gradient"),
     "optimistic_adam": _adam_like("scale_by_adam", "scale_by_optimistic_gradient"),
     "adafactor": _adafactor(parameter_scaling=True),

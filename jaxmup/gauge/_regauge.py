@@ -21,6 +21,7 @@ from jaxmup.gauge._theta import theta_of_leaves
 from jaxmup.gauge._transforms import Transform
 from jaxmup.nnx import regauged
 from jaxmup.nnx import specs as specs_of_model
+from jaxmup.nnx._layer import SPEC
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +176,27 @@ def regauge_run(
     if is_module:
         _require_layers(specs, thetas)
         moved = regauged(model, to)
+        state = _with_specs(state, specs, specs_of_model(moved))
     return Regauged(moved, state, factors)
+
+
+def _with_specs(state: Any, old: Any, new: Any) -> Any:
+    """`state` with the specs of the moved model where its variables carry those of their parameter.
+
+    Flax copies the metadata of a parameter to its moments, and JAX maps over two trees only if
+    theirs are equal.
+    """
+    moved = dict(zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True))
+
+    def respecified(x: Any) -> Any:
+        spec = x.get_metadata().get(SPEC) if isinstance(x, nnx.Variable) else None
+        if spec not in moved:
+            return x
+        x = x.copy()
+        x.set_metadata(**{SPEC: moved[spec]})
+        return x
+
+    return jax.tree.map(respecified, state, is_leaf=lambda x: isinstance(x, nnx.Variable))
 
 
 def _move(

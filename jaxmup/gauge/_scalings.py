@@ -55,43 +55,46 @@ def regauge_scalings(scalings: Any, theta: Any, *, family: Family | None = None)
 
 
 def reference_scalings(scalings: Any, *, family: Family | None = None) -> Any:
-    """The scalings of the same physics without multipliers, for a chain on effective weights.
+    """The scalings of the same physics without multipliers and without factors on gradients.
+
+    They are the same for every gauge of one physics, and what a chain inside `in_reference_gauge`
+    is built from.
 
     Args:
       scalings: a tree of `Scaling`.
       family: the family of the optimizer, if it is one of your own.
 
     Raises:
-      TypeError, ValueError: as `regauge_scalings`.
+      TypeError: if a leaf of `scalings` is no `Scaling`.
+      ValueError: if a family is unknown.
 
     Example:
       >>> import jaxmup
       >>> spec = jaxmup.ParamSpec((jaxmup.Axis("input", 256, base=64), jaxmup.Axis("output", 10)))
-      >>> scaling = jaxmup.resolve(spec, jaxmup.parametrization("mup"))
-      >>> scaling.multiplier, scaling.lr
-      (0.25, 1.0)
-      >>> reference_scalings(scaling).multiplier, reference_scalings(scaling).lr
-      (1.0, 0.25)
+      >>> scaling = jaxmup.resolve(spec, jaxmup.parametrization("mup", gauge="tp4b"))
+      >>> scaling.multiplier, scaling.grad, scaling.lr
+      (0.25, 4.0, 1.0)
+      >>> reference_scalings(scaling) == jaxmup.resolve(
+      ...     spec, jaxmup.parametrization("mup", gauge="table3")
+      ... )
+      True
     """
-    theta = jax.tree.map(lambda scaling: 1.0 / scaling.multiplier, scalings)
-    return regauge_scalings(scalings, theta, family=family)
+    require_leaves("scalings", scalings, Scaling, _RESOLVE)
+    return jax.tree.map(lambda scaling: reference(scaling, family), scalings)
 
 
-def physics(scaling: Scaling, family: Family | None = None) -> dict[str, float]:
-    """What a scaling asks of the effective weight, whatever the gauge.
-
-    Args:
-      scaling: the scaling.
-      family: its family, if it is one of the user's own.
-    """
-    family = _family(scaling, family)
-    m, k, j = scaling.multiplier, family.gradient_degree, family.weight_degree
-    return {
-        "initial scale": scaling.init_gain * m,
-        "learning rate": scaling.lr * m ** (1 + k - j) * scaling.grad**k,
-        "eps": 1.0 if family.eps is None else scaling.eps / (m * scaling.grad),
-        "weight decay": scaling.weight_decay * scaling.lr,
-    }
+def reference(scaling: Scaling, family: Family | None) -> Scaling:
+    """See `reference_scalings`."""
+    known = _family(scaling, family)
+    moved = _moved(scaling, 1.0 / scaling.multiplier, known)
+    rate = scaling.grad**known.gradient_degree
+    return dataclasses.replace(
+        moved,
+        grad=1.0,
+        lr=moved.lr * rate,
+        eps=moved.eps if known.eps is None else moved.eps / scaling.grad,
+        weight_decay=moved.weight_decay / rate,
+    )
 
 
 def _family(scaling: Scaling, family: Family | None) -> Family:

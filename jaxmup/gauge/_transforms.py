@@ -155,6 +155,13 @@ TRANSFORMS: dict[str, Transform] = {
         ("MuonState",), _fields("count ns_coeffs", "mu"), UPDATE, {"eps": UPDATE}
     ),
     "scale_by_shape": Transform(),
+    "scale_by_sophia": Transform(  # its estimate of the Hessian mixes parameters
+        ("SophiaState",),
+        {**_fields("count hessian_fn_state", "mu"), "nu": Power(theta=2)},
+        FIXED,
+        {"eps": UPDATE, "gamma": Power(update=1, theta=-2)},
+        couples=True,
+    ),
     # Proportional to the gradient.
     "trace": Transform(("TraceState",), _fields("", "trace")),
     "ema": Transform(("EmaState",), _fields("count", "ema")),
