@@ -90,6 +90,7 @@ def reference(scaling: Scaling, family: Family | None) -> Scaling:
     rate = scaling.grad**known.gradient_degree
     return dataclasses.replace(
         moved,
+        multiplier=1.0,
         grad=1.0,
         lr=moved.lr * rate,
         eps=moved.eps if known.eps is None else moved.eps / scaling.grad,
