@@ -23,6 +23,9 @@ from jaxmup.optim._chains import adam as adam
 from jaxmup.optim._chains import adamw as adamw
 from jaxmup.optim._chains import amsgrad as amsgrad
 from jaxmup.optim._chains import sgd as sgd
+from jaxmup.optim._direction import from_direction as from_direction
+from jaxmup.optim._muon import muon as muon
+from jaxmup.optim._muon import muon_dimension_numbers as muon_dimension_numbers
 from jaxmup.optim._scale import scale_gradients as scale_gradients
 from jaxmup.optim._scale import scale_updates as scale_updates
 from jaxmup.optim._weight_decay import WeightDecayMode as WeightDecayMode
