@@ -174,3 +174,14 @@ def family_of(optimizer: OptimizerName | Family) -> Family:
             f"Got {optimizer!r}."
         )
     return FAMILIES[OPTIMIZERS[optimizer].family]
+
+
+def in_one_model(family: str) -> set[str]:
+    """The families whose scalings may stand side by side where a model trains with `family`.
+
+    Example:
+      >>> sorted(in_one_model("muon")), sorted(in_one_model("sgd"))
+      (['adam', 'muon'], ['sgd'])
+    """
+    known = FAMILIES.get(family)  # a family of the user's may be for hidden matrices alone
+    return {family, "adam"} if known is None or known.hidden_only else {family}

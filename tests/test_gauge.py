@@ -171,6 +171,21 @@ def in_reference(scalings: Any) -> Any:
     return gauge.in_reference_gauge(inner, scalings)
 
 
+def lion(scalings: Any) -> Any:
+    return jaxmup.optim.from_direction(
+        optax.scale_by_lion(), RATE, scalings, family="lion", weight_decay=1.0
+    )
+
+
+def lamb(scalings: Any) -> Any:
+    direction = optax.chain(optax.scale_by_adam(eps=0.01), optax.scale_by_trust_ratio())
+    return jaxmup.optim.from_direction(direction, 0.1, scalings, family="lamb")
+
+
+def momentum(scalings: Any) -> Any:
+    return jaxmup.optim.from_direction(optax.trace(0.9), 0.1, scalings, family="momentum")
+
+
 ADAM, SGD = "cellarium adam, mup adam table8, mup adam unit", "mup sgd table9, mup sgd table3"
 RUNS = {
     "NNX, adamw": (NnxRun, chain, ADAM),
@@ -181,6 +196,9 @@ RUNS = {
         "mup adam table9, mup adam tp4b, mup adam table3",
     ),
     "Linen, momentum": (LinenRun, lambda s: jaxmup.optim.sgd(0.1, s, momentum=0.9), SGD),
+    "Linen, Lion": (LinenRun, lion, ADAM),
+    "Linen, LAMB": (LinenRun, lamb, "mup lamb table8, mup lamb table9, mup lamb unit"),
+    "Linen, momentum as a direction": (LinenRun, momentum, SGD),
     "Linen, wrapped": (LinenRun, wrapped(lambda scalings: chain(scalings)), ADAM),
     "Linen, stock Adam": (LinenRun, stock, "cellarium adam, mup adam tp4b"),
     "Linen, in the reference gauge": (LinenRun, in_reference, ADAM),

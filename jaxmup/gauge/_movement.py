@@ -16,6 +16,7 @@ from jaxmup.gauge._transforms import FIXED
 _OWN_RATE = "jaxmup.optim.scale_updates"
 _OWN_GRADIENT = "jaxmup.optim.scale_gradients"
 _OWN_CHAIN = "a chain of jaxmup.optim"
+_INVARIANT = ("jaxmup.optim.from_direction", "jaxmup.optim.in_reference_gauge")
 
 
 class Step(NamedTuple):
@@ -106,6 +107,11 @@ def _rate_position(links: list[Link], leaf: str) -> int | None:
 def has_own_rate(followed: Course) -> bool:
     """Whether the learning rate of a parameter has its factor from a scaling."""
     return any(link.name == _OWN_RATE for link, _ in followed.steps)
+
+
+def is_invariant(followed: Course) -> bool:
+    """Whether the updates come from a transform that is the same in every gauge."""
+    return any(link.name in _INVARIANT for link, _ in followed.steps)
 
 
 def moved_state(

@@ -16,7 +16,14 @@ from jaxmup._tree import leaves_by_path, listed, map_named, require_leaves, reso
 from jaxmup.functional import scale
 from jaxmup.gauge._chain import Description, Owners, read
 from jaxmup.gauge._equivalent import differences
-from jaxmup.gauge._movement import Course, course, has_own_rate, hyperparameters, moved_state
+from jaxmup.gauge._movement import (
+    Course,
+    course,
+    has_own_rate,
+    hyperparameters,
+    is_invariant,
+    moved_state,
+)
 from jaxmup.gauge._theta import theta_of_leaves
 from jaxmup.gauge._transforms import Transform
 from jaxmup.nnx import regauged
@@ -275,6 +282,7 @@ def _require_family(
         f"{name}: {followed.rate:.6g}, the scalings give {new[name].lr / old[name].lr:.6g}"
         for name, followed in courses.items()
         if has_own_rate(followed)
+        and not is_invariant(followed)
         and not math.isclose(followed.rate, new[name].lr / old[name].lr, rel_tol=1e-9)
     ]
     if wrong:

@@ -212,6 +212,7 @@ TRANSFORMS: dict[str, Transform] = {
     "jaxmup.optim.scale_updates": Transform(("ScaleUpdatesState",), sets_rate=True),
     "a chain of jaxmup.optim": Transform(("ReadyChainState",)),
     "jaxmup.optim.clip_by_global_norm": Transform(("ClipByGlobalNormState",)),
+    "jaxmup.optim.from_direction": Transform(("BaseUnitsState",), _fields("inner_state"), WEIGHT),
     "jaxmup.optim.in_reference_gauge": Transform(
         ("ReferenceGaugeState",), _fields("inner_state"), WEIGHT
     ),

@@ -55,7 +55,7 @@ def sgd(
     )
     checked = Scalings(scalings, "sgd")
     decay = WeightDecay(weight_decay, weight_decay_mode, mask, peak_learning_rate)
-    return _chain(checked, direction, decay, learning_rate)
+    return chain(checked, direction, decay, learning_rate)
 
 
 def adam(
@@ -218,10 +218,10 @@ def _adam_chain(
     eps = jax.tree.map(lambda scaling: formula.eps * scaling.eps, scalings)
     eps_root = jax.tree.map(lambda scaling: formula.eps_root * scaling.eps**2, scalings)
     direction = scale_by_adam(**formula._replace(eps=eps, eps_root=eps_root)._asdict())
-    return _chain(checked, direction, decay, learning_rate)
+    return chain(checked, direction, decay, learning_rate)
 
 
-def _chain(
+def chain(
     scalings: Scalings,
     direction: optax.GradientTransformation,
     decay: WeightDecay,
