@@ -4,7 +4,8 @@ Tune hyper-parameters on a small network and use them, unchanged, on a large one
 
 `import jaxmup` loads neither Flax nor optax; the submodules load on first use: `jaxmup.nnx` and
 `jaxmup.linen` (layers), `jaxmup.optim` (optax transforms), `jaxmup.functional`, `jaxmup.models`,
-`jaxmup.data`, `jaxmup.transfer`, `jaxmup.parity` and `jaxmup.counterexample`.
+`jaxmup.data`, `jaxmup.transfer`, `jaxmup.budget` (batch size and length of training),
+`jaxmup.parity` and `jaxmup.counterexample`.
 """
 
 import importlib
@@ -20,6 +21,7 @@ from jaxmup._spec import ParamSpec as ParamSpec
 from jaxmup._tree import resolve as resolve
 
 if TYPE_CHECKING:
+    from jaxmup import budget as budget
     from jaxmup import counterexample as counterexample
     from jaxmup import data as data
     from jaxmup import functional as functional
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 __version__ = importlib.metadata.version("jaxmup")
 
 _SUBMODULES = (
+    "budget",
     "counterexample",
     "data",
     "functional",
