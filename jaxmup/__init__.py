@@ -12,6 +12,10 @@ import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
+from jaxmup._families import OPTIMIZERS as OPTIMIZERS
+from jaxmup._families import Family as Family
+from jaxmup._families import shampoo as shampoo
+from jaxmup._power import Power as Power
 from jaxmup._rules import ABCD as ABCD
 from jaxmup._rules import Parametrization as Parametrization
 from jaxmup._rules import parametrization as parametrization
