@@ -4,13 +4,18 @@ Tune hyper-parameters on a small network and use them, unchanged, on a large one
 
 `import jaxmup` loads neither Flax nor optax; the submodules load on first use: `jaxmup.nnx` and
 `jaxmup.linen` (layers), `jaxmup.optim` (optax transforms), `jaxmup.functional`, `jaxmup.models`,
-`jaxmup.data`, `jaxmup.transfer`, `jaxmup.parity` and `jaxmup.counterexample`.
+`jaxmup.data`, `jaxmup.transfer`, `jaxmup.budget` (batch size and length of training),
+`jaxmup.parity` and `jaxmup.counterexample`.
 """
 
 import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
+from jaxmup._families import OPTIMIZERS as OPTIMIZERS
+from jaxmup._families import Family as Family
+from jaxmup._families import shampoo as shampoo
+from jaxmup._power import Power as Power
 from jaxmup._rules import ABCD as ABCD
 from jaxmup._rules import Parametrization as Parametrization
 from jaxmup._rules import parametrization as parametrization
@@ -20,6 +25,7 @@ from jaxmup._spec import ParamSpec as ParamSpec
 from jaxmup._tree import resolve as resolve
 
 if TYPE_CHECKING:
+    from jaxmup import budget as budget
     from jaxmup import counterexample as counterexample
     from jaxmup import data as data
     from jaxmup import functional as functional
@@ -34,6 +40,7 @@ if TYPE_CHECKING:
 __version__ = importlib.metadata.version("jaxmup")
 
 _SUBMODULES = (
+    "budget",
     "counterexample",
     "data",
     "functional",

@@ -85,6 +85,7 @@ LR_SCALES: dict[str, tuple[Any, ...]] = {
 )
 def test_lr_scale(words, role, multiplier, init_std, lr, weight_decay):
     got = resolve(of_role(role, 4, init_std=SIGMA, lr_scale=4), named(words))
+    assert got.norm * got.multiplier == resolve(of_role(role, 4), named("mup sgd table3")).norm
     assert (got.multiplier, got.init_std, got.lr) == (multiplier, init_std, lr)
     assert got.weight_decay == weight_decay
 

@@ -10,11 +10,16 @@ The order in a chain is the meaning::
     learning rate     a number or a schedule
     (absolute decay)  multiplied by nothing
 
-The ready chains `sgd`, `adam`, `adamw` and `amsgrad` are such chains and take `eps` from the
-scalings, so they are right in every gauge. A stock optax optimizer has one `eps`: put it between
-`scale_gradients` and `scale_updates` in the gauge `tp4b`, whose gradients have one size at every
-width (in `cellarium` the updates need no factor either). In `table3`, `table8`, `table9` and `unit`
-the right `eps` differs from leaf to leaf.
+The ready chains `sgd`, `adam`, `adamw`, `amsgrad` and `muon` are such chains and take `eps` from
+the scalings, so they are right in every gauge. `from_direction` makes one of any stock `scale_by_*`
+of optax: Lion, RMSProp, Adagrad, NAdam, RAdam, Adamax, AdaBelief, Yogi, Adafactor, LAMB, LARS;
+`jaxmup.OPTIMIZERS` says which optimizers share their scalings. SOAP is left out: optax has none,
+and its published rule fails the coordinate check (Qiu et al., arXiv:2512.05620).
+
+A stock optax optimizer as a whole has one `eps`: put it between `scale_gradients` and
+`scale_updates` in the gauge `tp4b`, whose gradients have one size at every width (in `cellarium`
+the updates need no factor either). In `table3`, `table8`, `table9` and `unit` the right `eps`
+differs from leaf to leaf.
 """
 
 from jaxmup.optim._adam import Convention as Convention

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from jaxmup._families import in_one_model
@@ -66,7 +65,11 @@ def values_of_leaves(what: str, value: Any, tree: Any) -> list[Any]:
 def require_same_paths(what: str, by_name: Mapping[str, Any], tree: Any) -> None:
     """Raises a `ValueError` unless `by_name` has the paths of the leaves of `tree`."""
     leaves = leaves_by_path(tree)
-    missing = [f"{name} {jnp.shape(leaf)}" for name, leaf in leaves.items() if name not in by_name]
+    missing = [
+        f"{name} {getattr(leaf, 'shape', ())}"
+        for name, leaf in leaves.items()
+        if name not in by_name
+    ]
     extra = [] if _is_masked(tree) else [name for name in by_name if name not in leaves]
     if missing or extra:
         raise ValueError(

@@ -56,8 +56,8 @@ def from_direction(
       peak_learning_rate: see `adamw`.
 
     Raises:
-      TypeError, ValueError: as `adamw`; also if `family` is unknown, or its degree in the gradient
-        leaves no meaning to coupled weight decay.
+      TypeError, ValueError: as `adamw`; also if `family` is unknown, or weight decay is coupled in
+        a family other than `sgd` and `adam`.
 
     Example:
       >>> import jax.numpy as jnp

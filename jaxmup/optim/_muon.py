@@ -100,7 +100,7 @@ def muon(
     require_positive("adam_lr_scale", adam_lr_scale, "1.0 leaves the learning rate as it is.")
     by_name = require_leaves("specs", specs, ParamSpec, _SPECS)
     checked = Scalings(scalings, "muon")
-    require_same_paths("specs", by_name, scalings)
+    require_same_paths("scalings", checked.by_name, specs)
     labels = {name: s.family for name, s in checked.by_name.items()}
     if "muon" not in labels.values():
         raise ValueError(
