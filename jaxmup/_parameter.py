@@ -42,10 +42,9 @@ def declare(spec: ParamSpec, rule: Parametrization, init: Initializer) -> Parame
       0.25
     """
     applied = what_is_applied(spec, rule)
+    multiplier, init_gain = dataclasses.astuple(applied)
     spec = dataclasses.replace(spec, applied=applied)
-    return Parameter(
-        spec, applied.multiplier, grown_initializer(init, spec.base_shape, applied.init_gain)
-    )
+    return Parameter(spec, multiplier, grown_initializer(init, spec.base_shape, init_gain))
 
 
 @dataclasses.dataclass(frozen=True)

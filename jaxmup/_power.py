@@ -1,4 +1,4 @@
-"""Products of powers of width ratios: the numbers that rules are made of."""
+"""Products of powers of width and depth ratios: the numbers that rules are made of."""
 
 import dataclasses
 import math
@@ -21,10 +21,11 @@ def _tapers(r_in: float, r_out: float) -> bool:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Power:
-    """A product of powers: `r_in^p · r_out^q · taper^t · σ^s`. The fields are the four exponents.
+    """A product of powers: `r_in^p · r_out^q · taper^t · σ^s · depth^l · gain^f`, by its exponents.
 
     `taper` is `√(r_out / r_in)` where the output of a weight grows slower than its input, else 1. σ
-    is the standard deviation of the effective weight at base width.
+    is the standard deviation of the effective weight at base width. `depth` and `gain` are
+    `ParamSpec.depth` and `ParamSpec.forward_gain`.
 
     Example:
       >>> (Power(r_in=-1.0) / Power(r_out=1.0)).at(r_in=4.0, r_out=2.0)
@@ -35,33 +36,34 @@ class Power:
     r_out: float = 0.0
     taper: float = 0.0
     sigma: float = 0.0
+    depth: float = 0.0
+    gain: float = 0.0
 
     def __mul__(self, other: "Power") -> "Power":
-        return Power(
-            self.r_in + other.r_in,
-            self.r_out + other.r_out,
-            self.taper + other.taper,
-            self.sigma + other.sigma,
-        )
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return Power(*(ours + theirs for ours, theirs in pairs))
 
     def __pow__(self, exponent: float) -> "Power":
-        return Power(
-            self.r_in * exponent,
-            self.r_out * exponent,
-            self.taper * exponent,
-            self.sigma * exponent,
-        )
+        return Power(*(power * exponent for power in dataclasses.astuple(self)))
 
     def __truediv__(self, other: "Power") -> "Power":
         return self * other**-1.0
 
-    def at(self, r_in: float, r_out: float, sigma: float = 1.0) -> float:
+    def at(
+        self,
+        r_in: float,
+        r_out: float,
+        sigma: float = 1.0,
+        depth: float = 1.0,
+        gain: float = 1.0,
+    ) -> float:
         """The value of the product; exactly 1.0 where all arguments are 1."""
         taper = self.taper / 2 if _tapers(r_in, r_out) else 0.0
         power_in, power_out = self.r_in - taper, self.r_out + taper
+        rest = sigma**self.sigma * depth**self.depth * gain**self.gain
         if r_in == r_out:  # so that powers that cancel do so exactly
-            return r_in ** (power_in + power_out) * sigma**self.sigma
-        return r_in**power_in * r_out**power_out * sigma**self.sigma
+            return r_in ** (power_in + power_out) * rest
+        return r_in**power_in * r_out**power_out * rest
 
     def exponent(self, role: Role) -> float:
         """The exponent of the width ratio r if every axis that grows in this role grows by r.
@@ -81,3 +83,5 @@ class Power:
 
 ONE = Power()
 SIGMA = Power(sigma=1.0)
+DEPTH = Power(depth=1.0)
+GAIN = Power(gain=1.0)

@@ -6,9 +6,9 @@ deviation of `W` at initialization), the **step** (size of the change of `W` in 
 and the **gradient** (size of `∂L/∂W`). That is its physics.
 
 A gauge says how `W = m · w` is stored. It moves the three sizes by known powers of `m`: weight and
-step by `1/m`, the gradient by `m`. Everything else follows: an optimizer whose step has degree k in
-the gradient and degree j in the weight needs `lr = step / (gradientᵏ · weightʲ)`, and an `eps` that
-stands beside the gradient grows as it does.
+step by `1/m`, the gradient by `m`. Everything else follows: an optimizer of degree k in the
+gradient and degree j in the weight (its `Family`) needs `lr = step / (unit · gradientᵏ · weightʲ)`,
+and an `eps` that stands beside the gradient grows as it does.
 """
 
 import dataclasses
@@ -16,39 +16,17 @@ import math
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-from jaxmup._power import ONE, SIGMA, Power
-from jaxmup._spec import Role
+from jaxmup._families import FAMILIES, Family, OptimizerName, family_of
+from jaxmup._power import DEPTH, GAIN, ONE, SIGMA, Power
+from jaxmup._spec import Role, require_positive
 
-FamilyName = Literal["sgd", "adam", "adafactor"]
 ParametrizationName = Literal["mup", "standard", "ntk", "mean_field", "cellarium"]
 GaugeName = Literal["table3", "table8", "table9", "tp4b", "unit", "ntk", "mean_field"]
 Alignment = Literal["full", "none"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Family:
-    """Optimizers whose step has the same degree in the history of gradients and in the weight.
-
-    Args:
-      name: what users call it.
-      gradient_degree: 1 if the step is proportional to the gradient, 0 if its size does not change
-        with it.
-      weight_degree: 1 if the step is proportional to the size of the weight, else 0.
-    """
-
-    name: FamilyName
-    gradient_degree: int
-    weight_degree: int
-
-
-FAMILIES: dict[str, Family] = {
-    "sgd": Family("sgd", gradient_degree=1, weight_degree=0),  # momentum and Nesterov too
-    "adam": Family(
-        "adam", gradient_degree=0, weight_degree=0
-    ),  # AdamW, AMSGrad and the sign-like too
-    "adafactor": Family("adafactor", gradient_degree=0, weight_degree=1),  # with parameter scaling
-}
+_TABLE_9 = Power(r_in=-0.5, r_out=0.5)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,12 +38,27 @@ class Physics:
       step: size of the change of an entry of `W` in one optimizer step.
       gradient: size of an entry of `∂L/∂W`.
       source: where the rule is from.
+      decay: what weight decay takes off an entry of `W` in one step, in units of the entry.
+      norm: factor on `∂L/∂W` that gives every layer's gradient the same norm at every width; one
+        where norms are taken as they are.
     """
 
     weight: Power
     step: Power
     gradient: Power
     source: str
+    decay: Power = ONE
+    norm: Power = _TABLE_9
+
+    def in_depth(self, alpha: float) -> "Physics":
+        """The same in residual blocks whose contributions are multiplied by `depth^-alpha`."""
+        return dataclasses.replace(
+            self,
+            step=self.step * DEPTH ** (alpha - 1),
+            gradient=self.gradient * DEPTH**-alpha,
+            decay=self.decay * DEPTH ** (alpha - 1),
+            source=f"{self.source}; depth: {_COMPLETE_P}, Table 1",
+        )
 
 
 _TP4 = "Yang and Hu, Feature Learning in Infinite-Width Neural Networks, arXiv:2011.14522"
@@ -76,6 +69,7 @@ _EVERETT = (
     "Everett et al., Scaling Exponents Across Parameterizations and Optimizers, arXiv:2407.05872"
 )
 _UMUP = "Blake et al., u-muP, arXiv:2407.17465"
+_COMPLETE_P = "Dey et al., CompleteP, arXiv:2505.01618"
 _CELLARIUM = "cellarium-ml, MuLinear (commit 51be8b0)"
 
 _FAN_IN_WEIGHT = Power(r_in=-0.5)
@@ -89,7 +83,9 @@ MUP = Physics(
 )
 # Standard practice scales nothing but the initialization, so every optimizer acts as if no size
 # changed.
-STANDARD = Physics(_FAN_IN_WEIGHT, step=ONE, gradient=ONE, source=f"{_TP4B}, Example 2.2.2")
+STANDARD = Physics(
+    _FAN_IN_WEIGHT, step=ONE, gradient=ONE, source=f"{_TP4B}, Example 2.2.2", norm=ONE
+)
 NTK = Physics(
     weight=_FAN_IN_WEIGHT,
     step=Power(r_in=-1.0, r_out=-0.5),
@@ -135,7 +131,7 @@ def _each_role(power: Power, output: Power | None = None) -> dict[Role, Power]:
 GAUGES: dict[str, Gauge] = {
     "table3": Gauge(_each_role(ONE), f"{_TP5}, Table 3"),
     "table8": Gauge(_each_role(ONE, output=Power(r_in=-1.0)), f"{_TP5}, Table 8"),
-    "table9": Gauge(_each_role(Power(r_in=-0.5, r_out=0.5)), f"{_TP5}, Table 9; {_TP4}"),
+    "table9": Gauge(_each_role(_TABLE_9), f"{_TP5}, Table 9; {_TP4}"),
     "tp4b": Gauge(None, f"{_TP4B}, Section 2", normalize_gradient=True),
     "unit": Gauge(None, f"{_UMUP}, Table 2 (muP learning rates)", unit_variance=True),
     "ntk": Gauge(_each_role(_FAN_IN_WEIGHT), f"{_TP4B}, Definition 2.4.1"),
@@ -194,7 +190,9 @@ class TableRow:
 class Row:
     """The rule of one role, each factor as a product of powers.
 
-    `init_gain` is what σ is multiplied by to give the standard deviation of the stored weight.
+    `init_gain` is what σ is multiplied by to give the standard deviation of the stored weight,
+    `decay` what decoupled weight decay takes off in one step, and `family` that of the optimizer
+    that parameters of this role train with.
     """
 
     multiplier: Power
@@ -202,6 +200,9 @@ class Row:
     lr: Power
     grad: Power
     eps: Power
+    decay: Power
+    norm: Power
+    family: str
     source: str
 
 
@@ -219,20 +220,24 @@ class Parametrization:
       lr_scale_acts_on: whether α multiplies the learning rate, or `√α` the forward multiplier with
         `1/√α` on the initial values (the compatibility convention, under which α acts as `√α` with
         Adam).
+      depth_alpha: residual blocks are multiplied by `depth^-depth_alpha`; `None` if the
+        parametrization says nothing about depth.
 
     Example:
-      >>> parametrization("mup", "adam", gauge="table8").row("hidden").lr
-      Power(r_in=-1.0, r_out=0.0, taper=0.0, sigma=0.0)
+      >>> parametrization("mup", "adam", gauge="table8").row("hidden").lr.r_in
+      -1.0
     """
 
     name: str
-    family: FamilyName
+    family: str
     gauge: str
     rows: tuple[Row, ...]
     lr_scale_acts_on: Literal["lr", "multiplier"] = "lr"
+    depth_alpha: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.name}/{self.gauge} ({self.family})"
+        depth = f", depth^-{self.depth_alpha:g}" if self.depth_alpha else ""
+        return f"{self.name}/{self.gauge} ({self.family}{depth})"
 
     def row(self, role: Role) -> Row:
         """The rule of one role."""
@@ -251,11 +256,38 @@ class Parametrization:
         """
         return tuple(_table_row(role, self.row(role)) for role in ROLES)
 
+    def residual_multiplier(self, depth: float) -> float:
+        """What the contribution of a residual block is multiplied by: `h + multiplier · block(h)`.
+
+        Args:
+          depth: by how much the number of residual blocks has grown over the base model.
+
+        Raises:
+          ValueError: if `depth` is not a finite positive number, or it has changed and the
+            parametrization says nothing about depth.
+
+        Example:
+          >>> parametrization("mup", "adam", depth_alpha=1.0).residual_multiplier(4.0)
+          0.25
+
+        References:
+          Dey et al., "Don't be lazy: CompleteP enables compute-efficient deep transformers",
+          arXiv:2505.01618, Table 1.
+        """
+        self.require_depth(depth)
+        return depth ** -(self.depth_alpha or 0.0)
+
+    def require_depth(self, depth: float) -> None:
+        """Raises a `ValueError` unless the parametrization has a rule for this `depth`."""
+        require_positive("depth", depth, "It is the number of residual blocks over the base's.")
+        if depth != 1 and self.depth_alpha is None:
+            raise ValueError(_NO_DEPTH.format(self, depth))
+
     @classmethod
     def from_table(
         cls,
         name: str,
-        family: FamilyName,
+        family: OptimizerName | Family,
         table: Mapping[Role, ABCD],
         *,
         source: str = "given by the user",
@@ -267,7 +299,7 @@ class Parametrization:
 
         Args:
           name: what to call it.
-          family: the optimizer family that the table was made for.
+          family: the optimizer that the table was made for, by name or as a `Family`.
           table: the exponents of `input`, `hidden` and `output`; `fixed` parameters have none.
           source: where the table is from.
           lr_scale_acts_on: see `Parametrization`.
@@ -282,7 +314,7 @@ class Parametrization:
           >>> mine.row("output").init_gain.at(r_in=4.0, r_out=1.0)
           0.5
         """
-        _require_one_of("family", family, FAMILIES)
+        family = family_of(family)
         _require_one_of("lr_scale_acts_on", lr_scale_acts_on, ("lr", "multiplier"))
         required = ("input", "hidden", "output")
         if set(table) != set(required):
@@ -290,8 +322,10 @@ class Parametrization:
         for role, abcd in table.items():
             if not isinstance(abcd, ABCD):
                 raise TypeError(f"`table` must hold `ABCD` rows. Got {abcd!r} for role {role!r}.")
-        rows = (_row_of_abcd(role, table.get(role, ABCD(0, 0, 0, 0)), source) for role in ROLES)
-        return cls(name, family, "as tabled", tuple(rows), lr_scale_acts_on)
+        rows = (
+            _row_of_abcd(role, table.get(role, ABCD(0, 0, 0, 0)), family, source) for role in ROLES
+        )
+        return cls(name, family.name, "as tabled", tuple(rows), lr_scale_acts_on)
 
 
 def _table_row(role: Role, row: Row) -> TableRow:
@@ -300,38 +334,52 @@ def _table_row(role: Role, row: Row) -> TableRow:
     return TableRow(role, ABCD(a, b, c, d), row.eps.exponent(role), row.source)
 
 
-def _row_of_abcd(role: Role, abcd: ABCD, source: str) -> Row:
+def _row_of_abcd(role: Role, abcd: ABCD, family: Family, source: str) -> Row:
     width = Power(r_out=1.0) if role == "input" else Power(r_in=1.0)
+    # d makes one eps right at every width, so it makes up for the gain on the gradient too.
+    grad = width**abcd.d * (ONE if family.eps is None else GAIN)
+    lr = width**-abcd.c * GAIN ** (1 - family.weight_degree)
     return Row(
         multiplier=width**-abcd.a,
-        init_gain=width**-abcd.b,
-        lr=width**-abcd.c,
-        grad=width**abcd.d,
+        init_gain=width**-abcd.b * GAIN,
+        lr=lr * GAIN if family.eps is None else lr,
+        grad=grad,
         eps=ONE,
+        decay=ONE,
+        norm=_TABLE_9 * width**abcd.a * GAIN,
+        family=family.name,
         source=source,
     )
 
 
 def _row(physics: Physics, family: Family, multiplier: Power, gauge: Gauge) -> Row:
-    weight, step, gradient = (
-        physics.weight / multiplier,
-        physics.step / multiplier,
-        physics.gradient * multiplier,
-    )
-    grad = gradient**-1.0 if gauge.normalize_gradient else ONE
+    stored = multiplier / GAIN  # W of muP = stored · w, where the forward pass lacks the gain
+    weight, step = physics.weight / stored, physics.step / stored
+    gradient = physics.gradient * stored
+    beside_eps = gradient * (family.eps or ONE)
+    grad = beside_eps**-1.0 if gauge.normalize_gradient else ONE
     gradient = gradient * grad
+    degrees = gradient**family.gradient_degree * weight**family.weight_degree
     return Row(
         multiplier=multiplier,
         init_gain=weight,
-        lr=step / (gradient**family.gradient_degree * weight**family.weight_degree),
+        lr=step / (family.unit * degrees),
         grad=grad,
-        eps=gradient if family.gradient_degree == 0 else ONE,
+        eps=ONE if family.eps is None else beside_eps * grad,
+        decay=physics.decay,
+        norm=physics.norm / stored,
+        family=family.name,
         source=f"{physics.source}; gauge: {gauge.source}",
     )
 
 
 def _build(
-    name: str, family: FamilyName, gauge_name: str, physics: Physics, own_gauge: str
+    name: str,
+    family: Family,
+    gauge_name: str,
+    physics: Physics,
+    own_gauge: str,
+    depth_alpha: float | None,
 ) -> Parametrization:
     gauge = GAUGES[gauge_name]
     own = GAUGES[own_gauge].multiplier or _each_role(ONE)
@@ -339,8 +387,12 @@ def _build(
         multipliers = _each_role(SIGMA * physics.weight)
     else:
         multipliers = gauge.multiplier or own
-    rows = (_row(physics, FAMILIES[family], multipliers[role], gauge) for role in ROLES)
-    return Parametrization(name, family, gauge_name, tuple(rows))
+
+    def family_at(role: Role) -> Family:
+        return FAMILIES["adam"] if family.hidden_only and role != "hidden" else family
+
+    rows = (_row(physics, family_at(role), multipliers[role], gauge) for role in ROLES)
+    return Parametrization(name, family.name, gauge_name, tuple(rows), depth_alpha=depth_alpha)
 
 
 # Parametrization of the abcd layer that this project reimplements: c = 0, so any optimizer with one
@@ -376,10 +428,11 @@ def _require_one_of(
 
 def parametrization(
     name: ParametrizationName = "mup",
-    family: FamilyName = "adam",
+    family: OptimizerName | Family = "adam",
     *,
     gauge: GaugeName | None = None,
     alignment: Alignment | None = None,
+    depth_alpha: float | None = None,
 ) -> Parametrization:
     r"""A parametrization by name, for an optimizer family, in a gauge.
 
@@ -406,15 +459,21 @@ def parametrization(
       name: `mup`, `standard` (only the initialization follows the width), `ntk`, `mean_field`
         (muP's physics in the mean-field gauge) or `cellarium` (the compatibility table: one width a
         layer).
-      family: `sgd` (momentum, Nesterov), `adam` (Adam, AdamW, AMSGrad and the sign-like) or
-        `adafactor` (with parameter scaling).
+      family: the optimizer, by the name that it is known by, such as `lion`; a `Family` for one's
+        own. Optimizers of one family share their scalings: `sgd` (momentum, Nesterov), `adam`
+        (whatever treats entries alike and divides by the size of their gradients), `adafactor`
+        (with parameter scaling; LAMB, LARS), `muon` (hidden matrices; the rest trains with Adam)
+        and `shampoo`.
       gauge: how weights are stored; `None` takes the one that the parametrization was published in.
       alignment: give every layer the largest stable learning rate for `full` alignment of updates
         and activations, or for `none`, instead of the parametrization's own rule.
+      depth_alpha: α in [½, 1]: a residual block is multiplied by `depth^-α`, and its parameters
+        learn accordingly; 1 is CompleteP. `None` says nothing about depth, and `resolve` refuses a
+        model whose depth has grown. `standard` scales nothing with depth and takes none.
 
     Raises:
-      ValueError: if a name is unknown, or `cellarium` is given a gauge, an alignment or a family
-        that it lacks.
+      ValueError: if a name is unknown, `depth_alpha` is out of range or given to a rule other than
+        muP's, or `cellarium` is given a gauge, an alignment or a family that it lacks.
 
     Example:
       >>> print(parametrization("mup", "sgd"))
@@ -427,32 +486,61 @@ def parametrization(
       Yang et al., "A Spectral Condition for Feature Learning", arXiv:2310.17813.
       Everett et al., "Scaling Exponents Across Parameterizations and Optimizers", arXiv:2407.05872,
       Table 1.
+      Dey et al., "Don't be lazy: CompleteP enables compute-efficient deep transformers",
+      arXiv:2505.01618, Table 1.
     """
     _require_one_of("name", name, get_args(ParametrizationName))
-    _require_one_of("family", family, FAMILIES)
+    family = family_of(family)
     if gauge is not None:
         _require_one_of("gauge", gauge, GAUGES)
     if alignment is not None:
         _require_one_of("alignment", alignment, get_args(Alignment))
+    if depth_alpha is not None:
+        _require_depth_alpha(depth_alpha, name, alignment)
     if name == "cellarium":
         return _cellarium(family, gauge, alignment)
     physics, own_gauge, gradient = _NAMED[name]
     if alignment is not None:
         physics = _everett(physics.weight, gradient, alignment)
-    return _build(name, family, gauge or own_gauge, physics, own_gauge)
+    if depth_alpha is not None:
+        physics = physics.in_depth(depth_alpha)
+    elif physics is STANDARD:
+        depth_alpha = 0.0  # a residual block is added as it is, however many there are
+    return _build(name, family, gauge or own_gauge, physics, own_gauge, depth_alpha)
 
 
-def _cellarium(family: FamilyName, gauge: str | None, alignment: str | None) -> Parametrization:
+def _require_depth_alpha(alpha: float, name: str, alignment: str | None) -> None:
+    require_positive("depth_alpha", alpha, "`None` says nothing about depth; 1.0 is CompleteP.")
+    if not 0.5 <= alpha <= 1:
+        raise ValueError(
+            "`depth_alpha` must be between 0.5 and 1: below, the last layer's features grow with "
+            f"depth, above, the blocks contribute nothing. Got {alpha!r}. 1.0 is CompleteP."
+        )
+    if _NAMED.get(name, (None,))[0] is not MUP or alignment is not None:
+        raise ValueError(
+            "`depth_alpha` is for muP's own learning rates, the names 'mup' and 'mean_field'. Got "
+            f"name={name!r}, alignment={alignment!r}, depth_alpha={alpha!r}. Leave it out."
+        )
+
+
+def _cellarium(family: Family, gauge: str | None, alignment: str | None) -> Parametrization:
     if gauge is not None or alignment is not None:
         raise ValueError(
             "`cellarium` is one table in one gauge and takes neither `gauge` nor `alignment`. "
             f"Got gauge={gauge!r}, alignment={alignment!r}. Use name='mup' to choose a gauge."
         )
-    _require_one_of("family", family, tuple(_CELLARIUM_TABLES))
+    _require_one_of("family", family.name, tuple(_CELLARIUM_TABLES))
     return Parametrization.from_table(
         "cellarium",
         family,
-        _CELLARIUM_TABLES[family],
+        _CELLARIUM_TABLES[family.name],
         source=_CELLARIUM,
         lr_scale_acts_on="multiplier",
     )
+
+
+_NO_DEPTH = (
+    "A parametrization must say what residual blocks are multiplied by as their number grows. {} "
+    "says nothing about depth, which has grown by {:g}. Pass `depth_alpha=1.0` (CompleteP) to "
+    "`jaxmup.parametrization`, or give the base model the depth of the target."
+)

@@ -89,11 +89,12 @@ class Applied:
 
     Args:
       multiplier: the constant `m` of `W = m · w` in the layer's forward pass; dimensionless.
-      init_gain: what the layer multiplied the base model's initial values by; dimensionless.
+      init_gain: what the layer multiplied the base model's initial values by; dimensionless. `None`
+        if the initial values are the plain initializer's, which `jaxmup.infer.rescale` scales.
     """
 
     multiplier: float
-    init_gain: float
+    init_gain: float | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -114,10 +115,19 @@ class ParamSpec:
       init_std: standard deviation of the effective weight at base width; `None` where an
         initializer defines it.
       lr_scale: factor α on this parameter's learning rate at every width; dimensionless.
-      applied: what the layer that owns the parameter does with it; `None` for a plain model.
+      applied: what the layer that owns the parameter does with it; `None` if whoever uses the
+        parameter applies what the parametrization asks for. A plain layer, which knows nothing of
+        it, has `Applied(multiplier=1.0, init_gain=None)`.
+      depth: by how much the number of residual blocks has grown over the base model, for a
+        parameter inside one; 1.0 outside; dimensionless.
+      forward_gain: constant factor on what the parameter contributes that muP asks for and a plain
+        model's forward pass lacks; the stored weight carries it. Attention that divides its logits
+        by `√d` where muP asks for `√d0 / d` has `√(d0 / d)` on its query kernel and bias;
+        dimensionless.
 
     Raises:
-      ValueError: if `init_std` or `lr_scale` is not a finite positive number.
+      ValueError: if `init_std`, `lr_scale`, `depth` or `forward_gain` is not a finite positive
+        number.
 
     Example:
       >>> spec = ParamSpec((Axis("input", 1024, base=64), Axis("output", 256, base=64)))
@@ -135,6 +145,8 @@ class ParamSpec:
     init_std: float | None = None
     lr_scale: float = 1.0
     applied: Applied | None = None
+    depth: float = 1.0
+    forward_gain: float = 1.0
 
     def __post_init__(self) -> None:
         if not (isinstance(self.axes, tuple) and all(isinstance(axis, Axis) for axis in self.axes)):
@@ -146,6 +158,8 @@ class ParamSpec:
                 "init_std", self.init_std, "`None` leaves the scale to the initializer."
             )
         require_positive("lr_scale", self.lr_scale, "1.0 leaves the learning rate as it is.")
+        require_positive("depth", self.depth, "1.0 is for a parameter outside residual blocks.")
+        require_positive("forward_gain", self.forward_gain, "1.0 is for a model that lacks none.")
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -17,7 +17,8 @@ from flax import nnx
 from jax import Array, lax
 
 from jaxmup import _extras, optim
-from jaxmup._rules import FamilyName, GaugeName, parametrization
+from jaxmup._families import FamilyName
+from jaxmup._rules import GaugeName, parametrization
 from jaxmup._tree import leaves_by_path, map_named, resolve
 from jaxmup.models import MLP
 from jaxmup.nnx import specs

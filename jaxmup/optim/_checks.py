@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxmup._rules import FamilyName
 from jaxmup._scaling import Scaling
 from jaxmup._tree import leaves_by_path, listed, path_name, require_leaves
 
@@ -27,7 +26,7 @@ class Scalings:
       ValueError: if the scalings are for another family, or for several.
     """
 
-    def __init__(self, tree: Any, family: FamilyName | None = None):
+    def __init__(self, tree: Any, family: str | None = None):
         self.by_name = require_leaves("scalings", tree, Scaling, _RESOLVE)
         families = {scaling.family for scaling in self.by_name.values()}
         if len(families) > 1 or (family is not None and families - {family}):

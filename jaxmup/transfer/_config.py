@@ -5,7 +5,8 @@ import math
 from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
-from jaxmup._rules import FamilyName, ParametrizationName
+from jaxmup._families import FamilyName
+from jaxmup._rules import ParametrizationName
 
 OptimizerName = Literal["adam", "adamw", "amsgrad", "sgd"]
 
