@@ -3,5 +3,9 @@
 from jaxmup.nnx._gauge import regauged as regauged
 from jaxmup.nnx._gauge import trace_multipliers as trace_multipliers
 from jaxmup.nnx._layer import Multiplier as Multiplier
+from jaxmup.nnx._linear import Conv as Conv
+from jaxmup.nnx._linear import ConvTranspose as ConvTranspose
+from jaxmup.nnx._linear import Einsum as Einsum
 from jaxmup.nnx._linear import Linear as Linear
+from jaxmup.nnx._linear import LinearGeneral as LinearGeneral
 from jaxmup.nnx._specs import specs as specs
