@@ -1,9 +1,14 @@
 """Flax Linen layers with an abcd-parametrization, drop-in for those of `flax.linen`."""
 
+from jaxmup.linen._embed import Embed as Embed
 from jaxmup.linen._linear import Conv as Conv
 from jaxmup.linen._linear import ConvTranspose as ConvTranspose
 from jaxmup.linen._linear import Dense as Dense
 from jaxmup.linen._linear import DenseGeneral as DenseGeneral
 from jaxmup.linen._linear import Einsum as Einsum
+from jaxmup.linen._norm import BatchNorm as BatchNorm
+from jaxmup.linen._norm import GroupNorm as GroupNorm
+from jaxmup.linen._norm import LayerNorm as LayerNorm
+from jaxmup.linen._norm import RMSNorm as RMSNorm
 from jaxmup.linen._specs import multipliers as multipliers
 from jaxmup.linen._specs import specs as specs

@@ -70,13 +70,21 @@ class Layer(nn.Module):
         return declare_layer(axes, initials, rule, lr_scale=self.lr_scale, depth=self.depth)
 
     @nn.nowrap
-    def call_flax(self, layer: type[nn.Module], params: Any, *args: Any, **kwargs: Any) -> Any:
+    def call_flax(
+        self,
+        layer: type[nn.Module],
+        params: Any,
+        *args: Any,
+        collections: Mapping[str, Any] = MappingProxyType({}),
+        **kwargs: Any,
+    ) -> Any:
         """Calls Flax's layer, with the same settings, with `params` for its parameters."""
         names = {field.name for field in dataclasses.fields(layer) if field.init}
         settings = {name: getattr(self, name) for name in names - {"parent", "name"}}
         # Flax asks an initializer for the shape of a given parameter; the user's is for base width.
         settings |= {f"{name}_init": nn.initializers.zeros for name in params}
-        return layer(**settings, parent=None).apply({"params": params}, *args, **kwargs)
+        variables = {"params": params, **collections}
+        return layer(**settings, parent=None).apply(variables, *args, **kwargs)
 
     def make_parameters(
         self, declared: Mapping[str, Parameter]

@@ -1,5 +1,7 @@
 """Flax NNX layers with an abcd-parametrization, drop-in for those of `flax.nnx`."""
 
+from jaxmup.nnx._attention import MultiHeadAttention as MultiHeadAttention
+from jaxmup.nnx._embed import Embed as Embed
 from jaxmup.nnx._gauge import regauged as regauged
 from jaxmup.nnx._gauge import trace_multipliers as trace_multipliers
 from jaxmup.nnx._layer import Multiplier as Multiplier
@@ -8,4 +10,8 @@ from jaxmup.nnx._linear import ConvTranspose as ConvTranspose
 from jaxmup.nnx._linear import Einsum as Einsum
 from jaxmup.nnx._linear import Linear as Linear
 from jaxmup.nnx._linear import LinearGeneral as LinearGeneral
+from jaxmup.nnx._norm import BatchNorm as BatchNorm
+from jaxmup.nnx._norm import GroupNorm as GroupNorm
+from jaxmup.nnx._norm import LayerNorm as LayerNorm
+from jaxmup.nnx._norm import RMSNorm as RMSNorm
 from jaxmup.nnx._specs import specs as specs
