@@ -1,16 +1,21 @@
 """What every layer shares: how it makes its parameters and finds their multipliers."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.linear import default_kernel_init
 from jax import Array
 
 from jaxmup import functional
+from jaxmup._axes import flat_shape
 from jaxmup._parameter import (
     Initial,
+    Initializer,
     Parameter,
     as_parametrization,
     declare_layer,
@@ -70,21 +75,51 @@ class Layer(nn.Module):
         return declare_layer(axes, initials, rule, lr_scale=self.lr_scale, depth=self.depth)
 
     @nn.nowrap
+    def rule(self) -> dict[str, Any]:
+        """The settings that a layer hands on to the layers inside of it."""
+        names = ("param_dtype", "parametrization", "lr_scale", "depth")
+        return {name: getattr(self, name) for name in names}
+
+    @nn.nowrap
     def call_flax(
         self,
         layer: type[nn.Module],
-        params: Any,
+        params: Mapping[str, Any],
         *args: Any,
-        collections: Mapping[str, Any] = MappingProxyType({}),
+        settings: Mapping[str, Any] = MappingProxyType({}),
+        state: Sequence[str] = (),
         **kwargs: Any,
     ) -> Any:
-        """Calls Flax's layer, with the same settings, with `params` for its parameters."""
+        """Calls Flax's layer, with the same settings, with `params` for its parameters.
+
+        Args:
+          layer: Flax's layer.
+          params: the effective weights.
+          *args: what the layer is called with.
+          settings: what the layer has in place of this one's settings.
+          state: collections that the layer may read and write, such as `"cache"`.
+          **kwargs: what the layer is called with.
+        """
         names = {field.name for field in dataclasses.fields(layer) if field.init}
-        settings = {name: getattr(self, name) for name in names - {"parent", "name"}}
+        own = {name: getattr(self, name) for name in names - {"parent", "name"}}
         # Flax asks an initializer for the shape of a given parameter; the user's is for base width.
-        settings |= {f"{name}_init": nn.initializers.zeros for name in params}
-        variables = {"params": params, **collections}
-        return layer(**settings, parent=None).apply(variables, *args, **kwargs)
+        own |= {f"{name}_init": nn.initializers.zeros for name in params if f"{name}_init" in own}
+        held = {name: self.variables[name] for name in state if name in self.variables}
+        result = layer(**{**own, **settings}, parent=None).apply(
+            {"params": params, **held},
+            *args,
+            mutable=[name for name in state if self.is_mutable_collection(name)]
+            if state
+            else False,
+            **kwargs,
+        )
+        if not state:
+            return result
+        result, updated = result
+        for collection, variables in updated.items():
+            for name, value in variables.items():
+                self.put_variable(collection, name, value)
+        return result
 
     def make_parameters(
         self, declared: Mapping[str, Parameter]
@@ -111,6 +146,34 @@ class Layer(nn.Module):
         """The effective weights `m · w` of the layer, by name."""
         params, multipliers = self.make_parameters(declared)
         return {name: functional.scale(w, multipliers[name]) for name, w in params.items()}
+
+
+class Weights(Layer):
+    """The effective weights of one layer inside of another, whose forward pass is Flax's.
+
+    It makes them under the names, and from the random keys, that Flax's own inner layer has.
+
+    Args:
+      axes: the axes of each parameter.
+      n_outputs: number of the kernel's output axes.
+      kernel_init: initializer of the kernel at base width.
+      bias_init: the same of the bias.
+      scale_init: the same of the gain of a norm.
+    """
+
+    axes: Mapping[str, tuple[Axis, ...]] = dataclasses.field(default_factory=dict)
+    n_outputs: int = 1
+    kernel_init: Initializer = default_kernel_init
+    bias_init: Initializer = nn.initializers.zeros
+    scale_init: Initializer = nn.initializers.ones
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self) -> dict[str, Array]:
+        """The effective weights, by name."""
+        flat = partial(partial, flat_shape, n_outputs=self.n_outputs)
+        return self.make_effective(self.declare(self.axes, default_std=fan_in_std, flat=flat))
 
 
 class KernelLayer(Layer):

@@ -127,21 +127,21 @@ class BatchNorm(_Norm, nn.BatchNorm):
             "mean": self.variable("batch_stats", "mean", jnp.zeros, shape, dtype),
             "var": self.variable("batch_stats", "var", jnp.ones, shape, dtype),
         }
-        values = {name: variable.value for name, variable in stats.items()}
-        # Flax initializes without collective operations, so outside of `pmap`.
-        layer = self.clone(axis_name=None) if self.is_initializing() else self
-        y, updated = layer.call_flax(
+        # Flax initializes without collective operations, so outside of `pmap`, and leaves the
+        # statistics as they are.
+        initial = {name: variable.value for name, variable in stats.items()}
+        y = self.call_flax(
             nn.BatchNorm,
             params,
             x,
             use_running_average,
             mask=mask,
-            collections={"batch_stats": values},
-            mutable=["batch_stats"],
+            settings={"axis_name": None} if self.is_initializing() else {},
+            state=["batch_stats"],
         )
-        if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+        if self.is_initializing():
             for name, variable in stats.items():
-                variable.value = updated["batch_stats"][name]
+                variable.value = initial[name]
         return y
 
 
