@@ -234,6 +234,85 @@ ROWS = {
 }
 
 
+def cell(name: str) -> dict[str, Any]:
+    """A cell of both APIs, of which the inputs grow too."""
+    return {
+        "nnx": (
+            name,
+            lambda k: ((3 * k, 4 * k), {}),
+            {"base_in_features": 3, "base_hidden_features": 4},
+        ),
+        "linen": (name, lambda k: ((4 * k,), {}), {"base_in_features": 3, "base_features": 4}),
+    }
+
+
+def carry_and_input(k: int) -> tuple[Any, ...]:
+    return draw(2, 4 * k), draw(2, 3 * k)
+
+
+def lstm_inputs(k: int) -> tuple[Any, ...]:
+    return (draw(2, 4 * k), draw(2, 4 * k)), draw(2, 3 * k)
+
+
+def hidden(inputs: str, *names: str) -> dict[str, str]:
+    """Kernels and biases of a cell; a name that ends in + has a bias."""
+    kernels = {f"{name.rstrip('+')}/kernel": f"input{inputs}x output4x" for name in names}
+    return kernels | {f"{name[:-1]}/bias": "output4x" for name in names if name.endswith("+")}
+
+
+SIMPLE, GRU, LSTM = (cell(name) for name in ("SimpleCell", "GRUCell", "LSTMCell"))
+OF_STATE = ("hi+", "hf+", "hg+", "ho+")
+ROWS |= {
+    "simple cell of nnx": Row(
+        SIMPLE["nnx"],
+        None,
+        carry_and_input,
+        hidden("3", "dense_i+") | hidden("4", "dense_h"),
+    ),
+    "simple cell of linen": Row(
+        None, SIMPLE["linen"], carry_and_input, hidden("3", "i+") | hidden("4", "h")
+    ),
+    "GRU of nnx": Row(
+        GRU["nnx"],
+        None,
+        carry_and_input,
+        {
+            "dense_i/kernel": "input3x output12x",
+            "dense_i/bias": "output12x",
+            "dense_h/kernel": "input4x output12x",
+        },
+    ),
+    "GRU of linen": Row(
+        None,
+        GRU["linen"],
+        carry_and_input,
+        hidden("3", "ir+", "iz+", "in+") | hidden("4", "hr", "hz", "hn+"),
+    ),
+    "LSTM of nnx": Row(
+        LSTM["nnx"],
+        None,
+        lstm_inputs,
+        hidden("3", "ii", "if_", "ig", "io") | hidden("4", *OF_STATE),
+    ),
+    "LSTM of linen": Row(
+        None,
+        LSTM["linen"],
+        lstm_inputs,
+        hidden("3", "ii", "if", "ig", "io") | hidden("4", *OF_STATE),
+    ),
+    "LoRA": Row(
+        (
+            "LoRA",
+            lambda k: ((4 * k, 2, 6 * k), {}),
+            {"base_in_features": 4, "base_out_features": 6},
+        ),
+        None,
+        floats(3, "4"),
+        {"lora_a": "input4x output2", "lora_b": "input2 output6x"},
+    ),
+}
+
+
 class Layer(NamedTuple):
     """A layer of either API as a function of its parameters, which are named by their paths."""
 
@@ -359,16 +438,29 @@ def role(words: str) -> str:
     return "fixed"
 
 
+def ones(row: Row) -> dict[str, Any]:
+    """Initial values 1 for every parameter; those of a QK norm have them anyway."""
+    names = {name.split("/")[-1] for name in row.axes if "_ln/" not in name}
+    names |= {"recurrent_kernel"} if any("Cell" in call[0] for call in row[:2] if call) else set()
+    ones = jax.nn.initializers.ones
+    arguments = {f"{name}_init": ones for name in names if not name.startswith("lora")}
+    return arguments or {"a_initializer": ones, "b_initializer": ones}
+
+
 # Flax keeps the statistics of a batch norm in float32.
 @pytest.mark.filterwarnings("ignore:scatter inputs have incompatible types")
 @every_layer
 def test_specs_and_effective_weights_away_from_base(make, row, x64):
-    ours = make(row, 4, True, parametrization=APART, param_dtype=np.float64)
-    flax = make(row, 4, False, param_dtype=np.float64)
+    settings = {"param_dtype": np.float64, **ones(row)}
+    ours = make(row, 4, True, parametrization=APART, **settings)
+    flax = make(row, 4, False, **settings)
+    roles = {name: role(words) for name, words in row.axes.items()}
     assert {name: spec.axes for name, spec in ours.specs.items()} == {
         name: axes(words, 4) for name, words in row.axes.items()
     }
-    multipliers = {name: MULTIPLIER[role(words)] for name, words in row.axes.items()}
+    for name, w in ours.params.items():
+        np.testing.assert_array_equal(w, INIT_GAIN[roles[name]])
+    multipliers = {name: MULTIPLIER[own] for name, own in roles.items()}
     rng = np.random.default_rng(5)
     params = {name: rng.normal(size=w.shape) for name, w in ours.params.items()}
     weights = {name: multipliers[name] * w for name, w in params.items()}

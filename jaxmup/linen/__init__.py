@@ -11,5 +11,8 @@ from jaxmup.linen._norm import BatchNorm as BatchNorm
 from jaxmup.linen._norm import GroupNorm as GroupNorm
 from jaxmup.linen._norm import LayerNorm as LayerNorm
 from jaxmup.linen._norm import RMSNorm as RMSNorm
+from jaxmup.linen._recurrent import GRUCell as GRUCell
+from jaxmup.linen._recurrent import LSTMCell as LSTMCell
+from jaxmup.linen._recurrent import SimpleCell as SimpleCell
 from jaxmup.linen._specs import multipliers as multipliers
 from jaxmup.linen._specs import specs as specs

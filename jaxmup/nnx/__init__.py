@@ -10,8 +10,12 @@ from jaxmup.nnx._linear import ConvTranspose as ConvTranspose
 from jaxmup.nnx._linear import Einsum as Einsum
 from jaxmup.nnx._linear import Linear as Linear
 from jaxmup.nnx._linear import LinearGeneral as LinearGeneral
+from jaxmup.nnx._lora import LoRA as LoRA
 from jaxmup.nnx._norm import BatchNorm as BatchNorm
 from jaxmup.nnx._norm import GroupNorm as GroupNorm
 from jaxmup.nnx._norm import LayerNorm as LayerNorm
 from jaxmup.nnx._norm import RMSNorm as RMSNorm
+from jaxmup.nnx._recurrent import GRUCell as GRUCell
+from jaxmup.nnx._recurrent import LSTMCell as LSTMCell
+from jaxmup.nnx._recurrent import SimpleCell as SimpleCell
 from jaxmup.nnx._specs import specs as specs

@@ -90,6 +90,7 @@ def prepare(
     stds: Mapping[str, float | None] = MappingProxyType({}),
     default_std: Callable[[tuple[int, ...]], float] | None = fan_in_std,
     flat: Callable[[str], Callable[[tuple[int, ...]], tuple[int, ...]]] | None = None,
+    initializer: str = "{}_init",
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """The multipliers of a layer and the arguments with which Flax's constructor makes it.
 
@@ -103,6 +104,7 @@ def prepare(
       stds: standard deviations that the user gave, by name of the parameter.
       default_std: of Flax's own initializer of the main parameter, for a shape.
       flat: for a parameter's name, what Flax makes of its shape before it calls the initializer.
+      initializer: what Flax calls the argument for the initializer of a parameter.
 
     Returns:
       Attributes for the layer to hold, and `arguments` with initializers for this width and with
@@ -112,8 +114,9 @@ def prepare(
         require_float(name, arguments.get(name))
     arrays, initials = {}, {}
     for name in {**axes, **stds}:
-        default = inspect.signature(flax.__init__).parameters[f"{name}_init"].default
-        init = arguments.get(f"{name}_init", default)
+        argument = initializer.format(name)
+        default = inspect.signature(flax.__init__).parameters[argument].default
+        init = arguments.get(argument, default)
         arrays[name] = Unboxed(init)
         initials[name] = Initial(
             arrays[name],
@@ -126,7 +129,7 @@ def prepare(
     declared = declare_layer(axes, initials, rule, lr_scale=lr_scale, depth=depth)
     ours = dict(arguments)
     for name, parameter in declared.items():
-        ours[f"{name}_init"] = arrays[name].boxed(parameter)
+        ours[initializer.format(name)] = arrays[name].boxed(parameter)
         metadata = arguments.get(f"{name}_metadata", {})
         ours[f"{name}_metadata"] = {**metadata, SPEC: parameter.spec}
     multipliers = {multiplier_name(name): p.multiplier for name, p in declared.items()}
