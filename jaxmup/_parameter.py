@@ -246,3 +246,16 @@ def _declare_initial(spec: ParamSpec, initial: Initial, rule: Parametrization) -
         return jax.tree.map(lambda x: x.reshape(shape), drawn)
 
     return declare(spec, rule, draw)
+
+
+per_expert_init = jax.nn.initializers.lecun_normal(batch_axis=(0,))
+"""Initializer of kernels `(experts, inputs, outputs)`: `inputs^-1/2`, whatever their number."""
+
+
+def require_top_k(top_k: int, num_experts: int) -> None:
+    """Raises a `ValueError` unless a router can choose `top_k` of `num_experts`."""
+    if not 1 <= top_k <= num_experts:
+        raise ValueError(
+            f"`top_k` must be between 1 and `num_experts`. Got top_k={top_k} of {num_experts}. "
+            "Give each input at least one expert, and no more than there are."
+        )

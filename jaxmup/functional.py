@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 
 def scale(x: Array, factor: float | Array) -> Array:
@@ -90,3 +91,41 @@ class ScaledAttention:
     def __call__(self, query: Array, key: Array, value: Array, *args: Any, **kwargs: Any) -> Array:
         """Calls `attention_fn` with `factor · query`."""
         return self.attention_fn(scale(query, self.factor), key, value, *args, **kwargs)
+
+
+def top_k_gates(logits: Array, k: int) -> Array:
+    """Gates of the `k` experts with the largest logits: their softmax, zero for the others.
+
+    Args:
+      logits: shape `(..., experts)`.
+      k: how many experts are chosen.
+
+    Returns:
+      Shape `(..., experts)`, each row of sum 1, in the dtype of `logits`; taken in float32 at
+      least.
+
+    Example:
+      >>> top_k_gates(jnp.array([1.0, 3.0, 3.0]), 2)
+      Array([0. , 0.5, 0.5], dtype=float32)
+    """
+    wide = jnp.promote_types(logits.dtype, jnp.float32)
+    largest, chosen = lax.top_k(logits.astype(wide), k)
+    rows = jax.nn.one_hot(chosen, logits.shape[-1], dtype=wide)
+    return jnp.einsum("...k,...ke->...e", jax.nn.softmax(largest), rows).astype(logits.dtype)
+
+
+def mix(outputs: Array, gates: Array) -> Array:
+    """The sum of the experts' outputs, weighted by their gates.
+
+    Args:
+      outputs: shape `(experts, tokens, features)`.
+      gates: shape `(tokens, experts)`.
+
+    Returns:
+      Shape `(tokens, features)`.
+
+    Example:
+      >>> mix(jnp.ones((2, 1, 3)), jnp.array([[0.25, 0.5]]))
+      Array([[0.75, 0.75, 0.75]], dtype=float32)
+    """
+    return jnp.einsum("etd,te->td", outputs, gates)

@@ -1,6 +1,9 @@
 """Flax Linen layers with an abcd-parametrization, drop-in for those of `flax.linen`."""
 
 from jaxmup.linen._attention import MultiHeadDotProductAttention as MultiHeadDotProductAttention
+from jaxmup.linen._blocks import GatedMLP as GatedMLP
+from jaxmup.linen._blocks import MixtureOfExperts as MixtureOfExperts
+from jaxmup.linen._blocks import Residual as Residual
 from jaxmup.linen._embed import Embed as Embed
 from jaxmup.linen._linear import Conv as Conv
 from jaxmup.linen._linear import ConvTranspose as ConvTranspose

@@ -1,6 +1,10 @@
 """Flax NNX layers with an abcd-parametrization, drop-in for those of `flax.nnx`."""
 
 from jaxmup.nnx._attention import MultiHeadAttention as MultiHeadAttention
+from jaxmup.nnx._blocks import GatedMLP as GatedMLP
+from jaxmup.nnx._blocks import MixtureOfExperts as MixtureOfExperts
+from jaxmup.nnx._blocks import Residual as Residual
+from jaxmup.nnx._blocks import Stack as Stack
 from jaxmup.nnx._embed import Embed as Embed
 from jaxmup.nnx._gauge import regauged as regauged
 from jaxmup.nnx._gauge import trace_multipliers as trace_multipliers
