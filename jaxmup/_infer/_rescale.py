@@ -1,0 +1,230 @@
+"""Initial values for an unmodified model of any width."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmup._infer._depth import counterparts
+from jaxmup._infer._make import Made, Source
+from jaxmup._parameter import join_tiles
+from jaxmup._rules import Parametrization
+from jaxmup._spec import ParamSpec
+from jaxmup._tree import leaves_by_path, listed, resolve
+from jaxmup.functional import scale
+
+
+def rescale(
+    make_model: Callable[..., Any],
+    specs: Any,
+    parametrization: Parametrization,
+    *,
+    base: Any,
+    target: Any,
+    key: Any,
+    inputs: Any = None,
+) -> Any:
+    r"""The model of size `target`, its parameters starting as `parametrization` asks.
+
+    Initializers differ in how they depend on a layer's sizes: a default kernel shrinks as the fan-in
+    grows, and so does a default embedding, which should not. So every parameter is laid out of
+    independent draws of the *base model's own* initial values, times the factor that its spec has
+    under the parametrization. Its standard deviation at base width is then right whatever the
+    initializer, none has to be known or taken apart, and at `target == base` the values are those
+    of `make_model`, bit for bit. Structure that spans a matrix, as of orthogonal matrices, is that
+    of each draw.
+
+    There are no parameters among the arguments, so nothing can be scaled twice: calling it again
+    gives the same values again. What is no parameter, such as batch statistics and random streams,
+    and the parameters of jaxmup layers, are as in `make_model` at `target`.
+
+    Called under `jax.jit`, with `out_shardings` where wanted, only what is returned is ever made.
+
+    Args:
+      make_model: as for `infer`; but for a Linen module, it must draw its values with a parameter
+        `key`: `def make_model(width, key): return Model(width, rngs=nnx.Rngs(key))`.
+      specs: what `infer` returned, for this `target`.
+      parametrization: the rule that the optimizer's scalings are resolved with.
+      base: the size of the base model, as for `infer`.
+      target: the size of the model to make.
+      key: the random key, given to `make_model` or, for a Linen module, to `module.init`, which
+        takes a dict of keys by name as well.
+      inputs: what a Linen module is called with, as for `infer`.
+
+    Returns:
+      What `make_model` returns: an NNX module or a tree of arrays; for a Linen module, what
+      `module.init` returns.
+
+    Raises:
+      TypeError: if `specs` has a leaf that is no `ParamSpec`, `make_model` takes no `key`, or
+        `inputs` and the kind of model do not fit each other.
+      ValueError: naming the parameters: if the specs are not those of the target, `resolve` refuses
+        the parametrization, or values that are not constant are not drawn with `key`, so that there
+        is only one draw of them.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jaxmup
+      >>> make_model = lambda width, key: nnx.Linear(width, 10, rngs=nnx.Rngs(key))
+      >>> rule = jaxmup.parametrization("mup", "adam", gauge="table3")
+      >>> specs = jaxmup.infer(make_model, base=64, delta=128, target=1024)
+      >>> model = jaxmup.rescale(
+      ...     make_model, specs, rule, base=64, target=1024, key=jax.random.key(0)
+      ... )
+      >>> print(f"{model.kernel[...].std():.4f}")  # 1/16 of the base model's 1/8
+      0.0078
+
+    References:
+      Yang et al., "Tensor Programs V", arXiv:2203.03466, Table 3.
+    """
+    scalings = leaves_by_path(resolve(specs, parametrization))
+    by_name = leaves_by_path(specs)
+    source = Source(make_model, inputs)
+    small = source.make_abstract(base, "base", key)
+    large = source.make_abstract(target, "target", key)
+    _require_key(source, small)
+    _require_shapes(by_name, large.parameters)
+    layouts = _layouts(
+        {name: spec for name, spec in by_name.items() if _is_plain(spec)},
+        counterparts(_sizes(small), large.parameters),
+        small.parameters,
+    )
+
+    def draw(index: Any) -> dict[str, Any]:
+        keys = jax.tree.map(lambda one: jax.random.fold_in(one, index), key)
+        return source.make(base, keys).parameters
+
+    first = source.make(base, key).parameters
+    _require_random(layouts, first, draw(1))
+
+    @jax.jit
+    def scaled(first: Mapping[str, Any]) -> dict[str, Any]:
+        tiles = _tiles(first, draw, layouts)
+        return {
+            name: scale(_laid_out(layout, tiles[name]), scalings[name].init_gain)
+            for name, layout in layouts.items()
+        }
+
+    values = scaled(first)
+    return source.make(target, key).with_parameters(values).model
+
+
+def _is_plain(spec: ParamSpec) -> bool:
+    """Whether the layer takes its initial values as they come."""
+    return spec.applied is None or spec.applied.init_gain is None
+
+
+def _sizes(made: Made) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(leaf.shape) for name, leaf in made.parameters.items()}
+
+
+def _require_key(source: Source, made: Made) -> None:
+    if made.api != "linen" and not source.takes_key:
+        raise TypeError(
+            "`make_model` must have a parameter `key`, with which it draws all its values: those of "
+            "a larger model are laid out of many draws of the base model's. Write "
+            "`def make_model(width, key): return Model(width, rngs=nnx.Rngs(key))`."
+        )
+
+
+class _Layout(NamedTuple):
+    """How one parameter is laid out of draws of its counterpart in the base model.
+
+    Args:
+      source: the name of the counterpart.
+      base_shape: its shape.
+      shape: the shape of the parameter.
+      tiles: number of draws along each axis.
+      start: index of the first draw. Index 0 is what `make_model` itself draws.
+    """
+
+    source: str
+    base_shape: tuple[int, ...]
+    shape: tuple[int, ...]
+    tiles: tuple[int, ...]
+    start: int
+
+    @property
+    def stop(self) -> int:
+        """One more than the index of the last draw."""
+        return self.start + math.prod(self.tiles)
+
+
+def _layouts(
+    specs: Mapping[str, ParamSpec], names: Mapping[str, str], small: Mapping[str, Any]
+) -> dict[str, _Layout]:
+    layouts: dict[str, _Layout] = {}
+    stops: dict[str, int] = {}  # where layers beyond the base model's depth go on drawing
+    for name in sorted(specs, key=lambda name: (names[name] != name, name)):
+        source, shape = names[name], specs[name].shape
+        base_shape = tuple(small[source].shape)
+        tiles = tuple(-(-size // base) for size, base in zip(shape, base_shape, strict=True))
+        layouts[name] = _Layout(source, base_shape, shape, tiles, stops.get(source, 0))
+        stops[source] = layouts[name].stop
+    return layouts
+
+
+def _tiles(
+    first: Mapping[str, Any],
+    draw: Callable[[Any], Mapping[str, Any]],
+    layouts: Mapping[str, _Layout],
+) -> dict[str, Any]:
+    """The draws of each parameter, stacked; `first` are those of index 0."""
+    # XLA drops what is not used of a draw.
+    ranges = {(max(layout.start, 1), layout.stop) for layout in layouts.values()}
+    drawn = {at: jax.vmap(draw)(jnp.arange(*at)) for at in sorted(ranges) if at[0] < at[1]}
+    tiles: dict[str, Any] = {}
+    for name, layout in layouts.items():
+        parts = [first[layout.source][None]] if layout.start == 0 else []
+        others = drawn.get((max(layout.start, 1), layout.stop), {})
+        parts += [others[layout.source]] if others else []
+        tiles[name] = jnp.concatenate(parts)
+    return tiles
+
+
+def _laid_out(layout: _Layout, tiles: Any) -> jax.Array:
+    window = tuple(slice(size) for size in layout.shape)
+    return join_tiles(tiles, layout.tiles, layout.base_shape)[window]
+
+
+def _require_random(
+    layouts: Mapping[str, _Layout], first: Mapping[str, Any], second: Mapping[str, Any]
+) -> None:
+    """Raises a `ValueError` if more than one draw is needed of what has only one."""
+    fixed = [
+        f"{name} {layout.shape}, of {layout.base_shape}"
+        for name, layout in layouts.items()
+        if layout.stop > 1 and _has_one_draw(first[layout.source], second[layout.source])
+    ]
+    if fixed:
+        raise ValueError(
+            "Initial values that are not constant must be drawn with `key`, so that they can be drawn "
+            f"again for another size. These are not:{listed(fixed)}\n"
+            "Draw them with `key`, or keep what is not random out of the parameters."
+        )
+
+
+def _has_one_draw(first: Any, second: Any) -> bool:
+    if isinstance(first, jax.core.Tracer) or isinstance(second, jax.core.Tracer):
+        return False  # drawn with a key that is known later
+    first, second = np.asarray(first), np.asarray(second)
+    return bool((first == second).all() and (first != first.flat[0]).any())
+
+
+def _require_shapes(specs: Mapping[str, ParamSpec], parameters: Mapping[str, Any]) -> None:
+    wrong = [
+        f"{name}: {specs[name].shape if name in specs else 'no spec'}, "
+        f"{tuple(parameters[name].shape) if name in parameters else 'no parameter'}"
+        for name in dict.fromkeys([*specs, *parameters])
+        if name not in specs
+        or name not in parameters
+        or specs[name].shape != tuple(parameters[name].shape)
+    ]
+    if wrong:
+        raise ValueError(
+            f"`specs` must be those of `target`. Spec and parameter differ at{listed(wrong)}\n"
+            "Give `infer` and `rescale` the same `make_model` and `target`."
+        )
