@@ -173,9 +173,7 @@ def _parametrization(fields: Mapping[str, Any]) -> Parametrization:
 
 
 def _row(fields: Mapping[str, Any]) -> Row:
-    return Row(
-        **{
-            name: Power(**value) if isinstance(value, dict) else value
-            for name, value in fields.items()
-        }
-    )
+    values: dict[str, Any] = {
+        name: Power(**value) if isinstance(value, dict) else value for name, value in fields.items()
+    }
+    return Row(**values)

@@ -88,8 +88,8 @@ def infer(
       >>> import jaxmup
       >>> def make_model(width):
       ...     rngs = nnx.Rngs(0)
-      ...     hidden, readout = nnx.Linear(width, width, rngs=rngs), nnx.Linear(width, 10, rngs=rngs)
-      ...     return nnx.Sequential(hidden, readout)
+      ...     hidden = nnx.Linear(width, width, rngs=rngs)
+      ...     return nnx.Sequential(hidden, nnx.Linear(width, 10, rngs=rngs))
       >>> specs = jaxmup.infer(make_model, base=64, delta=128, target=1024)
       >>> specs["layers"][0]["kernel"].role, specs["layers"][1]["kernel"].role
       ('hidden', 'output')
@@ -126,24 +126,25 @@ def infer(
 
 def _require_same_structure(base: Mapping[str, Leaf], other: Mapping[str, Leaf], what: str) -> None:
     """Raises a `ValueError` unless both have the same parameters, with the same numbers of axes."""
-    missing = [
-        f"{name} {leaf.shape}: not in `{what}`" for name, leaf in base.items() if name not in other
+    names = dict.fromkeys([*base, *other])
+    differences = [
+        f"{name}: {_shape(base.get(name))} in `base`, {_shape(other.get(name))} in `{what}`"
+        for name in names
+        if not _are_alike(base.get(name), other.get(name))
     ]
-    extra = [
-        f"{name} {leaf.shape}: not in `base`" for name, leaf in other.items() if name not in base
-    ]
-    changed = [
-        f"{name}: {base[name].shape} in `base`, {other[name].shape} in `{what}`"
-        for name in base
-        if name in other and not _is_like(base[name], other[name])
-    ]
-    if missing or extra or changed:
+    if differences:
         raise ValueError(
             f"`base` and `{what}` must have the same parameters, with the same layers and numbers "
-            f"of axes. They differ at{listed(missing + extra + changed)}\n"
+            f"of axes. They differ at{listed(differences)}\n"
             "Build them with the same options, at other sizes."
         )
 
 
-def _is_like(leaf: Leaf, other: Leaf) -> bool:
+def _shape(leaf: Leaf | None) -> str:
+    return "missing" if leaf is None else str(leaf.shape)
+
+
+def _are_alike(leaf: Leaf | None, other: Leaf | None) -> bool:
+    if leaf is None or other is None:
+        return False
     return len(leaf.shape) == len(other.shape) and leaf.kinds == other.kinds

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
 from typing import Literal
 
 from jaxmup._spec import AxisKind, ParamSpec
@@ -50,30 +49,3 @@ class Leaf:
                 every = tuple(placed.get(i, "batch") for i in range(len(self.shape)))
                 return dataclasses.replace(self, kinds=every, stacked=stacked)
         return self
-
-
-def einsum_kinds(equation: str | None) -> Mapping[str, Kinds]:
-    """The axes of kernel and bias of `einsum(equation, inputs, kernel) + bias`.
-
-    Example:
-      >>> einsum_kinds("nta,hab->nthb")["kernel"]
-      ('output', 'input', 'output')
-      >>> einsum_kinds("bec,ecd->bed")  # one matrix for each expert e
-      {'kernel': ('batch', 'input', 'output'), 'bias': ('batch', 'output')}
-    """
-    if equation is None or "->" not in equation:
-        return {}
-    operands, result = equation.replace(" ", "").split("->")
-    inputs, kernel = operands.split(",")
-    if "." in kernel or len(set(kernel)) < len(kernel):
-        return {}
-
-    def kind(letter: str) -> AxisKind:
-        if letter not in result:
-            return "input"
-        return "batch" if letter in inputs else "output"
-
-    return {
-        "kernel": tuple(kind(letter) for letter in kernel),
-        "bias": tuple(kind(letter) for letter in result if letter in kernel),
-    }

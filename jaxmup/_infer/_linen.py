@@ -8,12 +8,19 @@ from flax import linen as nn
 from flax.core import meta
 
 import jaxmup.linen
-from jaxmup._infer._leaf import Kinds, Leaf, Use, einsum_kinds
-from jaxmup._infer._nnx import is_ours, known_kinds, logits_use
+from jaxmup._infer._layers import (
+    DENSE,
+    EMBED,
+    attention_use,
+    conv_kinds,
+    einsum_kinds,
+    general_kinds,
+    known_kinds,
+    owned_by_jaxmup,
+)
+from jaxmup._infer._leaf import Kinds, Leaf, Use
 from jaxmup._spec import Axis, ParamSpec
 from jaxmup._tree import leaves_by_path
-
-_DENSE: Mapping[str, Kinds] = {"kernel": ("input", "output"), "bias": ("output",)}
 
 
 def _count(axes: Any) -> int:
@@ -21,15 +28,11 @@ def _count(axes: Any) -> int:
 
 
 def _dense_general(layer: nn.DenseGeneral) -> Mapping[str, Kinds]:
-    batch: Kinds = ("batch",) * len(layer.batch_dims)
-    outputs: Kinds = ("output",) * _count(layer.features)
-    inputs: Kinds = ("input",) * _count(layer.axis)
-    return {"kernel": batch + inputs + outputs, "bias": batch + outputs}
+    return general_kinds(len(layer.batch_dims), _count(layer.axis), _count(layer.features))
 
 
 def _conv(layer: Any) -> Mapping[str, Kinds]:
-    window: Kinds = ("batch",) * _count(layer.kernel_size)
-    return {"kernel": (*window, "input", "output"), "bias": ("output",)}
+    return conv_kinds(_count(layer.kernel_size))
 
 
 def _conv_local(layer: nn.ConvLocal) -> Mapping[str, Kinds]:
@@ -39,9 +42,7 @@ def _conv_local(layer: nn.ConvLocal) -> Mapping[str, Kinds]:
 
 
 def _conv_transpose(layer: nn.ConvTranspose) -> Mapping[str, Kinds]:
-    window: Kinds = ("batch",) * _count(layer.kernel_size)
-    channels: Kinds = ("output", "input") if layer.transpose_kernel else ("input", "output")
-    return {"kernel": (*window, *channels), "bias": ("output",)}
+    return conv_kinds(_count(layer.kernel_size), transposed=layer.transpose_kernel)
 
 
 def _norm(axes: Any) -> Mapping[str, Kinds]:
@@ -51,14 +52,14 @@ def _norm(axes: Any) -> Mapping[str, Kinds]:
 
 # As in `_nnx`. `DenseParams` is what an `OptimizedLSTMCell` keeps its matrices in.
 _LAYERS: dict[type[nn.Module], Callable[[Any], Mapping[str, Kinds]]] = {
-    nn.Dense: lambda layer: _DENSE,
-    nn.recurrent.DenseParams: lambda layer: _DENSE,
+    nn.Dense: lambda layer: DENSE,
+    nn.recurrent.DenseParams: lambda layer: DENSE,
     nn.DenseGeneral: _dense_general,
     nn.Einsum: lambda layer: einsum_kinds(layer.einsum_str),
     nn.Conv: _conv,
     nn.ConvLocal: _conv_local,
     nn.ConvTranspose: _conv_transpose,
-    nn.Embed: lambda layer: {"embedding": ("batch", "output")},
+    nn.Embed: lambda layer: EMBED,
     nn.LayerNorm: lambda layer: _norm(layer.feature_axes),
     nn.RMSNorm: lambda layer: _norm(layer.feature_axes),
     nn.InstanceNorm: lambda layer: _norm(layer.feature_axes),
@@ -67,7 +68,7 @@ _LAYERS: dict[type[nn.Module], Callable[[Any], Mapping[str, Kinds]]] = {
     nn.PReLU: lambda layer: {"negative_slope": ()},
 }
 _NORMALIZING = (nn.SpectralNorm, nn.WeightNorm)
-_ATTENTION = (nn.dot_product_attention,)
+_ATTENTION = (nn.MultiHeadDotProductAttention, nn.MultiHeadAttention, nn.SelfAttention)
 
 
 class _Layer(NamedTuple):
@@ -125,7 +126,7 @@ def _declared(
     module: nn.Module, inputs: Any, trace: _Trace, shapes: Mapping[str, tuple[int, ...]]
 ) -> Mapping[str, ParamSpec]:
     """The specs that jaxmup layers declare, by name."""
-    ours = {name for name in shapes if is_ours(_owner(trace, name))}
+    ours = {name for name in shapes if owned_by_jaxmup(_owner(trace, name))}
     if not ours:
         return {}
     given = {
@@ -165,16 +166,12 @@ def _uses(path: tuple[str, ...], trace: _Trace) -> frozenset[Use]:
         return frozenset({"lookup", "attend"} if path[:-1] in trace.attending else {"lookup"})
     parent = trace.layers.get(path[:-2])
     attention = None if parent is None else parent.module
-    if isinstance(attention, nn.MultiHeadDotProductAttention) and not is_ours(attention):
-        if path[-2] == ("query_ln" if attention.normalize_qk else "query"):
-            known = attention.qk_attn_weights_einsum_cls is None and any(
-                type(attention).__call__ is cls.__call__ for cls in _ATTENTION_MODULES
-            )
-            return frozenset({logits_use(known, attention.attention_fn, _ATTENTION)})
-    return frozenset()
-
-
-_ATTENTION_MODULES = (nn.MultiHeadDotProductAttention, nn.MultiHeadAttention, nn.SelfAttention)
+    if not isinstance(attention, nn.MultiHeadDotProductAttention):
+        return frozenset()
+    flax_own = attention.qk_attn_weights_einsum_cls is None and any(
+        type(attention).__call__ is cls.__call__ for cls in _ATTENTION
+    )
+    return attention_use(attention, path[-2], flax_own, nn.dot_product_attention)
 
 
 def _axis_names(boxed: Any) -> dict[str, tuple[str | None, ...]]:

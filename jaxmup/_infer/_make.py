@@ -18,8 +18,8 @@ class Source:
     """What makes models: the arguments that `infer` and `rescale` share.
 
     Args:
-      make_model: returns an NNX module, a Linen module or a tree of arrays; called with `key=` if it
-        has such a parameter.
+      make_model: returns an NNX module, a Linen module or a tree of arrays; it is called with
+        `key=` if it has such a parameter.
       inputs: what a Linen module is called with, or a function of the size that returns it.
     """
 
@@ -32,7 +32,7 @@ class Source:
         return "key" in inspect.signature(self.make_model).parameters
 
     def make(self, size: Any, key: Any = None) -> "Made":
-        """The model of this size, drawn with `key`; without one, a Linen module has no variables."""
+        """The model of this size, drawn with `key`; without one, Linen has no variables."""
         keys = {"key": jax.random.key(0) if key is None else key} if self.takes_key else {}
         model = _call(self.make_model, size, **keys)
         if isinstance(model, nn.Module):

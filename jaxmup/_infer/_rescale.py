@@ -29,10 +29,10 @@ def rescale(
 ) -> Any:
     r"""The model of size `target`, its parameters starting as `parametrization` asks.
 
-    Initializers differ in how they depend on a layer's sizes: a default kernel shrinks as the fan-in
-    grows, and so does a default embedding, which should not. So every parameter is laid out of
-    independent draws of the *base model's own* initial values, times the factor that its spec has
-    under the parametrization. Its standard deviation at base width is then right whatever the
+    Initializers differ in how they depend on a layer's sizes: a default kernel shrinks as the
+    fan-in grows, and so does a default embedding, which should not. So every parameter is laid out
+    of independent draws of the *base model's own* initial values, times the factor that its spec
+    has under the parametrization. Its standard deviation at base width is then right whatever the
     initializer, none has to be known or taken apart, and at `target == base` the values are those
     of `make_model`, bit for bit. Structure that spans a matrix, as of orthogonal matrices, is that
     of each draw.
@@ -97,8 +97,7 @@ def rescale(
         keys = jax.tree.map(lambda one: jax.random.fold_in(one, index), key)
         return source.make(base, keys).parameters
 
-    first = source.make(base, key).parameters
-    _require_random(layouts, first, draw(1))
+    _require_random(layouts, source, base, key)
 
     @jax.jit
     def scaled(first: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,7 +107,7 @@ def rescale(
             for name, layout in layouts.items()
         }
 
-    values = scaled(first)
+    values = scaled(source.make(base, key).parameters)
     return source.make(target, key).with_parameters(values).model
 
 
@@ -124,8 +123,8 @@ def _sizes(made: Made) -> dict[str, tuple[int, ...]]:
 def _require_key(source: Source, made: Made) -> None:
     if made.api != "linen" and not source.takes_key:
         raise TypeError(
-            "`make_model` must have a parameter `key`, with which it draws all its values: those of "
-            "a larger model are laid out of many draws of the base model's. Write "
+            "`make_model` must have a parameter `key`, with which it draws all its values: those "
+            "of a larger model are laid out of many draws of the base model's. Write "
             "`def make_model(width, key): return Model(width, rngs=nnx.Rngs(key))`."
         )
 
@@ -190,26 +189,28 @@ def _laid_out(layout: _Layout, tiles: Any) -> jax.Array:
     return join_tiles(tiles, layout.tiles, layout.base_shape)[window]
 
 
-def _require_random(
-    layouts: Mapping[str, _Layout], first: Mapping[str, Any], second: Mapping[str, Any]
-) -> None:
-    """Raises a `ValueError` if more than one draw is needed of what has only one."""
+def _require_random(layouts: Mapping[str, _Layout], source: Source, base: Any, key: Any) -> None:
+    """Raises a `ValueError` if several draws are needed of what has only one."""
+    with jax.ensure_compile_time_eval():  # so that the draws can be compared under `jit`
+        first, second = (
+            source.make(base, jax.tree.map(lambda _, seed=seed: jax.random.key(seed), key))
+            for seed in (0, 1)
+        )
     fixed = [
-        f"{name} {layout.shape}, of {layout.base_shape}"
+        f"{name} {layout.shape}, in the base model {layout.base_shape}"
         for name, layout in layouts.items()
-        if layout.stop > 1 and _has_one_draw(first[layout.source], second[layout.source])
+        if layout.stop > 1
+        and _has_one_draw(first.parameters[layout.source], second.parameters[layout.source])
     ]
     if fixed:
         raise ValueError(
-            "Initial values that are not constant must be drawn with `key`, so that they can be drawn "
-            f"again for another size. These are not:{listed(fixed)}\n"
+            "Initial values that are not constant must be drawn with `key`, so that they can be "
+            f"drawn again for another size. These are not:{listed(fixed)}\n"
             "Draw them with `key`, or keep what is not random out of the parameters."
         )
 
 
 def _has_one_draw(first: Any, second: Any) -> bool:
-    if isinstance(first, jax.core.Tracer) or isinstance(second, jax.core.Tracer):
-        return False  # drawn with a key that is known later
     first, second = np.asarray(first), np.asarray(second)
     return bool((first == second).all() and (first != first.flat[0]).any())
 

@@ -65,21 +65,20 @@ def _described(leaves: Mapping[str, Leaf]) -> Iterator[str]:
 
 
 def _kinds(key: Any, value: Any) -> Kinds:
-    by_names = isinstance(key, tuple) and all(isinstance(part, str | None) for part in key)
-    if not (isinstance(key, str) or by_names):
+    if isinstance(key, tuple) and all(isinstance(part, str | None) for part in key):
+        _require_distinct(key)
+    elif not isinstance(key, str):
         raise TypeError(f"A rule must be for a path or a tuple of axis names. Got {key!r}. {HOW}")
-    if by_names:
-        _require_distinct(f"The rule {key!r}", key)
     if not isinstance(value, tuple | list) or any(kind not in KINDS for kind in value):
         raise ValueError(f"A rule must say what each axis does. Got {key!r}: {value!r}. {HOW}")
     return tuple(value)
 
 
-def _require_distinct(what: str, names: tuple[str | None, ...]) -> None:
+def _require_distinct(names: tuple[str | None, ...]) -> None:
     given = [name for name in names if name is not None]
     twice = sorted({name for name in given if given.count(name) > 1})
     if twice:
-        raise ValueError(f"{what} must name each axis once. Got {', '.join(twice)} twice. {HOW}")
+        raise ValueError(f"Axis names must differ. Got {', '.join(twice)} twice in {names}. {HOW}")
 
 
 def _matches(key: Any, name: str, leaf: Leaf) -> bool:

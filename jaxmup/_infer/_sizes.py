@@ -46,7 +46,7 @@ class Sizes:
 
 
 def require_growth(parameters: Mapping[str, Sizes]) -> None:
-    """Raises a `ValueError` unless some axes grow from base to delta and none shrink, or reverse."""
+    """Raises a `ValueError` unless axes differ from base to delta, all in one direction."""
     grown = [name for name, sizes in parameters.items() if _exceeds(sizes.delta, sizes.base)]
     shrunk = [name for name, sizes in parameters.items() if _exceeds(sizes.base, sizes.delta)]
     if not grown and not shrunk:
@@ -75,14 +75,7 @@ def require_fixed_sizes(parameters: Mapping[str, Sizes]) -> None:
     The size of a vocabulary may differ, but whatever one layer puts out and the next one sums over
     is part of the width. That is how a size that was forgotten in `delta` shows.
     """
-    forgotten = [
-        name
-        for name, sizes in parameters.items()
-        if any(
-            kind == "input" and base == delta != target
-            for kind, base, delta, target in sizes.axes()
-        )
-    ]
+    forgotten = [name for name, sizes in parameters.items() if _sums_over_other_size(sizes)]
     if forgotten:
         raise ValueError(
             "An axis that a layer sums over must grow from `base` to `delta` if it is another one "
@@ -130,6 +123,12 @@ def require_readout(leaves: Mapping[str, Leaf], specs: Mapping[str, ParamSpec]) 
 
 def _exceeds(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
     return any(size > than for size, than in zip(shape, other, strict=True))
+
+
+def _sums_over_other_size(sizes: Sizes) -> bool:
+    return any(
+        kind == "input" and base == delta != target for kind, base, delta, target in sizes.axes()
+    )
 
 
 def _stack_differs(sizes: Sizes) -> bool:
