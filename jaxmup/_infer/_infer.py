@@ -62,8 +62,9 @@ def infer(
     is not tied, or you divide the logits yourself, say so by a rule for it, `("batch", "output")`.
 
     Args:
-      make_model: returns an NNX module, a Linen module, or any tree of arrays, given a size. It is
-        only evaluated abstractly.
+      make_model: returns an NNX module, a Linen module, or any tree of arrays, given a size, such
+        as the class itself. If it has a parameter `rngs` it is given an `nnx.Rngs`, if it has a
+        parameter `key`, a random key. It is only evaluated abstractly.
       base: the size of the base model: a mapping of keyword arguments, or one positional argument.
       delta: a size at which every axis that belongs to the width differs from `base`, and no other;
         all larger or all smaller. Small numbers will do: `{"width": 128}` beside `{"width": 64}`.
@@ -86,8 +87,7 @@ def infer(
     Example:
       >>> from flax import nnx
       >>> import jaxmup
-      >>> def make_model(width):
-      ...     rngs = nnx.Rngs(0)
+      >>> def make_model(width, rngs):
       ...     hidden = nnx.Linear(width, width, rngs=rngs)
       ...     return nnx.Sequential(hidden, nnx.Linear(width, 10, rngs=rngs))
       >>> specs = jaxmup.infer(make_model, base=64, delta=128, target=1024)

@@ -1,6 +1,7 @@
 """Calling a user's `make_model`, abstractly or not, and taking apart what it returns."""
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -19,7 +20,7 @@ class Source:
 
     Args:
       make_model: returns an NNX module, a Linen module or a tree of arrays; it is called with
-        `key=` if it has such a parameter.
+        `key=` or `rngs=` if it has such a parameter.
       inputs: what a Linen module is called with, or a function of the size that returns it.
     """
 
@@ -28,12 +29,12 @@ class Source:
 
     @property
     def takes_key(self) -> bool:
-        """Whether `make_model` has a parameter `key`."""
-        return "key" in inspect.signature(self.make_model).parameters
+        """Whether `make_model` has a parameter `key` or `rngs`."""
+        return bool(self._keys(jax.random.key(0)))
 
     def make(self, size: Any, key: Any = None) -> "Made":
         """The model of this size, drawn with `key`; without one, Linen has no variables."""
-        keys = {"key": jax.random.key(0) if key is None else key} if self.takes_key else {}
+        keys = self._keys(jax.random.key(0) if key is None else key)
         model = _call(self.make_model, size, **keys)
         if isinstance(model, nn.Module):
             variables = None if key is None else model.init(key, *map(_array, self.example(size)))
@@ -70,6 +71,20 @@ class Source:
                 f"inputs={self.inputs!r}."
             )
         return made
+
+    def _keys(self, key: Any) -> dict[str, Any]:
+        """The keyword arguments that `make_model` draws its values with."""
+        function = self.make_model
+        while isinstance(function, functools.partial):
+            function = function.func
+        if isinstance(function, type):  # the metaclass of NNX hides the signature
+            function = function.__init__
+        parameters = inspect.signature(function).parameters
+        return {
+            name: draw(key)
+            for name, draw in (("key", lambda key: key), ("rngs", nnx.Rngs))
+            if name in parameters
+        }
 
     def example(self, size: Any) -> tuple[Any, ...]:
         """What a Linen module of this size is called with."""

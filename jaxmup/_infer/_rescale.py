@@ -44,14 +44,14 @@ def rescale(
     Called under `jax.jit`, with `out_shardings` where wanted, only what is returned is ever made.
 
     Args:
-      make_model: as for `infer`; but for a Linen module, it must draw its values with a parameter
-        `key`: `def make_model(width, key): return Model(width, rngs=nnx.Rngs(key))`.
+      make_model: as for `infer`. Unless it returns a Linen module, it must have a parameter `rngs`,
+        which is given an `nnx.Rngs`, or `key`, which is given a key, and draw its values with it.
       specs: what `infer` returned, for this `target`.
       parametrization: the rule that the optimizer's scalings are resolved with.
       base: the size of the base model, as for `infer`.
       target: the size of the model to make.
-      key: the random key, given to `make_model` or, for a Linen module, to `module.init`, which
-        takes a dict of keys by name as well.
+      key: the random key: for `make_model`, as `rngs=nnx.Rngs(key)` or `key=key`; for a Linen
+        module, for `module.init`, which takes a dict of keys by name as well.
       inputs: what a Linen module is called with, as for `infer`.
 
     Returns:
@@ -59,7 +59,7 @@ def rescale(
       `module.init` returns.
 
     Raises:
-      TypeError: if `specs` has a leaf that is no `ParamSpec`, `make_model` takes no `key`, or
+      TypeError: if `specs` has a leaf that is no `ParamSpec`, `make_model` takes no key, or
         `inputs` and the kind of model do not fit each other.
       ValueError: naming the parameters: if the specs are not those of the target, `resolve` refuses
         the parametrization, or values that are not constant are not drawn with `key`, so that there
@@ -68,7 +68,7 @@ def rescale(
     Example:
       >>> from flax import nnx
       >>> import jaxmup
-      >>> make_model = lambda width, key: nnx.Linear(width, 10, rngs=nnx.Rngs(key))
+      >>> make_model = lambda width, rngs: nnx.Linear(width, 10, rngs=rngs)
       >>> rule = jaxmup.parametrization("mup", "adam", gauge="table3")
       >>> specs = jaxmup.infer(make_model, base=64, delta=128, target=1024)
       >>> model = jaxmup.rescale(
@@ -123,9 +123,9 @@ def _sizes(made: Made) -> dict[str, tuple[int, ...]]:
 def _require_key(source: Source, made: Made) -> None:
     if made.api != "linen" and not source.takes_key:
         raise TypeError(
-            "`make_model` must have a parameter `key`, with which it draws all its values: those "
-            "of a larger model are laid out of many draws of the base model's. Write "
-            "`def make_model(width, key): return Model(width, rngs=nnx.Rngs(key))`."
+            "`make_model` must have a parameter `key` or `rngs`, with which it draws all its "
+            "values: those of a larger model are laid out of many draws of the base model's. Write "
+            "`def make_model(width, rngs): return Model(width, rngs=rngs)`."
         )
 
 
