@@ -266,9 +266,7 @@ MODELS = {
     ),
     "pre-norm transformer": Plain(Transformer, TOKENS, TRANSFORMER, POSITIONS),
     "post-norm transformer": Plain(PostNorm, TOKENS, TRANSFORMER, POSITIONS),
-    "QK-norm transformer": Plain(
-        NormalizedQueries, TOKENS, TRANSFORMER | QK_NORM, POSITIONS
-    ),
+    "QK-norm transformer": Plain(NormalizedQueries, TOKENS, TRANSFORMER | QK_NORM, POSITIONS),
     "LSTM": Plain(
         LSTM,
         normal(16, 5, 8),

@@ -35,9 +35,10 @@ def infer(
     your own or any leaf of a plain tree, the axes are given in one of three ways:
 
     - a rule for a path, `rules={"blocks/*/kernel": ("input", "output")}`; `*` matches any text;
-    - axis names that are kinds, as `nnx.with_partitioning(init, ("input", "output"))` or
-      `nn.with_partitioning` put them on a parameter;
-    - a rule for other axis names, `rules={("embed", "mlp"): ("input", "output")}`.
+    - metadata: `nnx.Param(values, mup_axes=("input", "output"))`, or in Linen
+      `nn.with_partitioning(init, ("input", "output"))`; `None` is for a batch axis;
+    - a rule for the axis names that a sharded model has on its parameters already,
+      `rules={("embed", "mlp"): ("input", "output")}`.
 
     A parameter for which none of these answers is an error, and so is a rule that contradicts the
     layer. jaxmup layers keep the specs that they declare. Axes that `scan` and `vmap` add are batch
@@ -105,12 +106,16 @@ def infer(
     }
     small, other = models["base"].leaves, models["delta"].leaves
     _require_same_structure(small, other, "delta")
-    like = {name: (leaf.shape, other[name].shape, leaf.kinds) for name, leaf in small.items()}
+    like = {name: (leaf.shape, other[name].shape, leaf.placed) for name, leaf in small.items()}
     names = counterparts(like, models["target"].leaves)
     _require_same_structure(
         {name: small[names[name]] for name in names}, models["target"].leaves, "target"
     )
-    leaves = with_rules(models["target"].leaves, rules)
+    leaves = {
+        name: leaf.agreeing(small[names[name]]).agreeing(other[names[name]])
+        for name, leaf in models["target"].leaves.items()
+    }
+    leaves = with_rules(leaves, rules)
     require_kinds(leaves)
     pairs = {
         name: Sizes(leaf, small[names[name]].shape, other[names[name]].shape)
@@ -130,7 +135,7 @@ def _require_same_structure(base: Mapping[str, Leaf], other: Mapping[str, Leaf],
     differences = [
         f"{name}: {_shape(base.get(name))} in `base`, {_shape(other.get(name))} in `{what}`"
         for name in names
-        if not _are_alike(base.get(name), other.get(name))
+        if name not in base or name not in other or not base[name].is_like(other[name])
     ]
     if differences:
         raise ValueError(
@@ -142,9 +147,3 @@ def _require_same_structure(base: Mapping[str, Leaf], other: Mapping[str, Leaf],
 
 def _shape(leaf: Leaf | None) -> str:
     return "missing" if leaf is None else str(leaf.shape)
-
-
-def _are_alike(leaf: Leaf | None, other: Leaf | None) -> bool:
-    if leaf is None or other is None:
-        return False
-    return len(leaf.shape) == len(other.shape) and leaf.kinds == other.kinds

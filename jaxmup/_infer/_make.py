@@ -27,14 +27,13 @@ class Source:
     make_model: Callable[..., Any]
     inputs: Any = None
 
-    @property
-    def takes_key(self) -> bool:
-        """Whether `make_model` has a parameter `key` or `rngs`."""
-        return bool(self._keys(jax.random.key(0)))
+    def takes_key(self, size: Any) -> bool:
+        """Whether `make_model` has a parameter `key` or `rngs` that `size` leaves open."""
+        return bool(self._keys(size, jax.random.key(0)))
 
     def make(self, size: Any, key: Any = None) -> "Made":
         """The model of this size, drawn with `key`; without one, Linen has no variables."""
-        keys = self._keys(jax.random.key(0) if key is None else key)
+        keys = self._keys(size, jax.random.key(0) if key is None else key)
         model = _call(self.make_model, size, **keys)
         if isinstance(model, nn.Module):
             variables = None if key is None else model.init(key, *map(_array, self.example(size)))
@@ -72,7 +71,7 @@ class Source:
             )
         return made
 
-    def _keys(self, key: Any) -> dict[str, Any]:
+    def _keys(self, size: Any, key: Any) -> dict[str, Any]:
         """The keyword arguments that `make_model` draws its values with."""
         function = self.make_model
         while isinstance(function, functools.partial):
@@ -83,7 +82,7 @@ class Source:
         return {
             name: draw(key)
             for name, draw in (("key", lambda key: key), ("rngs", nnx.Rngs))
-            if name in parameters
+            if name in parameters and not (isinstance(size, Mapping) and name in size)
         }
 
     def example(self, size: Any) -> tuple[Any, ...]:

@@ -20,6 +20,7 @@ from jaxmup._infer._leaf import Kinds, Leaf, Use
 from jaxmup._spec import Axis, ParamSpec
 
 Path = tuple[Any, ...]
+_AXES = "mup_axes"  # the metadata key under which an `nnx.Param` may carry the names of its axes
 
 _NORM: Mapping[str, Kinds] = {"scale": ("output",), "bias": ("output",)}
 _LORA: Mapping[str, Kinds] = {"lora_a": ("input", "output"), "lora_b": ("input", "output")}
@@ -81,7 +82,8 @@ def tree(model: nnx.Module, values: Mapping[str, Any]) -> nnx.State:
 
 
 def _leaf(path: Path, param: Any, owners: list[Any], spec: ParamSpec | None) -> Leaf:
-    names = param.get_metadata().get("out_sharding")
+    metadata = param.get_metadata()
+    names = metadata.get(_AXES, metadata.get("out_sharding"))
     leaf = Leaf(
         tuple(param.shape),
         names=None if names is None else tuple(names),

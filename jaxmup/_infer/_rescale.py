@@ -85,7 +85,7 @@ def rescale(
     source = Source(make_model, inputs)
     small = source.make_abstract(base, "base", key)
     large = source.make_abstract(target, "target", key)
-    _require_key(source, small)
+    _require_key(source, base, small)
     _require_shapes(by_name, large.parameters)
     layouts = _layouts(
         {name: spec for name, spec in by_name.items() if _is_plain(spec)},
@@ -100,8 +100,8 @@ def rescale(
     _require_random(layouts, source, base, key)
 
     @jax.jit
-    def scaled(first: Mapping[str, Any]) -> dict[str, Any]:
-        tiles = _tiles(first, draw, layouts)
+    def scaled(plain: Mapping[str, Any]) -> dict[str, Any]:
+        tiles = _tiles(plain, draw, layouts)
         return {
             name: scale(_laid_out(layout, tiles[name]), scalings[name].init_gain)
             for name, layout in layouts.items()
@@ -120,8 +120,8 @@ def _sizes(made: Made) -> dict[str, tuple[int, ...]]:
     return {name: tuple(leaf.shape) for name, leaf in made.parameters.items()}
 
 
-def _require_key(source: Source, made: Made) -> None:
-    if made.api != "linen" and not source.takes_key:
+def _require_key(source: Source, size: Any, made: Made) -> None:
+    if made.api != "linen" and not source.takes_key(size):
         raise TypeError(
             "`make_model` must have a parameter `key` or `rngs`, with which it draws all its "
             "values: those of a larger model are laid out of many draws of the base model's. Write "
@@ -137,7 +137,8 @@ class _Layout(NamedTuple):
       base_shape: its shape.
       shape: the shape of the parameter.
       tiles: number of draws along each axis.
-      start: index of the first draw. Index 0 is what `make_model` itself draws.
+      start: index of the first draw.
+      is_plain: whether it is the counterpart itself, which `make_model` has drawn.
     """
 
     source: str
@@ -145,6 +146,7 @@ class _Layout(NamedTuple):
     shape: tuple[int, ...]
     tiles: tuple[int, ...]
     start: int
+    is_plain: bool
 
     @property
     def stop(self) -> int:
@@ -157,31 +159,32 @@ def _layouts(
 ) -> dict[str, _Layout]:
     layouts: dict[str, _Layout] = {}
     stops: dict[str, int] = {}  # where layers beyond the base model's depth go on drawing
-    for name in sorted(specs, key=lambda name: (names[name] != name, name)):
-        source, shape = names[name], specs[name].shape
+    for name, spec in specs.items():
+        source = names[name]
         base_shape = tuple(small[source].shape)
-        tiles = tuple(-(-size // base) for size, base in zip(shape, base_shape, strict=True))
-        layouts[name] = _Layout(source, base_shape, shape, tiles, stops.get(source, 0))
+        tiles = tuple(-(-size // base) for size, base in zip(spec.shape, base_shape, strict=True))
+        is_plain = source == name and math.prod(tiles) == 1
+        start = stops.get(source, 0)
+        layouts[name] = _Layout(source, base_shape, spec.shape, tiles, start, is_plain)
         stops[source] = layouts[name].stop
     return layouts
 
 
 def _tiles(
-    first: Mapping[str, Any],
+    plain: Mapping[str, Any],
     draw: Callable[[Any], Mapping[str, Any]],
     layouts: Mapping[str, _Layout],
 ) -> dict[str, Any]:
-    """The draws of each parameter, stacked; `first` are those of index 0."""
+    """The draws of each parameter, stacked; `plain` are those of `make_model` itself."""
+    ranges = {(layout.start, layout.stop) for layout in layouts.values() if not layout.is_plain}
     # XLA drops what is not used of a draw.
-    ranges = {(max(layout.start, 1), layout.stop) for layout in layouts.values()}
-    drawn = {at: jax.vmap(draw)(jnp.arange(*at)) for at in sorted(ranges) if at[0] < at[1]}
-    tiles: dict[str, Any] = {}
-    for name, layout in layouts.items():
-        parts = [first[layout.source][None]] if layout.start == 0 else []
-        others = drawn.get((max(layout.start, 1), layout.stop), {})
-        parts += [others[layout.source]] if others else []
-        tiles[name] = jnp.concatenate(parts)
-    return tiles
+    drawn = {at: jax.vmap(draw)(jnp.arange(*at)) for at in sorted(ranges)}
+    return {
+        name: plain[name][None]
+        if layout.is_plain
+        else drawn[layout.start, layout.stop][layout.source]
+        for name, layout in layouts.items()
+    }
 
 
 def _laid_out(layout: _Layout, tiles: Any) -> jax.Array:
@@ -199,7 +202,7 @@ def _require_random(layouts: Mapping[str, _Layout], source: Source, base: Any, k
     fixed = [
         f"{name} {layout.shape}, in the base model {layout.base_shape}"
         for name, layout in layouts.items()
-        if layout.stop > 1
+        if not layout.is_plain
         and _has_one_draw(first.parameters[layout.source], second.parameters[layout.source])
     ]
     if fixed:

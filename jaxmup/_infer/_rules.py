@@ -50,7 +50,7 @@ def with_rules(leaves: Mapping[str, Leaf], rules: Mapping[Any, Any] | None) -> d
 
 def require_kinds(leaves: Mapping[str, Leaf]) -> None:
     """Raises a `ValueError` naming every leaf of whose axes nothing is known."""
-    unknown = {name: leaf for name, leaf in leaves.items() if leaf.kinds is leaf.spec is None}
+    unknown = {name: leaf for name, leaf in leaves.items() if leaf.kinds is None}
     if unknown:
         raise ValueError(
             "The axes of a parameter must be known from the type of its layer, from axis names or "

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from jaxmup._infer._leaf import Leaf
 from jaxmup._spec import Applied, Axis, AxisKind, ParamSpec
@@ -30,8 +30,8 @@ class Sizes:
 
     def axes(self) -> Iterator[tuple[AxisKind, int, int, int]]:
         """Kind and the sizes at base, delta and target, of each axis."""
-        kinds = self.leaf.kinds or tuple(axis.kind for axis in self.leaf.spec.axes)  # type: ignore[union-attr]
-        return zip(kinds, self.base, self.delta, self.leaf.shape, strict=True)
+        assert self.leaf.kinds is not None  # `require_kinds` has seen to it
+        return zip(self.leaf.kinds, self.base, self.delta, self.leaf.shape, strict=True)
 
     def spec(self) -> ParamSpec:
         """The spec of the parameter."""
@@ -103,22 +103,32 @@ def require_known_attention(parameters: Mapping[str, Sizes]) -> None:
 
 def require_readout(leaves: Mapping[str, Leaf], specs: Mapping[str, ParamSpec]) -> None:
     """Raises a `ValueError` if an embedding is, or must be taken to be, tied to the readout."""
-    lookups = [
-        name
+    lookups = {
+        name: specs[name]
         for name, leaf in leaves.items()
         if "lookup" in leaf.uses and leaf.spec is None and specs[name].role == "input"
-    ]
-    tied = [name for name in lookups if "attend" in leaves[name].uses]
-    no_readout = all(spec.role != "output" for spec in specs.values())
-    if tied or (no_readout and lookups):
+    }
+    attended = [name for name in lookups if "attend" in leaves[name].uses]
+    unread = [name for name, spec in lookups.items() if not _is_read_out(spec, specs.values())]
+    tied = attended or unread
+    if tied:
         raise ValueError(
             "A tied embedding must keep its standard deviation while its logits are divided by the "
             "width ratio, which one tensor in an unmodified model cannot do. "
-            f"{'Tied is' if tied else 'The model has no readout, and embeds by'}"
-            f"{listed(tied or lookups)}\n"
+            f"{'Tied is' if attended else 'The model has no readout, but'}{listed(tied)}\n"
             "Use jaxmup's Embed. If it is not tied, or you divide the logits yourself, say so by "
-            f'`rules={{"{(tied or lookups)[0]}": ("batch", "output")}}`.'
+            f'`rules={{"{tied[0]}": ("batch", "output")}}`.'
         )
+
+
+def _is_read_out(lookup: ParamSpec, specs: Iterable[ParamSpec]) -> bool:
+    """Whether another parameter maps the width to a fixed size, or to that of the vocabulary."""
+    vocabularies = {axis.size for axis in lookup.axes if axis.kind == "batch" and axis.grows}
+    return any(
+        spec.role == "output"
+        or any(axis.kind == "output" and axis.size in vocabularies for axis in spec.axes)
+        for spec in specs
+    )
 
 
 def _exceeds(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
