@@ -4,8 +4,9 @@ Tune hyper-parameters on a small network and use them, unchanged, on a large one
 
 `import jaxmup` loads neither Flax nor optax; the submodules load on first use: `jaxmup.nnx` and
 `jaxmup.linen` (layers), `jaxmup.optim` (optax transforms), `jaxmup.functional`, `jaxmup.models`,
-`jaxmup.data`, `jaxmup.transfer`, `jaxmup.budget` (batch size and length of training),
-`jaxmup.parity` and `jaxmup.counterexample`.
+`jaxmup.data`, `jaxmup.gauge`, `jaxmup.manifest`, `jaxmup.transfer`, `jaxmup.budget` (batch size and
+length of training), `jaxmup.parity` and `jaxmup.counterexample`; so do the functions `jaxmup.infer`
+and `jaxmup.rescale` (unmodified models).
 """
 
 import importlib
@@ -31,11 +32,14 @@ if TYPE_CHECKING:
     from jaxmup import functional as functional
     from jaxmup import gauge as gauge
     from jaxmup import linen as linen
+    from jaxmup import manifest as manifest
     from jaxmup import models as models
     from jaxmup import nnx as nnx
     from jaxmup import optim as optim
     from jaxmup import parity as parity
     from jaxmup import transfer as transfer
+    from jaxmup._infer import infer as infer
+    from jaxmup._infer import rescale as rescale
 
 __version__ = importlib.metadata.version("jaxmup")
 
@@ -46,19 +50,23 @@ _SUBMODULES = (
     "functional",
     "gauge",
     "linen",
+    "manifest",
     "models",
     "nnx",
     "optim",
     "parity",
     "transfer",
 )
+_FUNCTIONS = ("infer", "rescale")
 
 
 def __getattr__(name: str) -> Any:
     if name in _SUBMODULES:
         return importlib.import_module(f"{__name__}.{name}")
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(f"{__name__}._infer"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_SUBMODULES])
+    return sorted([*globals(), *_SUBMODULES, *_FUNCTIONS])
