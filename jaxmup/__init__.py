@@ -11,6 +11,11 @@ import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
+from jaxmup._explain import Explanation as Explanation
+from jaxmup._explain import ParameterRow as ParameterRow
+from jaxmup._explain import explain as explain
+from jaxmup._lint import Finding as Finding
+from jaxmup._lint import lint as lint
 from jaxmup._rules import ABCD as ABCD
 from jaxmup._rules import Parametrization as Parametrization
 from jaxmup._rules import parametrization as parametrization
