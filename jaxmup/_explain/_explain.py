@@ -43,6 +43,10 @@ class Explanation:
             ]
         )
 
+    def columns(self) -> list[_render.Column]:
+        """Title and cells of each column of the whole table, for other renderers."""
+        return _render.columns(self.rows)
+
     def markdown(self) -> str:
         """A table in GitHub's markdown, with the reason of each role below it."""
         return "\n\n".join(

@@ -87,13 +87,13 @@ def _family(chain: Chain) -> Iterator[Finding]:
 
     def growth(sizes: tuple[float, float], weights: tuple[float, float]) -> float:
         """By how much steps grow from one size of gradient or weight to the other."""
-        ones = np.ones(len(chain.scalings))
-        steps = [
-            chain.probe.run([(size * chain.gradients, weight * ones)])[0]
-            for size, weight in zip(sizes, weights, strict=True)
-        ]
-        moved = (steps[0] != 0) & np.isfinite(steps[0]) & np.isfinite(steps[1])
-        return float(np.median(np.abs(steps[1][moved] / steps[0][moved]))) if moved.any() else 1.0
+        steps = []
+        for size, weight in zip(sizes, weights, strict=True):
+            gradients, of_weight = size * chain.gradients, np.full(len(chain.scalings), weight)
+            ahead, back = (chain.probe.run([(g, of_weight)])[0] for g in (gradients, -gradients))
+            steps.append(np.abs(ahead - back))  # without what decay takes off
+        moved = _moving(steps[0]) & _moving(steps[1])
+        return float(np.median(steps[1][moved] / steps[0][moved])) if moved.any() else 1.0
 
     weight = chain.weights[0]
     small, large = (growth(pair, (weight, weight)) for pair in ((1e-6, 1e-3), (1e-3, 1.0)))
@@ -299,7 +299,7 @@ def _global_clip(chain: Chain) -> Iterator[Finding]:
     coupled = {path: size for path, size in thresholds.items() if size is not None}
     if len(coupled) < 2 or _same(np.array(list(coupled.values()))):
         return
-    first, last = (pick(coupled, key=lambda path: coupled[path]) for pick in (min, max))
+    first, last = (pick(coupled, key=coupled.__getitem__) for pick in (min, max))
     yield Finding(
         "global-clip",
         "Gradients are clipped by a norm over all parameters that changes with the width: relative "
@@ -331,7 +331,7 @@ def _threshold(chain: Chain, position: int) -> float | None:
         loud = np.where(others, -gradients, 10**exponent / chain.of("norm")[position])
         updates = chain.probe.run([quiet, (loud, chain.weights)])[1]
         # `not <=`, so that NaN is a change
-        return not np.all(np.abs(updates / undisturbed - 1)[moving] <= 0.01)
+        return not np.all(np.abs(updates[moving] / undisturbed[moving] - 1) <= 0.01)
 
     low, high = -6.0, 6.0
     if not moving.any() or not changes(high):

@@ -1,6 +1,7 @@
 """What lint reports."""
 
 import dataclasses
+import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
@@ -54,11 +55,23 @@ class Finding:
     mend: str
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, width: int | None = None) -> str:
+        """The finding in a few lines.
+
+        Args:
+          width: number of characters that a line may have; `None` for as many as it takes.
+        """
         more = len(self.where) - _SHOWN
         where = ", ".join(self.where[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
-        lines = {"where": where, "why": self.why, "mend": self.mend}
-        below = (f"\n  {name + ':':<6} {line}" for name, line in lines.items() if line)
-        return f"{self.rule}: {self.what}{''.join(below)}"
+        labels = {"  where: ": where, "  why:   ": self.why, "  mend:  ": self.mend}
+        lines = [(f"{self.rule}: ", self.what), *labels.items()]
+        shown = [f"{label}{line}" for label, line in lines if line]
+        if width is not None:
+            indent = " " * len("  where: ")
+            shown = [textwrap.fill(line, width, subsequent_indent=indent) for line in shown]
+        return "\n".join(shown)
 
 
 def together(findings: Iterable[Finding]) -> Iterator[Finding]:

@@ -10,7 +10,8 @@ import numpy as np
 
 from jaxmup._tree import path_name
 
-_LONGEST_WAIT = 256  # calls until the third that updates anything: warm-up, accumulation
+_UPDATES = 8  # that are made: RAdam's first five are another optimizer's
+_LONGEST_WAIT = 256  # calls until so many updates: warm-up from zero, accumulated gradients
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +25,8 @@ class Probe:
       paths: those of the parameters.
       init: size of each parameter to the transform's state.
       update: sizes of gradients, state and sizes of parameters to those of updates and a state.
-      first: the call that updates something first: 0, unless the learning rate starts at zero or
-        gradients are accumulated.
-      second: the next call that does.
+      first: the call whose update is measured first.
+      second: the call of the next update; not the next call, if gradients are accumulated.
     """
 
     paths: tuple[str, ...]
@@ -38,6 +38,9 @@ class Probe:
     def run(self, steps: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         """The updates of two periods, each with its own gradients and parameters.
 
+        Half the difference to the updates with all signs turned, so that what a transform adds
+        whatever it is given, such as an initial moment, is not seen.
+
         Args:
           steps: gradients and parameters of the first period, up to the first update, and of the
             second, up to the second; of one period alone, if that is enough.
@@ -45,6 +48,10 @@ class Probe:
         Returns:
           Sizes of the updates, shape `(periods, parameters)`.
         """
+        turned = [(-gradients, -params) for gradients, params in steps]
+        return (self._run(steps) - self._run(turned)) / 2
+
+    def _run(self, steps: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         state = self.init(steps[0][1])
         measured: list[np.ndarray] = []
         call = 0
@@ -107,14 +114,14 @@ def _signs(rank: int) -> jax.Array:
 
 
 def _calls_that_update(found: Probe) -> tuple[int, int] | None:
-    """The first two calls that update anything."""
+    """The last two of the first calls whose gradients update anything; `None` if there are none."""
     ones = np.ones(len(found.paths))
-    state = found.init(ones)
+    state = found.init(0 * ones)
     calls: list[int] = []
     for call in range(_LONGEST_WAIT):
-        updates, state = found.update(ones, state, ones)
+        updates, state = found.update(ones, state, 0 * ones)  # zeros, which do not decay
         if np.any(np.asarray(updates) != 0):
             calls.append(call)
-        if len(calls) == 2:
-            return calls[0], calls[1]
-    return None
+        if len(calls) == _UPDATES:
+            break
+    return (calls[-2], calls[-1]) if len(calls) > 1 else None

@@ -151,16 +151,9 @@ def _wrong_base(path: str, position: int, axis: Axis, size: int) -> Finding:
         f"Its {axis.kind} axis {position} grows from {size} to {axis.size} but is declared as one "
         "that does not.",
         (path,),
-        f"It has the rule of role {_ROLE_NAMES[axis.kind]}; initial scale and learning rate do not "
-        "follow that axis.",
+        "Its initial scale and learning rate do not follow that axis.",
         f"Give it the base {size}; with `jaxmup.infer`, make it differ between base and delta.",
     )
-
-
-_ROLE_NAMES = {
-    "input": "a parameter without growing inputs",
-    "output": "one without growing outputs",
-}
 
 
 def _sizes_that_grow_elsewhere(specs: Specs) -> Iterator[Finding]:
