@@ -7,12 +7,18 @@ import jax
 import jax.numpy as jnp
 
 from jaxmup import _scaling
-from jaxmup._lint._chain import Chain, can_be_probed, check_chain, family_named
+from jaxmup._families import FAMILIES, Family
+from jaxmup._lint._chain import Asked
+from jaxmup._lint._clip import GLOBAL_CLIP
+from jaxmup._lint._decay import DECAY
+from jaxmup._lint._family import FAMILY
 from jaxmup._lint._finding import Finding, together
 from jaxmup._lint._initial import check_initial
-from jaxmup._lint._probe import probe
+from jaxmup._lint._probe import Probe
 from jaxmup._lint._specs import check_specs
 from jaxmup._lint._state import check_state, has_started
+from jaxmup._lint._steps import STEPS
+from jaxmup._power import ONE
 from jaxmup._rules import Parametrization
 from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
@@ -173,28 +179,45 @@ def _differences(given: Scaling, asked: Scaling) -> str:
     return ", ".join(f"{name} {getattr(given, name)}, not {getattr(asked, name)}" for name in names)
 
 
+_RULES = (FAMILY, STEPS, DECAY, GLOBAL_CLIP)
+
+
 def _check_transform(
     tx: Any, tree: Any, specs: Mapping[str, ParamSpec], scalings: Mapping[str, Scaling]
 ) -> Iterator[Finding]:
-    families = {scaling.family for scaling in scalings.values()}
-    family = family_named(next(iter(families))) if len(families) == 1 else None
-    if family is None or not can_be_probed(family):
+    """Runs the trials of all rules on a chain, and then what they find in the updates."""
+    family = _one_family(scalings)
+    if family is None:
         return
-    if set(leaves_by_path(tree)) != set(specs):
+    paths = tuple(leaves_by_path(tree))
+    if set(paths) != set(specs):
         yield Finding(
             "shape-mismatch",
             "The parameters have other paths than the specs.",
-            tuple(sorted(set(leaves_by_path(tree)) ^ set(specs))),
+            tuple(sorted(set(paths) ^ set(specs))),
             "Scalings are matched to parameters by path.",
             "Make the specs from the model that is trained; pass `nnx.state(model, nnx.Param)`.",
         )
         return
+    asked = Asked(
+        paths,
+        tuple(specs[path] for path in paths),
+        tuple(scalings[path] for path in paths),
+        family,
+    )
+    trials = {
+        (i, key): trial
+        for i, rule in enumerate(_RULES)
+        for key, trial in rule.trials(asked).items()
+    }
     try:
-        probed = probe(tx, tree, {path: len(spec.axes) for path, spec in specs.items()})
+        updates = Probe.of(tx, tree, {path: len(spec.axes) for path, spec in specs.items()}).run(
+            trials
+        )
     except Exception as error:  # whatever a transform of the user's raises
         yield _refused(tx, tree, specs, error)
         return
-    if probed is None:
+    if updates is None:
         yield Finding(
             "not-checked",
             "The optimizer updates nothing within 256 calls.",
@@ -203,8 +226,21 @@ def _check_transform(
             "Pass it without its long warm-up or accumulation.",
         )
         return
-    ordered = tuple(scalings[path] for path in probed.paths)
-    yield from check_chain(Chain(probed, ordered, family))
+    for i, rule in enumerate(_RULES):
+        own = {key: both for (j, key), both in updates.items() if i == j}
+        findings = list(rule.findings(asked, own))
+        yield from findings
+        if rule is FAMILY and findings:
+            return  # all that follows would be compared with the wrong numbers
+
+
+def _one_family(scalings: Mapping[str, Scaling]) -> Family | None:
+    """The family of all scalings, if steps on tiny parameters say anything about large ones."""
+    names = {scaling.family for scaling in scalings.values()}
+    family = FAMILIES.get(min(names)) if len(names) == 1 else None
+    if family is None or family.unit != ONE or family.gradient_degree not in (0, 1):
+        return None
+    return family
 
 
 def _refused(tx: Any, tree: Any, specs: Mapping[str, ParamSpec], error: Exception) -> Finding:

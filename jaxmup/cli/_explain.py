@@ -199,8 +199,9 @@ def _declared(
     if not (_is_linen(model) or isinstance(model, nnx.Module)):
         return None
     inputs = _example(make_inputs, width) if _is_linen(model) else ()
+    specs: Any = jaxmup.linen.specs if _is_linen(model) else jaxmup.nnx.specs
     try:
-        return (jaxmup.linen if inputs else jaxmup.nnx).specs(model, *inputs)
+        return specs(model, *inputs)
     except ValueError:
         return None
     except Exception as error:  # whatever calling the user's module raises
