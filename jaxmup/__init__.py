@@ -4,7 +4,8 @@ Tune hyper-parameters on a small network and use them, unchanged, on a large one
 
 `import jaxmup` loads neither Flax nor optax; the submodules load on first use: `jaxmup.nnx` and
 `jaxmup.linen` (layers), `jaxmup.optim` (optax transforms), `jaxmup.functional`, `jaxmup.models`,
-`jaxmup.data`, `jaxmup.transfer`, `jaxmup.parity` and `jaxmup.counterexample`.
+`jaxmup.data`, `jaxmup.manifest`, `jaxmup.transfer`, `jaxmup.parity` and `jaxmup.counterexample`; so
+do the functions `jaxmup.infer` and `jaxmup.rescale` (unmodified models).
 """
 
 import importlib
@@ -29,11 +30,14 @@ if TYPE_CHECKING:
     from jaxmup import data as data
     from jaxmup import functional as functional
     from jaxmup import linen as linen
+    from jaxmup import manifest as manifest
     from jaxmup import models as models
     from jaxmup import nnx as nnx
     from jaxmup import optim as optim
     from jaxmup import parity as parity
     from jaxmup import transfer as transfer
+    from jaxmup._infer import infer as infer
+    from jaxmup._infer import rescale as rescale
 
 __version__ = importlib.metadata.version("jaxmup")
 
@@ -42,19 +46,23 @@ _SUBMODULES = (
     "data",
     "functional",
     "linen",
+    "manifest",
     "models",
     "nnx",
     "optim",
     "parity",
     "transfer",
 )
+_FUNCTIONS = ("infer", "rescale")
 
 
 def __getattr__(name: str) -> Any:
     if name in _SUBMODULES:
         return importlib.import_module(f"{__name__}.{name}")
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(f"{__name__}._infer"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_SUBMODULES])
+    return sorted([*globals(), *_SUBMODULES, *_FUNCTIONS])
