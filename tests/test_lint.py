@@ -437,3 +437,182 @@ def test_every_mutation_has_the_finding_that_names_it(mutation, name, where):
     assert {finding.rule for finding in findings} == {name}
     assert sorted(path for finding in findings for path in finding.where) == where.split()
     assert all(finding.what and finding.why and finding.mend for finding in findings)
+
+
+def test_nothing_is_found_in_fresh_parameters_of_the_right_size():
+    base = {path: np.ones(spec.base_shape) for path, spec in SPECS.items() if not spec.init_std}
+    assert lint(SPECS, rule("adam table8"), **drawn(right_std)) == []
+    ones = {p: np.ones(s.shape) for p, s in SPECS.items() if not s.init_std}
+    plain = {path: SPECS[path] for path in base}
+    assert lint(plain, rule("adam table8"), params=ones, base=base) == []
+
+
+@pytest.mark.parametrize("gauge", ["table8", "unit"])
+def test_models_of_both_apis_as_they_are_used(gauge):
+    mup = named(f"mup adam {gauge}")
+    model = jaxmup.models.MLP(
+        8, 10, width=64, depth=3, base_width=16, parametrization=mup, rngs=nnx.Rngs(0)
+    )
+    specs = jaxmup.nnx.specs(model)
+    optimizer = nnx.Optimizer(model, adamw(0.01, resolve(specs, mup)), wrt=nnx.Param)
+    params = nnx.state(model, nnx.Param)
+    assert lint(specs, mup, tx=optimizer.tx, params=params) == []
+
+    layer = jaxmup.linen.Dense(64, base_features=16, parametrization=mup)
+    variables = layer.init(jax.random.key(0), jnp.ones((1, 8)))
+    specs = jaxmup.linen.specs(layer, jnp.ones((1, 8)))
+    tx = sgd(0.01, resolve(specs, named(f"mup sgd {gauge}"))) if gauge == "table8" else None
+    assert lint(specs, mup, params=variables["params"]) == []
+    assert lint(specs, named("mup sgd table8"), tx=tx) == [] or tx is None
+
+
+def test_equal_sizes_are_a_coincidence_if_the_base_model_says_so():
+    # as many positions as the target has units
+    specs = SPECS | {"positions": ParamSpec((Axis("input", 64), OUT), init_std=0.02)}
+    (finding,) = lint(specs)
+    assert (finding.rule, finding.where) == ("undeclared-axis", ("positions",))
+    assert lint(specs, base=shapes({p: s.base_shape for p, s in specs.items()})) == []
+
+
+def test_a_head_size_may_be_as_large_as_the_number_of_heads():
+    heads, size = Axis("output", 8, base=2), Axis("output", 8)
+    specs = {
+        "query": ParamSpec((IN, heads, size)),
+        "norm": ParamSpec((size,)),
+        "scale": SPECS["scale"],
+    }
+    assert lint(specs) == []
+
+
+def running(eps: float, steps: int, size: Callable[[str], float]) -> dict[str, Any]:
+    """The state of Adam after some steps on gradients of these sizes, and its parameters."""
+    scalings = resolve(SPECS, rule("adam table8"))
+    params = {path: jnp.zeros(spec.shape) for path, spec in SPECS.items()}
+    tx = adam(0.03, scalings, eps=eps)
+    state = tx.init(params)
+    gradients = {path: jnp.full(x.shape, size(path)) for path, x in params.items()}
+    for _ in range(steps):
+        _, state = tx.update(gradients, state, params)
+    return {"params": params, "opt_state": state, "eps": eps}
+
+
+# In table 8 the eps of parameters whose outputs grow by 4 is 1/4 of the base model's: 2.5e-9.
+STATES: dict[str, tuple[Any, ...]] = {
+    "far above": (3, lambda path: 1e-5, ""),
+    "just above": (3, lambda path: 1.1e-8, ""),
+    "below at one parameter": (3, lambda path: 2.4e-9 if path == "square" else 1.0, "square"),
+    "just above at one parameter": (3, lambda path: 2.6e-9 if path == "square" else 1.0, ""),
+    "no gradient at all": (3, lambda path: 0.0 if path == "embed" else 1.0, ""),
+}
+
+
+@pytest.mark.parametrize(("steps", "size", "where"), cases(STATES))
+def test_eps_above_the_second_moment(steps, size, where):
+    findings = lint(SPECS, rule("adam table8"), **running(1e-8, steps, size))
+    assert [f.rule for f in findings] == ["eps-dominates"] * bool(where)
+    assert [path for finding in findings for path in finding.where] == where.split()
+
+
+def test_the_maximum_counts_in_amsgrad_and_variables_of_nnx_are_looked_into():
+    mup = named("mup adam table8")
+    model = jaxmup.models.MLP(8, 10, width=64, depth=1, base_width=16, rngs=nnx.Rngs(0))
+    specs = jaxmup.nnx.specs(model)
+    optimizer = nnx.Optimizer(model, amsgrad(0.01, resolve(specs, mup), b2=0.5), wrt=nnx.Param)
+    params = nnx.state(model, nnx.Param)
+    for size in (1.0, *[1e-12] * 60):
+        gradients = jax.tree.map(lambda x, size=size: jnp.full_like(x, size), params)
+        optimizer.update(model, gradients)
+    assert lint(specs, mup, opt_state=optimizer.opt_state, b2=0.5) == []
+    tiny = jax.tree.map(
+        lambda x: 1e-30 * x if jnp.issubdtype(x.dtype, jnp.floating) else x, optimizer.opt_state
+    )
+    (finding,) = lint(specs, mup, opt_state=tiny, b2=0.5)
+    assert (finding.rule, len(finding.where)) == ("eps-dominates", 4)
+
+
+def test_parameters_of_any_size_are_never_made():
+    """A hidden matrix of 2^40 elements, and abstract parameters."""
+    vast = ParamSpec((Axis("input", 2**20, base=64), Axis("output", 2**20, base=64)))
+    specs = {"hidden": vast, "embed": ParamSpec((Axis("input", 2**17), vast.axes[1]))}
+    mup = rule("adam table8")
+    params = shapes({path: spec.shape for path, spec in specs.items()})
+    assert lint(specs, mup, tx=adamw(0.01, resolve(specs, mup)), params=params) == []
+    (finding,) = lint(specs, mup, tx=optax.adam(0.01, eps=0.0), params=params)
+    assert (finding.rule, finding.where) == ("learning-rate", ("hidden",))
+
+
+def test_a_chain_that_cannot_be_tried_says_so():
+    def only_whole(updates, state, params=None):
+        del params
+        if any(u.size != 4096 for u in jax.tree.leaves(updates)):
+            raise ValueError("whole matrices only")
+        return updates, state
+
+    tx = optax.GradientTransformation(lambda _: optax.EmptyState(), only_whole)
+    (finding,) = lint({"w": SPECS["square"]}, rule("adam table8"), tx=tx)
+    assert (finding.rule, "whole matrices only" in finding.what) == ("not-checked", True)
+    (finding,) = lint(SPECS, rule("adam table8"), tx=optax.set_to_zero())
+    assert finding.rule == "not-checked"
+    # its step depends on the shape of the matrix
+    muon = named("mup muon table8")
+    assert lint(SPECS, muon, tx=optax.adam(1.0)) == []
+
+
+BAD_INPUT: dict[str, tuple[Any, ...]] = {
+    "arrays for specs": (({"w": np.ones(2)},), {}, TypeError, "`specs` must be a tree"),
+    "a name": ((SPECS, "mup"), {}, TypeError, "`parametrization` must be a `Parametrization`"),
+    "specs for scalings": ((SPECS,), {"scalings": SPECS}, TypeError, "`scalings` must be a tree"),
+    "a chain alone": ((SPECS,), {"tx": optax.adam(1.0)}, ValueError, "Pass the one that is meant"),
+}
+
+
+@pytest.mark.parametrize(("args", "kwargs", "error", "message"), cases(BAD_INPUT))
+def test_bad_input(args, kwargs, error, message):
+    with pytest.raises(error, match=message):
+        lint(*args, **kwargs)
+
+
+# Mistakes that the library refuses before there is anything to lint.
+REFUSED: dict[str, tuple[Any, ...]] = {
+    "scalings of another family": (
+        lambda: adam(0.03, resolve(SPECS, rule("sgd table3"))),
+        "family 'adam'",
+    ),
+    "layers of another gauge": (
+        lambda: resolve(layers_of_another_gauge()["specs"], rule("adam table8")),
+        "same parametrization",
+    ),
+    "d_ff forgotten in the delta": (
+        lambda: jaxmup.infer(
+            lambda d, d_ff: nnx.Sequential(
+                nnx.Linear(8, d, rngs=nnx.Rngs(0)),
+                nnx.Linear(d, d_ff, rngs=nnx.Rngs(0)),
+                nnx.Linear(d_ff, d, rngs=nnx.Rngs(0)),
+                nnx.Linear(d, 10, rngs=nnx.Rngs(0)),
+            ),
+            base={"d": 16, "d_ff": 64},
+            delta={"d": 32, "d_ff": 64},
+            target={"d": 64, "d_ff": 256},
+        ),
+        "layers/2/kernel",
+    ),
+}
+
+
+@pytest.mark.parametrize(("refused", "message"), cases(REFUSED))
+def test_what_the_library_refuses(refused, message):
+    with pytest.raises(ValueError, match=message):
+        refused()
+
+
+def test_a_finding_reads_well():
+    finding = Finding("eps", "One eps.", tuple("abcdef"), "Steps shrink with width.", "Scale it.")
+    assert finding.text(20).splitlines() == [
+        "eps: One eps.",
+        "  where: a, b, c, d",
+        "         and 2 more",
+        "  why:   Steps",
+        "         shrink with",
+        "         width.",
+        "  mend:  Scale it.",
+    ]
