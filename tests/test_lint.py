@@ -14,7 +14,7 @@ from flax import nnx
 from helpers import cases, named
 
 import jaxmup
-from jaxmup import Axis, ParamSpec, lint, resolve
+from jaxmup import Axis, Finding, ParamSpec, lint, resolve
 from jaxmup.optim import adam, adamw, amsgrad, scale_gradients, scale_updates, sgd
 
 # A block with two widths: d grows from 16 to 64, d_ff from 32 to 96.

@@ -20,22 +20,25 @@ def check_state(
 
     Entries whose second moment is zero have had no gradient, and do not count.
     """
+    shares: dict[str, float] = {}
     for path, second_moment, count in _second_moments(opt_state):
-        if path not in scalings:
-            continue
-        limit = eps * scalings[path].eps
-        small, positive = _shares(second_moment, count, limit, b2)
-        if positive and small > _SHARE * positive:
-            yield Finding(
-                "eps-dominates",
-                f"eps is {limit:.3g} here, larger than the root of the second moment of "
-                f"{small / positive:.0%} of the entries.",
-                (path,),
-                "The optimizer does not normalize such gradients: steps are smaller than the "
-                "learning rate says, and by how much depends on the width.",
-                "Take a smaller eps, or a gauge whose gradients are larger (`tp4b` scales them to "
-                "one size); in the chains of `jaxmup.optim` eps follows the width.",
-            )
+        if path in scalings:
+            limit = eps * scalings[path].eps
+            shares[path] = _share_below(second_moment, count, limit, b2)
+    found = tuple(path for path, share in shares.items() if share > _SHARE)
+    if found:
+        worst = max(found, key=shares.__getitem__)
+        yield Finding(
+            "eps-dominates",
+            "eps is larger than the root of the second moment; most of all in "
+            f"{worst}, where it is {eps * scalings[worst].eps:.3g} and "
+            f"{shares[worst]:.0%} of the entries are below it.",
+            found,
+            "The optimizer does not normalize such gradients: steps are smaller than the "
+            "learning rate says, and by how much depends on the width.",
+            "Take a smaller eps, or a gauge whose gradients are larger (`tp4b` scales them to "
+            "one size); in the chains of `jaxmup.optim` eps follows the width.",
+        )
 
 
 def has_started(opt_state: Any) -> bool:
@@ -74,12 +77,12 @@ def _is_counter(path: tuple[Any, ...]) -> bool:
     return bool(path) and path[-1] == jax.tree_util.GetAttrKey("count")
 
 
-def _shares(nu: jax.Array, count: int | None, limit: float, b2: float) -> tuple[int, int]:
-    """How many entries have a second moment below the limit squared, and how many have one."""
+def _share_below(nu: jax.Array, count: int | None, limit: float, b2: float) -> float:
+    """The share of entries whose root is below the limit, of those that have a second moment."""
     if count == 0:
-        return 0, 0
+        return 0.0
     correction = 1.0 if count is None else 1 - b2**count
     nu = nu.astype(jnp.promote_types(nu.dtype, jnp.float32))
     positive = nu > 0
     small = positive & (jnp.sqrt(nu / correction) < limit)
-    return int(jnp.sum(small)), int(jnp.sum(positive))
+    return int(jnp.sum(small)) / max(int(jnp.sum(positive)), 1)
