@@ -447,23 +447,30 @@ def test_nothing_is_found_in_fresh_parameters_of_the_right_size():
     assert lint(plain, rule("adam table8"), params=ones, base=base) == []
 
 
-@pytest.mark.parametrize("gauge", ["table8", "unit"])
-def test_models_of_both_apis_as_they_are_used(gauge):
-    mup = named(f"mup adam {gauge}")
+def test_a_model_of_nnx_as_it_is_used():
+    mup = named("mup adam unit")
     model = jaxmup.models.MLP(
-        8, 10, width=64, depth=3, base_width=16, parametrization=mup, rngs=nnx.Rngs(0)
+        8, 10, width=64, depth=2, base_width=16, parametrization=mup, rngs=nnx.Rngs(0)
     )
-    specs = jaxmup.nnx.specs(model)
+    specs, params = jaxmup.nnx.specs(model), nnx.state(model, nnx.Param)
     optimizer = nnx.Optimizer(model, adamw(0.01, resolve(specs, mup)), wrt=nnx.Param)
-    params = nnx.state(model, nnx.Param)
-    assert lint(specs, mup, tx=optimizer.tx, params=params) == []
+    state = optimizer.opt_state
+    assert lint(specs, mup, tx=optimizer.tx, params=params, opt_state=state) == []
 
-    layer = jaxmup.linen.Dense(64, base_features=16, parametrization=mup)
-    variables = layer.init(jax.random.key(0), jnp.ones((1, 8)))
-    specs = jaxmup.linen.specs(layer, jnp.ones((1, 8)))
-    tx = sgd(0.01, resolve(specs, named(f"mup sgd {gauge}"))) if gauge == "table8" else None
-    assert lint(specs, mup, params=variables["params"]) == []
-    assert lint(specs, named("mup sgd table8"), tx=tx) == [] or tx is None
+
+def test_a_model_of_linen_as_it_is_used():
+    layer, inputs = jaxmup.linen.Dense(64, base_features=16), jnp.ones((1, 8))
+    params = layer.init(jax.random.key(0), inputs)["params"]
+    specs = jaxmup.linen.specs(layer, inputs)
+    mup = named("mup sgd table8")
+    assert lint(specs, mup, tx=sgd(0.01, resolve(specs, mup)), params=params) == []
+
+
+def test_weights_that_have_been_trained_are_not_taken_for_initial_ones():
+    trained = drawn(but("square", 5.0))["params"]
+    tx = optax.sgd(0.1, momentum=0.9)  # counts no steps
+    for state in (tx.init(trained), running(1e-8, 1, lambda path: 1.0)["opt_state"]):
+        assert lint(SPECS, rule("adam table8"), params=trained, opt_state=state) == []
 
 
 def test_equal_sizes_are_a_coincidence_if_the_base_model_says_so():
@@ -562,6 +569,12 @@ BAD_INPUT: dict[str, tuple[Any, ...]] = {
     "arrays for specs": (({"w": np.ones(2)},), {}, TypeError, "`specs` must be a tree"),
     "a name": ((SPECS, "mup"), {}, TypeError, "`parametrization` must be a `Parametrization`"),
     "specs for scalings": ((SPECS,), {"scalings": SPECS}, TypeError, "`scalings` must be a tree"),
+    "an abstract state": (
+        (SPECS, rule("adam table8")),
+        {"opt_state": shapes({"nu": (1,)})},
+        ValueError,
+        "`opt_state` must be that of a running optimizer",
+    ),
     "a chain alone": ((SPECS,), {"tx": optax.adam(1.0)}, ValueError, "Pass the one that is meant"),
 }
 

@@ -78,7 +78,8 @@ def lint(
     Raises:
       TypeError: if a leaf of `specs` or `scalings` is of another type, or `parametrization` is no
         `Parametrization`.
-      ValueError: if `tx` or `opt_state` comes with neither `parametrization` nor `scalings`.
+      ValueError: if `tx` or `opt_state` comes with neither `parametrization` nor `scalings`, or
+        `opt_state` is abstract.
 
     Example:
       >>> import jaxmup, optax
@@ -103,6 +104,11 @@ def lint(
         raise ValueError(
             "`tx` and `opt_state` are compared with what a parametrization asks for. Got neither "
             "`parametrization` nor `scalings`. Pass the one that is meant."
+        )
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(opt_state)):
+        raise ValueError(
+            "`opt_state` must be that of a running optimizer: its numbers are looked at. Got "
+            "shapes. Leave it out for an abstract model."
         )
     found: list[Finding] = []
     arrays = None if params is None else leaves_by_path(params)

@@ -42,8 +42,9 @@ def check_state(
 
 
 def has_started(opt_state: Any) -> bool:
-    """Whether a step counter of the state is above zero."""
-    return any(_is_counter(path) and int(leaf) > 0 for path, leaf in _leaves(opt_state))
+    """Whether a step counter of the state is above zero, or may be, as there is none."""
+    counters = [int(leaf) for path, leaf in _leaves(opt_state) if _is_counter(path)]
+    return not counters or max(counters) > 0
 
 
 def _second_moments(opt_state: Any) -> Iterator[tuple[str, jax.Array, int | None]]:
