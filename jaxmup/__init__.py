@@ -13,9 +13,14 @@ import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
+from jaxmup._explain import Explanation as Explanation
+from jaxmup._explain import ParameterRow as ParameterRow
+from jaxmup._explain import explain as explain
 from jaxmup._families import OPTIMIZERS as OPTIMIZERS
 from jaxmup._families import Family as Family
 from jaxmup._families import shampoo as shampoo
+from jaxmup._lint import Finding as Finding
+from jaxmup._lint import lint as lint
 from jaxmup._power import Power as Power
 from jaxmup._rules import ABCD as ABCD
 from jaxmup._rules import Parametrization as Parametrization

@@ -550,7 +550,7 @@ def test_a_described_state_moves():
 
     params, (_, rest) = state_of(optax.chain(optax.identity(), optax.scale(-0.1)))
     state = (Kept(params), rest)
-    described = {"Kept": gauge.Transform(("Kept",), {"root": gauge.Power(update=2)})}
+    described = {"Kept": gauge.Transform(("Kept",), {"root": gauge.Movement(update=2)})}
     run = gauge.regauge(params, state, 4.0, transforms=described)
     np.testing.assert_array_equal(run.opt_state[0].root["b"], 16.0)
 

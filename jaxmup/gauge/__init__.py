@@ -30,7 +30,7 @@ from jaxmup.gauge._scalings import reference_scalings as reference_scalings
 from jaxmup.gauge._scalings import regauge_scalings as regauge_scalings
 from jaxmup.gauge._transforms import TRANSFORMS as TRANSFORMS
 from jaxmup.gauge._transforms import WRAPPERS as WRAPPERS
-from jaxmup.gauge._transforms import Power as Power
+from jaxmup.gauge._transforms import Movement as Movement
 from jaxmup.gauge._transforms import Transform as Transform
 from jaxmup.optim import clip_by_global_norm as clip_by_global_norm
 from jaxmup.optim import in_reference_gauge as in_reference_gauge

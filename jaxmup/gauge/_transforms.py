@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 
-class Power(NamedTuple):
+class Movement(NamedTuple):
     """A factor `u^update · θ^theta · rate^rate`.
 
     Args:
@@ -22,7 +22,7 @@ class Power(NamedTuple):
       rate: power of the factor on the learning rate of the optimizer.
 
     Example:
-      >>> Power(update=1, theta=1).at(update=2.0, theta=4.0)
+      >>> Movement(update=1, theta=1).at(update=2.0, theta=4.0)
       8.0
     """
 
@@ -35,11 +35,11 @@ class Power(NamedTuple):
         return float(update**self.update * theta**self.theta * rate**self.rate)
 
 
-FIXED = Power()
-UPDATE = Power(update=1)
-SQUARE = Power(update=2)
-WEIGHT = Power(theta=-1)  # moves as the stored weight
-DECAY = Power(update=1, theta=1)  # makes λ w move as the updates do
+FIXED = Movement()
+UPDATE = Movement(update=1)
+SQUARE = Movement(update=2)
+WEIGHT = Movement(theta=-1)  # moves as the stored weight
+DECAY = Movement(update=1, theta=1)  # makes λ w move as the updates do
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,19 +58,19 @@ class Transform:
 
     Example:
       >>> TRANSFORMS["scale_by_adam"].fields["nu"]
-      Power(update=2, theta=0, rate=0)
+      Movement(update=2, theta=0, rate=0)
     """
 
     states: tuple[str, ...] = ("EmptyState",)
-    fields: Mapping[str, Power] = dataclasses.field(default_factory=dict)
-    returns: Power = UPDATE
-    hyperparameters: Mapping[str, Power | None] = dataclasses.field(default_factory=dict)
+    fields: Mapping[str, Movement] = dataclasses.field(default_factory=dict)
+    returns: Movement = UPDATE
+    hyperparameters: Mapping[str, Movement | None] = dataclasses.field(default_factory=dict)
     inner: str | None = None
     couples: bool = False
     sets_rate: bool = False
 
 
-def _fields(fixed: str = "", update: str = "", square: str = "") -> dict[str, Power]:
+def _fields(fixed: str = "", update: str = "", square: str = "") -> dict[str, Movement]:
     return {
         **dict.fromkeys(fixed.split(), FIXED),
         **dict.fromkeys(update.split(), UPDATE),
@@ -111,7 +111,7 @@ TRANSFORMS: dict[str, Transform] = {
         ("ScaleByNovogradState",),
         _fields("count mu", "", "nu"),
         FIXED,
-        {**_ADAM_EPS, "weight_decay": Power(theta=1)},
+        {**_ADAM_EPS, "weight_decay": Movement(theta=1)},
     ),
     "scale_by_rms": Transform(
         _RMS, _fields("count", "", "nu"), FIXED, {"eps": SQUARE, "initial_scale": SQUARE}
@@ -139,7 +139,7 @@ TRANSFORMS: dict[str, Transform] = {
     ),
     # Signs and orthogonal factors.
     "scale_by_lion": Transform(
-        ("ScaleByLionState",), _fields("count", "mu"), FIXED, {"smooth_beta": Power(update=-1)}
+        ("ScaleByLionState",), _fields("count", "mu"), FIXED, {"smooth_beta": Movement(update=-1)}
     ),
     "scale_by_sign": Transform(returns=FIXED),
     "scale_by_rprop": Transform(  # its step sizes are learning rates
@@ -157,9 +157,9 @@ TRANSFORMS: dict[str, Transform] = {
     "scale_by_shape": Transform(),
     "scale_by_sophia": Transform(  # its estimate of the Hessian mixes parameters
         ("SophiaState",),
-        {**_fields("count hessian_fn_state", "mu"), "nu": Power(theta=2)},
+        {**_fields("count hessian_fn_state", "mu"), "nu": Movement(theta=2)},
         FIXED,
-        {"eps": UPDATE, "gamma": Power(update=1, theta=-2)},
+        {"eps": UPDATE, "gamma": Movement(update=1, theta=-2)},
         couples=True,
     ),
     # Proportional to the gradient.
@@ -177,10 +177,10 @@ TRANSFORMS: dict[str, Transform] = {
         returns=WEIGHT, hyperparameters={"eps": UPDATE, "min_norm": None}
     ),
     "scale_by_param_block_rms": Transform(
-        returns=Power(update=1, theta=-1), hyperparameters={"min_scale": WEIGHT}
+        returns=Movement(update=1, theta=-1), hyperparameters={"min_scale": WEIGHT}
     ),
     "scale_by_param_block_norm": Transform(
-        returns=Power(update=1, theta=-1), hyperparameters={"min_scale": WEIGHT}
+        returns=Movement(update=1, theta=-1), hyperparameters={"min_scale": WEIGHT}
     ),
     "add_decayed_weights": Transform(
         ("EmptyState", "WeightDecaySchedule"),
@@ -246,10 +246,10 @@ WRAPPERS: dict[str, Transform] = {
         {
             **_fields("b1 step_count"),
             "z": WEIGHT,
-            "max_lr": Power(rate=1),
-            "weight_sum": Power(rate=2),  # for the default weight_lr_power
+            "max_lr": Movement(rate=1),
+            "weight_sum": Movement(rate=2),  # for the default weight_lr_power
         },
-        hyperparameters={"learning_rate": Power(rate=1)},
+        hyperparameters={"learning_rate": Movement(rate=1)},
         inner="base_optimizer_state",
     ),
 }
