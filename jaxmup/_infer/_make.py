@@ -81,7 +81,7 @@ class Source:
         parameters = inspect.signature(function).parameters
         return {
             name: draw(key)
-            for name, draw in (("key", lambda key: key), ("rngs", nnx.Rngs))
+            for name, draw in (("key", lambda key: key), ("rngs", _rngs))
             if name in parameters and not (isinstance(size, Mapping) and name in size)
         }
 
@@ -139,6 +139,17 @@ class Made:
 
 def _call(function: Callable[..., Any], size: Any, **keys: Any) -> Any:
     return function(**size, **keys) if isinstance(size, Mapping) else function(size, **keys)
+
+
+def _rngs(key: Any) -> nnx.Rngs:
+    """`nnx.Rngs(key)`, with counts in NumPy, which are not traced.
+
+    Flax asks each count for its sharding. To say that a traced one has none, JAX goes through all
+    that was traced before, which takes minutes in a model of many layers.
+    """
+    rngs = nnx.Rngs(key)
+    rngs.default.count = nnx.RngCount(np.zeros((), np.uint32), tag="default")
+    return rngs
 
 
 def _array(example: Any) -> Any:
