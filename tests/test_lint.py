@@ -387,6 +387,20 @@ MUTATIONS: dict[str, tuple[Any, ...]] = {
         "global-clip",
         "",
     ),
+    "a stock clip by global norm of two parameters": (
+        {
+            "specs": {path: SPECS[path] for path in ("square", "readout")},
+            "tx": optax.chain(
+                optax.clip_by_global_norm(1.0),
+                adam(
+                    0.03,
+                    {p: resolve(SPECS, rule("adam table8"))[p] for p in ("square", "readout")},
+                ),
+            ),
+        },
+        "global-clip",
+        "",
+    ),
     "a stock clip by global norm, SGD": (
         chain("sgd table3", lambda s: optax.chain(optax.clip_by_global_norm(9.0), sgd(WARM_UP, s))),
         "global-clip",
