@@ -33,6 +33,14 @@ def check_specs(specs: Specs, shapes: Shapes | None, base: Shapes | None) -> Ite
 
 
 def _shapes_of_parameters(specs: Specs, shapes: Shapes) -> Iterator[Finding]:
+    if set(specs) != set(shapes):
+        yield Finding(
+            "shape-mismatch",
+            "Some paths have a spec but no parameter, or a parameter but no spec.",
+            tuple(sorted(set(specs) ^ set(shapes))),
+            "Specs and scalings are matched to parameters by path.",
+            "Make the specs from the model that is trained; pass `nnx.state(model, nnx.Param)`.",
+        )
     for path, spec in specs.items():
         if path in shapes and shapes[path] != spec.shape:
             yield Finding(
