@@ -179,6 +179,28 @@ def test_arguments_of_an_update_reach_the_direction():
     )
 
 
+def test_a_direction_sees_sizes_of_base_width():
+    """LAMB's family at (r_in, r_out) = (16, 4): by hand lr ½, eps ¼ and initial values ⅛."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        return jax.tree.map(lambda u, s, w: u + 10 * s + 100 * w, updates, state, params), state
+
+    scalings = {"w": resolve(weight(16, 4), named("mup lamb table3"))}
+    direction = optax.GradientTransformation(lambda params: params, update)
+    tx = optim.from_direction(direction, 1.0, scalings, family="lamb")
+    update = step(tx, {"w": jnp.ones(1)})["w"]
+    require_close(update, -0.5 / 8 * np.array([4.0 + 80 + 800]), "update", "float32")
+
+
+def test_a_direction_of_another_degree_keeps_its_size():
+    """1/g is of degree -1, as Shampoo(½, ½): whatever g is divided by comes back; by hand lr 1."""
+    family = jaxmup.shampoo(0.5, 0.5)
+    scalings = {"w": resolve(weight(16, 4), parametrization("mup", family, gauge="table3"))}
+    inverse = optax.stateless(lambda updates, _: jax.tree.map(lambda u: 1 / u, updates))
+    tx = optim.from_direction(inverse, 1.0, scalings, family=family)
+    require_close(step(tx, {"w": jnp.full(1, 5.0)})["w"], np.array([-0.2]), "update", "float32")
+
+
 OF_ADAM, OF_MUON = (resolve(SHAPES, parametrization("mup", name)) for name in ("adam", "muon"))
 OTHERS = resolve({"x": SHAPES["hidden"]}, RULE)
 BAD: dict[str, tuple[Any, ...]] = {
