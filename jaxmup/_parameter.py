@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -47,6 +47,49 @@ def declare(spec: ParamSpec, rule: Parametrization, init: Initializer) -> Parame
     return Parameter(spec, multiplier, grown_initializer(init, spec.base_shape, init_gain))
 
 
+@dataclasses.dataclass(frozen=True)
+class Move:
+    """The move of one parameter to another gauge: `m → theta · m`, `w → w / theta`.
+
+    Args:
+      spec: the spec in the new gauge.
+      multiplier: the new `m`; dimensionless.
+      theta: the new multiplier over the old one; dimensionless.
+    """
+
+    spec: ParamSpec
+    multiplier: float
+    theta: float
+
+
+def gauge_move(spec: ParamSpec, rule: Parametrization) -> Move:
+    """The move of a layer's parameter to the gauge of `rule`.
+
+    Raises:
+      ValueError: if no layer applies anything to the parameter, or `rule` gives the effective
+        weight another standard deviation.
+
+    Example:
+      >>> from jaxmup import Axis
+      >>> spec = ParamSpec((Axis("input", 256, base=64), Axis("output", 10)))
+      >>> in_table8 = declare(spec, parametrization("mup"), jax.nn.initializers.ones).spec
+      >>> gauge_move(in_table8, parametrization("mup", gauge="table3")).theta
+      4.0
+    """
+    old, new = spec.applied, what_is_applied(spec, rule)
+    if old is None or old.init_gain is None or new.init_gain is None:
+        raise ValueError(f"A layer must apply the multiplier that is to move. Got {spec}.")
+    if not math.isclose(old.multiplier * old.init_gain, new.multiplier * new.init_gain):
+        raise ValueError(
+            "A gauge move keeps the effective weight W, so the two parametrizations must give it "
+            f"the same initial standard deviation. {rule} multiplies that of the base model by "
+            f"{new.multiplier * new.init_gain:g}, the layer by {old.multiplier * old.init_gain:g}. "
+            "Choose a gauge of the parametrization that the model was built with."
+        )
+    spec = dataclasses.replace(spec, applied=new)
+    return Move(spec, new.multiplier, new.multiplier / old.multiplier)
+
+
 def grown_initializer(init: Initializer, base_shape: tuple[int, ...], gain: float) -> Initializer:
     """An initializer for any width from one for the base width, its values multiplied by `gain`.
 
@@ -75,14 +118,14 @@ def grown_initializer(init: Initializer, base_shape: tuple[int, ...], gain: floa
         else:
             keys = jax.random.split(key, math.prod(tiles))
             drawn = jax.vmap(lambda tile_key: init(tile_key, base_shape, dtype))(keys)
-            drawn = jax.tree.map(lambda x: _join(x, tiles, base_shape), drawn)
+            drawn = jax.tree.map(lambda x: join_tiles(x, tiles, base_shape), drawn)
         window = tuple(slice(size) for size in shape)
         return jax.tree.map(lambda x: scale(x if x.shape == shape else x[window], gain), drawn)
 
     return grown
 
 
-def _join(x: jax.Array, tiles: tuple[int, ...], base_shape: tuple[int, ...]) -> jax.Array:
+def join_tiles(x: jax.Array, tiles: tuple[int, ...], base_shape: tuple[int, ...]) -> jax.Array:
     """Lays the tiles `x[i]` out on a grid of `tiles`."""
     rank = len(tiles)
     grid = x.reshape(tiles + base_shape)
@@ -104,19 +147,7 @@ def as_parametrization(value: Parametrization | ParametrizationName) -> Parametr
     return parametrization(value)
 
 
-def require_dense_arguments(
-    *, dtype: Any, param_dtype: Any, use_bias: bool, bias_init_std: float | None
-) -> None:
-    """Raises a `ValueError` if the arguments of a linear layer are at odds with each other."""
-    _require_float("dtype", dtype)
-    _require_float("param_dtype", param_dtype)
-    if bias_init_std is not None and not use_bias:
-        raise ValueError(
-            f"`bias_init_std` needs a bias. Got {bias_init_std!r} with use_bias=False."
-        )
-
-
-def _require_float(name: str, dtype: Any) -> None:
+def require_float(name: str, dtype: Any) -> None:
     """Raises a `ValueError` unless `dtype` is a floating-point dtype, or `None`."""
     if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(
@@ -125,53 +156,106 @@ def _require_float(name: str, dtype: Any) -> None:
         )
 
 
-def dense_parameters(
-    sizes: tuple[int, int],
-    bases: tuple[int | None, int | None],
-    rule: Parametrization,
-    *,
-    kernel_init: Initializer,
-    kernel_init_is_default: bool,
-    bias_init: Initializer,
-    init_std: float | None,
-    bias_init_std: float | None,
-    lr_scale: float,
-) -> tuple[Parameter, Parameter]:
-    """The kernel and the bias of a linear layer.
+@dataclasses.dataclass(frozen=True)
+class Initial:
+    """How the values of a parameter at base width are drawn.
 
     Args:
-      sizes: `(in_features, out_features)`.
-      bases: their sizes in the base model; `None` for one that does not grow.
+      init: the initializer.
+      is_default: whether it is Flax's own for this layer.
+      std: standard deviation of normal values, drawn instead of those of `init`.
+      default_std: the standard deviation of Flax's own initializer for a shape, where it is known.
+      flat: what Flax makes of the shape before it calls an initializer; `None` if nothing.
+    """
+
+    init: Initializer
+    is_default: bool = False
+    std: float | None = None
+    default_std: Callable[[tuple[int, ...]], float] | None = None
+    flat: Callable[[tuple[int, ...]], tuple[int, ...]] | None = None
+
+
+def fan_in_std(shape: tuple[int, ...]) -> float:
+    """The standard deviation `fan_in^-1/2` of Flax's kernels, whose last axis is the output."""
+    return math.prod(shape[:-1]) ** -0.5
+
+
+def features_std(shape: tuple[int, ...]) -> float:
+    """The standard deviation `features^-1/2` of Flax's embeddings."""
+    return shape[-1] ** -0.5
+
+
+def declare_layer(
+    axes: Mapping[str, tuple[Axis, ...]],
+    initials: Mapping[str, Initial],
+    rule: Parametrization,
+    *,
+    lr_scale: float,
+    depth: float,
+) -> dict[str, Parameter]:
+    """The parameters of a layer, by name.
+
+    Args:
+      axes: the axes of each parameter.
+      initials: how each is drawn at base width.
       rule: the parametrization.
-      kernel_init: initializer of the kernel at base width.
-      kernel_init_is_default: whether it is Flax's default, whose standard deviation is known to be
-        `fan_in^-1/2`.
-      bias_init: initializer of the bias at base width.
-      init_std: standard deviation of a normal kernel at base width, instead of `kernel_init`.
-      bias_init_std: the same of the bias, instead of `bias_init`.
-      lr_scale: factor on the learning rate of both; dimensionless.
+      lr_scale: factor α on the learning rate of all; dimensionless.
+      depth: number of residual blocks over that of the base model; dimensionless.
 
     Raises:
-      ValueError: if `init_std` comes with a `kernel_init`, or a size, base, std or scale is out of
-        range.
+      ValueError: if a standard deviation is given for a parameter that the layer lacks, or beside
+        an initializer, or a size, base, std or scale is out of range.
     """
-    axis_in, axis_out = (
-        Axis(kind, size, base)
-        for kind, size, base in zip(("input", "output"), sizes, bases, strict=True)
-    )
-    if init_std is not None:
-        if not kernel_init_is_default:
-            raise ValueError(
-                "`init_std` and `kernel_init` both set the initial scale of the kernel of shape "
-                f"{sizes}. Got init_std={init_std!r} and kernel_init={kernel_init!r}. Pass one."
-            )
-        sigma, kernel_init = init_std, jax.nn.initializers.normal(init_std)
-    elif kernel_init_is_default:
-        sigma = axis_in.base_size**-0.5
-    else:
-        sigma = None
-    if bias_init_std is not None:
-        bias_init = jax.nn.initializers.normal(bias_init_std)
-    kernel = ParamSpec((axis_in, axis_out), sigma, lr_scale)
-    bias = ParamSpec((axis_out,), bias_init_std, lr_scale)
-    return declare(kernel, rule, kernel_init), declare(bias, rule, bias_init)
+    for name, initial in initials.items():
+        if initial.std is not None:
+            _require_one_scale(name, axes, initial)
+    rule.require_depth(depth)
+    return {
+        name: _declare_initial(ParamSpec(own, lr_scale=lr_scale, depth=depth), initials[name], rule)
+        for name, own in axes.items()
+    }
+
+
+def _require_one_scale(name: str, axes: Mapping[str, Any], initial: Initial) -> None:
+    argument = std_argument(name)
+    if name not in axes:
+        raise ValueError(f"`{argument}` needs a {name}. Got {initial.std!r} with use_{name}=False.")
+    if not initial.is_default:
+        shape = tuple(axis.size for axis in axes[name])
+        raise ValueError(
+            f"`{argument}` and `{name}_init` both set the initial scale of the {name} of shape "
+            f"{shape}. Got {argument}={initial.std!r} and {name}_init={initial.init!r}. Pass one."
+        )
+
+
+def std_argument(name: str) -> str:
+    """What a layer calls the argument for the standard deviation of its parameter `name`."""
+    return "bias_init_std" if name == "bias" else "init_std"
+
+
+def _declare_initial(spec: ParamSpec, initial: Initial, rule: Parametrization) -> Parameter:
+    if initial.std is not None:
+        spec = dataclasses.replace(spec, init_std=initial.std)
+        return declare(spec, rule, jax.nn.initializers.normal(initial.std))
+    flat_shape = spec.base_shape if initial.flat is None else initial.flat(spec.base_shape)
+    if initial.is_default and initial.default_std is not None:
+        spec = dataclasses.replace(spec, init_std=initial.default_std(flat_shape))
+
+    def draw(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> Any:
+        drawn = initial.init(key, flat_shape, dtype)
+        return jax.tree.map(lambda x: x.reshape(shape), drawn)
+
+    return declare(spec, rule, draw)
+
+
+per_expert_init = jax.nn.initializers.lecun_normal(batch_axis=(0,))
+"""Initializer of kernels `(experts, inputs, outputs)`: `inputs^-1/2`, whatever their number."""
+
+
+def require_top_k(top_k: int, num_experts: int) -> None:
+    """Raises a `ValueError` unless a router can choose `top_k` of `num_experts`."""
+    if not 1 <= top_k <= num_experts:
+        raise ValueError(
+            f"`top_k` must be between 1 and `num_experts`. Got top_k={top_k} of {num_experts}. "
+            "Give each input at least one expert, and no more than there are."
+        )

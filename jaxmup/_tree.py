@@ -142,14 +142,22 @@ def specs_of_leaves(
 
 def _stacked(name: str, spec: ParamSpec, shape: tuple[int, ...]) -> ParamSpec:
     """`spec` with batch axes where `scan` or `vmap` has added some to the parameter."""
+    for position in added_axes(name, spec, shape):
+        spec = spec.with_batch_axis(position, shape[position])
+    return spec
+
+
+def added_axes(name: str, spec: ParamSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The positions in `shape` of the axes that `scan` or `vmap` has added to the parameter.
+
+    Raises:
+      ValueError: if `shape` is not that of the spec with axes added to it.
+    """
     extra = len(shape) - len(spec.axes)
     # Leading axes first: that is where scan and vmap stack by default.
-    for positions in itertools.combinations(range(len(shape)), max(extra, 0)):
-        stacked = spec
-        for position in positions:
-            stacked = stacked.with_batch_axis(position, shape[position])
-        if stacked.shape == shape:
-            return stacked
+    for added in itertools.combinations(range(len(shape)), max(extra, 0)):
+        if tuple(size for i, size in enumerate(shape) if i not in added) == spec.shape:
+            return added
     raise ValueError(
         f"A spec must have the axes of its parameter. {name} has shape {shape}, its spec "
         f"{spec.shape}. Was the parameter replaced after the layer was built?"

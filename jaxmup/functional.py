@@ -1,13 +1,15 @@
 """Pure array functions: where a multiplier is applied, and how."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 
-def scale(x: Array, factor: float) -> Array:
+def scale(x: Array, factor: float | Array) -> Array:
     """`factor · x` in the dtype of `x`, rounded once.
 
     A Python float would first be rounded to the dtype of `x`: in bfloat16 that is one common
@@ -15,19 +17,20 @@ def scale(x: Array, factor: float) -> Array:
 
     Args:
       x: floating-point array of any shape.
-      factor: dimensionless; 1.0 returns `x` itself.
+      factor: a Python number, of which 1.0 returns `x` itself, or a scalar array, which is always
+        multiplied by; dimensionless.
 
     Example:
       >>> scale(jnp.array(3.0, jnp.bfloat16), 1 / 3)
       Array(1, dtype=bfloat16)
     """
-    if factor == 1.0:
-        return x
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    return (x.astype(wide) * factor).astype(x.dtype)
+    if isinstance(factor, float | int):
+        return x if factor == 1.0 else (x.astype(wide) * factor).astype(x.dtype)
+    return (x.astype(wide) * factor.astype(wide)).astype(x.dtype)
 
 
-def scale_smaller(inputs: Array, kernel: Array, multiplier: float) -> tuple[Array, Array]:
+def scale_smaller(inputs: Array, kernel: Array, multiplier: float | Array) -> tuple[Array, Array]:
     """Puts the multiplier of `W = multiplier · kernel` on the smaller operand of `inputs · W`.
 
     Either gives the same product; scaling the smaller one writes less memory.
@@ -50,43 +53,79 @@ def scale_smaller(inputs: Array, kernel: Array, multiplier: float) -> tuple[Arra
     return inputs, scale(kernel, multiplier)
 
 
-def dense(
-    inputs: Array,
-    kernel: Array,
-    bias: Array | None,
-    *,
-    kernel_multiplier: float = 1.0,
-    bias_multiplier: float = 1.0,
-    promote: Callable[..., tuple[Any, ...]],
-    dot_general: Callable[..., Array] = lax.dot_general,
-    **dot_general_kwargs: Any,
+def lookup(
+    take: Callable[[Array], Array], embedding: Array, n_rows: int, multiplier: float | Array
 ) -> Array:
-    """`inputs · (kernel_multiplier · kernel) + bias_multiplier · bias`, on the last axis.
-
-    The multipliers act before the promotion, so they see the parameters in the dtype that they are
-    stored in. With both at 1.0 these are the operations of Flax's own layer, in its order.
+    """Rows of `multiplier · embedding`: what is smaller of the rows and the table is multiplied.
 
     Args:
-      inputs: shape `(..., in_features)`.
-      kernel: shape `(in_features, out_features)`.
-      bias: shape `(out_features,)`, or `None`.
-      kernel_multiplier: constant factor on the kernel; dimensionless.
-      bias_multiplier: constant factor on the bias; dimensionless.
-      promote: brings the three to the dtype of the computation.
-      dot_general: the product, as `jax.lax.dot_general`.
-      **dot_general_kwargs: passed on to `dot_general`.
-
-    Returns:
-      Shape `(..., out_features)`.
+      take: picks the rows from a table.
+      embedding: the table, of shape `(num_embeddings, features)`.
+      n_rows: how many rows are picked.
+      multiplier: dimensionless.
 
     Example:
-      >>> inputs, kernel, same = jnp.ones((1, 4)), jnp.ones((4, 2)), lambda *arrays: arrays
-      >>> dense(inputs, kernel, jnp.ones(2), kernel_multiplier=0.25, promote=same)
-      Array([[2., 2.]], dtype=float32)
+      >>> lookup(lambda table: table[jnp.array([1])], jnp.ones((3, 2)), 1, 0.5)
+      Array([[0.5, 0.5]], dtype=float32)
     """
-    inputs, kernel = scale_smaller(inputs, kernel, kernel_multiplier)
-    bias = None if bias is None else scale(bias, bias_multiplier)
-    inputs, kernel, bias = promote(inputs, kernel, bias)
-    contract_last_with_first = (((inputs.ndim - 1,), (0,)), ((), ()))
-    y = dot_general(inputs, kernel, contract_last_with_first, **dot_general_kwargs)
-    return y if bias is None else y + jnp.reshape(bias, (1,) * (y.ndim - 1) + (-1,))
+    if n_rows < embedding.shape[0]:
+        return scale(take(embedding), multiplier)
+    return take(scale(embedding, multiplier))
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaledAttention:
+    """An attention function whose logits are multiplied by `factor`.
+
+    The factor goes on the query, which has been normalized and projected by then. It is part of the
+    function, not of a parameter: no gauge moves it.
+
+    Args:
+      attention_fn: as `flax.nnx.dot_product_attention`.
+      factor: dimensionless.
+    """
+
+    attention_fn: Callable[..., Array]
+    factor: float
+
+    def __call__(self, query: Array, key: Array, value: Array, *args: Any, **kwargs: Any) -> Array:
+        """Calls `attention_fn` with `factor · query`."""
+        return self.attention_fn(scale(query, self.factor), key, value, *args, **kwargs)
+
+
+def top_k_gates(logits: Array, k: int) -> Array:
+    """Gates of the `k` experts with the largest logits: their softmax, zero for the others.
+
+    Args:
+      logits: shape `(..., experts)`.
+      k: how many experts are chosen.
+
+    Returns:
+      Shape `(..., experts)`, each row of sum 1, in the dtype of `logits`; taken in float32 at
+      least.
+
+    Example:
+      >>> top_k_gates(jnp.array([1.0, 3.0, 3.0]), 2)
+      Array([0. , 0.5, 0.5], dtype=float32)
+    """
+    wide = jnp.promote_types(logits.dtype, jnp.float32)
+    largest, chosen = lax.top_k(logits.astype(wide), k)
+    rows = jax.nn.one_hot(chosen, logits.shape[-1], dtype=wide)
+    return jnp.einsum("...k,...ke->...e", jax.nn.softmax(largest), rows).astype(logits.dtype)
+
+
+def mix(outputs: Array, gates: Array) -> Array:
+    """The sum of the experts' outputs, weighted by their gates.
+
+    Args:
+      outputs: shape `(experts, tokens, features)`.
+      gates: shape `(tokens, experts)`.
+
+    Returns:
+      Shape `(tokens, features)`.
+
+    Example:
+      >>> mix(jnp.ones((2, 1, 3)), jnp.array([[0.25, 0.5]]))
+      Array([[0.75, 0.75, 0.75]], dtype=float32)
+    """
+    return jnp.einsum("etd,te->td", outputs, gates)

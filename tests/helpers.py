@@ -24,6 +24,9 @@ class Tol(NamedTuple):
 TOL = {
     ("rule", "float64"): Tol(1e-14, "a handful of roundings in powers of Python floats"),
     ("trajectory", "float64"): Tol(1e-12, "20 steps, rounded in other places; seen: 5e-16"),
+    ("regauged", "float64"): Tol(1e-11, "30 steps, moved by any factor in [1/30, 30]"),
+    ("constant gauge", "float32"): Tol(3e-4, "200 steps, other fusions; seen: 3e-5 with momentum"),
+    ("constant gauge", "bfloat16"): Tol(2e-3, "the same; seen: 2e-4"),
     ("negative control", "float64"): Tol(1e-2, "what a wrong factor moves at least"),
     ("slope", "float64"): Tol(0.2, "finite width: of 12 seeds at widths 32 to 1024; seen: 0.19"),
     ("wrong slope", "float64"): Tol(0.5, "the least power of the width that a rule can be off by"),

@@ -28,9 +28,11 @@ from jaxmup.optim._chains import adam as adam
 from jaxmup.optim._chains import adamw as adamw
 from jaxmup.optim._chains import amsgrad as amsgrad
 from jaxmup.optim._chains import sgd as sgd
+from jaxmup.optim._clip import clip_by_global_norm as clip_by_global_norm
 from jaxmup.optim._direction import from_direction as from_direction
 from jaxmup.optim._muon import muon as muon
 from jaxmup.optim._muon import muon_dimension_numbers as muon_dimension_numbers
+from jaxmup.optim._reference import in_reference_gauge as in_reference_gauge
 from jaxmup.optim._scale import scale_gradients as scale_gradients
 from jaxmup.optim._scale import scale_updates as scale_updates
 from jaxmup.optim._weight_decay import WeightDecayMode as WeightDecayMode

@@ -1,6 +1,6 @@
 """Any optax direction under a parametrization, run as if the model had base width."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import optax
 
@@ -10,6 +10,12 @@ from jaxmup.functional import scale
 from jaxmup.optim._chains import chain
 from jaxmup.optim._checks import Scalings
 from jaxmup.optim._weight_decay import WeightDecay, WeightDecayMode
+
+
+class BaseUnitsState(NamedTuple):
+    """State of a direction that sees everything in units of the base model, in every gauge."""
+
+    inner_state: Any
 
 
 def from_direction(
@@ -67,6 +73,8 @@ def from_direction(
     checked = Scalings(scalings, family.name)
     decay = WeightDecay(weight_decay, weight_decay_mode, mask, peak_learning_rate)
     at_base = _at_base_width(optax.with_extra_args_support(direction), checked, family)
+    if family.eps is not None:  # otherwise gradients come in the units of the gauge
+        at_base = _with_named_state(at_base)
     return optax.with_extra_args_support(chain(checked, at_base, decay, learning_rate))
 
 
@@ -91,5 +99,20 @@ def _at_base_width(
         params = None if params is None else shrink(params)
         updates, state = direction.update(gradients, state, params, **extra_args)
         return scalings.map(lambda s, u: scale(u, back(s)), updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _with_named_state(
+    tx: optax.GradientTransformationExtraArgs,
+) -> optax.GradientTransformationExtraArgs:
+    """`tx`, whose state says by its type that it is the same in every gauge."""
+
+    def init(params: Any) -> BaseUnitsState:
+        return BaseUnitsState(tx.init(params))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        updates, inner = tx.update(updates, state.inner_state, params, **extra_args)
+        return updates, BaseUnitsState(inner)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,85 @@
+"""Embeddings, tied readouts among them."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from jaxmup import functional
+from jaxmup._axes import embedding_axes
+from jaxmup._parameter import Parameter, as_parametrization, features_std
+from jaxmup._readout import tied_readout_ratio
+from jaxmup.linen._layer import Layer
+
+
+class Embed(Layer, nn.Embed):
+    r"""`flax.linen.Embed` under an abcd-parametrization: rows of `m · embedding`.
+
+    At base width it is `flax.linen.Embed` bit for bit. The standard deviation does not change with
+    the width: `embedding_init` is called with the base shape. A vocabulary is no width.
+
+    `attend` ties a readout to the embedding. One tensor has one gauge: its logits are
+    `m · r^-1 · query · embeddingᵀ` under muP, with r the width ratio of the features, and it learns
+    from both uses.
+
+    Args:
+      num_embeddings: size of the vocabulary.
+      features: size of an embedding.
+      parametrization: the rule, or its name (then for the Adam family).
+      base_features: `features` of the base model; `None` if it does not grow.
+      init_std: standard deviation of a normal embedding, instead of `embedding_init`.
+      lr_scale: factor α on the learning rate; dimensionless.
+      depth: in a residual block, the number of blocks over that of the base model; dimensionless.
+
+    Raises:
+      ValueError: at the first call, if a size, base, standard deviation or scale is out of range, a
+        dtype is not a floating-point one, or `init_std` comes with an `embedding_init`.
+
+    Example:
+      >>> import jaxmup
+      >>> embed = jaxmup.linen.Embed(50, 128, base_features=64)
+      >>> spec = jaxmup.linen.specs(embed, jnp.array([1, 2]))["embedding"]
+      >>> spec.role, spec.r_out
+      ('input', 2.0)
+
+    References:
+      Yang et al., "Tensor Programs V", arXiv:2203.03466, Appendix B.1 and Tables 8, 9.
+    """
+
+    base_features: int | None = None
+    init_std: float | None = None
+
+    def setup(self) -> None:
+        """Makes the embedding."""
+        declared = self._parameters()
+        params, multipliers = self.make_parameters(declared)
+        self.embedding = params["embedding"]
+        self.multiplier = multipliers["embedding"]
+
+    def __call__(self, inputs: Array) -> Array:
+        """The embeddings of integer `inputs`: one more axis, of size `features`."""
+        inputs = jnp.asarray(inputs)
+        return functional.lookup(
+            lambda table: self.call_flax(nn.Embed, {"embedding": table}, inputs),
+            self.embedding,
+            inputs.size,
+            self.multiplier,
+        )
+
+    def attend(self, query: Array) -> Array:
+        """The logits of `query` of shape `(..., features)`: `(..., num_embeddings)`.
+
+        Raises:
+          ValueError: if the parametrization stores input and output weights differently, as one
+            tensor cannot.
+        """
+        spec = self._parameters()["embedding"].spec
+        ratio = tied_readout_ratio(spec, as_parametrization(self.parametrization))
+        query, table = functional.scale_smaller(
+            jnp.asarray(query), self.embedding, self.multiplier * ratio
+        )
+        return self.call_flax(nn.Embed, {"embedding": table}, query, method="attend")
+
+    @nn.nowrap
+    def _parameters(self) -> dict[str, Parameter]:
+        axes = embedding_axes(self.num_embeddings, self.features, self.base_features)
+        return self.declare(axes, stds={"embedding": self.init_std}, default_std=features_std)

@@ -1,0 +1,159 @@
+"""Attention."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import nnx
+from jax.nn.initializers import zeros
+
+from jaxmup._parameter import as_parametrization
+from jaxmup._readout import logits_factor
+from jaxmup._rules import Parametrization, ParametrizationName
+from jaxmup._spec import Axis
+from jaxmup.functional import ScaledAttention
+from jaxmup.nnx._linear import LinearGeneral
+from jaxmup.nnx._norm import LayerNorm
+
+
+class MultiHeadAttention(nnx.MultiHeadAttention):
+    r"""`flax.nnx.MultiHeadAttention` under an abcd-parametrization.
+
+    At base width it is `flax.nnx.MultiHeadAttention` bit for bit. Heads may grow in number or in
+    size. Where their size d grows from d0, the logits are `√d0 · q · k / d`: what `attention_fn`
+    divides by `√d` is multiplied by `√(d0 / d)` (for `standard` and `ntk`, by 1). With fewer key
+    and value heads than query heads, their kernels scale as without sharing. The gains of
+    the QK norm belong to one head, and grow with its size only.
+
+    Args:
+      num_heads: number of query heads.
+      in_features: size of the last axis of the queries.
+      qkv_features: `num_heads` times the size of a head; `None` for `in_features`.
+      out_features: size of the last axis of the outputs; `None` for `in_features`.
+      num_kv_heads: number of key and value heads; `None` for `num_heads`.
+      in_kv_features: size of the last axis of keys and values; `None` for `in_features`.
+      parametrization: the rule, or its name (then for the Adam family).
+      base_num_heads: `num_heads` of the base model; `None` if it does not grow.
+      base_head_dim: size of a head in the base model; `None` if it does not grow.
+      base_in_features: `in_features` of the base model; `None` if it does not grow.
+      base_out_features: the same of `out_features`; `None` for `base_in_features` where
+        `out_features` is `None` too.
+      base_num_kv_heads: the same of `num_kv_heads`; `None` for `base_num_heads` where
+        `num_kv_heads` is `None` too.
+      base_in_kv_features: the same of `in_kv_features`.
+      zero_query: whether the query kernel starts at zero, so that attention starts uniform at every
+        width.
+      zero_out: whether the output kernel starts at zero.
+      lr_scale: factor α on the learning rate of all parameters; dimensionless.
+      depth: in a residual block, the number of blocks over that of the base model; dimensionless.
+      rngs: as of `flax.nnx.MultiHeadAttention`.
+      **flax: the other arguments of `flax.nnx.MultiHeadAttention`.
+
+    Raises:
+      ValueError: if a size, base or scale is out of range, or a dtype is not a floating-point one.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jaxmup
+      >>> attention = jaxmup.nnx.MultiHeadAttention(
+      ...     8, 128, base_num_heads=4, base_in_features=64, decode=False, rngs=nnx.Rngs(0)
+      ... )
+      >>> jaxmup.nnx.specs(attention)["out"]["kernel"].r_in
+      2.0
+
+    References:
+      Yang et al., "Tensor Programs V", arXiv:2203.03466, Definition 4.1, Appendices D.2 and E.2.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        in_features: int,
+        qkv_features: int | None = None,
+        out_features: int | None = None,
+        num_kv_heads: int | None = None,
+        in_kv_features: int | None = None,
+        *,
+        parametrization: Parametrization | ParametrizationName = "mup",
+        base_num_heads: int | None = None,
+        base_head_dim: int | None = None,
+        base_in_features: int | None = None,
+        base_out_features: int | None = None,
+        base_num_kv_heads: int | None = None,
+        base_in_kv_features: int | None = None,
+        zero_query: bool = False,
+        zero_out: bool = False,
+        lr_scale: float = 1.0,
+        depth: float = 1.0,
+        rngs: nnx.Rngs,
+        **flax: Any,
+    ):
+        own_rngs = nnx.clone(rngs)  # with which our layers draw what Flax's would have drawn
+        super().__init__(
+            num_heads,
+            in_features,
+            qkv_features,
+            out_features,
+            num_kv_heads,
+            in_kv_features,
+            rngs=rngs,
+            **{**flax, **dict.fromkeys(_INITIALIZERS, zeros)},
+        )
+        if out_features is None:
+            base_out_features = base_in_features
+        if in_kv_features is None:
+            base_in_kv_features = base_in_features
+        if num_kv_heads is None:
+            base_num_kv_heads = base_num_heads
+        heads = (self.num_heads, self.head_dim), (base_num_heads, base_head_dim)
+        kv_heads = (self.num_kv_heads, self.head_dim), (base_num_kv_heads, base_head_dim)
+        rule = {"parametrization": parametrization, "lr_scale": lr_scale, "depth": depth}
+        shared = {**rule, "rngs": own_rngs}
+
+        def project(features: int, base: int | None, heads: Any, **arguments: Any) -> LinearGeneral:
+            sizes = {"base_in_features": base, "base_out_features": heads[1]}
+            arguments = {**_arguments(flax, "qkv"), **arguments}
+            return LinearGeneral(features, heads[0], **sizes, **shared, **arguments)
+
+        zero = {"kernel_init": zeros}
+        self.query = project(in_features, base_in_features, heads, **(zero if zero_query else {}))
+        self.key = project(self.in_kv_features, base_in_kv_features, kv_heads)
+        self.value = project(self.in_kv_features, base_in_kv_features, kv_heads)
+        if self.normalize_qk:
+            self.query_ln, self.key_ln = (
+                LayerNorm(
+                    self.head_dim,
+                    base_num_features=base_head_dim,
+                    use_bias=False,
+                    dtype=self.dtype,
+                    param_dtype=self.param_dtype,
+                    promote_dtype=self.ln_promote_dtype,
+                    scale_metadata=flax.get(f"{name}_ln_scale_metadata", {}),
+                    **shared,
+                )
+                for name in ("query", "key")
+            )
+        self.out = LinearGeneral(
+            heads[0],
+            self.out_features,
+            axis=(-2, -1),
+            base_in_features=heads[1],
+            base_out_features=base_out_features,
+            **shared,
+            **{**_arguments(flax, "out"), **(zero if zero_out else {})},
+        )
+        head = Axis("output", self.head_dim, base_head_dim)
+        factor = logits_factor(head, as_parametrization(parametrization))
+        self.attention_fn = ScaledAttention(self.attention_fn, factor)
+
+
+_INITIALIZERS = ("kernel_init", "bias_init", "out_kernel_init", "out_bias_init")
+
+
+def _arguments(flax: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """What Flax's attention passes on to the linear layers of a part, `"qkv"` or `"out"`."""
+    of_values = ("kernel_init", "bias_init", "kernel_metadata", "bias_metadata")
+    own = {name: f"{part}_{name}" for name in ("promote_dtype", "dot_general", "dot_general_cls")}
+    names = {name: name for name in (*of_values, "dtype", "param_dtype", "precision", "use_bias")}
+    if part == "out":
+        own |= {name: f"out_{name}" for name in of_values if flax.get(f"out_{name}")}
+    return {name: flax[theirs] for name, theirs in (names | own).items() if theirs in flax}

@@ -1,0 +1,100 @@
+"""Embeddings, tied readouts among them."""
+
+from typing import Any
+
+from flax import nnx
+from jax import Array
+
+from jaxmup import functional
+from jaxmup._axes import embedding_axes
+from jaxmup._parameter import as_parametrization, features_std
+from jaxmup._readout import tied_readout_ratio
+from jaxmup._rules import Parametrization, ParametrizationName
+from jaxmup.nnx._layer import SPEC, Multiplier, hold, number, prepare, with_arrays
+
+
+class Embed(nnx.Embed):
+    r"""`flax.nnx.Embed` under an abcd-parametrization: rows of `m · embedding`.
+
+    At base width it is `flax.nnx.Embed` bit for bit. The standard deviation does not change with
+    the width: `embedding_init` is called with the base shape. A vocabulary is no width.
+
+    `attend` ties a readout to the embedding. One tensor has one gauge: its logits are
+    `m · r^-1 · query · embeddingᵀ` under muP, with r the width ratio of the features, and it learns
+    from both uses.
+
+    Args:
+      num_embeddings: size of the vocabulary.
+      features: size of an embedding.
+      parametrization: the rule, or its name (then for the Adam family).
+      base_features: `features` of the base model; `None` if it does not grow.
+      init_std: standard deviation of a normal embedding, instead of `embedding_init`.
+      lr_scale: factor α on the learning rate; dimensionless.
+      depth: in a residual block, the number of blocks over that of the base model; dimensionless.
+      **flax: the other arguments of `flax.nnx.Embed`.
+
+    Raises:
+      ValueError: if a size, base, standard deviation or scale is out of range, a dtype is not a
+        floating-point one, or `init_std` comes with an `embedding_init`.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax.numpy as jnp
+      >>> import jaxmup
+      >>> embed = jaxmup.nnx.Embed(50, 128, base_features=64, rngs=nnx.Rngs(0))
+      >>> embed.attend(embed(jnp.array([1, 2]))).shape
+      (2, 50)
+
+    References:
+      Yang et al., "Tensor Programs V", arXiv:2203.03466, Appendix B.1 and Tables 8, 9.
+    """
+
+    embedding_multiplier: float | Multiplier
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        features: int,
+        *,
+        parametrization: Parametrization | ParametrizationName = "mup",
+        base_features: int | None = None,
+        init_std: float | None = None,
+        lr_scale: float = 1.0,
+        depth: float = 1.0,
+        **flax: Any,
+    ):
+        multipliers, arguments = prepare(
+            nnx.Embed,
+            embedding_axes(num_embeddings, features, base_features),
+            flax,
+            parametrization=parametrization,
+            lr_scale=lr_scale,
+            depth=depth,
+            stds={"embedding": init_std},
+            default_std=features_std,
+        )
+        super().__init__(num_embeddings, features, **arguments)
+        hold(self, multipliers)
+        self.parametrization = as_parametrization(parametrization)
+
+    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
+        """The embeddings of integer `inputs`: one more axis, of size `features`."""
+
+        def take(embedding: Array) -> Array:
+            layer = with_arrays(self, embedding=embedding)
+            return nnx.Embed.__call__(layer, inputs, out_sharding)
+
+        multiplier = number(self.embedding_multiplier)
+        return functional.lookup(take, self.embedding[...], inputs.size, multiplier)
+
+    def attend(self, query: Array, out_sharding: Any = None) -> Array:
+        """The logits of `query` of shape `(..., features)`: `(..., num_embeddings)`.
+
+        Raises:
+          ValueError: if the parametrization stores input and output weights differently, as one
+            tensor cannot.
+        """
+        ratio = tied_readout_ratio(self.embedding.get_metadata()[SPEC], self.parametrization)
+        multiplier = number(self.embedding_multiplier) * ratio
+        query, embedding = functional.scale_smaller(query, self.embedding[...], multiplier)
+        return nnx.Embed.attend(with_arrays(self, embedding=embedding), query, out_sharding)

@@ -1,0 +1,75 @@
+"""Low-rank adapters."""
+
+from typing import Any
+
+from flax import nnx
+from jax import Array
+
+from jaxmup._rules import Parametrization, ParametrizationName
+from jaxmup._spec import Axis
+from jaxmup.nnx._layer import effective, hold, prepare, with_arrays
+
+
+class LoRA(nnx.LoRA):
+    """`flax.nnx.LoRA` under an abcd-parametrization: `y = x (m_a lora_a) (m_b lora_b)`.
+
+    At base width it is `flax.nnx.LoRA` bit for bit. The rank does not grow, so `lora_a` follows the
+    rule of a readout and `lora_b` that of an input layer.
+
+    Args:
+      in_features: size of the last axis of the inputs.
+      lora_rank: the rank.
+      out_features: size of the last axis of the outputs.
+      parametrization: the rule, or its name (then for the Adam family).
+      base_in_features: `in_features` of the base model; `None` if it does not grow.
+      base_out_features: the same of `out_features`.
+      lr_scale: factor α on the learning rate of both; dimensionless.
+      depth: in a residual block, the number of blocks over that of the base model; dimensionless.
+      **flax: the other arguments of `flax.nnx.LoRA`, such as the `base_module` that is adapted.
+
+    Raises:
+      ValueError: if a size, base or scale is out of range, or a dtype is not a floating-point one.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jaxmup
+      >>> lora = jaxmup.nnx.LoRA(
+      ...     128, 4, 128, base_in_features=64, base_out_features=64, rngs=nnx.Rngs(0)
+      ... )
+      >>> jaxmup.nnx.specs(lora)["lora_a"].role, jaxmup.nnx.specs(lora)["lora_b"].role
+      ('output', 'input')
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        lora_rank: int,
+        out_features: int,
+        *,
+        parametrization: Parametrization | ParametrizationName = "mup",
+        base_in_features: int | None = None,
+        base_out_features: int | None = None,
+        lr_scale: float = 1.0,
+        depth: float = 1.0,
+        **flax: Any,
+    ):
+        axes = {
+            "a": (Axis("input", in_features, base_in_features), Axis("output", lora_rank)),
+            "b": (Axis("input", lora_rank), Axis("output", out_features, base_out_features)),
+        }
+        multipliers, arguments = prepare(
+            nnx.LoRA,
+            axes,
+            flax,
+            parametrization=parametrization,
+            lr_scale=lr_scale,
+            depth=depth,
+            initializer="{}_initializer",
+        )
+        super().__init__(in_features, lora_rank, out_features, **arguments)
+        hold(self, {f"lora_{name}": value for name, value in multipliers.items()})
+
+    def __call__(self, x: Array, **kwargs: Any) -> Array:
+        """The adapter applied to `x`, and what `base_module` returns added to it."""
+        arrays = {name: effective(self, name) for name in ("lora_a", "lora_b")}
+        return nnx.LoRA.__call__(with_arrays(self, **arrays), x, **kwargs)

@@ -1,0 +1,202 @@
+"""Normalization layers: gain and bias are weights of an input that is always 1."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import nnx
+from jax import Array
+
+from jaxmup._axes import axes_of, norm_axes
+from jaxmup._rules import Parametrization, ParametrizationName
+from jaxmup.nnx._layer import effective, hold, prepare, with_arrays
+
+
+def _prepare(
+    flax_layer: type[nnx.Module],
+    num_features: int,
+    base_num_features: int | None,
+    flax: Mapping[str, Any],
+    *,
+    has_bias: bool = True,
+    **rule: Any,
+) -> tuple[dict[str, float], dict[str, Any]]:
+    axes = norm_axes(
+        axes_of("output", num_features, base_num_features),
+        use_scale=flax.get("use_scale", True),
+        use_bias=has_bias and flax.get("use_bias", True),
+    )
+    return prepare(flax_layer, axes, flax, **rule)
+
+
+def _effective(layer: Any) -> Any:
+    arrays = {name: effective(layer, name) for name in ("scale", "bias") if hasattr(layer, name)}
+    return with_arrays(layer, **arrays)
+
+
+class LayerNorm(nnx.LayerNorm):
+    """`flax.nnx.LayerNorm` under an abcd-parametrization: `y = norm(x) (m_s scale) + m_b bias`.
+
+    At base width it is `flax.nnx.LayerNorm` bit for bit.
+
+    Args:
+      num_features: size of the axis that gain and bias have.
+      parametrization: the rule, or its name (then for the Adam family).
+      base_num_features: `num_features` of the base model; `None` if it does not grow.
+      lr_scale: factor α on the learning rate of gain and bias; dimensionless.
+      depth: in a residual block, the number of blocks over that of the base model; dimensionless.
+      **flax: the other arguments of `flax.nnx.LayerNorm`.
+
+    Raises:
+      ValueError: if a size, base or scale is out of range, or a dtype is not a floating-point one.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jaxmup
+      >>> norm = jaxmup.nnx.LayerNorm(128, base_num_features=64, rngs=nnx.Rngs(0))
+      >>> jaxmup.nnx.specs(norm)["scale"].role
+      'input'
+
+    References:
+      Yang et al., "Tensor Programs V", arXiv:2203.03466, Appendix B.1 (gain and bias as input
+      weights).
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        parametrization: Parametrization | ParametrizationName = "mup",
+        base_num_features: int | None = None,
+        lr_scale: float = 1.0,
+        depth: float = 1.0,
+        **flax: Any,
+    ):
+        rule = {"parametrization": parametrization, "lr_scale": lr_scale, "depth": depth}
+        multipliers, arguments = _prepare(
+            nnx.LayerNorm, num_features, base_num_features, flax, **rule
+        )
+        super().__init__(num_features, **arguments)
+        hold(self, multipliers)
+
+    def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
+        """Normalizes `x`, as `flax.nnx.LayerNorm` does."""
+        return nnx.LayerNorm.__call__(_effective(self), x, mask=mask)
+
+
+class RMSNorm(nnx.RMSNorm):
+    """`flax.nnx.RMSNorm` under an abcd-parametrization: `y = norm(x) (m scale)`.
+
+    At base width it is `flax.nnx.RMSNorm` bit for bit. Its arguments are those of
+    `jaxmup.nnx.LayerNorm` and `flax.nnx.RMSNorm`.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jaxmup
+      >>> norm = jaxmup.nnx.RMSNorm(128, base_num_features=64, rngs=nnx.Rngs(0))
+      >>> jaxmup.nnx.specs(norm)["scale"].r_out
+      2.0
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        parametrization: Parametrization | ParametrizationName = "mup",
+        base_num_features: int | None = None,
+        lr_scale: float = 1.0,
+        depth: float = 1.0,
+        **flax: Any,
+    ):
+        rule = {"parametrization": parametrization, "lr_scale": lr_scale, "depth": depth}
+        multipliers, arguments = _prepare(
+            nnx.RMSNorm, num_features, base_num_features, flax, has_bias=False, **rule
+        )
+        super().__init__(num_features, **arguments)
+        hold(self, multipliers)
+
+    def __call__(self, x: Array, mask: Array | None = None) -> Array:
+        """Normalizes `x`, as `flax.nnx.RMSNorm` does."""
+        return nnx.RMSNorm.__call__(_effective(self), x, mask)
+
+
+class GroupNorm(nnx.GroupNorm):
+    """`flax.nnx.GroupNorm` under an abcd-parametrization: `y = norm(x) (m_s scale) + m_b bias`.
+
+    At base width it is `flax.nnx.GroupNorm` bit for bit. Whether the groups grow in number or in
+    size makes no difference to gain and bias. The arguments not listed here are those of
+    `jaxmup.nnx.LayerNorm`.
+
+    Args:
+      num_features: number of channels.
+      num_groups: as of `flax.nnx.GroupNorm`.
+      group_size: as of `flax.nnx.GroupNorm`.
+      **flax: the other arguments of `flax.nnx.GroupNorm`.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jaxmup
+      >>> norm = jaxmup.nnx.GroupNorm(128, 8, base_num_features=64, rngs=nnx.Rngs(0))
+      >>> jaxmup.nnx.specs(norm)["scale"].r_out
+      2.0
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_groups: int | None = 32,
+        group_size: int | None = None,
+        *,
+        parametrization: Parametrization | ParametrizationName = "mup",
+        base_num_features: int | None = None,
+        lr_scale: float = 1.0,
+        depth: float = 1.0,
+        **flax: Any,
+    ):
+        rule = {"parametrization": parametrization, "lr_scale": lr_scale, "depth": depth}
+        multipliers, arguments = _prepare(
+            nnx.GroupNorm, num_features, base_num_features, flax, **rule
+        )
+        super().__init__(num_features, num_groups, group_size, **arguments)
+        hold(self, multipliers)
+
+    def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
+        """Normalizes `x`, as `flax.nnx.GroupNorm` does."""
+        return nnx.GroupNorm.__call__(_effective(self), x, mask=mask)
+
+
+class BatchNorm(nnx.BatchNorm):
+    """`flax.nnx.BatchNorm` under an abcd-parametrization: `y = norm(x) (m_s scale) + m_b bias`.
+
+    At base width it is `flax.nnx.BatchNorm` bit for bit. Its arguments are those of
+    `jaxmup.nnx.LayerNorm` and `flax.nnx.BatchNorm`.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jaxmup
+      >>> norm = jaxmup.nnx.BatchNorm(128, base_num_features=64, rngs=nnx.Rngs(0))
+      >>> jaxmup.nnx.specs(norm)["scale"].r_out
+      2.0
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        parametrization: Parametrization | ParametrizationName = "mup",
+        base_num_features: int | None = None,
+        lr_scale: float = 1.0,
+        depth: float = 1.0,
+        **flax: Any,
+    ):
+        rule = {"parametrization": parametrization, "lr_scale": lr_scale, "depth": depth}
+        multipliers, arguments = _prepare(
+            nnx.BatchNorm, num_features, base_num_features, flax, **rule
+        )
+        super().__init__(num_features, **arguments)
+        hold(self, multipliers)
+
+    def __call__(
+        self, x: Array, use_running_average: bool | None = None, *, mask: Array | None = None
+    ) -> Array:
+        """Normalizes `x`, as `flax.nnx.BatchNorm` does."""
+        return nnx.BatchNorm.__call__(_effective(self), x, use_running_average, mask=mask)

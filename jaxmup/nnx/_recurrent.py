@@ -1,0 +1,173 @@
+"""Recurrent cells."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from flax import nnx
+from jax.nn.initializers import zeros
+
+from jaxmup._rules import Parametrization, ParametrizationName
+from jaxmup.nnx._linear import Linear
+
+_WITHOUT_VALUES = dict.fromkeys(("kernel_init", "recurrent_kernel_init", "bias_init"), zeros)
+
+
+class SimpleCell(nnx.SimpleCell):
+    """`flax.nnx.SimpleCell` under an abcd-parametrization.
+
+    At base width it is `flax.nnx.SimpleCell` bit for bit. What a cell does with its inputs is a
+    hidden or an input matrix, what it does with its state a hidden one.
+
+    Args:
+      in_features: size of the last axis of the inputs.
+      hidden_features: size of the state.
+      parametrization: the rule, or its name (then for the Adam family).
+      base_in_features: `in_features` of the base model; `None` if it does not grow.
+      base_hidden_features: the same of `hidden_features`.
+      lr_scale: factor α on the learning rate of all parameters; dimensionless.
+      depth: in a residual block, the number of blocks over that of the base model; dimensionless.
+      rngs: as of `flax.nnx.SimpleCell`.
+      **flax: the other arguments of `flax.nnx.SimpleCell`.
+
+    Raises:
+      ValueError: if a size, base or scale is out of range, or a dtype is not a floating-point one.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jaxmup
+      >>> cell = jaxmup.nnx.SimpleCell(3, 128, base_hidden_features=64, rngs=nnx.Rngs(0))
+      >>> jaxmup.nnx.specs(cell)["dense_h"]["kernel"].role
+      'hidden'
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        parametrization: Parametrization | ParametrizationName = "mup",
+        base_in_features: int | None = None,
+        base_hidden_features: int | None = None,
+        lr_scale: float = 1.0,
+        depth: float = 1.0,
+        rngs: nnx.Rngs,
+        **flax: Any,
+    ):
+        rule = {"parametrization": parametrization, "lr_scale": lr_scale, "depth": depth}
+        shared = {**rule, "rngs": nnx.clone(rngs)}
+        arguments = {**flax, **_WITHOUT_VALUES}
+        super().__init__(in_features, hidden_features, rngs=rngs, **arguments)
+        _replace_linear(
+            self, nnx.SimpleCell, (base_in_features, base_hidden_features), flax, shared
+        )
+
+
+class GRUCell(nnx.GRUCell):
+    """`flax.nnx.GRUCell` under an abcd-parametrization.
+
+    At base width it is `flax.nnx.GRUCell` bit for bit. Its arguments are those of
+    `jaxmup.nnx.SimpleCell` and `flax.nnx.GRUCell`.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jaxmup
+      >>> cell = jaxmup.nnx.GRUCell(3, 128, base_hidden_features=64, rngs=nnx.Rngs(0))
+      >>> jaxmup.nnx.specs(cell)["dense_i"]["kernel"].role
+      'input'
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        parametrization: Parametrization | ParametrizationName = "mup",
+        base_in_features: int | None = None,
+        base_hidden_features: int | None = None,
+        lr_scale: float = 1.0,
+        depth: float = 1.0,
+        rngs: nnx.Rngs,
+        **flax: Any,
+    ):
+        rule = {"parametrization": parametrization, "lr_scale": lr_scale, "depth": depth}
+        shared = {**rule, "rngs": nnx.clone(rngs)}
+        arguments = {**flax, **_WITHOUT_VALUES}
+        super().__init__(in_features, hidden_features, rngs=rngs, **arguments)
+        bases = base_in_features, base_hidden_features
+        _replace_linear(self, nnx.GRUCell, bases, flax, shared)
+
+
+class LSTMCell(nnx.LSTMCell):
+    """`flax.nnx.LSTMCell` under an abcd-parametrization.
+
+    At base width it is `flax.nnx.LSTMCell` bit for bit. Its arguments are those of
+    `jaxmup.nnx.SimpleCell` and `flax.nnx.LSTMCell`.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jaxmup
+      >>> cell = jaxmup.nnx.LSTMCell(3, 128, base_hidden_features=64, rngs=nnx.Rngs(0))
+      >>> jaxmup.nnx.specs(cell)["hi"]["kernel"].role
+      'hidden'
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        parametrization: Parametrization | ParametrizationName = "mup",
+        base_in_features: int | None = None,
+        base_hidden_features: int | None = None,
+        lr_scale: float = 1.0,
+        depth: float = 1.0,
+        rngs: nnx.Rngs,
+        **flax: Any,
+    ):
+        rule = {"parametrization": parametrization, "lr_scale": lr_scale, "depth": depth}
+        shared = {**rule, "rngs": nnx.clone(rngs)}
+        arguments = {**flax, **_WITHOUT_VALUES}
+        super().__init__(in_features, hidden_features, rngs=rngs, **arguments)
+        bases = base_in_features, base_hidden_features
+        _replace_linear(self, nnx.LSTMCell, bases, flax, shared)
+
+
+def _replace_linear(
+    cell: Any,
+    flax_cell: type[nnx.Module],
+    bases: tuple[int | None, int | None],
+    flax: Mapping[str, Any],
+    shared: Mapping[str, Any],
+) -> None:
+    """Puts jaxmup's linear layers in place of those that Flax's constructor has made.
+
+    In the order in which it made them, so that they draw the same values; a layer may have the
+    kernels of several gates side by side.
+    """
+    base_in, base_hidden = bases
+    defaults = inspect.signature(flax_cell.__init__).parameters
+    made = [(name, layer) for name, layer in vars(cell).items() if isinstance(layer, nnx.Linear)]
+    for name, layer in made:
+        of_state = name.removeprefix("dense_").startswith("h")
+        gates = layer.out_features // cell.hidden_features
+        kernel = "recurrent_kernel" if of_state else "kernel"
+        values = {"bias_init": flax.get("bias_init", defaults["bias_init"].default)}
+        if of_state or "kernel_init" in flax:  # else Flax's default is that of its linear layer
+            init = flax.get(f"{kernel}_init", defaults[f"{kernel}_init"].default)
+            values["kernel_init"] = init
+        ours = Linear(
+            layer.in_features,
+            layer.out_features,
+            use_bias=layer.use_bias,
+            dtype=layer.dtype,
+            param_dtype=layer.param_dtype,
+            promote_dtype=layer.promote_dtype,
+            base_in_features=base_hidden if of_state else base_in,
+            base_out_features=None if base_hidden is None else gates * base_hidden,
+            kernel_metadata=flax.get(f"{kernel}_metadata", {}),
+            bias_metadata=flax.get("bias_metadata", {}),
+            **values,
+            **shared,
+        )
+        setattr(cell, name, ours)

@@ -1,0 +1,42 @@
+"""The specs of a model."""
+
+from collections.abc import Mapping
+
+from flax import nnx
+
+from jaxmup._spec import ParamSpec
+from jaxmup._tree import specs_of_leaves
+from jaxmup.nnx._layer import SPEC, name_of
+
+
+def specs(model: nnx.Module, *, given: Mapping[str, ParamSpec] | None = None) -> nnx.State:
+    """The `ParamSpec` of every parameter of a model, as a tree like `nnx.state(model, nnx.Param)`.
+
+    Works on abstract models too: `specs(nnx.eval_shape(make_model))` allocates nothing. Axes that
+    `nnx.vmap` or `nnx.scan` has added are batch axes.
+
+    Args:
+      model: an NNX module.
+      given: specs of parameters that no jaxmup layer made, by name (`"norm/scale"`).
+
+    Raises:
+      ValueError: naming every parameter without a spec, or given names that match nothing.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jaxmup
+      >>> layer = jaxmup.nnx.Linear(3, 128, base_out_features=64, rngs=nnx.Rngs(0))
+      >>> specs(layer)["kernel"].role
+      'input'
+    """
+    params = nnx.state(model, nnx.Param)
+    shapes: dict[str, tuple[int, ...]] = {}
+    declared: dict[str, ParamSpec] = {}
+    flat = list(nnx.to_flat_state(params))
+    for path, param in flat:
+        name = name_of(path)
+        shapes[name] = tuple(param.shape)
+        if SPEC in param.get_metadata():
+            declared[name] = param.get_metadata()[SPEC]
+    found = specs_of_leaves(shapes, declared, given)
+    return nnx.from_flat_state([(path, found[name_of(path)]) for path, _ in flat])
