@@ -154,7 +154,7 @@ def trained(model: nnx.Module, specs: Any, x: Any) -> Any:
     def outputs(params: Any) -> Any:
         return nnx.merge(graph, params, rest)(x)
 
-    @jax.jit
+    @quick
     def step(params: Any, state: Any) -> Any:
         gradient = jax.grad(lambda params: jnp.square(outputs(params) - 1).mean())(params)
         updates, state = tx.update(gradient, state, params)
