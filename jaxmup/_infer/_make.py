@@ -148,7 +148,8 @@ def _rngs(key: Any) -> nnx.Rngs:
     that was traced before, which takes minutes in a model of many layers.
     """
     rngs = nnx.Rngs(key)
-    rngs.default.count = nnx.RngCount(np.zeros((), np.uint32), tag="default")
+    count: Any = np.zeros((), np.uint32)
+    rngs.default.count = nnx.RngCount(count, tag="default")
     return rngs
 
 
