@@ -7,16 +7,14 @@ turns in one process; the ratio is the median of the ratios of neighbouring samp
 
 import argparse
 import itertools
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
-from _record import RESULTS, take_turns, write_record
+from _record import RESULTS, write_record
+from _step import BASE_WIDTH, CLASSES, DEPTH, INPUTS, compare, trainer
 from flax import nnx
 
 import jaxmup
@@ -24,7 +22,6 @@ from jaxmup.models import MLP
 
 CLAIM = 1.02
 OUT = RESULTS / "step_overhead.json"
-INPUTS, CLASSES, DEPTH, BASE_WIDTH, BATCH = 64, 10, 3, 64, 128
 
 
 class PlainMLP(nnx.Module):
@@ -43,33 +40,6 @@ class PlainMLP(nnx.Module):
         return self.readout(inputs)
 
 
-def trainer(model: nnx.Module, tx: optax.GradientTransformation) -> Callable[[int], None]:
-    """A function that trains `model` for a number of steps."""
-    graph, params = nnx.split(model, nnx.Param)
-    state = tx.init(params)
-    rng = np.random.default_rng(0)
-    inputs = jnp.asarray(rng.normal(size=(BATCH, INPUTS)), jnp.float32)
-    labels = jnp.asarray(rng.integers(CLASSES, size=BATCH))
-
-    def loss(params: Any) -> jax.Array:
-        logits = nnx.merge(graph, params)(inputs)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-    def step(params: Any, state: Any) -> tuple[Any, Any]:
-        updates, state = tx.update(jax.grad(loss)(params), state, params)
-        return optax.apply_updates(params, updates), state
-
-    compiled = jax.jit(step, donate_argnums=(0, 1))
-
-    def train(steps: int) -> None:
-        nonlocal params, state
-        for _ in range(steps):
-            params, state = compiled(params, state)
-        jax.block_until_ready(params)
-
-    return train
-
-
 def sides(width: int) -> dict[str, Callable[[int], None]]:
     """The two trainers by name."""
     sizes = {"width": width, "depth": DEPTH, "base_width": BASE_WIDTH}
@@ -84,16 +54,7 @@ def sides(width: int) -> dict[str, Callable[[int], None]]:
 
 def measure(width: int, pairs: int, steps: int) -> dict[str, Any]:
     """Milliseconds a step of each side, and the ratio of the two."""
-    milliseconds = take_turns(sides(width), pairs, steps)
-    ratios = [ours / plain for ours, plain in zip(*milliseconds.values(), strict=True)]
-    return {
-        "width": width,
-        "steps": steps,
-        "milliseconds": {name: statistics.median(times) for name, times in milliseconds.items()},
-        "ratio": statistics.median(ratios),
-        "ratio_quartiles": statistics.quantiles(ratios, n=4)[::2],
-        "claim": CLAIM,
-    }
+    return {"width": width, "claim": CLAIM, **compare(sides(width), pairs, steps)}
 
 
 def main() -> None:

@@ -4,13 +4,24 @@ Tune hyper-parameters on a small network and use them, unchanged, on a large one
 
 `import jaxmup` loads neither Flax nor optax; the submodules load on first use: `jaxmup.nnx` and
 `jaxmup.linen` (layers), `jaxmup.optim` (optax transforms), `jaxmup.functional`, `jaxmup.models`,
-`jaxmup.data`, `jaxmup.transfer`, `jaxmup.parity` and `jaxmup.counterexample`.
+`jaxmup.data`, `jaxmup.gauge`, `jaxmup.manifest`, `jaxmup.transfer`, `jaxmup.budget` (batch size and
+length of training), `jaxmup.parity` and `jaxmup.counterexample`; so do the functions `jaxmup.infer`
+and `jaxmup.rescale` (unmodified models).
 """
 
 import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
+from jaxmup._explain import Explanation as Explanation
+from jaxmup._explain import ParameterRow as ParameterRow
+from jaxmup._explain import explain as explain
+from jaxmup._families import OPTIMIZERS as OPTIMIZERS
+from jaxmup._families import Family as Family
+from jaxmup._families import shampoo as shampoo
+from jaxmup._lint import Finding as Finding
+from jaxmup._lint import lint as lint
+from jaxmup._power import Power as Power
 from jaxmup._rules import ABCD as ABCD
 from jaxmup._rules import Parametrization as Parametrization
 from jaxmup._rules import parametrization as parametrization
@@ -20,36 +31,47 @@ from jaxmup._spec import ParamSpec as ParamSpec
 from jaxmup._tree import resolve as resolve
 
 if TYPE_CHECKING:
+    from jaxmup import budget as budget
     from jaxmup import counterexample as counterexample
     from jaxmup import data as data
     from jaxmup import functional as functional
+    from jaxmup import gauge as gauge
     from jaxmup import linen as linen
+    from jaxmup import manifest as manifest
     from jaxmup import models as models
     from jaxmup import nnx as nnx
     from jaxmup import optim as optim
     from jaxmup import parity as parity
     from jaxmup import transfer as transfer
+    from jaxmup._infer import infer as infer
+    from jaxmup._infer import rescale as rescale
 
 __version__ = importlib.metadata.version("jaxmup")
 
 _SUBMODULES = (
+    "budget",
     "counterexample",
     "data",
     "functional",
+    "gauge",
     "linen",
+    "manifest",
     "models",
     "nnx",
     "optim",
     "parity",
     "transfer",
 )
+_FUNCTIONS = ("infer", "rescale")
 
 
 def __getattr__(name: str) -> Any:
     if name in _SUBMODULES:
         return importlib.import_module(f"{__name__}.{name}")
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(f"{__name__}._infer"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_SUBMODULES])
+    return sorted([*globals(), *_SUBMODULES, *_FUNCTIONS])

@@ -5,6 +5,7 @@ import math
 from typing import Literal
 
 from jaxmup._power import ONE, Power
+from jaxmup._spec import Role
 
 FamilyName = Literal["sgd", "adam", "adafactor", "muon", "shampoo"]
 OptimizerName = Literal[
@@ -83,6 +84,10 @@ class Family:
             raise TypeError(
                 f"`unit` and `eps` must be a `Power`. Got {self.unit!r} and {self.eps!r}."
             )
+
+    def at(self, role: Role) -> "Family":
+        """The family of a parameter of this role in a model that trains with this one."""
+        return FAMILIES["adam"] if self.hidden_only and role != "hidden" else self
 
 
 def shampoo(left: float = 0.25, right: float = 0.25) -> Family:
@@ -174,3 +179,14 @@ def family_of(optimizer: OptimizerName | Family) -> Family:
             f"Got {optimizer!r}."
         )
     return FAMILIES[OPTIMIZERS[optimizer].family]
+
+
+def in_one_model(family: str) -> set[str]:
+    """The families whose scalings may stand side by side where a model trains with `family`.
+
+    Example:
+      >>> sorted(in_one_model("muon")), sorted(in_one_model("sgd"))
+      (['adam', 'muon'], ['sgd'])
+    """
+    known = FAMILIES.get(family)  # a family of the user's may be for hidden matrices alone
+    return {family, "adam"} if known is None or known.hidden_only else {family}

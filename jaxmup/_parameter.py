@@ -118,14 +118,14 @@ def grown_initializer(init: Initializer, base_shape: tuple[int, ...], gain: floa
         else:
             keys = jax.random.split(key, math.prod(tiles))
             drawn = jax.vmap(lambda tile_key: init(tile_key, base_shape, dtype))(keys)
-            drawn = jax.tree.map(lambda x: _join(x, tiles, base_shape), drawn)
+            drawn = jax.tree.map(lambda x: join_tiles(x, tiles, base_shape), drawn)
         window = tuple(slice(size) for size in shape)
         return jax.tree.map(lambda x: scale(x if x.shape == shape else x[window], gain), drawn)
 
     return grown
 
 
-def _join(x: jax.Array, tiles: tuple[int, ...], base_shape: tuple[int, ...]) -> jax.Array:
+def join_tiles(x: jax.Array, tiles: tuple[int, ...], base_shape: tuple[int, ...]) -> jax.Array:
     """Lays the tiles `x[i]` out on a grid of `tiles`."""
     rank = len(tiles)
     grid = x.reshape(tiles + base_shape)

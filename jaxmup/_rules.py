@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-from jaxmup._families import FAMILIES, Family, OptimizerName, family_of
+from jaxmup._families import Family, OptimizerName, family_of
 from jaxmup._power import DEPTH, GAIN, ONE, SIGMA, Power
 from jaxmup._spec import Role, require_positive
 
@@ -323,7 +323,8 @@ class Parametrization:
             if not isinstance(abcd, ABCD):
                 raise TypeError(f"`table` must hold `ABCD` rows. Got {abcd!r} for role {role!r}.")
         rows = (
-            _row_of_abcd(role, table.get(role, ABCD(0, 0, 0, 0)), family, source) for role in ROLES
+            _row_of_abcd(role, table.get(role, ABCD(0, 0, 0, 0)), family.at(role), source)
+            for role in ROLES
         )
         return cls(name, family.name, "as tabled", tuple(rows), lr_scale_acts_on)
 
@@ -337,13 +338,13 @@ def _table_row(role: Role, row: Row) -> TableRow:
 def _row_of_abcd(role: Role, abcd: ABCD, family: Family, source: str) -> Row:
     width = Power(r_out=1.0) if role == "input" else Power(r_in=1.0)
     # d makes one eps right at every width, so it makes up for the gain on the gradient too.
-    grad = width**abcd.d * (ONE if family.eps is None else GAIN)
-    lr = width**-abcd.c * GAIN ** (1 - family.weight_degree)
+    gradient, grad = (GAIN**-1.0, ONE) if family.eps is None else (ONE, GAIN)
+    degrees = gradient**family.gradient_degree * GAIN**family.weight_degree
     return Row(
         multiplier=width**-abcd.a,
         init_gain=width**-abcd.b * GAIN,
-        lr=lr * GAIN if family.eps is None else lr,
-        grad=grad,
+        lr=width**-abcd.c * GAIN / degrees,
+        grad=width**abcd.d * grad,
         eps=ONE,
         decay=ONE,
         norm=_TABLE_9 * width**abcd.a * GAIN,
@@ -388,10 +389,7 @@ def _build(
     else:
         multipliers = gauge.multiplier or own
 
-    def family_at(role: Role) -> Family:
-        return FAMILIES["adam"] if family.hidden_only and role != "hidden" else family
-
-    rows = (_row(physics, family_at(role), multipliers[role], gauge) for role in ROLES)
+    rows = (_row(physics, family.at(role), multipliers[role], gauge) for role in ROLES)
     return Parametrization(name, family.name, gauge_name, tuple(rows), depth_alpha=depth_alpha)
 
 

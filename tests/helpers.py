@@ -24,11 +24,17 @@ class Tol(NamedTuple):
 TOL = {
     ("rule", "float64"): Tol(1e-14, "a handful of roundings in powers of Python floats"),
     ("trajectory", "float64"): Tol(1e-12, "20 steps, rounded in other places; seen: 5e-16"),
+    ("regauged", "float64"): Tol(1e-11, "30 steps, moved by any factor in [1/30, 30]"),
+    ("constant gauge", "float32"): Tol(3e-4, "200 steps, other fusions; seen: 3e-5 with momentum"),
+    ("constant gauge", "bfloat16"): Tol(2e-3, "the same; seen: 2e-4"),
     ("negative control", "float64"): Tol(1e-2, "what a wrong factor moves at least"),
+    ("slope", "float64"): Tol(0.2, "finite width: of 12 seeds at widths 32 to 1024; seen: 0.19"),
+    ("wrong slope", "float64"): Tol(0.5, "the least power of the width that a rule can be off by"),
     ("layer", "float64"): Tol(1e-14, "a sum of at most 256 products; seen: 1e-15"),
     ("layer", "float32"): Tol(2e-6, "three products of 8 terms; seen: 1e-7"),
     ("adam", "float64"): Tol(1e-13, "30 steps of two recurrences; seen: 7e-15"),
     ("adam", "float32"): Tol(1e-6, "the same; seen: 1e-7"),
+    ("muon", "float64"): Tol(1e-11, "Newton-Schulz grows roundings 3.4^5 times; seen: 4e-13"),
     ("update", "float32"): Tol(2e-6, "a few float32 roundings; seen: 2e-7"),
     ("update", "bfloat16"): Tol(2e-2, "a few bfloat16 roundings; seen: 4e-3"),
 }

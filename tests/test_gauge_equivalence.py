@@ -1,6 +1,7 @@
 """One physics in every gauge: the same run, in other stored weights, to 1e-12 in float64."""
 
 import dataclasses
+import itertools
 from functools import cache, partial
 from typing import Any
 
@@ -11,7 +12,7 @@ import optax
 import pytest
 from helpers import TOL, cases, named
 
-from jaxmup import Axis, ParamSpec, Scaling, resolve
+from jaxmup import Axis, Parametrization, ParamSpec, Scaling, resolve
 from jaxmup.optim import adam, adamw, amsgrad, scale_gradients, scale_updates, sgd
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -96,10 +97,13 @@ def run(n: int, scalings: dict[str, Scaling], tx: Any) -> dict[str, np.ndarray]:
     return jax.tree.map(lambda *weights: np.stack(weights), *steps)
 
 
-def resolved(n: int, optimizer: str, gauge: str) -> dict[str, Scaling]:
+def rule(optimizer: str, gauge: str) -> Parametrization:
     family = "sgd" if optimizer in SGD else "adam"
-    words = f"cellarium {family}" if gauge == "cellarium" else f"mup {family} {gauge}"
-    return resolve(specs(n), named(words))
+    return named(f"cellarium {family}" if gauge == "cellarium" else f"mup {family} {gauge}")
+
+
+def resolved(n: int, optimizer: str, gauge: str) -> dict[str, Scaling]:
+    return resolve(specs(n), rule(optimizer, gauge))
 
 
 @cache
@@ -173,5 +177,62 @@ def test_leaving_out_any_factor_is_another_run(optimizer, gauge, field):
     wrong = {name: without(name, s) for name, s in resolved(32, optimizer, gauge).items()}
     moved = deviation(
         run(32, wrong, OPTIMIZERS[optimizer](wrong)), trajectory(32, optimizer, gauge)
+    )
+    assert moved > TOL["negative control", "float64"].rtol
+
+
+# ---- a constant factor of the forward pass, carried by the weights of a model that lacks it
+
+F, GAINED = 0.25, ("w2", "b2")
+GAINS = [
+    *itertools.product(["sgd, momentum", "adamw, decoupled"], ["table3", "tp4b", "cellarium"]),
+    *itertools.product(["amsgrad", "adamw, coupled", "sgd, coupled"], ["table9", "unit"]),
+]
+
+
+def changed(scalings: dict[str, Scaling], **fields: Any) -> dict[str, Scaling]:
+    """The scalings, these fields of the layer with the factor multiplied by the value."""
+    of = {
+        name: {key: getattr(scalings[name], key) * x for key, x in fields.items()}
+        for name in GAINED
+    }
+    return scalings | {name: dataclasses.replace(scalings[name], **of[name]) for name in GAINED}
+
+
+def carried(optimizer: str, gauge: str) -> dict[str, Scaling]:
+    shapes = specs(32)
+    shapes |= {name: dataclasses.replace(shapes[name], forward_gain=F) for name in GAINED}
+    return resolve(shapes, rule(optimizer, gauge))
+
+
+def in_the_forward_pass(optimizer: str, gauge: str) -> dict[str, np.ndarray]:
+    scalings = resolved(32, optimizer, gauge)
+    return run(32, changed(scalings, multiplier=F), OPTIMIZERS[optimizer](scalings))
+
+
+@pytest.mark.parametrize(("optimizer", "gauge"), GAINS)
+def test_a_gain_carried_by_the_weights_is_one_of_the_forward_pass(optimizer, gauge):
+    scalings = carried(optimizer, gauge)
+    ours = run(32, scalings, OPTIMIZERS[optimizer](scalings))
+    moved = deviation(ours, in_the_forward_pass(optimizer, gauge))
+    assert moved <= TOL["trajectory", "float64"].rtol
+
+
+# which fields carry the gain, each taken out by its power
+WITHOUT_GAIN: dict[str, tuple[Any, ...]] = {
+    "initial values": ("adam", "table3", {"init_std": 1 / F}),
+    "lr, Adam": ("adam", "table3", {"lr": 1 / F}),
+    "lr, SGD": ("sgd", "table3", {"lr": 1 / F}),
+    "eps": ("adam", "table3", {"eps": F}),
+    "d": ("adam", "tp4b", {"grad": 1 / F}),
+    "weight decay": ("adamw, decoupled", "table3", {"weight_decay": F}),
+}
+
+
+@pytest.mark.parametrize(("optimizer", "gauge", "fields"), cases(WITHOUT_GAIN))
+def test_leaving_a_gain_out_is_another_run(optimizer, gauge, fields):
+    scalings = changed(carried(optimizer, gauge), **fields)
+    moved = deviation(
+        run(32, scalings, OPTIMIZERS[optimizer](scalings)), in_the_forward_pass(optimizer, gauge)
     )
     assert moved > TOL["negative control", "float64"].rtol

@@ -150,6 +150,15 @@ def test_a_table_of_the_user_is_taken_as_it_is():
     assert (got.multiplier, got.init_std, got.lr, got.grad) == (1 / 16, 2.0, 1 / 256, 1.0)
 
 
+def test_a_table_knows_the_family_of_each_role_and_carries_a_gain():
+    rules = {name: Parametrization.from_table("mine", name, MINE) for name in ("muon", "lamb")}
+    assert [row.family for row in rules["muon"].rows] == ["adam", "muon", "adam", "adam"]
+    plain, carries = (resolve(weight(4, 4, forward_gain=f), rules["lamb"]) for f in (1.0, 0.25))
+    assert (carries.lr, carries.grad, carries.init_gain) == (
+        *(plain.lr, plain.grad / 4, plain.init_gain / 4),
+    )
+
+
 def from_table(family: str = "adam", **changed: Any) -> Parametrization:
     table = {role: abcd for role, abcd in (MINE | changed).items() if abcd is not None}
     return Parametrization.from_table("mine", family, table)  # type: ignore[arg-type]

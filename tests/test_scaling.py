@@ -7,12 +7,13 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from helpers import TOL, cases, named, of_role, weight
+from helpers import TOL, cases, exponents, named, of_role, weight
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jaxmup import Axis, Parametrization, ParamSpec, Scaling, parametrization, resolve
 from jaxmup._scaling import what_is_applied
+from jaxmup._spec import Applied
 
 SIGMA = 0.5
 
@@ -84,8 +85,53 @@ LR_SCALES: dict[str, tuple[Any, ...]] = {
 )
 def test_lr_scale(words, role, multiplier, init_std, lr, weight_decay):
     got = resolve(of_role(role, 4, init_std=SIGMA, lr_scale=4), named(words))
+    assert got.norm * got.multiplier == resolve(of_role(role, 4), named("mup sgd table3")).norm
     assert (got.multiplier, got.init_std, got.lr) == (multiplier, init_std, lr)
     assert got.weight_decay == weight_decay
+
+
+# words, (r_in, r_out), and by hand m9/m with m9 = r_in^-½ r_out^½ (THEORY §3.4: the norms of ∂L/∂W
+# of input, hidden and output grow as n^-½, 1, n^½)
+NORMS: dict[str, tuple[Any, ...]] = {
+    "table3, input": ("mup adam table3", (None, 16), 4),
+    "table3, hidden": ("mup sgd table3", (16, 4), 1 / 2),
+    "table3, output": ("mup adam table3", (16, None), 1 / 4),
+    "table8, output": ("mup adam table8", (16, None), 4),
+    "table9": ("mup adam table9", (16, 4), 1),
+    "tp4b, before d": ("mup adam tp4b", (16, 4), 1 / 2),
+    "Muon": ("mup muon table3", (16, 4), 1 / 2),
+    "cellarium, hidden": ("cellarium adam", (16, 16), 16),
+    "standard, as it is": ("standard adam", (16, 4), 1),
+}
+
+
+@pytest.mark.parametrize(("words", "ratios", "norm"), cases(NORMS))
+def test_norm_by_hand(words, ratios, norm):
+    assert resolve(weight(*ratios), named(words)).norm == norm
+
+
+# words, then by hand the powers of the gain f (THEORY §3 with θ = 1/f) in init_std, lr, grad, eps,
+# norm and weight_decay
+GAINS: dict[str, tuple[str, str]] = {
+    "Adam": ("mup adam table3", "1 1 0 -1 1 -1"),
+    "Adam, d": ("mup adam tp4b", "1 1 1 0 1 -1"),
+    "SGD": ("mup sgd table9", "1 2 0 0 1 -2"),
+    "SGD, d": ("mup sgd tp4b", "1 1 1 0 1 -1"),
+    "Adafactor": ("mup adafactor table8", "1 0 0 -1 1 0"),
+    "Muon": ("mup muon table3", "1 1 0 -1 1 -1"),
+    "cellarium, Adam": ("cellarium adam", "1 1 1 0 1 -1"),
+    "cellarium, SGD": ("cellarium sgd", "1 2 0 0 1 -2"),
+}
+
+
+@pytest.mark.parametrize(("words", "powers"), cases(GAINS))
+def test_forward_gain(words, powers):
+    plain, carries = (
+        resolve(weight(16, 4, init_std=SIGMA, forward_gain=f), named(words)) for f in (1.0, 0.25)
+    )
+    fields = ("init_std", "lr", "grad", "eps", "norm", "weight_decay")
+    moved = [getattr(carries, name) / getattr(plain, name) for name in fields]
+    assert (moved, carries.multiplier) == ([0.25**p for p in exponents(powers)], plain.multiplier)
 
 
 def make(physics: tuple[Any, ...], gauge: Any) -> Parametrization:
@@ -129,6 +175,8 @@ def test_gauges_have_one_physics(physics, gauge, shape, sigma, alpha):
     ours, reference = resolve(spec, make(physics, gauge)), resolve(spec, make(physics, "table3"))
     assert of_effective_weight(ours) == close(of_effective_weight(reference))
     assert ours.lr * ours.weight_decay == close(1)
+    assert ours.norm * ours.multiplier == close(reference.norm)
+    assert ours.init_std == close(sigma * ours.init_gain)
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule.gauge != "unit"], ids=str)
@@ -170,3 +218,18 @@ def test_a_layer_of_another_gauge_is_refused():
     assert resolve(built, named("mup sgd table3")).init_std == SIGMA / 4
     with pytest.raises(ValueError, match=re.escape(message)):
         resolve({"head": {"kernel": built}}, named("mup adam table8"))
+
+
+PLAIN = Applied(multiplier=1.0, init_gain=None)
+
+
+def test_a_plain_model_applies_no_multiplier():
+    head, hidden = (weight(4, r_out, init_std=SIGMA, applied=PLAIN) for r_out in (None, 4))
+    assert resolve(head, named("mup adam table3")).init_gain == 1 / 4
+    assert resolve(hidden, named("mup adam table8")).init_gain == 1 / 2  # which asks for none here
+    message = (
+        "head: A plain model applies no multiplier. mup/table8 (adam) asks for 0.25 on the "
+        "parameter of shape (64, 10). Use gauge='table3', which asks for none."
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        resolve({"head": head}, named("mup adam table8"))

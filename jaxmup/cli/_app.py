@@ -13,6 +13,7 @@ from rich.progress import Progress as ProgressBar
 from jaxmup import _extras
 from jaxmup._rules import ParametrizationName
 from jaxmup.cli._errors import bad_input
+from jaxmup.cli._explain import explain
 from jaxmup.cli._parity import parity
 from jaxmup.cli._table import result_table
 from jaxmup.transfer import Config, OptimizerName, Progress, Result, log2_grid
@@ -30,6 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(parity)
+app.command()(explain)
 
 
 @app.callback()

@@ -8,7 +8,7 @@ import optax
 from jaxmup._spec import require_positive
 from jaxmup.optim._adam import Convention, scale_by_adam
 from jaxmup.optim._checks import Scalings, is_plain_number, require_not_negative
-from jaxmup.optim._scale import scale_by
+from jaxmup.optim._scale import ReadyChainState, ScaleUpdatesState, scale_by
 from jaxmup.optim._weight_decay import WeightDecay, WeightDecayMode, decay_transform
 
 
@@ -55,7 +55,7 @@ def sgd(
     )
     checked = Scalings(scalings, "sgd")
     decay = WeightDecay(weight_decay, weight_decay_mode, mask, peak_learning_rate)
-    return _chain(checked, direction, decay, learning_rate)
+    return chain(checked, direction, decay, learning_rate)
 
 
 def adam(
@@ -218,10 +218,10 @@ def _adam_chain(
     eps = jax.tree.map(lambda scaling: formula.eps * scaling.eps, scalings)
     eps_root = jax.tree.map(lambda scaling: formula.eps_root * scaling.eps**2, scalings)
     direction = scale_by_adam(**formula._replace(eps=eps, eps_root=eps_root)._asdict())
-    return _chain(checked, direction, decay, learning_rate)
+    return chain(checked, direction, decay, learning_rate)
 
 
-def _chain(
+def chain(
     scalings: Scalings,
     direction: optax.GradientTransformation,
     decay: WeightDecay,
@@ -234,11 +234,11 @@ def _chain(
         )
     transform = decay_transform(scalings, decay, learning_rate)
     steps = [
-        scale_by(scalings, "grad"),
+        scale_by(scalings, "grad", ReadyChainState()),
         transform if decay.mode == "coupled" else None,
         direction,
         transform if decay.mode == "decoupled" else None,
-        scale_by(scalings, "lr"),
+        scale_by(scalings, "lr", ScaleUpdatesState()),
         transform if decay.mode == "independent" else None,
         optax.scale_by_learning_rate(learning_rate),
         transform if decay.mode == "absolute" else None,

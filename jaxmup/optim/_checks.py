@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
+from jaxmup._families import in_one_model
 from jaxmup._scaling import Scaling
 from jaxmup._tree import leaves_by_path, listed, path_name, require_leaves
 
@@ -17,9 +17,11 @@ _RESOLVE = "Use `jaxmup.resolve(specs, parametrization)`."
 class Scalings:
     """Scalings of one family by the name of their parameter, checked.
 
+    A family for hidden matrices alone leaves the other parameters to the family `adam`.
+
     Args:
       tree: a tree with a `Scaling` at each leaf.
-      family: the family that they must be for; `None` for any one.
+      family: the name of the family that they must be for; `None` for any one.
 
     Raises:
       TypeError: if a leaf is no `Scaling`.
@@ -29,7 +31,8 @@ class Scalings:
     def __init__(self, tree: Any, family: str | None = None):
         self.by_name = require_leaves("scalings", tree, Scaling, _RESOLVE)
         families = {scaling.family for scaling in self.by_name.values()}
-        if len(families) > 1 or (family is not None and families - {family}):
+        candidates = families if family is None else {family}
+        if families and not any(families <= in_one_model(name) for name in candidates):
             wanted = "one family" if family is None else f"the family {family!r}"
             got = [f"{name}: {s.family}" for name, s in self.by_name.items() if s.family != family]
             raise ValueError(
@@ -46,7 +49,7 @@ class Scalings:
 
     def require_match(self, tree: Any) -> None:
         """Raises a `ValueError` unless leaves and scalings have the same paths."""
-        _require_same_paths("scalings", self.by_name, tree)
+        require_same_paths("scalings", self.by_name, tree)
 
 
 def values_of_leaves(what: str, value: Any, tree: Any) -> list[Any]:
@@ -55,13 +58,18 @@ def values_of_leaves(what: str, value: Any, tree: Any) -> list[Any]:
     if _is_number(value):
         return [value] * len(names)
     by_name = leaves_by_path(value)
-    _require_same_paths(what, by_name, tree)
+    require_same_paths(what, by_name, tree)
     return [by_name[name] for name in names]
 
 
-def _require_same_paths(what: str, by_name: Mapping[str, Any], tree: Any) -> None:
+def require_same_paths(what: str, by_name: Mapping[str, Any], tree: Any) -> None:
+    """Raises a `ValueError` unless `by_name` has the paths of the leaves of `tree`."""
     leaves = leaves_by_path(tree)
-    missing = [f"{name} {jnp.shape(leaf)}" for name, leaf in leaves.items() if name not in by_name]
+    missing = [
+        f"{name} {getattr(leaf, 'shape', ())}"
+        for name, leaf in leaves.items()
+        if name not in by_name
+    ]
     extra = [] if _is_masked(tree) else [name for name in by_name if name not in leaves]
     if missing or extra:
         raise ValueError(

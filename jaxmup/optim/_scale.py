@@ -1,11 +1,23 @@
 """The two factors of a parametrization in a chain: on gradients (d) and on updates (c)."""
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import optax
 
 from jaxmup.functional import scale
 from jaxmup.optim._checks import Scalings
+
+
+class ScaleGradientsState(NamedTuple):
+    """State of `scale_gradients`, which has none; the type says what stands in the chain."""
+
+
+class ReadyChainState(NamedTuple):
+    """State of `scale_gradients` in a ready chain, all of whose factors come from scalings."""
+
+
+class ScaleUpdatesState(NamedTuple):
+    """State of `scale_updates`, which has none; the type says what stands in the chain."""
 
 
 def scale_gradients(scalings: Any) -> optax.GradientTransformation:
@@ -32,7 +44,7 @@ def scale_gradients(scalings: Any) -> optax.GradientTransformation:
     References:
       Yang and Littwin, "Tensor Programs IVb", arXiv:2308.01814, Definition 2.2.1.
     """
-    return scale_by(Scalings(scalings), "grad")
+    return scale_by(Scalings(scalings), "grad", ScaleGradientsState())
 
 
 def scale_updates(scalings: Any) -> optax.GradientTransformation:
@@ -59,15 +71,17 @@ def scale_updates(scalings: Any) -> optax.GradientTransformation:
       >>> tx.update(updates, tx.init(updates))[0]["w"]
       Array([0.25], dtype=float32)
     """
-    return scale_by(Scalings(scalings), "lr")
+    return scale_by(Scalings(scalings), "lr", ScaleUpdatesState())
 
 
-def scale_by(scalings: Scalings, field: Literal["grad", "lr"]) -> optax.GradientTransformation:
-    """Multiplies each leaf by this field of its scaling."""
+def scale_by(
+    scalings: Scalings, field: Literal["grad", "lr"], state: Any
+) -> optax.GradientTransformation:
+    """Multiplies each leaf by this field of its scaling; `state` says what stands in the chain."""
 
-    def init(params: Any) -> optax.EmptyState:
+    def init(params: Any) -> Any:
         scalings.require_match(params)
-        return optax.EmptyState()
+        return state
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params

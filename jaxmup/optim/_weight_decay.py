@@ -47,6 +47,8 @@ def decay_transform(
     if coefficient is None:
         return None
     require_not_negative("weight_decay", coefficient)
+    if mode == "coupled":
+        _require_l2(scalings)
     if mode == "independent":
         coefficient = coefficient / _peak(decay.peak_learning_rate, learning_rate)
     factor = _FACTORS[mode]
@@ -67,6 +69,15 @@ def decay_transform(
 
     transform = optax.GradientTransformation(init, update)
     return transform if decay.mask is None else optax.masked(transform, decay.mask)
+
+
+def _require_l2(scalings: Scalings) -> None:
+    others = {s.family for s in scalings.by_name.values()} - {"sgd", "adam"}
+    if others:
+        raise ValueError(
+            "Weight decay of mode 'coupled' adds to the gradient, which the families 'sgd' and "
+            f"'adam' alone turn into decay. Got the family {others.pop()!r}. Use 'decoupled'."
+        )
 
 
 def _peak(peak_learning_rate: Any, learning_rate: Any) -> Any:

@@ -11,6 +11,7 @@ analyzes them::
 `analyze` serves losses measured elsewhere just as well: it takes any `Trial`s.
 """
 
+from jaxmup._files import write_atomically as write_atomically
 from jaxmup.transfer._analysis import DRIFT_LIMIT as DRIFT_LIMIT
 from jaxmup.transfer._analysis import Analysis as Analysis
 from jaxmup.transfer._analysis import Curve as Curve
@@ -24,5 +25,4 @@ from jaxmup.transfer._measure import Result as Result
 from jaxmup.transfer._measure import measure as measure
 from jaxmup.transfer._record import read_record as read_record
 from jaxmup.transfer._record import to_record as to_record
-from jaxmup.transfer._record import write_atomically as write_atomically
 from jaxmup.transfer._record import write_record as write_record

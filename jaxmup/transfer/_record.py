@@ -5,10 +5,10 @@ import importlib.metadata
 import json
 import os
 import platform
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from jaxmup._files import write_atomically
 from jaxmup.transfer._analysis import Trial, analyze
 from jaxmup.transfer._config import Config
 from jaxmup.transfer._measure import Result
@@ -80,23 +80,3 @@ def read_record(path: str | os.PathLike[str]) -> Result:
         analyze(t for t in trials if t.parametrization == name) for name in config.parametrizations
     )
     return Result(config, trials, tuple(analyses))
-
-
-def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes a file so that a reader, or a crash at any moment, sees the old content or the new.
-
-    Raises:
-      OSError: if it cannot be written; what was at `path` is then as it was.
-    """
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes it 0o600
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -1,0 +1,53 @@
+"""Training steps of a small MLP, compared side by side."""
+
+import statistics
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from _record import take_turns
+from flax import nnx
+
+INPUTS, CLASSES, DEPTH, BASE_WIDTH, BATCH = 64, 10, 3, 64, 128
+
+
+def trainer(model: nnx.Module, tx: optax.GradientTransformation) -> Callable[[int], None]:
+    """A function that trains `model` for a number of steps."""
+    graph, params = nnx.split(model, nnx.Param)
+    state = tx.init(params)
+    rng = np.random.default_rng(0)
+    inputs = jnp.asarray(rng.normal(size=(BATCH, INPUTS)), jnp.float32)
+    labels = jnp.asarray(rng.integers(CLASSES, size=BATCH))
+
+    def loss(params: Any) -> jax.Array:
+        logits = nnx.merge(graph, params)(inputs)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    def step(params: Any, state: Any) -> tuple[Any, Any]:
+        updates, state = tx.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    compiled = jax.jit(step, donate_argnums=(0, 1))
+
+    def train(steps: int) -> None:
+        nonlocal params, state
+        for _ in range(steps):
+            params, state = compiled(params, state)
+        jax.block_until_ready(params)
+
+    return train
+
+
+def compare(sides: Mapping[str, Callable[[int], None]], pairs: int, steps: int) -> dict[str, Any]:
+    """Milliseconds a step of two sides, and the ratio of the first to the second."""
+    milliseconds = take_turns(sides, pairs, steps)
+    ratios = [first / second for first, second in zip(*milliseconds.values(), strict=True)]
+    return {
+        "steps": steps,
+        "milliseconds": {name: statistics.median(times) for name, times in milliseconds.items()},
+        "ratio": statistics.median(ratios),
+        "ratio_quartiles": statistics.quantiles(ratios, n=4)[::2],
+    }

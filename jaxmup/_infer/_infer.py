@@ -1,0 +1,149 @@
+"""The specs of an unmodified model, from the shapes of its parameters at three sizes."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jaxmup._infer._depth import counterparts
+from jaxmup._infer._leaf import Leaf
+from jaxmup._infer._make import Source
+from jaxmup._infer._model import describe
+from jaxmup._infer._rules import require_kinds, with_rules
+from jaxmup._infer._sizes import (
+    Sizes,
+    require_fixed_sizes,
+    require_growth,
+    require_known_attention,
+    require_readout,
+)
+from jaxmup._tree import listed
+
+
+def infer(
+    make_model: Callable[..., Any],
+    *,
+    base: Any,
+    delta: Any,
+    target: Any,
+    inputs: Any = None,
+    rules: Mapping[str | tuple[str | None, ...], tuple[str, ...]] | None = None,
+) -> Any:
+    r"""The `ParamSpec` of every parameter of a model that knows nothing of parametrizations.
+
+    Two questions are asked of every axis. *Does it grow?* It does if its size differs between
+    `base` and `delta`; `target` says nothing about that. *What does it do?* The layers of Flax
+    answer by their type. For other parameters, such as `self.param` or `nnx.Param` of a module of
+    your own or any leaf of a plain tree, the axes are given in one of three ways:
+
+    - a rule for a path, `rules={"blocks/*/kernel": ("input", "output")}`; `*` matches any text;
+    - metadata: `nnx.Param(values, mup_axes=("input", "output"))`, or in Linen
+      `nn.with_partitioning(init, ("input", "output"))`; `None` is for a batch axis;
+    - a rule for the axis names that a sharded model has on its parameters already,
+      `rules={("embed", "mlp"): ("input", "output")}`.
+
+    A parameter for which none of these answers is an error, and so is a rule that contradicts the
+    layer. jaxmup layers keep the specs that they declare. Axes that `scan` and `vmap` add are batch
+    axes; a target may have another number of scanned layers, or of unrolled layers of one kind.
+
+    A plain model applies no multipliers, so `resolve` takes the specs in gauges that ask for none:
+    `jaxmup.parametrization("mup", "adam", gauge="table3")`. `jaxmup.rescale` makes the initial
+    values that belong to them.
+
+    **Attention.** Flax's attention divides its logits by :math:`\sqrt{d}`, muP by
+    :math:`d / \sqrt{d_0}`. Where the head size grows from d₀ to d, the missing factor
+    :math:`\sqrt{d_0 / d}` is the `forward_gain` of the query kernel and bias, or with
+    `normalize_qk=True`, where a norm of the queries undoes what their kernel is multiplied by, of
+    the scale of that norm. The initial values and learning rates carry it, so the unmodified model
+    trains as muP does. Factors that commute with a dot product, such as rotary embeddings, change
+    nothing about it. Attention of your own is not seen: divide its logits by :math:`d / \sqrt{d_0}`
+    yourself, or grow the number of heads instead of their size.
+
+    **Tied embeddings.** muP keeps the standard deviation of an embedding and divides its logits by
+    r. One tensor in an unmodified forward pass cannot do both, so `Embed.attend` in a Linen module,
+    and an embedding in a model with no readout, are errors: use jaxmup's `Embed`. If the embedding
+    is not tied, or you divide the logits yourself, say so by a rule for it, `("batch", "output")`.
+
+    Args:
+      make_model: returns an NNX module, a Linen module, or any tree of arrays, given a size, such
+        as the class itself. If it has a parameter `rngs` it is given an `nnx.Rngs`, if it has a
+        parameter `key`, a random key. It is only evaluated abstractly.
+      base: the size of the base model: a mapping of keyword arguments, or one positional argument.
+      delta: a size at which every axis that belongs to the width differs from `base`, and no other;
+        all larger or all smaller. Small numbers will do: `{"width": 128}` beside `{"width": 64}`.
+      target: the size of the model to train, larger or smaller than `base`.
+      inputs: what a Linen module is called with: an array or `jax.ShapeDtypeStruct`, a tuple of
+        them, or a function of the size that returns them.
+      rules: what the axes do, `"input"`, `"output"` or `"batch"` for each, by path or axis names.
+
+    Returns:
+      A tree like the parameters of the target, `nnx.state(model, nnx.Param)` or
+      `module.init(...)["params"]`, with a `ParamSpec` at each leaf.
+
+    Raises:
+      TypeError: if `inputs` and the kind of model do not fit each other, or a rule is no rule.
+      ValueError: naming the parameters: if the structures of the models differ, nothing grows, some
+        axes grow and others shrink, an axis that does not grow has another size at the target
+        though a layer sums over it, axes are unknown, a rule does not fit, a tensor is too large to
+        address, or a tied embedding or unknown attention cannot be muP unmodified.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jaxmup
+      >>> def make_model(width, rngs):
+      ...     hidden = nnx.Linear(width, width, rngs=rngs)
+      ...     return nnx.Sequential(hidden, nnx.Linear(width, 10, rngs=rngs))
+      >>> specs = jaxmup.infer(make_model, base=64, delta=128, target=1024)
+      >>> specs["layers"][0]["kernel"].role, specs["layers"][1]["kernel"].role
+      ('hidden', 'output')
+
+    References:
+      Yang et al., "Tensor Programs V", arXiv:2203.03466, Appendix B (kinds of parameters) and
+      Definition 4.1 (attention); the comparison of base and delta: Appendix H.
+    """
+    source = Source(make_model, inputs)
+    models = {
+        what: describe(source, size, what)
+        for what, size in (("base", base), ("delta", delta), ("target", target))
+    }
+    small, other = models["base"].leaves, models["delta"].leaves
+    _require_same_structure(small, other, "delta")
+    like = {name: (leaf.shape, other[name].shape, leaf.placed) for name, leaf in small.items()}
+    names = counterparts(like, models["target"].leaves)
+    _require_same_structure(
+        {name: small[names[name]] for name in names}, models["target"].leaves, "target"
+    )
+    leaves = {
+        name: leaf.agreeing(small[names[name]]).agreeing(other[names[name]])
+        for name, leaf in models["target"].leaves.items()
+    }
+    leaves = with_rules(leaves, rules)
+    require_kinds(leaves)
+    pairs = {
+        name: Sizes(leaf, small[names[name]].shape, other[names[name]].shape)
+        for name, leaf in leaves.items()
+    }
+    require_growth(pairs)
+    require_fixed_sizes(pairs)
+    require_known_attention(pairs)
+    specs = {name: sizes.spec() for name, sizes in pairs.items()}
+    require_readout(leaves, specs)
+    return models["target"].tree(specs)
+
+
+def _require_same_structure(base: Mapping[str, Leaf], other: Mapping[str, Leaf], what: str) -> None:
+    """Raises a `ValueError` unless both have the same parameters, with the same numbers of axes."""
+    names = dict.fromkeys([*base, *other])
+    differences = [
+        f"{name}: {_shape(base.get(name))} in `base`, {_shape(other.get(name))} in `{what}`"
+        for name in names
+        if name not in base or name not in other or not base[name].is_like(other[name])
+    ]
+    if differences:
+        raise ValueError(
+            f"`base` and `{what}` must have the same parameters, with the same layers and numbers "
+            f"of axes. They differ at{listed(differences)}\n"
+            "Build them with the same options, at other sizes."
+        )
+
+
+def _shape(leaf: Leaf | None) -> str:
+    return "missing" if leaf is None else str(leaf.shape)

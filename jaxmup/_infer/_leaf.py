@@ -1,0 +1,90 @@
+"""What a model itself says of one of its parameters."""
+
+import dataclasses
+import itertools
+from typing import Literal, NamedTuple
+
+from jaxmup._spec import AxisKind, ParamSpec
+
+Kinds = tuple[AxisKind, ...]
+# "logits": its last axis is a head size d, and attention divides the logits that it scales by √d.
+# "unknown logits": the same, but what attention divides by is not known.
+# "lookup": the table of an embedding. "attend": such a table that is a readout too.
+Use = Literal["logits", "unknown logits", "lookup", "attend"]
+
+
+class Placed(NamedTuple):
+    """What every axis of a parameter does.
+
+    Args:
+      kinds: the kind of each axis.
+      stacked: positions of the axes that `scan` or `vmap` has added.
+    """
+
+    kinds: Kinds
+    stacked: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One parameter of an abstract model.
+
+    Args:
+      shape: its shape.
+      placed: what its axes do. Several answers, the likeliest first, where `scan` may have added
+        any of two axes of one size; none if the type of the layer does not say.
+      names: the axis names that the user has put on it, as Flax's partitioning metadata.
+      spec: what a jaxmup layer declares.
+      uses: what else the layer says of it.
+    """
+
+    shape: tuple[int, ...]
+    placed: tuple[Placed, ...] = ()
+    names: tuple[str | None, ...] | None = None
+    spec: ParamSpec | None = None
+    uses: frozenset[Use] = frozenset()
+
+    @property
+    def kinds(self) -> Kinds | None:
+        """What each axis does, if that is known."""
+        if self.spec is not None:
+            return tuple(axis.kind for axis in self.spec.axes)
+        return self.placed[0].kinds if self.placed else None
+
+    @property
+    def stacked(self) -> tuple[int, ...]:
+        """Positions of the axes that `scan` or `vmap` has added."""
+        return self.placed[0].stacked if self.placed else ()
+
+    def is_like(self, other: "Leaf") -> bool:
+        """Whether both may be one parameter at two sizes."""
+        common = set(self.placed) & set(other.placed)
+        return len(self.shape) == len(other.shape) and bool(
+            common or not self.placed + other.placed
+        )
+
+    def agreeing(self, other: "Leaf") -> "Leaf":
+        """This leaf with those answers that are also the other's."""
+        common = tuple(placed for placed in self.placed if placed in other.placed)
+        return dataclasses.replace(self, placed=common)
+
+    def with_kinds(self, kinds: Kinds | None, own_shape: tuple[int, ...] | None = None) -> "Leaf":
+        """This leaf, where `kinds` are those of the axes that its layer made.
+
+        The others are batch axes that `scan` or `vmap` has added: in front, or where `own_shape`,
+        the shape that the layer made, is found without them.
+        """
+        added = -1 if kinds is None else len(self.shape) - len(kinds)
+        if kinds is None or added < 0:
+            return self
+        every = itertools.combinations(range(len(self.shape)), added)
+        if own_shape is None:
+            every = itertools.islice(every, 1)
+        placed = []
+        for stacked in every:
+            own = [i for i in range(len(self.shape)) if i not in stacked]
+            if own_shape in (None, tuple(self.shape[i] for i in own)):
+                by_position = dict(zip(own, kinds, strict=True))
+                axes = (by_position.get(i, "batch") for i in range(len(self.shape)))
+                placed.append(Placed(tuple(axes), stacked))
+        return dataclasses.replace(self, placed=tuple(placed))

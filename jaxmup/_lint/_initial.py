@@ -1,0 +1,62 @@
+"""Rules on initial values: are they as large as the parametrization asks for?"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxmup._lint._finding import Finding
+from jaxmup._scaling import Scaling
+
+# On top of the statistical error: draws in bfloat16 are off by up to a percent.
+_ROUNDING = 0.02
+_STANDARD_ERRORS = 5
+
+
+def check_initial(
+    scalings: Mapping[str, Scaling], params: Mapping[str, Any], base: Mapping[str, Any] | None
+) -> Iterator[Finding]:
+    """Compares the root mean square of each parameter with what it should be.
+
+    What it should be is `init_std`, or where an initializer defines it, `init_gain` times that of
+    the base model's parameter. Abstract parameters are passed over.
+    """
+    for path, scaling in scalings.items():
+        asked = _asked(path, scaling, base)
+        if asked is None or not _is_concrete(params.get(path)):
+            continue
+        expected, elements = asked
+        measured = float(_root_mean_square(params[path]))
+        allowed = _STANDARD_ERRORS / math.sqrt(2 * min(elements, params[path].size)) + _ROUNDING
+        if not abs(measured - expected) <= allowed * expected:
+            yield Finding(
+                "initial-std",
+                f"Its initial values have the root mean square {measured:.4g}. {expected:.4g} is "
+                f"asked for, give or take {allowed:.1%}.",
+                (path,),
+                "Activations or outputs grow or vanish with the width from the first step on.",
+                "Set the scale by `init_std` or `kernel_init` of the layer, which are for the base "
+                "width, and overwrite nothing afterwards; rescale a plain model exactly once.",
+            )
+
+
+def _asked(
+    path: str, scaling: Scaling, base: Mapping[str, Any] | None
+) -> tuple[float, float] | None:
+    """The root mean square that is asked for, and of how many elements it was measured."""
+    if scaling.init_std is not None:
+        return scaling.init_std, math.inf
+    if base is None or not _is_concrete(base.get(path)):
+        return None
+    return float(_root_mean_square(base[path])) * scaling.init_gain, base[path].size
+
+
+def _is_concrete(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and not isinstance(leaf, jax.ShapeDtypeStruct) and leaf.size > 0
+
+
+@jax.jit
+def _root_mean_square(x: jax.Array) -> jax.Array:
+    return jnp.sqrt(jnp.mean(jnp.square(x.astype(jnp.promote_types(x.dtype, jnp.float32)))))

@@ -1,0 +1,179 @@
+"""What a checkpoint was trained under: specs and parametrization as a file beside it.
+
+A checkpoint holds weights, which mean nothing without the multipliers and learning rates that they
+were trained with. A manifest is versioned, strict JSON and holds every number of both.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxmup._files import write_atomically
+from jaxmup._power import Power
+from jaxmup._rules import Parametrization, Row
+from jaxmup._spec import Applied, Axis, ParamSpec
+from jaxmup._tree import listed, require_leaves
+
+FORMAT = "jaxmup.manifest"
+VERSION = 1
+_SPECS = "It is what `jaxmup.infer`, `jaxmup.nnx.specs` or `jaxmup.linen.specs` return."
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What `load` returns.
+
+    Args:
+      specs: the spec of every parameter, by name.
+      parametrization: the rule, with all its exponents.
+      jaxmup_version: version of the library that wrote it.
+    """
+
+    specs: dict[str, ParamSpec]
+    parametrization: Parametrization
+    jaxmup_version: str
+
+
+def save(path: str | os.PathLike[str], specs: Any, parametrization: Parametrization) -> None:
+    """Writes specs and parametrization to `path`, all or nothing.
+
+    Args:
+      path: file to write.
+      specs: a tree of `ParamSpec`.
+      parametrization: the rule that they are resolved with.
+
+    Raises:
+      OSError: if it cannot be written; what was at `path` is then as it was.
+      TypeError: if a leaf of `specs` is no `ParamSpec`, or `parametrization` no `Parametrization`.
+
+    Example:
+      >>> import tempfile
+      >>> import jaxmup
+      >>> specs = {"kernel": jaxmup.ParamSpec((jaxmup.Axis("output", 256, base=64),))}
+      >>> path = Path(tempfile.mkdtemp(), "manifest.json")
+      >>> save(path, specs, jaxmup.parametrization("mup", "adam"))
+      >>> load(path).specs == specs
+      True
+    """
+    _require_parametrization(parametrization)
+    by_name = require_leaves("specs", specs, ParamSpec, _SPECS)
+    record = {
+        "format": FORMAT,
+        "version": VERSION,
+        "jaxmup": importlib.metadata.version("jaxmup"),
+        "parametrization": dataclasses.asdict(parametrization),
+        "specs": {name: dataclasses.asdict(spec) for name, spec in by_name.items()},
+    }
+    write_atomically(path, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
+
+
+def load(path: str | os.PathLike[str]) -> Manifest:
+    """Reads what `save` wrote; every number is the one that was written.
+
+    Raises:
+      OSError: if it cannot be read.
+      ValueError: if the file is no manifest of this version.
+
+    Example:
+      >>> import tempfile
+      >>> import jaxmup
+      >>> path = Path(tempfile.mkdtemp(), "manifest.json")
+      >>> save(path, {}, jaxmup.parametrization("mup", "sgd", gauge="table9"))
+      >>> print(load(path).parametrization)
+      mup/table9 (sgd)
+    """
+    try:
+        record = json.loads(Path(path).read_bytes())
+    except ValueError as error:  # no JSON, or no text
+        raise ValueError(f"{path} must be a manifest, which is JSON. {error}") from None
+    found = (record.get("format"), record.get("version")) if isinstance(record, dict) else None
+    if found != (FORMAT, VERSION):
+        raise ValueError(
+            f"A manifest must be of format {FORMAT!r}, version {VERSION}. Got {found} in {path}. "
+            "Read it with the version of jaxmup that wrote it, or write it anew with "
+            "`jaxmup.manifest.save`."
+        )
+    try:
+        return Manifest(
+            {name: _spec(fields) for name, fields in record["specs"].items()},
+            _parametrization(record["parametrization"]),
+            record["jaxmup"],
+        )
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is no whole manifest of version {VERSION}: {error!r}. Write it anew with "
+            "`jaxmup.manifest.save`."
+        ) from error
+
+
+def check(path: str | os.PathLike[str], specs: Any, parametrization: Parametrization) -> None:
+    """Raises a `ValueError` unless the manifest at `path` is that of this model.
+
+    Args:
+      path: a file that `save` wrote.
+      specs: the tree of `ParamSpec` of the model that is to take over the checkpoint.
+      parametrization: the rule that it is trained with.
+
+    Raises:
+      OSError: if it cannot be read.
+      TypeError: if a leaf of `specs` is no `ParamSpec`, or `parametrization` no `Parametrization`.
+      ValueError: if the file is no manifest of this version, or naming every difference:
+        parameters that one of the two lacks, and values that differ, with both.
+
+    Example:
+      >>> import tempfile
+      >>> import jaxmup
+      >>> path = Path(tempfile.mkdtemp(), "manifest.json")
+      >>> rule = jaxmup.parametrization("mup", "adam")
+      >>> save(path, {"bias": jaxmup.ParamSpec((jaxmup.Axis("output", 256, base=64),))}, rule)
+      >>> check(path, {"bias": jaxmup.ParamSpec((jaxmup.Axis("output", 256, base=64),))}, rule)
+    """
+    _require_parametrization(parametrization)
+    mine = require_leaves("specs", specs, ParamSpec, _SPECS)
+    manifest = load(path)
+    differences = [
+        *_changes("parametrization", manifest.parametrization, parametrization),
+        *(f"{name}: only in the manifest" for name in manifest.specs if name not in mine),
+        *(f"{name}: only in the model" for name in mine if name not in manifest.specs),
+    ]
+    for name, spec in mine.items():
+        differences += _changes(name, manifest.specs.get(name, spec), spec)
+    if differences:
+        raise ValueError(
+            f"The manifest {path} must be that of the model. They differ at{listed(differences)}\n"
+            "Build the model with the sizes, the base and the parametrization of the checkpoint."
+        )
+
+
+def _require_parametrization(value: object) -> None:
+    if not isinstance(value, Parametrization):
+        raise TypeError(f"`parametrization` must be a `Parametrization`. Got {value!r}.")
+
+
+def _changes(name: str, saved: Any, mine: Any) -> Iterator[str]:
+    """The fields of two records that differ."""
+    for field in dataclasses.fields(saved):
+        before, now = getattr(saved, field.name), getattr(mine, field.name)
+        if before != now:
+            yield f"{name}, {field.name}: {before} in the manifest, {now} in the model"
+
+
+def _spec(fields: Mapping[str, Any]) -> ParamSpec:
+    applied = None if fields["applied"] is None else Applied(**fields["applied"])
+    axes = tuple(Axis(**axis) for axis in fields["axes"])
+    return ParamSpec(**{**fields, "axes": axes, "applied": applied})
+
+
+def _parametrization(fields: Mapping[str, Any]) -> Parametrization:
+    return Parametrization(**{**fields, "rows": tuple(_row(row) for row in fields["rows"])})
+
+
+def _row(fields: Mapping[str, Any]) -> Row:
+    values: dict[str, Any] = {
+        name: Power(**value) if isinstance(value, dict) else value for name, value in fields.items()
+    }
+    return Row(**values)

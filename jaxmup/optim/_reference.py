@@ -1,0 +1,80 @@
+"""Any optax transform, run as if the parameters were the effective weights."""
+
+from typing import Any, NamedTuple
+
+import optax
+
+from jaxmup.functional import scale
+from jaxmup.optim._checks import Scalings
+
+
+class ReferenceGaugeState(NamedTuple):
+    """State of `in_reference_gauge`: that of the inner transform, the same in every gauge."""
+
+    inner_state: Any
+
+
+def in_reference_gauge(
+    tx: optax.GradientTransformation, scalings: Any
+) -> optax.GradientTransformationExtraArgs:
+    r"""Runs `tx` on effective weights, whatever the gauge that the parameters are stored in.
+
+    With m the `Scaling.multiplier` of a parameter w, and g its gradient,
+
+    .. math::
+      u = \frac{1}{m}\, tx\!\left(\frac{g}{m},\ state,\ m w\right).
+
+    `tx` sees the gradients and the values of `m w`, as in a model without multipliers. So it is
+    exact for every transform, also for those that mix parameters or that have no gauge movement of
+    their own: clipping by global norm, LAMB, Adafactor, Prodigy. Its state is the same in every
+    gauge: a move of the gauge leaves it alone.
+
+    Only the multipliers are taken from `scalings`. The learning rates that go with them are those
+    of `jaxmup.gauge.reference_scalings(scalings)`, to be given to the chain inside.
+
+    Args:
+      tx: any optax transform.
+      scalings: a tree of `Scaling` with the paths of the parameters.
+
+    Returns:
+      A transform that passes extra arguments on to `tx`. It needs the parameters at `update` only
+      if `tx` does.
+
+    Raises:
+      TypeError: if a leaf of `scalings` is no `Scaling`.
+      ValueError: at `init` and `update`, if a leaf has no scaling or a scaling no leaf, naming the
+        paths.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxmup
+      >>> spec = jaxmup.ParamSpec((jaxmup.Axis("input", 256, base=64), jaxmup.Axis("output", 10)))
+      >>> scalings = {"w": jaxmup.resolve(spec, jaxmup.parametrization("mup"))}  # m = 1/4
+      >>> tx = in_reference_gauge(optax.sgd(1.0), scalings)
+      >>> tx.update({"w": jnp.ones(1)}, tx.init({"w": jnp.zeros(1)}))[0]["w"]
+      Array([-16.], dtype=float32)
+
+    References:
+      Yang et al., "Tensor Programs V", arXiv:2203.03466, Lemma J.1.
+    """
+    checked = Scalings(scalings)
+    tx = optax.with_extra_args_support(tx)
+
+    def init(params: Any) -> ReferenceGaugeState:
+        return ReferenceGaugeState(tx.init(checked.map(_times_multiplier, params)))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        weights = None if params is None else checked.map(_times_multiplier, params)
+        gradients = checked.map(_over_multiplier, updates)
+        steps, inner = tx.update(gradients, state.inner_state, weights, **extra)
+        return checked.map(_over_multiplier, steps), ReferenceGaugeState(inner)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _times_multiplier(scaling: Any, x: Any) -> Any:
+    return scale(x, scaling.multiplier)
+
+
+def _over_multiplier(scaling: Any, x: Any) -> Any:
+    return scale(x, 1.0 / scaling.multiplier)
