@@ -50,15 +50,21 @@ class Plain(NamedTuple):
             return self.make_model(width).init(key, self.batch)
         return self.make_model(width, key)
 
+    def arrays(self, model: Any) -> Any:
+        """The parameters of a model."""
+        if isinstance(model, nnx.Module):
+            return nnx.state(model, nnx.Param)
+        return model["params"] if self.linen else model
+
     def split(self, model: Any, width: int) -> tuple[Any, Callable[[Any], Any]]:
         """The parameters, and the model's outputs on its batch as a function of them."""
         if self.apply is not None:
             return model, lambda params: self.apply(params, self.batch)  # type: ignore[misc]
         if self.linen:
             module = self.make_model(width)
-            return model["params"], lambda params: module.apply({"params": params}, self.batch)
+            return self.arrays(model), lambda params: module.apply({"params": params}, self.batch)
         graph, params, rest = nnx.split(model, nnx.Param, ...)
-        return params, lambda params: nnx.merge(graph, params, rest)(self.batch)
+        return params, lambda params: nnx.merge(graph, params, rest, copy=True)(self.batch)
 
 
 def normal(*shape: int) -> np.ndarray:
@@ -87,14 +93,13 @@ class CNN(nnx.Module):
         rngs = nnx.Rngs(key)
         self.stem = nnx.Conv(3, width, (3, 3), rngs=rngs)
         self.norm = nnx.BatchNorm(width, rngs=rngs)
-        self.depthwise = nnx.Conv(width, width, (3, 3), feature_group_count=width, rngs=rngs)
-        self.pointwise = nnx.Conv(width, 2 * width, (1, 1), rngs=rngs)
+        self.conv = nnx.Conv(width, 2 * width, (2, 2), strides=2, rngs=rngs)
         self.groups = nnx.GroupNorm(2 * width, num_groups=4, rngs=rngs)
         self.readout = nnx.Linear(2 * width, CLASSES, kernel_init=ZEROS, rngs=rngs)
 
     def __call__(self, x):
         x = nnx.relu(self.norm(self.stem(x)))
-        x = self.groups(self.pointwise(nnx.relu(self.depthwise(x))))
+        x = self.groups(self.conv(x))
         x = nnx.relu(x).mean((1, 2))
         return self.readout(x), x
 
@@ -261,8 +266,8 @@ MODELS = {
     ),
     "CNN": Plain(
         CNN,
-        normal(16, 6, 6, 3),
-        {"input": "stem norm depthwise groups", "hidden": "pointwise", "output": "readout"},
+        normal(16, 4, 4, 3),
+        {"input": "stem norm groups", "hidden": "conv", "output": "readout"},
     ),
     "pre-norm transformer": Plain(Transformer, TOKENS, TRANSFORMER, POSITIONS),
     "post-norm transformer": Plain(PostNorm, TOKENS, TRANSFORMER, POSITIONS),

@@ -1,5 +1,6 @@
 """Initial values for an unmodified model of any width."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -97,18 +98,22 @@ def rescale(
         keys = jax.tree.map(lambda one: jax.random.fold_in(one, index), key)
         return source.make(base, keys).parameters
 
-    _require_random(layouts, source, base, key)
+    if not all(layout.is_plain for layout in layouts.values()):
+        _require_random(layouts, source, base, key)
+    others = by_name.keys() - layouts.keys()
+    own = source.make(target, key).parameters if others else {}
 
-    @jax.jit
-    def scaled(plain: Mapping[str, Any]) -> dict[str, Any]:
+    @jax.jit  # under which XLA drops all draws that are not used
+    def arrays(plain: Mapping[str, Any]) -> Any:
         tiles = _tiles(plain, draw, layouts)
-        return {
+        values = {
             name: scale(_laid_out(layout, tiles[name]), scalings[name].init_gain)
             for name, layout in layouts.items()
         }
+        return source.make(target, key).with_parameters(values).arrays
 
-    values = scaled(source.make(base, key).parameters)
-    return source.make(target, key).with_parameters(values).model
+    made = dataclasses.replace(large, arrays=arrays(source.make(base, key).parameters))
+    return made.with_parameters({name: own[name] for name in others}).model
 
 
 def _is_plain(spec: ParamSpec) -> bool:
@@ -177,7 +182,6 @@ def _tiles(
 ) -> dict[str, Any]:
     """The draws of each parameter, stacked; `plain` are those of `make_model` itself."""
     ranges = {(layout.start, layout.stop) for layout in layouts.values() if not layout.is_plain}
-    # XLA drops what is not used of a draw.
     drawn = {at: jax.vmap(draw)(jnp.arange(*at)) for at in sorted(ranges)}
     return {
         name: plain[name][None]

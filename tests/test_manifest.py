@@ -1,0 +1,146 @@
+"""Manifests: what was written is what is read, and what differs is named."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import pytest
+from helpers import cases
+from hypothesis import given
+from hypothesis import strategies as st
+
+import jaxmup
+from jaxmup import Axis, ParamSpec, manifest, parametrization
+from jaxmup._spec import Applied
+from jaxmup._tree import leaves_by_path
+
+FULL = ParamSpec(
+    (Axis("batch", 3), Axis("input", 96, base=7), Axis("output", 10)),
+    init_std=1 / 3,
+    lr_scale=0.1,
+    applied=Applied(math.pi, 2 / 7),
+    depth=1.5,
+    forward_gain=math.sqrt(1 / 3),
+)
+PLAIN = ParamSpec((Axis("output", 96, base=7),), applied=Applied(1.0, None))
+SPECS = {"blocks": [{"kernel": FULL}, {"bias": PLAIN}], "scale": ParamSpec(())}
+RULES = {
+    "mup": parametrization("mup", "adam", gauge="table9"),
+    "unit": parametrization("mup", "sgd", gauge="unit"),
+    "depth": parametrization("mup", "adamw", depth_alpha=1.0),
+    "alignment": parametrization("standard", "adam", alignment="full"),
+    "cellarium": parametrization("cellarium", "sgd"),
+    "muon": parametrization("mup", "muon", gauge="table3"),
+}
+RULE = RULES["mup"]
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_what_is_read_is_what_was_written(rule, tmp_path):
+    path = tmp_path / "manifest.json"
+    manifest.save(path, SPECS, rule)
+    found = manifest.load(path)
+    assert found.specs == leaves_by_path(SPECS)
+    assert found.parametrization == rule
+    assert found.jaxmup_version == jaxmup.__version__
+    manifest.check(path, SPECS, rule)
+
+
+@given(number=st.floats(min_value=5e-324, allow_infinity=False, allow_nan=False))
+def test_every_number_is_exact(number, tmp_path_factory):
+    path = tmp_path_factory.mktemp("manifest") / "manifest.json"
+    spec = dataclasses.replace(FULL, init_std=number, lr_scale=number, forward_gain=number)
+    manifest.save(path, {"w": spec}, RULE)
+    assert manifest.load(path).specs == {"w": spec}
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+    path = tmp_path / "manifest.json"
+    manifest.save(path, SPECS, RULE)
+    before = path.read_bytes()
+    for specs, rule in ((SPECS, "mup"), ({"w": 1}, RULE)):
+        with pytest.raises(TypeError):
+            manifest.save(path, specs, rule)  # type: ignore[arg-type]
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+WIDER = {
+    "kernel": dataclasses.replace(FULL, axes=(*FULL.axes[:1], Axis("input", 96, 8), FULL.axes[2]))
+}
+DIFFERENT = {  # a model that the manifest is not for, and what the error names
+    "missing": (SPECS | {"more": PLAIN}, RULE, r"\n  more: only in the model\n"),
+    "extra": ({"blocks": SPECS["blocks"]}, RULE, r"\n  scale: only in the manifest\n"),
+    "another base": (
+        SPECS | {"blocks": [WIDER, SPECS["blocks"][1]]},
+        RULE,
+        r"\n  blocks/0/kernel, axes: .*base=7.* in the manifest, .*base=8.* in the model\n",
+    ),
+    "another gain": (
+        SPECS | {"scale": ParamSpec((), forward_gain=0.5)},
+        RULE,
+        r"\n  scale, forward_gain: 1.0 in the manifest, 0.5 in the model\n",
+    ),
+    "another gauge": (
+        SPECS,
+        parametrization("mup", "adam", gauge="table8"),
+        r"\n  parametrization, gauge: table9 in the manifest, table8 in the model\n",
+    ),
+    "another family": (
+        SPECS,
+        parametrization("mup", "sgd", gauge="table9"),
+        r"\n  parametrization, family: adam in the manifest, sgd in the model\n",
+    ),
+}
+
+
+@pytest.mark.parametrize(("specs", "rule", "message"), cases(DIFFERENT))
+def test_another_model_is_an_error_with_every_difference(specs, rule, message, tmp_path):
+    path = tmp_path / "manifest.json"
+    manifest.save(path, SPECS, RULE)
+    with pytest.raises(ValueError, match=message):
+        manifest.check(path, specs, rule)
+
+
+def edited(**changes: object):
+    def edit(text: bytes) -> bytes:
+        return json.dumps(json.loads(text) | changes).encode()
+
+    return edit
+
+
+BROKEN = {
+    "unknown version": (edited(version=2), r"version 1. Got \('jaxmup.manifest', 2\)"),
+    "another format": (edited(format="jaxmup.transfer"), r"Got \('jaxmup.transfer', 1\)"),
+    "no record": (lambda _: b"[1]", "Got None"),
+    "no JSON": (lambda text: text[:-20], "which is JSON"),
+    "no text": (lambda _: b"\xff\x00", "which is JSON"),
+    "no specs": (edited(specs=None), "no whole manifest"),
+    "unknown field": (edited(specs={"w": {"axes": [], "applied": None, "x": 1}}), "no whole"),
+    "size 0": (
+        edited(specs={"w": {"axes": [{"kind": "input", "size": 0}], "applied": None}}),
+        "`size` must be",
+    ),
+}
+
+
+@pytest.mark.parametrize(("edit", "message"), cases(BROKEN))
+def test_a_file_that_is_no_manifest_is_an_error(edit, message, tmp_path):
+    path = tmp_path / "manifest.json"
+    manifest.save(path, SPECS, RULE)
+    path.write_bytes(edit(path.read_bytes()))
+    with pytest.raises(ValueError, match=message):
+        manifest.load(path)
+    with pytest.raises(OSError, match="missing"):
+        manifest.load(tmp_path / "missing")
+
+
+def test_specs_of_a_model(tmp_path):
+    make = lambda n: {"w": jax.numpy.zeros((n, 2))}  # noqa: E731
+    sizes = {"base": 4, "delta": 8, "rules": {"w": ("input", "output")}}
+    rule = parametrization("mup", "adam", gauge="table3")
+    manifest.save(tmp_path / "m", jaxmup.infer(make, target=16, **sizes), rule)
+    manifest.check(tmp_path / "m", jaxmup.infer(make, target=16, **sizes), rule)
+    with pytest.raises(ValueError, match=r"w, axes: .*size=16.*size=32"):
+        manifest.check(tmp_path / "m", jaxmup.infer(make, target=32, **sizes), rule)
