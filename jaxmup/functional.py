@@ -1,6 +1,7 @@
 """Pure array functions: where a multiplier is applied, and how."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -87,6 +88,11 @@ class ScaledAttention:
 
     attention_fn: Callable[..., Array]
     factor: float
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        # Flax's attention passes the arguments that it finds in the signature, the mask among them.
+        return inspect.signature(self.attention_fn)
 
     def __call__(self, query: Array, key: Array, value: Array, *args: Any, **kwargs: Any) -> Array:
         """Calls `attention_fn` with `factor · query`."""

@@ -154,6 +154,12 @@ def test_the_table():
     assert len(explain(STACK, named("mup adam table8")).rows) == 25
 
 
+def test_what_is_not_1_at_base_is_shown_there_too():
+    # unit variance: the multiplier is the standard deviation, 1/8 at base and 1/4 · 1/2 of it here
+    columns = explain({"w": block()["kernel"]}, named("mup adam unit")).columns()
+    assert {c.title: c.cells for c in columns}["multiplier"] == ("0.125 -> 0.01562",)
+
+
 @pytest.mark.parametrize("width", [130, 129, 80, 60, 45])
 def test_no_line_is_wider_than_the_terminal_and_nothing_is_lost(width):
     table = explain(STACK, named("mup adam table8")).grouped()

@@ -127,13 +127,17 @@ def test_traced_multipliers_are_not_trained():
 
 
 def test_regauged_refuses_other_physics():
-    with pytest.raises(ValueError, match=r"hidden/bias|first|readout/kernel: A gauge move keeps"):
+    with pytest.raises(ValueError, match="readout/kernel: A gauge move keeps"):
         jaxmup.nnx.regauged(Net(), parametrization("standard"))
     with pytest.raises(TypeError, match="Got 'mup'"):
         jaxmup.nnx.regauged(Net(), "mup")
     model = Net()
     model.first.kernel = model.hidden.kernel
     with pytest.raises(ValueError, match="first/kernel and hidden/kernel are the same"):
+        jaxmup.nnx.regauged(model, TABLE3)
+    model = Net()
+    model.first.kernel = nnx.Param(model.first.kernel[...])
+    with pytest.raises(ValueError, match=r"first/kernel of shape \(3, 32\) has none"):
         jaxmup.nnx.regauged(model, TABLE3)
 
 

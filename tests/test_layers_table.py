@@ -1,5 +1,7 @@
 """Every layer of both APIs: Flax's own at base width, the parametrization's elsewhere."""
 
+import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -399,6 +401,33 @@ def test_at_base_width_the_layer_is_flax(make, row):
     inputs = row.inputs(1)
     expected = values_and_gradients(flax, flax.params, inputs)
     assert bits(values_and_gradients(ours, ours.params, inputs)) == bits(expected)
+
+
+def arguments(function: Any) -> list[Any]:
+    return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
+
+
+NAMES = {
+    api: {getattr(row, api)[0] for row in ROWS.values() if getattr(row, api)} for api in MAKERS
+}
+
+
+@pytest.mark.parametrize("name", sorted(NAMES["nnx"]))
+def test_nnx_layers_are_made_and_called_as_those_of_flax(name):
+    ours, flax = getattr(jaxmup.nnx, name), getattr(nnx, name)
+    positional = [
+        a for a in arguments(flax.__init__) if a[1] == inspect.Parameter.POSITIONAL_OR_KEYWORD
+    ]
+    assert arguments(ours.__init__)[: len(positional)] == positional
+    assert arguments(ours.__call__) == arguments(flax.__call__)
+
+
+@pytest.mark.parametrize("name", sorted(NAMES["linen"]))
+def test_linen_layers_are_made_and_called_as_those_of_flax(name):
+    ours, flax = getattr(jaxmup.linen, name), getattr(nn, name)
+    theirs = [(field.name, field.default) for field in dataclasses.fields(flax)]
+    assert [(f.name, f.default) for f in dataclasses.fields(ours)][: len(theirs) - 2] == theirs[:-2]
+    assert arguments(ours.__call__) == arguments(flax.__call__)
 
 
 def axes(words: str, k: int) -> tuple[Axis, ...]:

@@ -265,6 +265,23 @@ MUTATIONS: dict[str, tuple[Any, ...]] = {
         "shape-mismatch",
         "down embed readout scale square up/bias up/kernel",
     ),
+    "a parameter without a spec": (
+        {
+            "params": shapes({"new": (64,), **{p: s.shape for p, s in SPECS.items()}}),
+            "tx": optax.adam(0.1),
+        },
+        "shape-mismatch",
+        "new",
+    ),
+    "a stock optimizer, with scalings of other models too": (
+        {
+            "parametrization": None,
+            "scalings": resolve({"new": SPECS["scale"], **SPECS}, rule("adam table8")),
+            "tx": optax.adam(0.1, eps=0.0),
+        },
+        "learning-rate",
+        " ".join(HIDDEN),
+    ),
     "layers of another gauge": (layers_of_another_gauge(), "layer-mismatch", "readout/kernel"),
     # initial values
     "an initializer at the base's scale": (drawn(but("square", 0.25)), "initial-std", "square"),
@@ -382,8 +399,27 @@ MUTATIONS: dict[str, tuple[Any, ...]] = {
         "entry-clip",
         "",
     ),
+    "one clip of entries, where layers have one norm but not one size": (
+        chain("sgd table9", lambda s: optax.chain(optax.clip(1.0), sgd(0.03, s))),
+        "entry-clip",
+        "",
+    ),
     "a stock clip by global norm": (
         chain("adam table8", lambda s: optax.chain(optax.clip_by_global_norm(1.0), adam(0.03, s))),
+        "global-clip",
+        "",
+    ),
+    "a stock clip by global norm of two parameters": (
+        {
+            "specs": {path: SPECS[path] for path in ("square", "readout")},
+            "tx": optax.chain(
+                optax.clip_by_global_norm(1.0),
+                adam(
+                    0.03,
+                    {p: resolve(SPECS, rule("adam table8"))[p] for p in ("square", "readout")},
+                ),
+            ),
+        },
         "global-clip",
         "",
     ),
@@ -471,6 +507,12 @@ def test_weights_that_have_been_trained_are_not_taken_for_initial_ones():
     tx = optax.sgd(0.1, momentum=0.9)  # counts no steps
     for state in (tx.init(trained), running(1e-8, 1, lambda path: 1.0)["opt_state"]):
         assert lint(SPECS, rule("adam table8"), params=trained, opt_state=state) == []
+
+
+def test_a_scalar_weighs_as_much_in_a_norm_as_a_matrix():
+    specs = {"a scalar": SPECS["temperature"]} | {p: SPECS[p] for p in ("readout", "scale")}
+    scalings = resolve(specs, rule("adam table8"))
+    assert lint(specs, rule("adam table8"), tx=clip_in_table9(1.0)(scalings)) == []
 
 
 def test_equal_sizes_are_a_coincidence_if_the_base_model_says_so():

@@ -114,9 +114,9 @@ def test_axes_are_laid_out_as_matrices(shape, flat, matrices, x64):
     """Each as the plain matrix that it is."""
     base = tuple(round(n / r) for n, r in zip(flat, (shape.r_in, shape.r_out), strict=True))
     plain = {"w": spec(Axis("input", flat[0], base[0]), Axis("output", flat[1], base[1]))}
-    of_plain = optim.muon(0.5, resolve(plain, RULE), plain)
+    of_plain = optim.muon(0.5, resolve(plain, RULE), plain, ns_steps=1)
     g = draw(*shape.shape)
-    tx = optim.muon(0.5, resolve({"w": shape}, RULE), {"w": shape})
+    tx = optim.muon(0.5, resolve({"w": shape}, RULE), {"w": shape}, ns_steps=1)
     got, alone = matrices(step(tx, {"w": g})["w"]), matrices(g)
     expected = jnp.stack([step(of_plain, {"w": matrix})["w"] for matrix in alone])
     require_close(got, expected, "muon", "float64")
@@ -129,7 +129,7 @@ LION = partial(optim.from_direction, optax.scale_by_lion())
 
 
 def muon(scalings: Any, learning_rate: Any = 0.1, **options: Any) -> Any:
-    return optim.muon(learning_rate, scalings, SHAPES, **options)
+    return optim.muon(learning_rate, scalings, SHAPES, ns_steps=1, **options)
 
 
 def lion(scalings: Any, learning_rate: Any = 0.1, **options: Any) -> Any:
@@ -151,15 +151,14 @@ def test_one_program_for_all_steps_and_no_change_of_dtype(make, dtype):
     assert traced._cache_size() == 1
 
 
-def test_an_nnx_state_trains(x64):
+def test_an_nnx_state_trains():
     model = jaxmup.models.MLP(8, 3, width=16, base_width=8, depth=2, rngs=nnx.Rngs(0))
-    specs = jaxmup.nnx.specs(model)
-    tx = optim.muon(0.1, resolve(specs, parametrization("mup", "muon")), specs)
-    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
-    before = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    optimizer.update(model, jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param)))
-    after = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool(np.all(a != b)), before, after)))
+    specs, params = jaxmup.nnx.specs(model), nnx.state(model, nnx.Param)
+    scalings = resolve(specs, parametrization("mup", "muon"))
+    tx = optim.muon(0.1, scalings, specs, ns_steps=1)
+    updates = jax.jit(lambda g: step(tx, g))(jax.tree.map(jnp.ones_like, params))
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
+    assert all(np.all(u < 0) for u in jax.tree.leaves(updates))
 
 
 def test_arguments_of_an_update_reach_the_direction():
@@ -177,6 +176,28 @@ def test_arguments_of_an_update_reach_the_direction():
         "update",
         "float32",
     )
+
+
+def test_a_direction_sees_sizes_of_base_width():
+    """LAMB's family at (r_in, r_out) = (16, 4): by hand lr ½, eps ¼ and initial values ⅛."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        return jax.tree.map(lambda u, s, w: u + 10 * s + 100 * w, updates, state, params), state
+
+    scalings = {"w": resolve(weight(16, 4), named("mup lamb table3"))}
+    direction = optax.GradientTransformation(lambda params: params, update)
+    tx = optim.from_direction(direction, 1.0, scalings, family="lamb")
+    update = step(tx, {"w": jnp.ones(1)})["w"]
+    require_close(update, -0.5 / 8 * np.array([4.0 + 80 + 800]), "update", "float32")
+
+
+def test_a_direction_of_another_degree_keeps_its_size():
+    """1/g is of degree -1, as Shampoo(½, ½): whatever g is divided by comes back; by hand lr 1."""
+    family = jaxmup.shampoo(0.5, 0.5)
+    scalings = {"w": resolve(weight(16, 4), parametrization("mup", family, gauge="table3"))}
+    inverse = optax.stateless(lambda updates, _: jax.tree.map(lambda u: 1 / u, updates))
+    tx = optim.from_direction(inverse, 1.0, scalings, family=family)
+    require_close(step(tx, {"w": jnp.full(1, 5.0)})["w"], np.array([-0.2]), "update", "float32")
 
 
 OF_ADAM, OF_MUON = (resolve(SHAPES, parametrization("mup", name)) for name in ("adam", "muon"))

@@ -34,11 +34,21 @@ def bits(tree: Any) -> dict[str, Any]:
     return {name: (x.dtype, np.asarray(x).tobytes()) for name, x in leaves_by_path(tree).items()}
 
 
-def gradients(outputs: Any, params: Any) -> Any:
+# quick to compile; the networks are too small to be slow
+quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
+
+
+def one_step(tx: optax.GradientTransformation, outputs: Any) -> Any:
+    """A step of training: parameters and optimizer state to those after it."""
+
     def loss(params: Any) -> Any:
         return optax.softmax_cross_entropy_with_integer_labels(outputs(params)[0], LABELS).mean()
 
-    return jax.grad(loss)(params)
+    def step(params: Any, state: Any) -> Any:
+        updates, state = tx.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    return quick(step)
 
 
 # ---- at base width: the plain model, bit for bit
@@ -55,9 +65,8 @@ def test_at_base_width_it_is_the_plain_model(model):
     after = []
     for made, tx in ((model.make(16, KEY), stock), (rescale(key=KEY), ours)):
         params, outputs = model.split(made, 16)
-        gradient = gradients(outputs, params)
-        updates, _ = tx.update(gradient, tx.init(params), params)
-        after.append(bits({"start": params, "end": optax.apply_updates(params, updates)}))
+        end, _ = one_step(tx, outputs)(params, tx.init(params))
+        after.append(bits({"start": params, "end": end}))
     assert after[0] == after[1]
 
 
@@ -74,15 +83,10 @@ def changes(name: str, width: int, mup: bool) -> np.ndarray:
     else:
         tx = optax.adam(rate)
 
-    quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})
     start = quick(lambda key: model.arrays(rescale(key=key) if mup else model.make(width, key)))
     _, outputs = model.split(model.make(width, KEY), width)
 
-    @quick
-    def step(params: Any, state: Any) -> Any:
-        updates, state = tx.update(gradients(outputs, params), state, params)
-        return optax.apply_updates(params, updates), state
-
+    step, outputs = one_step(tx, outputs), quick(outputs)
     sizes = []
     for key in jax.random.split(KEY, 4):
         params = start(key)
@@ -150,7 +154,7 @@ def trained(model: nnx.Module, specs: Any, x: Any) -> Any:
     def outputs(params: Any) -> Any:
         return nnx.merge(graph, params, rest)(x)
 
-    @jax.jit
+    @quick
     def step(params: Any, state: Any) -> Any:
         gradient = jax.grad(lambda params: jnp.square(outputs(params) - 1).mean())(params)
         updates, state = tx.update(gradient, state, params)
@@ -335,7 +339,10 @@ BAD = {
         lambda: rescaled(lambda n: nnx.Linear(n, 2, rngs=nnx.Rngs(0)), rules=None),
         "must have a parameter `key` or `rngs`",
     ),
-    "specs of another target": (other_specs, r"Spec and (.|\n)*\n  hidden: \(64, 64\), \(128, 128\)"),
+    "specs of another target": (
+        other_specs,
+        r"Spec and (.|\n)*\n  hidden: \(64, 64\), \(128, 128\)",
+    ),
     "specs of no tree": (
         lambda: jaxmup.rescale(leaves, {"a": 1}, TABLE3, base=16, target=16, key=KEY),
         "`specs` must be a tree with a `ParamSpec`",

@@ -84,7 +84,7 @@ class Leaf:
         for stacked in every:
             own = [i for i in range(len(self.shape)) if i not in stacked]
             if own_shape in (None, tuple(self.shape[i] for i in own)):
-                by_position = dict(zip(own, kinds, strict=True))
-                axes = (by_position.get(i, "batch") for i in range(len(self.shape)))
-                placed.append(Placed(tuple(axes), stacked))
+                by_position: dict[int, AxisKind] = dict(zip(own, kinds, strict=True))
+                axes: Kinds = tuple(by_position.get(i, "batch") for i in range(len(self.shape)))
+                placed.append(Placed(axes, stacked))
         return dataclasses.replace(self, placed=tuple(placed))

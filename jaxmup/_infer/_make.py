@@ -29,11 +29,11 @@ class Source:
 
     def takes_key(self, size: Any) -> bool:
         """Whether `make_model` has a parameter `key` or `rngs` that `size` leaves open."""
-        return bool(self._keys(size, jax.random.key(0)))
+        return bool(self._keys(size, None))
 
     def make(self, size: Any, key: Any = None) -> "Made":
         """The model of this size, drawn with `key`; without one, Linen has no variables."""
-        keys = self._keys(size, jax.random.key(0) if key is None else key)
+        keys = self._keys(size, key)
         model = _call(self.make_model, size, **keys)
         if isinstance(model, nn.Module):
             variables = None if key is None else model.init(key, *map(_array, self.example(size)))
@@ -73,6 +73,9 @@ class Source:
 
     def _keys(self, size: Any, key: Any) -> dict[str, Any]:
         """The keyword arguments that `make_model` draws its values with."""
+        # Without a key only shapes are wanted: any values will do.
+        rngs = _uncounted if key is None else nnx.Rngs
+        key = jax.random.key(0) if key is None else key
         function = self.make_model
         while isinstance(function, functools.partial):
             function = function.func
@@ -81,7 +84,7 @@ class Source:
         parameters = inspect.signature(function).parameters
         return {
             name: draw(key)
-            for name, draw in (("key", lambda key: key), ("rngs", nnx.Rngs))
+            for name, draw in (("key", lambda key: key), ("rngs", rngs))
             if name in parameters and not (isinstance(size, Mapping) and name in size)
         }
 
@@ -139,6 +142,18 @@ class Made:
 
 def _call(function: Callable[..., Any], size: Any, **keys: Any) -> Any:
     return function(**size, **keys) if isinstance(size, Mapping) else function(size, **keys)
+
+
+def _uncounted(key: Any) -> nnx.Rngs:
+    """`nnx.Rngs(key)` for shapes alone: its count is in NumPy, which is not traced.
+
+    Flax asks each count for its sharding. To say that a traced one has none, JAX goes through all
+    that was traced before, which takes minutes in a model of many layers.
+    """
+    rngs = nnx.Rngs(key)
+    count: Any = np.zeros((), np.uint32)
+    rngs.default.count = nnx.RngCount(count, tag="default")
+    return rngs
 
 
 def _array(example: Any) -> Any:

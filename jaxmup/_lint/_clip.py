@@ -41,23 +41,23 @@ def _one_of_each(asked: Asked) -> list[int]:
 def _findings(asked: Asked, updates: Updates) -> Iterator[Finding]:
     undisturbed = updates["undisturbed"][1]
     move = moving(undisturbed)
+    reference = np.where(move, undisturbed, 1.0)
     loud = [i for i in _one_of_each(asked) if move[i]]
-    # effects[i, exponent, j]: the update of j over what it is without i being loud
-    effects = np.stack(
-        [[updates[i, exponent][1] for exponent in _EXPONENTS] for i in loud]
-        if loud
-        else [np.ones((len(_EXPONENTS), len(move)))]
+    if len(loud) < 2:
+        return
+    # By how much the updates of the others change at most if one is loud (first axis), of this size
+    # (second axis).
+    changes = np.stack(
+        [
+            [np.max(np.abs(_others(i, updates[i, e][1] / reference - 1)[move])) for e in _EXPONENTS]
+            for i in loud
+        ]
     )
-    effects = effects[..., move] / undisturbed[move]
-    own = np.array([np.flatnonzero(move) == i for i in loud]).reshape(len(effects), 1, -1)
-    effects = np.where(own, np.nan, effects)
-    acts = [i for i in range(len(loud)) if not np.all(_is_one(effects[i]))]
-    if len(acts) < 2:
+    clips = changes > _CHANGE
+    acts = np.flatnonzero(clips.any(axis=1))
+    if len(acts) < 2 or np.all(np.ptp(changes[acts], axis=0) <= _CHANGE):
         return
-    at_once = np.nanmax(effects[acts], axis=0) - np.nanmin(effects[acts], axis=0)
-    if np.all(at_once <= _CHANGE):
-        return
-    first = {loud[i]: int(np.argmin(np.all(_is_one(effects[i]), axis=-1))) for i in acts}
+    first = {loud[i]: int(np.argmax(clips[i])) for i in acts}
     heavy, light = min(first, key=first.__getitem__), max(first, key=first.__getitem__)
     yield Finding(
         "global-clip",
@@ -70,8 +70,9 @@ def _findings(asked: Asked, updates: Updates) -> Iterator[Finding]:
     )
 
 
-def _is_one(effects: np.ndarray) -> np.ndarray:
-    return ~(np.abs(effects - 1) > _CHANGE)
+def _others(position: int, changes: np.ndarray) -> np.ndarray:
+    """Changes without that of one parameter."""
+    return np.where(np.arange(len(changes)) == position, 0.0, changes)
 
 
 GLOBAL_CLIP = Rule(_trials, _findings)

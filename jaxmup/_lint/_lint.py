@@ -177,7 +177,7 @@ def _given(
             continue
         why = "It starts and learns by another rule than its layer and the other parameters."
         found.append(Finding("scalings-mismatch", what, (path,), why, remedy))
-    return given
+    return {path: given[path] for path in specs if path in given}
 
 
 def _differences(given: Scaling, asked: Scaling) -> str:
@@ -192,18 +192,8 @@ def _check_transform(
     tx: Any, tree: Any, specs: Mapping[str, ParamSpec], scalings: Mapping[str, Scaling]
 ) -> Iterator[Finding]:
     """Runs the trials of all rules on a chain, and then what they find in the updates."""
-    family = _one_family(scalings)
-    if family is None:
-        return
-    paths = tuple(leaves_by_path(tree))
-    if set(paths) != set(specs):
-        yield Finding(
-            "shape-mismatch",
-            "The parameters have other paths than the specs.",
-            tuple(sorted(set(paths) ^ set(specs))),
-            "Scalings are matched to parameters by path.",
-            "Make the specs from the model that is trained; pass `nnx.state(model, nnx.Param)`.",
-        )
+    family, paths = _one_family(scalings), tuple(leaves_by_path(tree))
+    if family is None or set(paths) != set(specs):
         return
     asked = Asked(
         paths,

@@ -33,6 +33,14 @@ def check_specs(specs: Specs, shapes: Shapes | None, base: Shapes | None) -> Ite
 
 
 def _shapes_of_parameters(specs: Specs, shapes: Shapes) -> Iterator[Finding]:
+    if set(specs) != set(shapes):
+        yield Finding(
+            "shape-mismatch",
+            "Some paths have a spec but no parameter, or a parameter but no spec.",
+            tuple(sorted(set(specs) ^ set(shapes))),
+            "Specs and scalings are matched to parameters by path.",
+            "Make the specs from the model that is trained; pass `nnx.state(model, nnx.Param)`.",
+        )
     for path, spec in specs.items():
         if path in shapes and shapes[path] != spec.shape:
             yield Finding(
@@ -98,23 +106,18 @@ def _sides(specs: Specs) -> list[_Side]:
 
 
 def _kinds_of_siblings(specs: Specs) -> Iterator[Finding]:
-    """A matrix beside a vector of its outputs, whose inputs have that vector's size instead."""
-    layers: dict[str, dict[str, dict[Kind, int]]] = {}
-    for side in _sides(specs):
-        layer = layers.setdefault(side.path.rpartition("/")[0], {})
-        layer.setdefault(side.path, {})[side.kind] = side.size
-    for layer in layers.values():
-        vectors = [path for path, sizes in layer.items() if set(sizes) == {"output"}]
-        matrices = [path for path, sizes in layer.items() if len(sizes) == 2]
-        if len(vectors) != 1 or len(matrices) != 1:
-            continue
-        outputs, sizes = layer[vectors[0]]["output"], layer[matrices[0]]
-        if outputs == sizes["input"] != sizes["output"]:
+    """Kernels whose inputs have the size of their bias: in Flax's layers their outputs have."""
+    sizes = {(side.path, side.kind): side.size for side in _sides(specs)}
+    for path in specs:
+        bias = f"{path.removesuffix('kernel')}bias"
+        inputs, outputs = sizes.get((path, "input")), sizes.get((path, "output"))
+        of_bias = sizes.get((bias, "output"))
+        if path.endswith("kernel") and of_bias is not None and of_bias == inputs != outputs:
             yield Finding(
                 "axis-kinds",
-                f"It has {sizes['input']} inputs and {sizes['output']} outputs, but {vectors[0]} "
-                f"of the same layer has {outputs} outputs.",
-                (matrices[0],),
+                f"It has {inputs} inputs and {outputs} outputs, but its layer has {of_bias} "
+                "outputs, by its bias.",
+                (path,),
                 "Input and output axes are exchanged, so it has the rule of another role.",
                 "Exchange their kinds: the kernels of Flax are (inputs, outputs).",
             )

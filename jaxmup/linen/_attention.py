@@ -72,9 +72,10 @@ class MultiHeadDotProductAttention(Layer, nn.MultiHeadDotProductAttention):
         inputs_v: Array | None = None,
         *,
         inputs_kv: Array | None = None,
-        dropout_rng: Array | None = None,
+        mask: Array | None = None,
         deterministic: bool | None = None,
-        **kwargs: Any,
+        dropout_rng: Array | None = None,
+        sow_weights: bool = False,
     ) -> Array:
         """Applies attention, as `flax.linen.MultiHeadDotProductAttention` does."""
         keys = next(x for x in (inputs_kv, inputs_k, inputs_q) if x is not None)
@@ -101,11 +102,12 @@ class MultiHeadDotProductAttention(Layer, nn.MultiHeadDotProductAttention):
             inputs_k,
             inputs_v,
             inputs_kv=inputs_kv,
-            dropout_rng=dropout_rng,
+            mask=mask,
             deterministic=deterministic,
+            dropout_rng=dropout_rng,
+            sow_weights=sow_weights,
             settings=settings,
             state=("cache", "intermediates"),
-            **kwargs,
         )
 
     def _weights(self, features_q: int, features_k: int, features_v: int) -> dict[str, Any]:

@@ -62,11 +62,26 @@ class Owned(NamedTuple):
 
 
 def owned_parameters(model: nnx.Module) -> Iterator[Owned]:
-    """Every parameter with a multiplier, once for each layer that applies one to it."""
+    """Every parameter with a multiplier, once for each layer that applies one to it.
+
+    Raises:
+      ValueError: if such a parameter has been replaced by one without a spec.
+    """
     for path, layer in nnx.iter_modules(model):
         for name, value in sorted(vars(layer).items()):
             if isinstance(value, nnx.Param) and hasattr(layer, multiplier_name(name)):
-                yield Owned((*path, name), layer, name, value, value.get_metadata()[SPEC])
+                yield Owned((*path, name), layer, name, value, _spec_of((*path, name), value))
+
+
+def _spec_of(path: tuple[Any, ...], param: nnx.Param[Array]) -> ParamSpec:
+    metadata = param.get_metadata()
+    if SPEC not in metadata:
+        raise ValueError(
+            f"A jaxmup layer's parameter must carry its spec. {name_of(path)} of shape "
+            f"{param.shape} has none. Set the value of the layer's own parameter instead of "
+            "putting another one in its place."
+        )
+    return metadata[SPEC]
 
 
 def multiplier_name(name: str) -> str:
