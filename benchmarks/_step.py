@@ -1,5 +1,6 @@
 """Training steps of a small MLP, compared side by side."""
 
+import itertools
 import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +13,22 @@ from _record import take_turns
 from flax import nnx
 
 INPUTS, CLASSES, DEPTH, BASE_WIDTH, BATCH = 64, 10, 3, 64, 128
+
+
+class PlainMLP(nnx.Module):
+    """`jaxmup.models.MLP` of plain Flax layers."""
+
+    def __init__(self, width: int, rngs: nnx.Rngs):
+        sizes = [INPUTS] + [width] * DEPTH
+        self.hidden = nnx.List(
+            nnx.Linear(n_in, n_out, rngs=rngs) for n_in, n_out in itertools.pairwise(sizes)
+        )
+        self.readout = nnx.Linear(width, CLASSES, rngs=rngs)
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        for layer in self.hidden:
+            inputs = jax.nn.relu(layer(inputs))
+        return self.readout(inputs)
 
 
 def trainer(model: nnx.Module, tx: optax.GradientTransformation) -> Callable[[int], None]:

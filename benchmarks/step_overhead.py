@@ -6,15 +6,13 @@ turns in one process; the ratio is the median of the ratios of neighbouring samp
 """
 
 import argparse
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import optax
 from _record import RESULTS, write_record
-from _step import BASE_WIDTH, CLASSES, DEPTH, INPUTS, compare, trainer
+from _step import BASE_WIDTH, CLASSES, DEPTH, INPUTS, PlainMLP, compare, trainer
 from flax import nnx
 
 import jaxmup
@@ -22,22 +20,6 @@ from jaxmup.models import MLP
 
 CLAIM = 1.02
 OUT = RESULTS / "step_overhead.json"
-
-
-class PlainMLP(nnx.Module):
-    """`jaxmup.models.MLP` of plain Flax layers."""
-
-    def __init__(self, width: int, rngs: nnx.Rngs):
-        sizes = [INPUTS] + [width] * DEPTH
-        self.hidden = nnx.List(
-            nnx.Linear(n_in, n_out, rngs=rngs) for n_in, n_out in itertools.pairwise(sizes)
-        )
-        self.readout = nnx.Linear(width, CLASSES, rngs=rngs)
-
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        for layer in self.hidden:
-            inputs = jax.nn.relu(layer(inputs))
-        return self.readout(inputs)
 
 
 def sides(width: int) -> dict[str, Callable[[int], None]]:
