@@ -21,8 +21,8 @@ def trace_multipliers(model: M) -> M:
     `nnx.split` and `nnx.jit` then take them for arguments, and XLA compiles the same program for
     every gauge, so that two gauges whose multipliers differ by powers of two compute the same bits.
     (A constant 1.0 is folded away, and what surrounds it rounded elsewhere.) One compiled step
-    serves every gauge if it gets the arrays alone (`nnx.as_pure` of the state): the specs are metadata
-    of the parameters, and where they are part of the argument another gauge compiles anew.
+    serves every gauge if it gets the arrays alone (`nnx.as_pure` of the state): the specs are
+    metadata of the parameters, and where they are part of the argument another gauge compiles anew.
 
     A multiplier has the axes that `nnx.vmap` has added to its parameter. The price of data is the
     multiplication by 1.0, which a constant would save.
