@@ -11,16 +11,16 @@ same model, and if the hyper-parameters and the state of the optimizer move alon
   the gauge.
 - `as_arguments` and `from_arguments` make gauges that differ by powers of two agree to the last
   bit.
-- `TRANSFORMS`, `WRAPPERS` and `OPTIMIZERS` are the tables behind it: how every transform of optax
+- `TRANSFORMS`, `WRAPPERS` and `CHAINS` are the tables behind it: how every transform of optax
   moves, and what its optimizers are made of.
 """
 
+from jaxmup.gauge._chains import CHAINS as CHAINS
 from jaxmup.gauge._equivalent import Difference as Difference
 from jaxmup.gauge._equivalent import Equivalence as Equivalence
 from jaxmup.gauge._equivalent import equivalent as equivalent
 from jaxmup.gauge._fold import fold as fold
 from jaxmup.gauge._fold import unfold as unfold
-from jaxmup.gauge._optimizers import OPTIMIZERS as OPTIMIZERS
 from jaxmup.gauge._regauge import Regauged as Regauged
 from jaxmup.gauge._regauge import regauge as regauge
 from jaxmup.gauge._regauge import regauge_run as regauge_run

@@ -9,8 +9,8 @@ import jax
 
 from jaxmup._tree import listed
 from jaxmup.functional import scale
-from jaxmup.gauge._chain import STATELESS, Chain, Link, Owners, links_of
-from jaxmup.gauge._optimizers import ARGUMENTS
+from jaxmup.gauge._chains import ARGUMENTS
+from jaxmup.gauge._links import STATELESS, Chain, Link, Owners, links_of
 from jaxmup.gauge._transforms import FIXED
 
 _OWN_RATE = "jaxmup.optim.scale_updates"

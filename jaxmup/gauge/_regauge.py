@@ -14,8 +14,8 @@ from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import leaves_by_path, listed, map_named, require_leaves, resolve
 from jaxmup.functional import scale
-from jaxmup.gauge._chain import Description, Owners, read
 from jaxmup.gauge._equivalent import differences
+from jaxmup.gauge._links import Description, Owners, read
 from jaxmup.gauge._movement import (
     Course,
     course,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxmup._tree import listed, path_name
-from jaxmup.gauge._optimizers import OPTIMIZERS
+from jaxmup.gauge._chains import CHAINS
 from jaxmup.gauge._transforms import FIXED, TRANSFORMS, WRAPPERS, Transform
 
 # The name of an optimizer or of a transform, several of them in their order, or, under
@@ -129,13 +129,13 @@ def _expanded(element: Any) -> list[tuple[Any, ...]]:
     """The chains that a part of a description stands for."""
     if isinstance(element, Mapping):
         return [(element,)]
-    if element in OPTIMIZERS:
-        return list(OPTIMIZERS[element])
+    if element in CHAINS:
+        return list(CHAINS[element])
     if element in TRANSFORMS:
         return [(element,)]
     raise ValueError(
         f"`optimizer` must name optimizers and transforms of the table. Got {element!r}. Known:"
-        f"{listed((*OPTIMIZERS, *TRANSFORMS))}"
+        f"{listed((*CHAINS, *TRANSFORMS))}"
     )
 
 

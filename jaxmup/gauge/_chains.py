@@ -30,7 +30,7 @@ def _rmsprop(name: str) -> list[tuple[str, ...]]:
     return [(name, _RATE, "identity"), (name, _RATE, "trace")]
 
 
-OPTIMIZERS: dict[str, list[tuple[str, ...]]] = {
+CHAINS: dict[str, list[tuple[str, ...]]] = {
     "sgd": [("identity", _RATE), ("trace", _RATE)],
     "adam": _adam_like("scale_by_adam"),
     "adamw": _decoupled("scale_by_adam"),
