@@ -27,7 +27,14 @@ Y = np.random.default_rng(1).normal(size=(24, 3))
 class Mlp(nnx.Module):
     """Three layers of jaxmup, or of Flax where there is no rule."""
 
-    def __init__(self, rule: Any, stored: Any = jnp.float64, width: int = WIDTH, **kwargs: Any):
+    def __init__(
+        self,
+        rule: Any,
+        stored: Any = jnp.float64,
+        width: int = WIDTH,
+        base: int = BASE,
+        **kwargs: Any,
+    ):
         rngs = nnx.Rngs(0)
 
         def linear(n_in: int, n_out: int, **bases: int) -> nnx.Linear:
@@ -546,6 +553,15 @@ REFUSED = {
 def test_what_cannot_move_exactly_is_refused(tx, theta, optimizer, message):
     with pytest.raises(ValueError, match=f"(?s){message}"):
         gauge.regauge(*state_of(tx), theta, optimizer=optimizer)
+
+
+def test_without_a_word_the_last_stateless_transform_is_the_learning_rate():
+    decay, rate = optax.add_decayed_weights(0.1), optax.scale(-0.1)
+    params, state = state_of(optax.chain(decay, optax.trace(0.9), rate))
+    state = (state[0], optax.TraceState(params), state[2])
+    run = gauge.regauge(params, state, 2.0)
+    np.testing.assert_array_equal(run.opt_state[1].trace["b"], 2.0)
+    assert run.hyperparameters == {"learning_rate": 0.25}
 
 
 def test_a_described_state_moves():
