@@ -382,6 +382,25 @@ def test_equivalent_names_what_differs_and_by_what_factor(p, q, spec, expected):
     assert all(quantity in str(found) for quantity in expected)
 
 
+READOUT = jaxmup.ParamSpec((jaxmup.Axis("input", 64, 16), jaxmup.Axis("output", 10)))
+
+
+@pytest.mark.parametrize("family", ["sgd", "adam", "adafactor", "muon", "shampoo"])
+def test_moved_scalings_are_those_of_the_other_table(family):
+    """Table 8 multiplies a readout by 1/4 here, Table 9 by 1/2, Table 3 by 1."""
+    table3, table8, table9, tp4b = (
+        jaxmup.resolve({"w": READOUT}, named(f"mup {family} {name}"))["w"]
+        for name in ("table3", "table8", "table9", "tp4b")
+    )
+    for moved, expected in (
+        (gauge.regauge_scalings(table8, 4.0), table3),
+        (gauge.regauge_scalings(table8, 2.0), table9),
+        (gauge.reference_scalings(tp4b), table3),
+    ):
+        got, wanted = dataclasses.asdict(moved), dataclasses.asdict(expected)
+        assert got == pytest.approx(wanted, rel=1e-15)
+
+
 # Gauges far from the first, by powers of two where widths have grown by 4: a shift of a by t moves
 # b by -t; d undoes it for Adam, twice t on c for SGD.
 ABCD = jaxmup.ABCD
