@@ -617,6 +617,13 @@ def test_injected_hyperparameters_move_in_the_state():
     assert not run.hyperparameters
 
 
+@pytest.mark.parametrize("theta", [0.1, 0.3, 3.7, 7.0])
+def test_what_stays_is_not_returned_for_a_rounding(theta):
+    params, state = state_of(optax.lamb(0.1))
+    run = gauge.regauge(params, state, theta, optimizer="lamb")
+    assert set(run.hyperparameters) == {"eps", "eps_root", "weight_decay"}
+
+
 def test_only_gauges_of_one_physics_are_moved_between():
     model = Mlp(named("mup adam"), jnp.float32)
     state = optax.adam(0.1).init(nnx.state(model, nnx.Param))

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from jaxmup.functional import scale
 from jaxmup.optim._checks import Scalings
+from jaxmup.optim._reference import over_multiplier, times_multiplier
 
 
 def fold(params: Any, scalings: Any) -> Any:
@@ -31,7 +31,7 @@ def fold(params: Any, scalings: Any) -> Any:
       >>> fold({"w": jnp.ones(2)}, scalings)
       {'w': Array([0.25, 0.25], dtype=float32)}
     """
-    return Scalings(scalings).map(lambda scaling, w: scale(w, scaling.multiplier), params)
+    return Scalings(scalings).map(times_multiplier, params)
 
 
 def unfold(params: Any, scalings: Any) -> Any:
@@ -52,4 +52,4 @@ def unfold(params: Any, scalings: Any) -> Any:
       >>> unfold({"w": jnp.ones(2)}, scalings)
       {'w': Array([4., 4.], dtype=float32)}
     """
-    return Scalings(scalings).map(lambda scaling, w: scale(w, 1.0 / scaling.multiplier), params)
+    return Scalings(scalings).map(over_multiplier, params)

@@ -2,14 +2,13 @@
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
 from jaxmup._tree import listed
 from jaxmup.functional import scale
-from jaxmup.gauge._chains import ARGUMENTS
 from jaxmup.gauge._links import STATELESS, Chain, Link, Owners, links_of
 from jaxmup.gauge._transforms import FIXED
 
@@ -145,9 +144,12 @@ def moved_state(
             return state._replace(inner_states={k: rebuilt(x, f"{path}/{k}") for k, x in inner})
         link = links[path]
         here = passing.get(path, {})
+        if link.transform.couples:
+            thetas = {leaf: followed.theta for leaf, (_, followed) in here.items()}
+            shared(f"{link.name} {path.lstrip('/')}", thetas)
         moved = _moved_fields(link, here, owners)
         if hasattr(state, "hyperparams"):
-            factors = hyperparameters({leaf: c for leaf, (_, c) in here.items()}, None)
+            factors = hyperparameters({leaf: c for leaf, (_, c) in here.items()})
             moved["hyperparams"] = _injected(state, path, here, factors, described)
             injected.update(name for name in factors if name in state.hyperparams)
         if link.transform.inner is not None:
@@ -174,9 +176,6 @@ def _leaves_by_link(courses: Mapping[str, Course]) -> dict[str, dict[str, tuple[
     for leaf, followed in courses.items():
         for link, update in followed.steps:
             passing.setdefault(link.path, {})[leaf] = (update, followed)
-            if link.transform.couples:
-                thetas = {name: c.theta for name, (_, c) in passing[link.path].items()}
-                shared(f"{link.name} {link.path.lstrip('/')}", thetas)
     return passing
 
 
@@ -257,32 +256,28 @@ def _takes_scalings(followed: Course) -> bool:
     return any(link.name == _OWN_CHAIN for link, _ in followed.steps)
 
 
-def hyperparameters(courses: Mapping[str, Course], optimizer: Any) -> dict[str, dict[str, float]]:
-    """The factor on each hyper-parameter that moves, for each parameter.
-
-    Args:
-      courses: what happens to the updates of each parameter.
-      optimizer: the description of the chain; if it is the name of an optimizer, arguments have the
-        names that this one gives them.
-    """
-    renamed = ARGUMENTS.get(optimizer, {}) if isinstance(optimizer, str) else {}
+def hyperparameters(courses: Mapping[str, Course]) -> dict[str, dict[str, float]]:
+    """The factor on each hyper-parameter that moves, for each parameter."""
     factors: dict[str, dict[str, float]] = {}
     for leaf, followed in courses.items():
         if not _takes_scalings(followed):
-            for name, factor in _factors_of(followed, renamed).items():
+            for name, factor in _factors_of(followed).items():
                 factors.setdefault(name, {})[leaf] = factor
-    return {name: by_leaf for name, by_leaf in factors.items() if set(by_leaf.values()) != {1.0}}
+    return {name: by_leaf for name, by_leaf in factors.items() if not _all_one(by_leaf.values())}
 
 
-def _factors_of(followed: Course, renamed: Mapping[str, str]) -> dict[str, float]:
+def _all_one(factors: Iterable[float]) -> bool:
+    """Whether nothing moves: powers that cancel leave a rounding."""
+    return all(math.isclose(factor, 1.0, rel_tol=1e-12) for factor in factors)
+
+
+def _factors_of(followed: Course) -> dict[str, float]:
     factors: dict[str, float] = {}
     for link, update in followed.steps:
         for name, power in link.transform.hyperparameters.items():
             if power is not None:
-                qualified = f"{link.name}.{name}"
-                name = renamed.get(qualified, name)
                 factor = power.at(update, followed.theta, followed.rate)
-                factors[qualified if name in factors else name] = factor
-    if followed.rate != 1.0 and not has_own_rate(followed):
-        factors["learning_rate"] = followed.rate
+                factors[f"{link.name}.{name}" if name in factors else name] = factor
+    if not has_own_rate(followed):
+        factors.setdefault("learning_rate", followed.rate)
     return factors

@@ -110,10 +110,9 @@ def regauge(
     """
     names = leaves_by_path(params)
     thetas = theta_of_leaves(theta, names)
-    moved, state, _, factors = _move(
-        params, opt_state, thetas, dict.fromkeys(names, 1.0), optimizer, transforms
-    )
-    return Regauged(moved, state, factors)
+    gradients = dict.fromkeys(names, 1.0)
+    state, _, factors = _move(opt_state, thetas, gradients, optimizer, transforms)
+    return Regauged(_divided(params, thetas), state, factors)
 
 
 def regauge_run(
@@ -176,15 +175,13 @@ def regauge_run(
     _require_one_physics(old, new, family)
     thetas = {name: new[name].multiplier / old[name].multiplier for name in old}
     gradients = {name: new[name].grad / old[name].grad for name in old}
-    moved, state, courses, factors = _move(
-        params, opt_state, thetas, gradients, optimizer, transforms
-    )
+    state, courses, factors = _move(opt_state, thetas, gradients, optimizer, transforms)
     _require_family(courses, old, new)
-    if is_module:
-        _require_layers(specs, thetas)
-        moved = regauged(model, to)
-        state = _with_specs(state, specs, specs_of_model(moved))
-    return Regauged(moved, state, factors)
+    if not is_module:
+        return Regauged(_divided(params, thetas), state, factors)
+    _require_layers(specs, thetas)
+    moved = regauged(model, to)
+    return Regauged(moved, _with_specs(state, specs, specs_of_model(moved)), factors)
 
 
 def _with_specs(state: Any, old: Any, new: Any) -> Any:
@@ -206,24 +203,28 @@ def _with_specs(state: Any, old: Any, new: Any) -> Any:
     return jax.tree.map(respecified, state, is_leaf=lambda x: isinstance(x, nnx.Variable))
 
 
+def _divided(params: Any, thetas: Mapping[str, float]) -> Any:
+    return map_named(lambda w, theta: scale(w, 1.0 / theta), params, thetas)
+
+
 def _move(
-    params: Any,
     opt_state: Any,
     thetas: Mapping[str, float],
     gradients: Mapping[str, float],
     optimizer: Description | None,
     transforms: Mapping[str, Transform] | None,
-) -> tuple[Any, Any, dict[str, Course], dict[str, float | dict[str, float]]]:
+) -> tuple[Any, dict[str, Course], dict[str, float | dict[str, float]]]:
+    """The moved state, what happens to each parameter's updates, and the factors that are left."""
     owners, chain = Owners(list(thetas)), read(opt_state, optimizer, transforms)
     courses = {
         name: course(chain, name, owners, theta, gradients[name]) for name, theta in thetas.items()
     }
-    factors = hyperparameters(courses, optimizer)
+    factors = hyperparameters(courses)
     state, injected = moved_state(opt_state, chain, courses, owners, optimizer is not None)
     left = {
         name: _one_if_same(by_leaf) for name, by_leaf in factors.items() if name not in injected
     }
-    return map_named(lambda w, theta: scale(w, 1.0 / theta), params, thetas), state, courses, left
+    return state, courses, left
 
 
 def _one_if_same(by_leaf: dict[str, float]) -> float | dict[str, float]:

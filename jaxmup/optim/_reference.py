@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import optax
 
+from jaxmup._scaling import Scaling
 from jaxmup.functional import scale
 from jaxmup.optim._checks import Scalings
 
@@ -61,20 +62,22 @@ def in_reference_gauge(
     tx = optax.with_extra_args_support(tx)
 
     def init(params: Any) -> ReferenceGaugeState:
-        return ReferenceGaugeState(tx.init(checked.map(_times_multiplier, params)))
+        return ReferenceGaugeState(tx.init(checked.map(times_multiplier, params)))
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        weights = None if params is None else checked.map(_times_multiplier, params)
-        gradients = checked.map(_over_multiplier, updates)
+        weights = None if params is None else checked.map(times_multiplier, params)
+        gradients = checked.map(over_multiplier, updates)
         steps, inner = tx.update(gradients, state.inner_state, weights, **extra)
-        return checked.map(_over_multiplier, steps), ReferenceGaugeState(inner)
+        return checked.map(over_multiplier, steps), ReferenceGaugeState(inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _times_multiplier(scaling: Any, x: Any) -> Any:
+def times_multiplier(scaling: Scaling, x: Any) -> Any:
+    """A stored weight as an effective one."""
     return scale(x, scaling.multiplier)
 
 
-def _over_multiplier(scaling: Any, x: Any) -> Any:
+def over_multiplier(scaling: Scaling, x: Any) -> Any:
+    """An effective weight or step as a stored one, or a stored gradient as the effective one."""
     return scale(x, 1.0 / scaling.multiplier)
