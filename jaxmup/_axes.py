@@ -157,10 +157,7 @@ def einsum_axes(
             "`einsum_str` must be explicit and name one axis for each of the kernel's shape "
             f"{tuple(kernel_shape)}, such as 'btd,dhk->bthk'. Got {equation!r}."
         )
-    kinds: dict[str, AxisKind] = {
-        letter: "input" if letter not in output else "batch" if letter in inputs else "output"
-        for letter in kernel
-    }
+    kinds = kinds_of_letters(inputs, kernel, output)
     bases = axes_of("batch", tuple(kernel_shape), base_kernel_shape, "base_kernel_shape")
     axes = {
         letter: Axis(kinds[letter], axis.size, axis.base)
@@ -168,6 +165,17 @@ def einsum_axes(
     }
     bias = tuple(axes[letter] for letter in output if letter in axes)
     return _with_bias(use_bias, kernel=tuple(axes.values()), bias=bias)
+
+
+def kinds_of_letters(inputs: str, kernel: str, output: str) -> dict[str, AxisKind]:
+    """What each axis of an einsum's kernel does, by its letter in `"inputs,kernel->output"`."""
+
+    def kind(letter: str) -> AxisKind:
+        if letter not in output:
+            return "input"
+        return "batch" if letter in inputs else "output"
+
+    return {letter: kind(letter) for letter in kernel}
 
 
 def _with_bias(use_bias: bool, *, kernel: Axes, bias: Axes) -> dict[str, Axes]:

@@ -4,8 +4,8 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jaxmup._axes import kinds_of_letters
 from jaxmup._infer._leaf import Kinds, Use
-from jaxmup._spec import AxisKind
 
 DENSE: Mapping[str, Kinds] = {"kernel": ("input", "output"), "bias": ("output",)}
 # A lookup sums over none of the table's axes: a growing vocabulary is no width.
@@ -86,13 +86,8 @@ def einsum_kinds(equation: str | None) -> Mapping[str, Kinds]:
     inputs, kernel = operands.split(",")
     if "." in kernel or len(set(kernel)) < len(kernel):
         return {}
-
-    def kind(letter: str) -> AxisKind:
-        if letter not in result:
-            return "input"
-        return "batch" if letter in inputs else "output"
-
+    kinds = kinds_of_letters(inputs, kernel, result)
     return {
-        "kernel": tuple(kind(letter) for letter in kernel),
-        "bias": tuple(kind(letter) for letter in result if letter in kernel),
+        "kernel": tuple(kinds.values()),
+        "bias": tuple(kinds[letter] for letter in result if letter in kinds),
     }

@@ -20,7 +20,7 @@ from jaxmup._infer._layers import (
 )
 from jaxmup._infer._leaf import Kinds, Leaf, Use
 from jaxmup._spec import Axis, ParamSpec
-from jaxmup._tree import leaves_by_path
+from jaxmup._tree import leaves_by_path, path_name
 
 
 def _count(axes: Any) -> int:
@@ -180,7 +180,5 @@ def _axis_names(boxed: Any) -> dict[str, tuple[str | None, ...]]:
         boxed, is_leaf=lambda x: isinstance(x, meta.AxisMetadata)
     )
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(box.names)
-        for path, box in boxes
-        if isinstance(box, nn.Partitioned)
+        path_name(path): tuple(box.names) for path, box in boxes if isinstance(box, nn.Partitioned)
     }

@@ -18,6 +18,7 @@ from jaxmup._infer._layers import (
 )
 from jaxmup._infer._leaf import Kinds, Leaf, Use
 from jaxmup._spec import Axis, ParamSpec
+from jaxmup.nnx._layer import name_of
 
 Path = tuple[Any, ...]
 _AXES = "mup_axes"  # the metadata key under which an `nnx.Param` may carry the names of its axes
@@ -64,13 +65,13 @@ def leaves(model: nnx.Module) -> dict[str, Leaf]:
     declared: dict[Path, ParamSpec] = {}
     if ours:
         given = {
-            _name(path): ParamSpec(tuple(Axis("batch", size) for size in param.shape))
+            name_of(path): ParamSpec(tuple(Axis("batch", size) for size in param.shape))
             for path, param in flat
             if path not in ours
         }
         declared = dict(nnx.to_flat_state(jaxmup.nnx.specs(model, given=given)))  # type: ignore[arg-type]
     return {
-        _name(path): _leaf(path, param, owners[path], declared[path] if path in ours else None)
+        name_of(path): _leaf(path, param, owners[path], declared[path] if path in ours else None)
         for path, param in flat
     }
 
@@ -78,7 +79,7 @@ def leaves(model: nnx.Module) -> dict[str, Leaf]:
 def tree(model: nnx.Module, values: Mapping[str, Any]) -> nnx.State:
     """A tree like `nnx.state(model, nnx.Param)` with these values, by name."""
     paths = [path for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))]
-    return nnx.from_flat_state([(path, values[_name(path)]) for path in paths])
+    return nnx.from_flat_state([(path, values[name_of(path)]) for path in paths])
 
 
 def _leaf(path: Path, param: Any, owners: list[Any], spec: ParamSpec | None) -> Leaf:
@@ -116,7 +117,3 @@ def _owners(model: nnx.Module, path: Path) -> list[Any]:
 
 def _attributes(owner: Any) -> Mapping[str, Any]:
     return vars(owner) if isinstance(owner, nnx.Module) else {}
-
-
-def _name(path: Path) -> str:
-    return "/".join(map(str, path))

@@ -1,5 +1,6 @@
 """The command `jaxmup explain`."""
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -108,7 +109,11 @@ def explain(
         findings = lint(specs, rule, base=at_base)
     explanation = explanation if every else explanation.grouped()
     if output == "json":
-        print(json.dumps(explanation.record() | {"findings": [_record(f) for f in findings]}))
+        print(
+            json.dumps(
+                explanation.record() | {"findings": [dataclasses.asdict(f) for f in findings]}
+            )
+        )
     elif output == "markdown":
         print("\n\n".join([explanation.markdown(), *(f"```\n{f}\n```" for f in findings)]))
     else:
@@ -263,10 +268,6 @@ def _parametrization(
         gauge = "table3"  # a plain layer applies no multiplier
     names = cast(Any, (name, family))  # `parametrization` checks them
     return jaxmup.parametrization(*names, gauge=cast(Any, gauge), depth_alpha=depth_alpha)
-
-
-def _record(finding: "Finding") -> dict[str, Any]:
-    return {name: getattr(finding, name) for name in ("rule", "what", "where", "why", "mend")}
 
 
 def _show(explanation: "Explanation", findings: list["Finding"]) -> None:
