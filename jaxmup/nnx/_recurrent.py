@@ -13,7 +13,32 @@ from jaxmup.nnx._linear import Linear
 _WITHOUT_VALUES = dict.fromkeys(("kernel_init", "recurrent_kernel_init", "bias_init"), zeros)
 
 
-class SimpleCell(nnx.SimpleCell):
+class _Cell:
+    """What the constructors of all cells do: Flax's cell, with jaxmup's linear layers inside."""
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        parametrization: Parametrization | ParametrizationName = "mup",
+        base_in_features: int | None = None,
+        base_hidden_features: int | None = None,
+        lr_scale: float = 1.0,
+        depth: float = 1.0,
+        rngs: nnx.Rngs,
+        **flax: Any,
+    ):
+        rule = {"parametrization": parametrization, "lr_scale": lr_scale, "depth": depth}
+        own_rngs = nnx.clone(rngs)  # with which our layers draw what Flax's would have drawn
+        arguments = {**flax, **_WITHOUT_VALUES}
+        super().__init__(in_features, hidden_features, rngs=rngs, **arguments)  # type: ignore[call-arg]
+        defaults = inspect.signature(super().__init__).parameters
+        bases = base_in_features, base_hidden_features
+        _replace_linear(self, defaults, bases, flax, {**rule, "rngs": own_rngs})
+
+
+class SimpleCell(_Cell, nnx.SimpleCell):
     """`flax.nnx.SimpleCell` under an abcd-parametrization.
 
     At base width it is `flax.nnx.SimpleCell` bit for bit. What a cell does with its inputs is a
@@ -41,29 +66,8 @@ class SimpleCell(nnx.SimpleCell):
       'hidden'
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        hidden_features: int,
-        *,
-        parametrization: Parametrization | ParametrizationName = "mup",
-        base_in_features: int | None = None,
-        base_hidden_features: int | None = None,
-        lr_scale: float = 1.0,
-        depth: float = 1.0,
-        rngs: nnx.Rngs,
-        **flax: Any,
-    ):
-        rule = {"parametrization": parametrization, "lr_scale": lr_scale, "depth": depth}
-        shared = {**rule, "rngs": nnx.clone(rngs)}
-        arguments = {**flax, **_WITHOUT_VALUES}
-        super().__init__(in_features, hidden_features, rngs=rngs, **arguments)
-        _replace_linear(
-            self, nnx.SimpleCell, (base_in_features, base_hidden_features), flax, shared
-        )
 
-
-class GRUCell(nnx.GRUCell):
+class GRUCell(_Cell, nnx.GRUCell):
     """`flax.nnx.GRUCell` under an abcd-parametrization.
 
     At base width it is `flax.nnx.GRUCell` bit for bit. Its arguments are those of
@@ -77,28 +81,8 @@ class GRUCell(nnx.GRUCell):
       'input'
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        hidden_features: int,
-        *,
-        parametrization: Parametrization | ParametrizationName = "mup",
-        base_in_features: int | None = None,
-        base_hidden_features: int | None = None,
-        lr_scale: float = 1.0,
-        depth: float = 1.0,
-        rngs: nnx.Rngs,
-        **flax: Any,
-    ):
-        rule = {"parametrization": parametrization, "lr_scale": lr_scale, "depth": depth}
-        shared = {**rule, "rngs": nnx.clone(rngs)}
-        arguments = {**flax, **_WITHOUT_VALUES}
-        super().__init__(in_features, hidden_features, rngs=rngs, **arguments)
-        bases = base_in_features, base_hidden_features
-        _replace_linear(self, nnx.GRUCell, bases, flax, shared)
 
-
-class LSTMCell(nnx.LSTMCell):
+class LSTMCell(_Cell, nnx.LSTMCell):
     """`flax.nnx.LSTMCell` under an abcd-parametrization.
 
     At base width it is `flax.nnx.LSTMCell` bit for bit. Its arguments are those of
@@ -112,30 +96,10 @@ class LSTMCell(nnx.LSTMCell):
       'hidden'
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        hidden_features: int,
-        *,
-        parametrization: Parametrization | ParametrizationName = "mup",
-        base_in_features: int | None = None,
-        base_hidden_features: int | None = None,
-        lr_scale: float = 1.0,
-        depth: float = 1.0,
-        rngs: nnx.Rngs,
-        **flax: Any,
-    ):
-        rule = {"parametrization": parametrization, "lr_scale": lr_scale, "depth": depth}
-        shared = {**rule, "rngs": nnx.clone(rngs)}
-        arguments = {**flax, **_WITHOUT_VALUES}
-        super().__init__(in_features, hidden_features, rngs=rngs, **arguments)
-        bases = base_in_features, base_hidden_features
-        _replace_linear(self, nnx.LSTMCell, bases, flax, shared)
-
 
 def _replace_linear(
     cell: Any,
-    flax_cell: type[nnx.Module],
+    defaults: Mapping[str, inspect.Parameter],
     bases: tuple[int | None, int | None],
     flax: Mapping[str, Any],
     shared: Mapping[str, Any],
@@ -146,7 +110,6 @@ def _replace_linear(
     kernels of several gates side by side.
     """
     base_in, base_hidden = bases
-    defaults = inspect.signature(flax_cell.__init__).parameters
     made = [(name, layer) for name, layer in vars(cell).items() if isinstance(layer, nnx.Linear)]
     for name, layer in made:
         of_state = name.removeprefix("dense_").startswith("h")
