@@ -64,7 +64,7 @@ class Embed(nnx.Embed):
         **flax: Any,
     ):
         multipliers, arguments = prepare(
-            nnx.Embed,
+            super().__init__,
             embedding_axes(num_embeddings, features, base_features),
             flax,
             parametrization=parametrization,

@@ -95,7 +95,7 @@ def name_of(path: tuple[Any, ...]) -> str:
 
 
 def prepare(
-    flax: type[nnx.Module],
+    constructor: Callable[..., None],
     axes: Mapping[str, tuple[Axis, ...]],
     arguments: Mapping[str, Any],
     *,
@@ -110,9 +110,9 @@ def prepare(
     """The multipliers of a layer and the arguments with which Flax's constructor makes it.
 
     Args:
-      flax: Flax's layer.
+      constructor: Flax's.
       axes: the axes of each parameter, by name.
-      arguments: the keyword arguments of Flax's constructor that the user gave.
+      arguments: its keyword arguments that the user gave.
       parametrization: the rule, or its name.
       lr_scale: factor on the learning rate; dimensionless.
       depth: number of residual blocks over that of the base model; dimensionless.
@@ -130,7 +130,7 @@ def prepare(
     arrays, initials = {}, {}
     for name in {**axes, **stds}:
         argument = initializer.format(name)
-        default = inspect.signature(flax.__init__).parameters[argument].default
+        default = inspect.signature(constructor).parameters[argument].default
         init = arguments.get(argument, default)
         arrays[name] = Unboxed(init)
         initials[name] = Initial(
@@ -151,7 +151,7 @@ def prepare(
     return multipliers, ours
 
 
-def hold(layer: nnx.Module, multipliers: Mapping[str, float]) -> None:
+def hold(layer: Any, multipliers: Mapping[str, float]) -> None:
     """Gives a layer under construction its multipliers."""
     for name, value in multipliers.items():
         setattr(layer, name, value)

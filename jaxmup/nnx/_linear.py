@@ -83,7 +83,7 @@ class Linear(nnx.Linear):
         inputs = axes_of("input", in_features, base_in_features)
         outputs = axes_of("output", out_features, base_out_features)
         multipliers, arguments = prepare(
-            nnx.Linear,
+            super().__init__,
             linear_axes(inputs, outputs, use_bias=use_bias),
             {
                 "use_bias": use_bias,
@@ -162,7 +162,7 @@ class LinearGeneral(nnx.LinearGeneral):
         outputs = axes_of("output", out_features, base_out_features, "base_out_features")
         batch = axes_of("batch", tuple(flax.get("batch_axis", {}).values()), None)
         multipliers, arguments = prepare(
-            nnx.LinearGeneral,
+            super().__init__,
             linear_axes(inputs, outputs, batch, use_bias=flax.get("use_bias", True)),
             flax,
             parametrization=parametrization,
@@ -229,7 +229,7 @@ class Einsum(nnx.Einsum):
         if bias_shape is not None:
             _require_bias_shape(tuple(bias_shape), tuple(axis.size for axis in axes["bias"]))
         multipliers, arguments = prepare(
-            nnx.Einsum,
+            super().__init__,
             axes,
             flax,
             parametrization=parametrization,
@@ -311,7 +311,7 @@ class Conv(nnx.Conv):
             use_bias=flax.get("use_bias", True),
         )
         multipliers, arguments = prepare(
-            nnx.Conv,
+            super().__init__,
             axes,
             flax,
             parametrization=parametrization,
@@ -375,7 +375,7 @@ class ConvTranspose(nnx.ConvTranspose):
             transpose_kernel=flax.get("transpose_kernel", False),
         )
         multipliers, arguments = prepare(
-            nnx.ConvTranspose,
+            super().__init__,
             axes,
             flax,
             parametrization=parametrization,

@@ -58,7 +58,7 @@ class LoRA(nnx.LoRA):
             "b": (Axis("input", lora_rank), Axis("output", out_features, base_out_features)),
         }
         multipliers, arguments = prepare(
-            nnx.LoRA,
+            super().__init__,
             axes,
             flax,
             parametrization=parametrization,

@@ -1,6 +1,5 @@
 """Normalization layers: gain and bias are weights of an input that is always 1."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from flax import nnx
@@ -11,29 +10,33 @@ from jaxmup._rules import Parametrization, ParametrizationName
 from jaxmup.nnx._layer import effective, hold, prepare, with_arrays
 
 
-def _prepare(
-    flax_layer: type[nnx.Module],
-    num_features: int,
-    base_num_features: int | None,
-    flax: Mapping[str, Any],
-    *,
-    has_bias: bool = True,
-    **rule: Any,
-) -> tuple[dict[str, float], dict[str, Any]]:
-    axes = norm_axes(
-        axes_of("output", num_features, base_num_features),
-        use_scale=flax.get("use_scale", True),
-        use_bias=has_bias and flax.get("use_bias", True),
-    )
-    return prepare(flax_layer, axes, flax, **rule)
+class _Norm:
+    """What the constructors of all norms do: Flax's norm, with specs and multipliers."""
+
+    _has_bias = True
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        parametrization: Parametrization | ParametrizationName = "mup",
+        base_num_features: int | None = None,
+        lr_scale: float = 1.0,
+        depth: float = 1.0,
+        **flax: Any,
+    ):
+        axes = norm_axes(
+            axes_of("output", num_features, base_num_features),
+            use_scale=flax.get("use_scale", True),
+            use_bias=self._has_bias and flax.get("use_bias", True),
+        )
+        rule = {"parametrization": parametrization, "lr_scale": lr_scale, "depth": depth}
+        multipliers, arguments = prepare(super().__init__, axes, flax, **rule)
+        super().__init__(num_features, **arguments)  # type: ignore[call-arg]
+        hold(self, multipliers)
 
 
-def _effective(layer: Any) -> Any:
-    arrays = {name: effective(layer, name) for name in ("scale", "bias") if hasattr(layer, name)}
-    return with_arrays(layer, **arrays)
-
-
-class LayerNorm(nnx.LayerNorm):
+class LayerNorm(_Norm, nnx.LayerNorm):
     """`flax.nnx.LayerNorm` under an abcd-parametrization: `y = norm(x) (m_s scale) + m_b bias`.
 
     At base width it is `flax.nnx.LayerNorm` bit for bit.
@@ -61,29 +64,12 @@ class LayerNorm(nnx.LayerNorm):
       weights).
     """
 
-    def __init__(
-        self,
-        num_features: int,
-        *,
-        parametrization: Parametrization | ParametrizationName = "mup",
-        base_num_features: int | None = None,
-        lr_scale: float = 1.0,
-        depth: float = 1.0,
-        **flax: Any,
-    ):
-        rule = {"parametrization": parametrization, "lr_scale": lr_scale, "depth": depth}
-        multipliers, arguments = _prepare(
-            nnx.LayerNorm, num_features, base_num_features, flax, **rule
-        )
-        super().__init__(num_features, **arguments)
-        hold(self, multipliers)
-
     def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
         """Normalizes `x`, as `flax.nnx.LayerNorm` does."""
         return nnx.LayerNorm.__call__(_effective(self), x, mask=mask)
 
 
-class RMSNorm(nnx.RMSNorm):
+class RMSNorm(_Norm, nnx.RMSNorm):
     """`flax.nnx.RMSNorm` under an abcd-parametrization: `y = norm(x) (m scale)`.
 
     At base width it is `flax.nnx.RMSNorm` bit for bit. Its arguments are those of
@@ -97,29 +83,14 @@ class RMSNorm(nnx.RMSNorm):
       2.0
     """
 
-    def __init__(
-        self,
-        num_features: int,
-        *,
-        parametrization: Parametrization | ParametrizationName = "mup",
-        base_num_features: int | None = None,
-        lr_scale: float = 1.0,
-        depth: float = 1.0,
-        **flax: Any,
-    ):
-        rule = {"parametrization": parametrization, "lr_scale": lr_scale, "depth": depth}
-        multipliers, arguments = _prepare(
-            nnx.RMSNorm, num_features, base_num_features, flax, has_bias=False, **rule
-        )
-        super().__init__(num_features, **arguments)
-        hold(self, multipliers)
+    _has_bias = False
 
     def __call__(self, x: Array, mask: Array | None = None) -> Array:
         """Normalizes `x`, as `flax.nnx.RMSNorm` does."""
         return nnx.RMSNorm.__call__(_effective(self), x, mask)
 
 
-class GroupNorm(nnx.GroupNorm):
+class GroupNorm(_Norm, nnx.GroupNorm):
     """`flax.nnx.GroupNorm` under an abcd-parametrization: `y = norm(x) (m_s scale) + m_b bias`.
 
     At base width it is `flax.nnx.GroupNorm` bit for bit. Whether the groups grow in number or in
@@ -145,26 +116,17 @@ class GroupNorm(nnx.GroupNorm):
         num_features: int,
         num_groups: int | None = 32,
         group_size: int | None = None,
-        *,
-        parametrization: Parametrization | ParametrizationName = "mup",
-        base_num_features: int | None = None,
-        lr_scale: float = 1.0,
-        depth: float = 1.0,
-        **flax: Any,
+        **arguments: Any,
     ):
-        rule = {"parametrization": parametrization, "lr_scale": lr_scale, "depth": depth}
-        multipliers, arguments = _prepare(
-            nnx.GroupNorm, num_features, base_num_features, flax, **rule
-        )
-        super().__init__(num_features, num_groups, group_size, **arguments)
-        hold(self, multipliers)
+        groups = {"num_groups": num_groups, "group_size": group_size}
+        super().__init__(num_features, **groups, **arguments)
 
     def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
         """Normalizes `x`, as `flax.nnx.GroupNorm` does."""
         return nnx.GroupNorm.__call__(_effective(self), x, mask=mask)
 
 
-class BatchNorm(nnx.BatchNorm):
+class BatchNorm(_Norm, nnx.BatchNorm):
     """`flax.nnx.BatchNorm` under an abcd-parametrization: `y = norm(x) (m_s scale) + m_b bias`.
 
     At base width it is `flax.nnx.BatchNorm` bit for bit. Its arguments are those of
@@ -178,25 +140,13 @@ class BatchNorm(nnx.BatchNorm):
       2.0
     """
 
-    def __init__(
-        self,
-        num_features: int,
-        *,
-        parametrization: Parametrization | ParametrizationName = "mup",
-        base_num_features: int | None = None,
-        lr_scale: float = 1.0,
-        depth: float = 1.0,
-        **flax: Any,
-    ):
-        rule = {"parametrization": parametrization, "lr_scale": lr_scale, "depth": depth}
-        multipliers, arguments = _prepare(
-            nnx.BatchNorm, num_features, base_num_features, flax, **rule
-        )
-        super().__init__(num_features, **arguments)
-        hold(self, multipliers)
-
     def __call__(
         self, x: Array, use_running_average: bool | None = None, *, mask: Array | None = None
     ) -> Array:
         """Normalizes `x`, as `flax.nnx.BatchNorm` does."""
         return nnx.BatchNorm.__call__(_effective(self), x, use_running_average, mask=mask)
+
+
+def _effective(layer: Any) -> Any:
+    arrays = {name: effective(layer, name) for name in ("scale", "bias") if hasattr(layer, name)}
+    return with_arrays(layer, **arrays)
