@@ -7,14 +7,12 @@ are jitted with donation and take turns in one process; the ratio is the median 
 neighbouring samples.
 """
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import optax
-from _record import RESULTS, write_record
-from _step import BASE_WIDTH, PlainMLP, compare, trainer
+from _record import RESULTS
+from _step import BASE_WIDTH, PlainMLP, report_widths, trainer
 from flax import nnx
 
 import jaxmup
@@ -36,25 +34,5 @@ def sides(width: int) -> dict[str, Callable[[int], None]]:
     }
 
 
-def main() -> None:
-    """Measures every width, prints a table and writes the record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--widths", type=int, nargs="+", default=[256, 1024])
-    parser.add_argument("--pairs", type=int, default=60, help="samples of each side")
-    parser.add_argument("--out", type=Path, default=OUT)
-    args = parser.parse_args()
-
-    print(f"{'width':>6}{'muP ms':>12}{'plain ms':>12}{'ratio':>8}  claim: at most {CLAIM}")
-    cases = []
-    for width in args.widths:
-        case = compare(sides(width), args.pairs, steps=max(2, 10_000 // width))
-        ours, plain = case["milliseconds"].values()
-        holds = "holds" if case["ratio"] <= CLAIM else "FAILS"
-        print(f"{width:>6}{ours:>12.3f}{plain:>12.3f}{case['ratio']:>8.3f}  {holds}", flush=True)
-        cases.append({"width": width, "claim": CLAIM, **case})
-    measured = {"pairs": args.pairs, "cases": cases}
-    write_record(args.out, measured, "jax", "flax", "optax", "jaxmup")
-
-
 if __name__ == "__main__":
-    main()
+    report_widths(__doc__.splitlines()[0], sides, CLAIM, OUT)

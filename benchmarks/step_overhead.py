@@ -5,14 +5,11 @@ multipliers and learning-rate factors are at work. Both sides are jitted with do
 turns in one process; the ratio is the median of the ratios of neighbouring samples.
 """
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import optax
-from _record import RESULTS, write_record
-from _step import BASE_WIDTH, CLASSES, DEPTH, INPUTS, PlainMLP, compare, trainer
+from _record import RESULTS
+from _step import BASE_WIDTH, CLASSES, DEPTH, INPUTS, PlainMLP, report_widths, trainer
 from flax import nnx
 
 import jaxmup
@@ -34,30 +31,5 @@ def sides(width: int) -> dict[str, Callable[[int], None]]:
     }
 
 
-def measure(width: int, pairs: int, steps: int) -> dict[str, Any]:
-    """Milliseconds a step of each side, and the ratio of the two."""
-    return {"width": width, "claim": CLAIM, **compare(sides(width), pairs, steps)}
-
-
-def main() -> None:
-    """Measures every width, prints a table and writes the record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--widths", type=int, nargs="+", default=[256, 1024])
-    parser.add_argument("--pairs", type=int, default=60, help="samples of each side")
-    parser.add_argument("--out", type=Path, default=OUT)
-    args = parser.parse_args()
-
-    print(f"{'width':>6}{'jaxmup ms':>12}{'plain ms':>12}{'ratio':>8}  claim: at most {CLAIM}")
-    cases = []
-    for width in args.widths:
-        case = measure(width, args.pairs, steps=max(2, 10_000 // width))
-        ours, plain = case["milliseconds"].values()
-        holds = "holds" if case["ratio"] <= CLAIM else "FAILS"
-        print(f"{width:>6}{ours:>12.3f}{plain:>12.3f}{case['ratio']:>8.3f}  {holds}")
-        cases.append(case)
-    measured = {"pairs": args.pairs, "cases": cases}
-    write_record(args.out, measured, "jax", "flax", "optax", "jaxmup")
-
-
 if __name__ == "__main__":
-    main()
+    report_widths(__doc__.splitlines()[0], sides, CLAIM, OUT)
