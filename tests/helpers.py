@@ -5,7 +5,9 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxmup import Axis, Parametrization, ParamSpec, parametrization
@@ -89,3 +91,13 @@ def require_close(got: Any, expected: Any, *row: str) -> None:
 def z_bound(n: int) -> float:
     """Five standard errors of the standard deviation of n Gaussian draws, relative to it."""
     return 5 / np.sqrt(2 * n)
+
+
+def scale_by_adam_atan2() -> optax.GradientTransformation:
+    """The direction of Adam-atan2, `4/π · atan2(m, √v)`, which has no eps (arXiv:2407.05872)."""
+    ratio = optax.scale_by_adam(eps=0.0)  # 0 / 0 where there was no gradient yet: no step
+
+    def angle(updates: Any, params: Any) -> Any:
+        return jax.tree.map(lambda x: 4 / np.pi * jnp.arctan(jnp.nan_to_num(x)), updates)
+
+    return optax.chain(ratio, optax.stateless(angle))

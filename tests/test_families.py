@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import TOL, cases, require_close, weight
+from helpers import TOL, cases, require_close, scale_by_adam_atan2, weight
 from optax import contrib
 
 from jaxmup import Axis, ParamSpec, Scaling, optim, parametrization, resolve
@@ -162,7 +162,7 @@ EPS = 0.01
 ADAFACTOR = (optax.scale_by_factored_rms(min_dim_size_to_factor=8), optax.clip_by_block_rms(1.0))
 DIRECTIONS: dict[str, tuple[Any, ...]] = {
     "sgd": (optax.identity(), 0.1, optax.sgd(0.1)),
-    "nesterov": (optax.trace(0.9, nesterov=True), 0.1, optax.sgd(0.1, 0.9, True)),
+    "nesterov": (optax.trace(0.9, nesterov=True), 0.05, optax.sgd(0.05, 0.9, True)),
     "adam": (optax.scale_by_adam(eps=EPS), 0.01, optax.adam(0.01, eps=EPS)),
     "nadam": (optax.scale_by_adam(eps=EPS, nesterov=True), 0.01, optax.nadam(0.01, eps=EPS)),
     "radam": (optax.scale_by_radam(eps=EPS), 0.05, optax.radam(0.05, eps=EPS)),
@@ -175,6 +175,11 @@ DIRECTIONS: dict[str, tuple[Any, ...]] = {
     "yogi": (optax.scale_by_yogi(), 0.01, optax.yogi(0.01)),
     "rmsprop": (optax.scale_by_rms(eps=EPS**2), 0.003, optax.rmsprop(0.003, eps=EPS**2)),
     "adagrad": (optax.scale_by_rss(eps=EPS**2), 0.01, optax.adagrad(0.01, eps=EPS**2)),
+    "adam_atan2": (
+        scale_by_adam_atan2(),
+        0.01,
+        optax.chain(scale_by_adam_atan2(), optax.scale_by_learning_rate(0.01)),
+    ),
     "lion": (optax.scale_by_lion(), 0.003, optax.lion(0.003, weight_decay=0.0)),
     "sign_sgd": (optax.scale_by_sign(), 0.003, optax.sign_sgd(0.003)),
     "adafactor_unscaled": (
@@ -278,10 +283,7 @@ def slopes(name: str, physics: Any = "mup", widths: Any = WIDTHS, **changed: Any
     return np.polyfit(np.log(widths), np.log(measured), 1)[0]
 
 
-RULES = ["sgd", "adam", "lion", "adagrad", "adafactor", "lars", "muon"]
-
-
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", NAMES)
 def test_width_leaves_every_change_alone(name, x64):
     assert np.max(np.abs(slopes(name))) <= TOL["slope", "float64"].rtol
 

@@ -298,6 +298,28 @@ def test_in_reference_gauge_passes_extra_arguments_on_and_needs_no_parameters():
         ours.update(gradients, ours.init(gradients))
 
 
+def radam(theta: float, rectified: float = -1.0) -> Any:
+    """RAdam in the gauge θ: with b2 = 0.9 its first 5 steps are momentum's, with their exponent."""
+
+    def rate(count: jax.Array) -> jax.Array:
+        return 0.1 * jnp.where(count < 5, theta**-2, theta**rectified)
+
+    return optax.radam(rate, b2=0.9, eps=0.01 * theta)
+
+
+@pytest.mark.usefixtures("x64")
+def test_radam_has_two_exponents_from_the_first_step():
+    plain = trained(radam(1.0), dict.fromkeys(MULTIPLIERS, 1.0))
+
+    def moved(rectified: float) -> dict[str, Any]:
+        each = {name: radam(theta, rectified) for name, theta in MULTIPLIERS.items()}
+        return trained(optax.partition(each, {name: name for name in each}), MULTIPLIERS)
+
+    require_close(moved(-1.0), plain, "regauged", "float64")
+    with pytest.raises(AssertionError):
+        require_close(moved(-2.0), plain, "negative control", "float64")
+
+
 def measured_norm(scalings: Any, gradients: Any) -> float:
     """The norm that decides, from what a threshold far below it leaves."""
     clipped, _ = gauge.clip_by_global_norm(1e-3, scalings).update(gradients, optax.EmptyState())

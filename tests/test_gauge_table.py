@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import TOL
+from helpers import TOL, scale_by_adam_atan2
 from optax import contrib
 
 from jaxmup.gauge import regauge
@@ -125,6 +125,9 @@ ROWS = {
     ),
     "adamw": row(optax.adamw, DECAYED, MOMENTS, "adamw"),
     "nadamw": row(partial(optax.adamw, nesterov=True), DECAYED, MOMENTS, "nadamw"),
+    "adam-atan2": row(
+        chained(lambda _: scale_by_adam_atan2(), RATE), "learning_rate=.03:-1", MOMENTS
+    ),
     "amsgrad": row(optax.amsgrad, ADAM, "mu:1 nu:2 nu_max:2"),
     "adabelief": row(optax.adabelief, ADAM.replace("eps=.02", "eps=.1"), MOMENTS),
     "adan": row(
