@@ -1,0 +1,81 @@
+"""A convolutional network: features double where the image halves."""
+
+import jax
+from flax import nnx
+from jax import Array
+
+from jaxmup._rules import Parametrization, ParametrizationName
+from jaxmup.nnx import Conv, GroupNorm, Linear
+
+
+class CNN(nnx.Module):
+    """`num_stages` convolutions of 3 x 3, each with a group norm and a ReLU, and a linear readout.
+
+    The first keeps the image's size and has `width` features; each further one halves the image and
+    doubles the features. The readout reads their mean over the image.
+
+    Args:
+      in_features: number of channels of the images; it does not grow.
+      out_features: size of the last axis of the outputs; it does not grow.
+      width: number of features of the first convolution.
+      num_stages: number of convolutions, at least 1.
+      base_width: `width` of the base model.
+      num_groups: of the group norms; it divides `width`.
+      parametrization: the rule, or its name (then for the Adam family).
+      rngs: where the initial values are drawn from.
+
+    Raises:
+      ValueError: if a size is not a positive integer, or `width` is no multiple of `num_groups`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> model = CNN(1, 10, width=16, num_stages=2, base_width=8, rngs=nnx.Rngs(0))
+      >>> model(jnp.ones((2, 8, 8, 1))).shape
+      (2, 10)
+      >>> [conv.kernel.shape for conv in model.convs]
+      [(3, 3, 1, 16), (3, 3, 16, 32)]
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        width: int,
+        num_stages: int,
+        base_width: int,
+        num_groups: int = 4,
+        parametrization: Parametrization | ParametrizationName = "mup",
+        rngs: nnx.Rngs,
+    ):
+        if num_stages < 1:
+            raise ValueError(
+                f"`num_stages`, the number of convolutions, must be at least 1. Got {num_stages}."
+            )
+        shared = {"parametrization": parametrization, "rngs": rngs}
+        sizes = [in_features] + [width * 2**i for i in range(num_stages)]
+        bases = [None] + [base_width * 2**i for i in range(num_stages)]
+        self.convs = nnx.List(
+            Conv(
+                sizes[i],
+                sizes[i + 1],
+                (3, 3),
+                strides=1 if i == 0 else 2,
+                base_in_features=bases[i],
+                base_out_features=bases[i + 1],
+                **shared,
+            )
+            for i in range(num_stages)
+        )
+        self.norms = nnx.List(
+            GroupNorm(size, num_groups=num_groups, base_num_features=base, **shared)
+            for size, base in zip(sizes[1:], bases[1:], strict=True)
+        )
+        self.readout = Linear(sizes[-1], out_features, base_in_features=bases[-1], **shared)
+
+    def __call__(self, images: Array) -> Array:
+        """Shape `(batch, height, width, in_features)` to `(batch, out_features)`."""
+        x = images
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = jax.nn.relu(norm(conv(x)))
+        return self.readout(x.mean((1, 2)))

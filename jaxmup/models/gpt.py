@@ -1,0 +1,321 @@
+"""A decoder-only transformer: Llama's kind by default, GPT-2's by its arguments."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from jaxmup import functional
+from jaxmup._parameter import as_parametrization
+from jaxmup._rules import Parametrization, ParametrizationName
+from jaxmup.nnx import Embed, GatedMLP, LayerNorm, Linear, MultiHeadAttention, RMSNorm, Stack
+
+Norm = Literal["rms", "layer"]
+Positions = Literal["rotary", "learned"]
+FeedForward = Literal["gated", "plain"]
+
+
+class GPT(nnx.Module):
+    """A decoder-only transformer, pre-norm: from tokens to the logits of the next ones.
+
+    By default it has rotary positions, RMS norms, gated feed-forward layers, an untied readout and
+    no biases. GPT-2 has learned positions, layer norms, plain feed-forward layers, a tied readout,
+    and biases.
+
+    Args:
+      vocabulary: number of tokens; it does not grow.
+      width: of the residual stream.
+      num_layers: number of blocks.
+      num_heads: heads of each block, of `width / num_heads` features each.
+      base_width: `width` of the base model.
+      base_num_heads: `num_heads` of the base model; `None` for `num_heads`, so that heads grow in
+        size and not in number.
+      base_num_layers: `num_layers` of the base model; `None` if it does not grow.
+      hidden_features: of a feed-forward layer; `None` for `4 · width`.
+      base_hidden_features: the same of the base model; `None` for `4 · base_width`. Both or neither
+        must be given.
+      positions: `"rotary"` turns queries and keys, `"learned"` adds an embedding per position.
+      context: length of the longest sequence, for learned positions; `None` for rotary ones.
+      norm: `"rms"` or `"layer"`, with an epsilon of 1e-5.
+      feed_forward: `"gated"` is SwiGLU, `"plain"` has one hidden layer with GELU's tanh form.
+      use_bias: whether linear layers, but for the readout, and layer norms have biases.
+      tied: whether the readout is the embedding.
+      stacked: whether the blocks are one `jaxmup.nnx.Stack`, which compiles one block whatever
+        their number, or a list.
+      parametrization: the rule, or its name (then for the Adam family).
+      dtype: what it computes in; `None` for that of the parameters.
+      param_dtype: of the parameters.
+      rngs: where the initial values are drawn from.
+
+    Raises:
+      ValueError: if a size is not a positive integer or not divisible as it must be, an option is
+        unknown, or `context` and `positions` do not fit each other.
+
+    Example:
+      >>> sizes = {"width": 32, "num_layers": 2, "num_heads": 2, "base_width": 16}
+      >>> model = GPT(256, **sizes, rngs=nnx.Rngs(0))
+      >>> model(jnp.array([[1, 2, 3]])).shape
+      (1, 3, 256)
+
+    References:
+      Touvron et al., "LLaMA: Open and Efficient Foundation Language Models", arXiv:2302.13971,
+      Section 2.2.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        *,
+        width: int,
+        num_layers: int,
+        num_heads: int,
+        base_width: int,
+        base_num_heads: int | None = None,
+        base_num_layers: int | None = None,
+        hidden_features: int | None = None,
+        base_hidden_features: int | None = None,
+        positions: Positions = "rotary",
+        context: int | None = None,
+        norm: Norm = "rms",
+        feed_forward: FeedForward = "gated",
+        use_bias: bool = False,
+        tied: bool = False,
+        stacked: bool = False,
+        parametrization: Parametrization | ParametrizationName = "mup",
+        dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        base_num_heads = num_heads if base_num_heads is None else base_num_heads
+        base_num_layers = num_layers if base_num_layers is None else base_num_layers
+        _require_layers(num_layers=num_layers, base_num_layers=base_num_layers)
+        _require_heads(width=width, num_heads=num_heads)
+        _require_heads(base_width=base_width, base_num_heads=base_num_heads)
+        _require_both("hidden_features", hidden_features, base_hidden_features)
+        _require_option("norm", norm, get_args(Norm))
+        _require_option("feed_forward", feed_forward, get_args(FeedForward))
+        _require_option("positions", positions, get_args(Positions))
+        _require_context(positions, context)
+        dtypes = {"dtype": dtype, "param_dtype": param_dtype}
+        common = {"parametrization": parametrization, "rngs": rngs, **dtypes}
+        features = {"base_features": base_width}
+
+        def make_block(rngs: nnx.Rngs) -> Block:
+            return Block(
+                width=width,
+                num_heads=num_heads,
+                base_width=base_width,
+                base_num_heads=base_num_heads,
+                hidden_features=hidden_features or 4 * width,
+                base_hidden_features=base_hidden_features or 4 * base_width,
+                rotary=positions == "rotary",
+                norm=norm,
+                feed_forward=feed_forward,
+                use_bias=use_bias,
+                depth=num_layers / base_num_layers,
+                **{**common, "rngs": rngs},
+            )
+
+        self.embed = Embed(vocabulary, width, **features, **common)
+        self.positions = None if context is None else Embed(context, width, **features, **common)
+        self.blocks = (
+            Stack(make_block, num_layers, rngs=rngs)
+            if stacked
+            else nnx.List([make_block(rngs) for _ in range(num_layers)])
+        )
+        self.norm = _make_norm(norm, width, base_width, use_bias, common)
+        self.readout = (
+            None
+            if tied
+            else Linear(width, vocabulary, use_bias=False, base_in_features=base_width, **common)
+        )
+
+    def __call__(self, tokens: Array) -> Array:
+        """Logits of shape `(batch, length, vocabulary)` for integer tokens `(batch, length)`.
+
+        Raises:
+          ValueError: if there are more tokens than learned positions.
+        """
+        x = self.embed(tokens)
+        if self.positions is not None:
+            _require_length(tokens.shape, self.positions.num_embeddings)
+            x = x + self.positions(jnp.arange(tokens.shape[-1]))[None]
+        if isinstance(self.blocks, Stack):
+            x = self.blocks(x)
+        else:
+            for block in self.blocks:
+                x = block(x)
+        x = self.norm(x)
+        return self.embed.attend(x) if self.readout is None else self.readout(x)
+
+
+class Block(nnx.Module):
+    """Causal attention and a feed-forward layer, each behind a norm and beside a residual.
+
+    Its arguments are those of `GPT`; `depth` is the number of blocks over that of the base model.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        num_heads: int,
+        base_width: int,
+        base_num_heads: int,
+        hidden_features: int,
+        base_hidden_features: int,
+        rotary: bool,
+        norm: Norm,
+        feed_forward: FeedForward,
+        use_bias: bool,
+        depth: float,
+        **common: Any,
+    ):
+        rule = as_parametrization(common["parametrization"])
+        self.multiplier = rule.residual_multiplier(depth)
+        layer = {"use_bias": use_bias, "depth": depth, **common}
+        self.attention_norm = _make_norm(norm, width, base_width, use_bias, layer)
+        self.attention = MultiHeadAttention(
+            num_heads,
+            width,
+            base_num_heads=base_num_heads,
+            base_head_dim=base_width // base_num_heads,
+            base_in_features=base_width,
+            attention_fn=rotary_attention if rotary else nnx.dot_product_attention,
+            decode=False,
+            **layer,
+        )
+        bases = {"base_in_features": base_width, "base_hidden_features": base_hidden_features}
+        self.feed_forward_norm = _make_norm(norm, width, base_width, use_bias, layer)
+        make = GatedMLP if feed_forward == "gated" else PlainMLP
+        self.feed_forward = make(width, hidden_features, **bases, **layer)
+
+    def __call__(self, x: Array) -> Array:
+        """Shape `(batch, length, width)` to the same."""
+        attended = self.attention(self.attention_norm(x), is_causal=True)
+        x = x + functional.scale(attended, self.multiplier)
+        fed = self.feed_forward(self.feed_forward_norm(x))
+        return x + functional.scale(fed, self.multiplier)
+
+
+class PlainMLP(nnx.Module):
+    """A feed-forward layer of one hidden layer with GELU's tanh form: `down(gelu(up(x)))`.
+
+    Its arguments are those of `jaxmup.nnx.GatedMLP`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        base_in_features: int | None = None,
+        base_hidden_features: int | None = None,
+        **linear: Any,
+    ):
+        up = {"base_in_features": base_in_features, "base_out_features": base_hidden_features}
+        self.up = Linear(in_features, hidden_features, **up, **linear)
+        down = {"base_in_features": base_hidden_features, "base_out_features": base_in_features}
+        self.down = Linear(hidden_features, in_features, **down, **linear)
+
+    def __call__(self, x: Array) -> Array:
+        """Shape `(..., in_features)` to the same."""
+        return self.down(jax.nn.gelu(self.up(x), approximate=True))
+
+
+def rotate(x: Array, period: float = 10_000.0) -> Array:
+    """Rotary positions: turns pairs of features by angles proportional to the position.
+
+    Features `i` and `i + d / 2` of position `t` turn by `t · period^(-2i / d)`, as in LLaMA's
+    published code; the angles are taken in float32 at least.
+
+    Args:
+      x: queries or keys of shape `(..., length, heads, d)`, `d` even.
+      period: of the slowest pair, over 2π.
+
+    Raises:
+      ValueError: if `d` is odd.
+
+    Example:
+      >>> x = jnp.array([[[1.0, 0.0]], [[1.0, 0.0]]])  # two positions, one head, one pair
+      >>> rotate(x)[1, 0].round(4)  # cos(1), sin(1)
+      Array([0.5403, 0.8415], dtype=float32)
+
+    References:
+      Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", arXiv:2104.09864,
+      Equation 34.
+    """
+    length, _, d = x.shape[-3:]
+    if d % 2:
+        raise ValueError(
+            f"Rotary positions turn pairs: the size of a head must be even. Got {x.shape}."
+        )
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    frequencies = period ** (-2 * jnp.arange(d // 2, dtype=wide) / d)
+    angles = jnp.arange(length, dtype=wide)[:, None, None] * frequencies[None, None]
+    cos, sin = (jnp.broadcast_to(f(angles), (*x.shape[:-1], d // 2)) for f in (jnp.cos, jnp.sin))
+    first, second = jnp.split(x.astype(wide), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)
+
+
+@functools.wraps(nnx.dot_product_attention)  # Flax passes the arguments of the signature
+def rotary_attention(query: Array, key: Array, value: Array, *args: Any, **kwargs: Any) -> Array:
+    """`flax.nnx.dot_product_attention` of rotated queries and keys."""
+    return nnx.dot_product_attention(rotate(query), rotate(key), value, *args, **kwargs)
+
+
+def _make_norm(
+    norm: Norm, width: int, base_width: int, use_bias: bool, layer: Mapping[str, Any]
+) -> nnx.Module:
+    sizes = {"base_num_features": base_width, "epsilon": 1e-5}
+    layer = {name: value for name, value in layer.items() if name != "use_bias"}
+    if norm == "rms":
+        return RMSNorm(width, **sizes, **layer)
+    return LayerNorm(width, use_bias=use_bias, **sizes, **layer)
+
+
+def _require_layers(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"`{name}`, a number of blocks, must be at least 1. Got {number}.")
+
+
+def _require_heads(**sizes: int) -> None:
+    (width_name, width), (heads_name, heads) = sizes.items()
+    if width < 1 or heads < 1 or width % heads:
+        raise ValueError(
+            f"`{width_name}` must be a multiple of `{heads_name}`, both at least 1. "
+            f"Got {width} and {heads}."
+        )
+
+
+def _require_both(name: str, size: int | None, base: int | None) -> None:
+    if (size is None) != (base is None):
+        raise ValueError(
+            f"`{name}` and `base_{name}` must be given together. Got {size} and {base}."
+        )
+
+
+def _require_option(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"`{name}` must be one of {', '.join(known)}. Got {value!r}.")
+
+
+def _require_context(positions: Positions, context: int | None) -> None:
+    if (positions == "learned") != (context is not None):
+        raise ValueError(
+            "`context`, the length of the longest sequence, must be given for learned positions "
+            f"and not for rotary ones. Got positions={positions!r}, context={context}."
+        )
+
+
+def _require_length(shape: tuple[int, ...], context: int) -> None:
+    if shape[-1] > context:
+        raise ValueError(
+            f"Tokens must be no longer than the learned positions, {context}. Got shape {shape}."
+        )
