@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jaxmup import cli, transfer
-from jaxmup.cli import _app
+from jaxmup.cli import _transfer
 
 TINY = ["transfer", "--width", "8,16", "--seeds", "1", "--depth", "1", "--steps", "2"]
 TINY += ["--batch-size", "8", "--log2-range", "-4:-2:1"]
@@ -18,7 +18,7 @@ TINY += ["--batch-size", "8", "--log2-range", "-4:-2:1"]
 @pytest.fixture(autouse=True)
 def _one_device(monkeypatch):
     """Leaves the number of devices of this process alone, and the terminal wide."""
-    monkeypatch.setattr(_app, "_use_every_core", lambda: None)
+    monkeypatch.setattr(_transfer, "_use_every_core", lambda: None)
     monkeypatch.setenv("COLUMNS", "100")
 
 
@@ -56,7 +56,7 @@ def pretend(config: transfer.Config) -> transfer.Result:
 
 
 def test_options_reach_the_configuration(tmp_path, monkeypatch):
-    monkeypatch.setattr(_app, "_measure", pretend)
+    monkeypatch.setattr(_transfer, "_measure", pretend)
     options = ["--width", "8", "--width", "16", "--learning-rates", "0.2,0.1", "--base-width", "4"]
     options += [
         "--optimizer",
@@ -123,7 +123,7 @@ def test_out_that_cannot_be_written_is_refused_before_any_work(
     tmp_path, capsys, monkeypatch, place
 ):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(_app, "_measure", lambda _: pytest.fail("it started to work"))
+    monkeypatch.setattr(_transfer, "_measure", lambda _: pytest.fail("it started to work"))
     assert cli.run([*TINY, "--out", str(tmp_path / place)]) == 2
     assert "`--out` must be a directory that can be written." in capsys.readouterr().err
     assert (tmp_path / "file").read_bytes() == b""
@@ -133,7 +133,7 @@ def test_out_without_permission_is_refused(tmp_path, capsys, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied", str(tmp_path))
 
-    monkeypatch.setattr(_app.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(_transfer.tempfile, "TemporaryFile", refuse)
     assert cli.run([*TINY, "--out", str(tmp_path)]) == 2
     assert "Permission denied" in capsys.readouterr().err
 
@@ -184,7 +184,8 @@ def test_help_shows_every_option_and_the_defaults(capsys):
 )
 def test_a_device_per_core_unless_the_user_says_otherwise(settings, devices):
     program = (
-        "import jax; from jaxmup.cli import _app; _app._use_every_core(); print(jax.device_count())"
+        "import jax; from jaxmup.cli import _transfer; _transfer._use_every_core();"
+        "print(jax.device_count())"
     )
     kept = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
     printed = subprocess.run(
@@ -194,7 +195,7 @@ def test_a_device_per_core_unless_the_user_says_otherwise(settings, devices):
         capture_output=True,
         text=True,
     ).stdout
-    assert int(printed) == (_app._cores() if devices == "cores" else devices)
+    assert int(printed) == (_transfer._cores() if devices == "cores" else devices)
 
 
 def test_python_dash_m_is_the_same_command(tmp_path):

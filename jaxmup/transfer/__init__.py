@@ -15,7 +15,6 @@ from jaxmup._files import write_atomically as write_atomically
 from jaxmup.transfer._analysis import DRIFT_LIMIT as DRIFT_LIMIT
 from jaxmup.transfer._analysis import Analysis as Analysis
 from jaxmup.transfer._analysis import Curve as Curve
-from jaxmup.transfer._analysis import Trial as Trial
 from jaxmup.transfer._analysis import analyze as analyze
 from jaxmup.transfer._config import Config as Config
 from jaxmup.transfer._config import OptimizerName as OptimizerName
@@ -26,3 +25,4 @@ from jaxmup.transfer._measure import measure as measure
 from jaxmup.transfer._record import read_record as read_record
 from jaxmup.transfer._record import to_record as to_record
 from jaxmup.transfer._record import write_record as write_record
+from jaxmup.transfer._trial import Trial as Trial

@@ -6,37 +6,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from jaxmup.transfer._trial import Trial
+
 # A best learning rate that moves by no more than this, in octaves over all widths, counts as
 # transferred: within half an octave of its optimum the loss is flat to a few percent.
 DRIFT_LIMIT = 0.5
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Trial:
-    """One run and how it ended.
-
-    Args:
-      parametrization: name of the parametrization.
-      width: of the network.
-      learning_rate: peak learning rate at base width.
-      seed: of the initial values and the data order.
-      loss: at the end, in nats; `None` if the run diverged to a loss that is no finite number.
-
-    Raises:
-      ValueError: if `loss` is NaN or infinite.
-    """
-
-    parametrization: str
-    width: int
-    learning_rate: float
-    seed: int
-    loss: float | None
-
-    def __post_init__(self) -> None:
-        if self.loss is not None and not math.isfinite(self.loss):
-            raise ValueError(
-                f"`loss` must be finite. Got {self.loss}. `None` marks a diverged run."
-            )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxmup._files import write_atomically
-from jaxmup.transfer._analysis import Trial, analyze
+from jaxmup.transfer._analysis import analyze
 from jaxmup.transfer._config import Config
 from jaxmup.transfer._measure import Result
+from jaxmup.transfer._trial import Trial
 
 FORMAT = "jaxmup.transfer"
 VERSION = 1

@@ -18,8 +18,8 @@ from jaxmup._tree import resolve
 from jaxmup.data import Dataset, batch_order
 from jaxmup.models import MLP
 from jaxmup.nnx import specs
-from jaxmup.transfer._analysis import Trial
 from jaxmup.transfer._config import FAMILY, Config, OptimizerName
+from jaxmup.transfer._trial import Trial
 
 MakeModel = Callable[[nnx.Rngs], nnx.Module]
 # (learning rate, initial parameters, batches, inputs, labels) -> final loss. Pure: free to map,

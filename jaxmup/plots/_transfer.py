@@ -1,19 +1,17 @@
-"""Figures of what the tools measure; matplotlib without its global state."""
+"""The figure of a learning-rate transfer."""
 
-import io
 import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxmup import _extras
+from jaxmup.plots._style import INK, MUTED, colors, log_scale, new_figure, style
 from jaxmup.transfer import Analysis, Curve, Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_INK, _MUTED, _GRID = "#1f2328", "#59636e", "#e6e8eb"
 _NAMES = {"mup": "muP", "ntk": "NTK", "mean_field": "mean field"}
 
 
@@ -29,58 +27,36 @@ def transfer_figure(result: Result) -> "Figure":
     Raises:
       ModuleNotFoundError: if matplotlib is not installed.
     """
-    figures = _extras.require("matplotlib.figure", "A plot")
     panels = len(result.analyses)
-    figure = figures.Figure(
-        figsize=(1.2 + 4.6 * panels, 4.9), layout="constrained", facecolor="white"
-    )
+    figure = new_figure(1.2 + 4.6 * panels, 4.9)
     axes = figure.subplots(1, panels, sharex=True, sharey=True, squeeze=False)[0]
     for axis, analysis in zip(axes, result.analyses, strict=True):
         _panel(axis, analysis)
-    axes[0].set_ylabel(f"training loss after {result.config.steps} steps (nats)", color=_INK)
+    axes[0].set_ylabel(f"training loss after {result.config.steps} steps (nats)", color=INK)
     axes[0].set_ylim(_loss_limits(result.analyses))
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, title="width", frameon=False, loc="outside right center")
-    figure.suptitle(_headline(result.analyses), x=0.01, ha="left", color=_INK, fontsize=11.5)
-    figure.supxlabel(_caption(result), x=0.01, ha="left", fontsize=8, color=_MUTED)
+    figure.suptitle(_headline(result.analyses), x=0.01, ha="left", color=INK, fontsize=11.5)
+    figure.supxlabel(_caption(result), x=0.01, ha="left", fontsize=8, color=MUTED)
     return figure
 
 
-def png(figure: "Figure", dots_per_inch: int = 160) -> bytes:
-    """The figure as the content of a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dots_per_inch)
-    return buffer.getvalue()
-
-
 def _panel(axis: "Axes", analysis: Analysis) -> None:
-    for curve, color in zip(analysis.curves, _colors(len(analysis.curves)), strict=True):
+    for curve, color in zip(analysis.curves, colors(len(analysis.curves)), strict=True):
         _line(axis, curve, color)
     minima = [point for curve in analysis.curves for point in _minimum(curve)]
     axis.plot(
         [x for x, _ in minima],
         [y for _, y in minima],
-        color=_MUTED,
+        color=MUTED,
         linewidth=1,
         linestyle=(0, (2, 2)),
         zorder=4,
     )
-    _log_scale(axis)
-    axis.set_title(_subtitle(analysis), loc="left", color=_INK, fontsize=10)
-    axis.set_xlabel("log2 of the learning rate at base width", color=_INK)
-    axis.grid(color=_GRID, linewidth=0.8)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.spines[["left", "bottom"]].set_color(_MUTED)
-    axis.tick_params(colors=_MUTED, which="both")
-
-
-def _log_scale(axis: "Axes") -> None:
-    ticker = _extras.require("matplotlib.ticker", "A plot")
-    axis.set_yscale("log")
-    axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-    axis.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-    axis.yaxis.set_minor_locator(ticker.NullLocator())
+    log_scale(axis)
+    axis.set_title(_subtitle(analysis), loc="left", color=INK, fontsize=10)
+    axis.set_xlabel("log2 of the learning rate at base width", color=INK)
+    style(axis)
 
 
 def _minimum(curve: Curve) -> list[tuple[float, float]]:
@@ -103,12 +79,6 @@ def _line(axis: "Axes", curve: Curve, color: Any) -> None:
             markeredgewidth=1.5,
             zorder=5,
         )
-
-
-def _colors(count: int) -> list[Any]:
-    """Light to dark, one per width."""
-    scale = _extras.require("matplotlib", "A plot").colormaps["viridis_r"]
-    return [scale(0.12 + 0.88 * i / max(count - 1, 1)) for i in range(count)]
 
 
 def _loss_limits(analyses: Sequence[Analysis]) -> tuple[float, float]:

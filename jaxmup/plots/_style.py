@@ -1,0 +1,53 @@
+"""What every figure shares: colors, axes and how it becomes a file; no global state."""
+
+import io
+from typing import TYPE_CHECKING, Any
+
+from jaxmup import _extras
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, MUTED, GRID = "#1f2328", "#59636e", "#e6e8eb"
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure that belongs to no window and to no `pyplot`, in inches.
+
+    Raises:
+      ModuleNotFoundError: if matplotlib is not installed.
+    """
+    figures = _extras.require("matplotlib.figure", "A plot")
+    return figures.Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def png(figure: "Figure", dots_per_inch: int = 160) -> bytes:
+    """The figure as the content of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dots_per_inch)
+    return buffer.getvalue()
+
+
+def style(axis: "Axes") -> None:
+    """A light grid behind the lines, and no frame around them."""
+    axis.grid(color=GRID, linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set_color(MUTED)
+    axis.tick_params(colors=MUTED, which="both")
+
+
+def log_scale(axis: "Axes") -> None:
+    """A logarithmic vertical axis with plain numbers at 1, 2 and 5."""
+    ticker = _extras.require("matplotlib.ticker", "A plot")
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    axis.yaxis.set_minor_locator(ticker.NullLocator())
+
+
+def colors(count: int) -> list[Any]:
+    """Light to dark, one per width."""
+    scale = _extras.require("matplotlib", "A plot").colormaps["viridis_r"]
+    return [scale(0.12 + 0.88 * i / max(count - 1, 1)) for i in range(count)]
