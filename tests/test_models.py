@@ -1,5 +1,7 @@
 """The reference models."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,9 @@ import pytest
 from flax import nnx
 
 import jaxmup
-from jaxmup.models import MLP
+from jaxmup._tree import leaves_by_path
+from jaxmup.models import CNN, GPT, MLP
+from jaxmup.models.gpt import rotate
 
 
 def mlp(**changes):
@@ -55,3 +59,141 @@ def test_parametrization_reaches_every_layer():
 def test_sizes_below_one_are_refused(name):
     with pytest.raises(ValueError, match="at least 1"):
         mlp(**{name: 0})
+
+
+# ---- GPT
+
+GPT2 = {
+    "positions": "learned",
+    "context": 5,
+    "norm": "layer",
+    "feed_forward": "plain",
+    "use_bias": True,
+    "tied": True,
+}
+TOKENS = jnp.array([[3, 1, 4, 1, 5], [2, 7, 1, 8, 2]])
+
+
+def gpt(**changes):
+    sizes = {"width": 16, "num_layers": 2, "num_heads": 2, "base_width": 8}
+    return GPT(11, rngs=nnx.Rngs(0), **sizes | changes)
+
+
+def roles(model):
+    """Names of the parameters by role; what blocks have, without their number."""
+    found = {}
+    for name, spec in leaves_by_path(jaxmup.nnx.specs(model)).items():
+        found.setdefault(spec.role, set()).add(re.sub(r"blocks/(\d+/|blocks/)", "", name))
+    return {role: " ".join(sorted(names)) for role, names in found.items()}
+
+
+ATTENTION = (
+    "attention/key/kernel attention/out/kernel attention/query/kernel attention/value/kernel"
+)
+LLAMA_ROLES = {
+    "input": "attention_norm/scale embed/embedding feed_forward_norm/scale norm/scale",
+    "hidden": f"{ATTENTION} feed_forward/down/kernel feed_forward/gate/kernel "
+    "feed_forward/up/kernel",
+    "output": "readout/kernel",
+}
+GPT2_ROLES = {
+    "input": "attention/key/bias attention/out/bias attention/query/bias attention/value/bias "
+    "attention_norm/bias attention_norm/scale embed/embedding feed_forward/down/bias "
+    "feed_forward/up/bias feed_forward_norm/bias feed_forward_norm/scale norm/bias norm/scale "
+    "positions/embedding",
+    "hidden": f"{ATTENTION} feed_forward/down/kernel feed_forward/up/kernel",
+}
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize(("changes", "expected"), [({}, LLAMA_ROLES), (GPT2, GPT2_ROLES)])
+def test_roles_of_a_gpt(changes, expected, stacked):
+    model = nnx.eval_shape(lambda: gpt(stacked=stacked, **changes))
+    assert roles(model) == expected
+
+
+@pytest.fixture(scope="module")
+def gpt2():
+    return gpt(**GPT2)
+
+
+def test_a_gpt_sees_no_later_token_and_every_earlier_one(gpt2):
+    model = nnx.jit(gpt2)
+    logits = [model(TOKENS.at[0, 2].set(token)) for token in (4, 9)]
+    differs = np.abs(logits[0] - logits[1]).max((0, 2)) > 0
+    assert differs.tolist() == [False, False, True, True, True]
+
+
+def test_a_stacked_gpt_computes_what_its_blocks_do(gpt2):
+    stacked, listed = gpt(stacked=True, **GPT2), nnx.clone(gpt2)
+    state, blocks = (nnx.to_pure_dict(nnx.state(m, nnx.Param)) for m in (stacked, listed))
+    stack = state["blocks"].pop("blocks")
+    each = {i: jax.tree.map(lambda leaf, i=i: leaf[i], stack) for i in range(2)}
+    assert jax.tree.structure(blocks) == jax.tree.structure({**state, "blocks": each})
+    nnx.update(listed, {**state, "blocks": each})
+    np.testing.assert_allclose(listed(TOKENS), stacked(TOKENS), rtol=1e-5, atol=1e-6)
+
+
+def test_rotated_products_depend_on_the_distance_alone(x64):
+    q, k = np.random.default_rng(0).normal(size=(2, 1, 6))
+    rows = [rotate(jnp.broadcast_to(x, (8, 1, 6))) for x in (q, k)]
+    products = np.einsum("thd,shd->ts", *rows)
+    for distance in range(-7, 8):
+        diagonal = np.diagonal(products, distance)
+        np.testing.assert_allclose(diagonal, diagonal[0], rtol=1e-12)
+    # by hand: the first pair, features 0 and 3, turns by 1 per position, the last by 10000^(-4/6)
+    turned = np.asarray(rows[0][1, 0])
+    for i, angle in ((0, 1.0), (2, 10_000 ** (-4 / 6))):
+        complex_pair = (q[0, i] + 1j * q[0, i + 3]) * np.exp(1j * angle)
+        np.testing.assert_allclose(turned[[i, i + 3]], [complex_pair.real, complex_pair.imag])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_heads": 3}, "`width` must be a multiple of `num_heads`.*Got 16 and 3"),
+        ({"base_num_heads": 3}, "`base_width` must be a multiple of `base_num_heads`"),
+        ({"num_layers": 0}, "`num_layers`.*at least 1. Got 0"),
+        ({"base_num_layers": 0}, "`base_num_layers`.*at least 1. Got 0"),
+        ({"hidden_features": 32}, "`hidden_features` and `base_hidden_features`.*together"),
+        ({"norm": "batch"}, "`norm` must be one of rms, layer. Got 'batch'"),
+        ({"feed_forward": "moe"}, "`feed_forward` must be one of gated, plain"),
+        ({"positions": "none"}, "`positions` must be one of rotary, learned"),
+        ({"positions": "learned"}, "`context`.*must be given for learned positions"),
+        ({"context": 8}, "`context`.*not for rotary ones"),
+    ],
+)
+def test_a_gpt_that_cannot_be(changes, message):
+    with pytest.raises(ValueError, match=message):
+        gpt(**changes)
+
+
+def test_a_sequence_longer_than_its_positions():
+    with pytest.raises(ValueError, match=r"no longer than .* positions, 5. Got .*\(1, 6\)"):
+        nnx.eval_shape(lambda: gpt(**GPT2)(jnp.zeros((1, 6), jnp.int32)))
+    with pytest.raises(ValueError, match=r"must be even. Got \(2, 1, 3\)"):
+        rotate(jnp.ones((2, 1, 3)))
+
+
+# ---- CNN
+
+
+def test_roles_and_sizes_of_a_cnn():
+    def make():
+        return CNN(3, 5, width=8, num_stages=3, base_width=4, rngs=nnx.Rngs(0))
+
+    specs = leaves_by_path(jaxmup.nnx.specs(nnx.eval_shape(make)))
+    kernels = {name: (s.shape, s.role) for name, s in specs.items() if name.endswith("kernel")}
+    assert kernels == {
+        "convs/0/kernel": ((3, 3, 3, 8), "input"),
+        "convs/1/kernel": ((3, 3, 8, 16), "hidden"),
+        "convs/2/kernel": ((3, 3, 16, 32), "hidden"),
+        "readout/kernel": ((32, 5), "output"),
+    }
+    assert {s.r_out for name, s in specs.items() if name.startswith("norms")} == {2.0}
+    assert nnx.eval_shape(lambda: make()(jnp.ones((2, 8, 8, 3)))).shape == (2, 5)
+
+
+def test_a_cnn_without_a_stage():
+    with pytest.raises(ValueError, match=r"`num_stages`.*at least 1. Got 0"):
+        CNN(3, 5, width=8, num_stages=0, base_width=4, rngs=nnx.Rngs(0))
