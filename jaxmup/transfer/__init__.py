@@ -12,13 +12,18 @@ analyzes them::
 """
 
 from jaxmup._files import write_atomically as write_atomically
-from jaxmup.transfer._analysis import DRIFT_LIMIT as DRIFT_LIMIT
-from jaxmup.transfer._analysis import Analysis as Analysis
-from jaxmup.transfer._analysis import Curve as Curve
 from jaxmup.transfer._analysis import analyze as analyze
 from jaxmup.transfer._config import Config as Config
 from jaxmup.transfer._config import OptimizerName as OptimizerName
 from jaxmup.transfer._config import log2_grid as log2_grid
+from jaxmup.transfer._findings import DRIFT_LIMIT as DRIFT_LIMIT
+from jaxmup.transfer._findings import PENALTY_LIMIT as PENALTY_LIMIT
+from jaxmup.transfer._findings import Analysis as Analysis
+from jaxmup.transfer._findings import Crossing as Crossing
+from jaxmup.transfer._findings import Curve as Curve
+from jaxmup.transfer._findings import Interval as Interval
+from jaxmup.transfer._findings import Parabola as Parabola
+from jaxmup.transfer._findings import Scale as Scale
 from jaxmup.transfer._measure import Progress as Progress
 from jaxmup.transfer._measure import Result as Result
 from jaxmup.transfer._measure import measure as measure
@@ -26,3 +31,4 @@ from jaxmup.transfer._record import read_record as read_record
 from jaxmup.transfer._record import to_record as to_record
 from jaxmup.transfer._record import write_record as write_record
 from jaxmup.transfer._trial import Trial as Trial
+from jaxmup.transfer._wider import training_curves as training_curves
