@@ -32,3 +32,4 @@ from jaxmup.transfer._record import to_record as to_record
 from jaxmup.transfer._record import write_record as write_record
 from jaxmup.transfer._trial import Trial as Trial
 from jaxmup.transfer._wider import training_curves as training_curves
+from jaxmup.transfer._wider import transferred_curves as transferred_curves

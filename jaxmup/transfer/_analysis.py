@@ -12,7 +12,7 @@ from jaxmup.transfer._findings import Analysis, Curve, Interval, Parabola, Scale
 from jaxmup.transfer._optimum import REACH, Minima, minima
 from jaxmup.transfer._trial import Trial
 from jaxmup.transfer._verdict import verdict
-from jaxmup.transfer._wider import crossings, training_curves
+from jaxmup.transfer._wider import crossings, transferred_curves
 
 Others = tuple[tuple[str, float], ...]
 
@@ -73,11 +73,8 @@ def analyze(
         cells = [[table.get((width, point, seed)) for seed in seeds] for point in points]
         losses = np.array([[_number(trial) for trial in row] for row in cells])
         studies.append(_study(width, points, losses, counts, scale))
-    first = studies[0]
-    transferred = [t for (_, point, _), t in table.items() if point == points[first.best[0]]]
     found = _conclude(trials[0].parametrization, over, scale, len(seeds), studies)
-    if first.curve.best is not None:
-        found = dataclasses.replace(found, crossings=crossings(training_curves(transferred)))
+    found = dataclasses.replace(found, crossings=crossings(transferred_curves(found, trials)))
     return dataclasses.replace(found, verdict=verdict(found))
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 Scale = Literal["log2", "linear"]
+Outcome = Literal["transfers", "does not transfer", "undecided", "no answer"]
 
 # A best value that moves by no more than this, in octaves over all widths, counts as transferred:
 # within half an octave of its optimum the loss is flat to a few percent.
@@ -152,6 +153,15 @@ class Analysis:
         """
         known = self.drift is not None and not self.edges
         return known and self.deciding is not None and self.deciding <= self.limit
+
+    @property
+    def outcome(self) -> Outcome:
+        """`no answer` without optimum inside the values tried, `undecided` for want of seeds."""
+        if self.drift is None or self.edges:
+            return "no answer"
+        if self.deciding is not None and not self.decided:
+            return "undecided"
+        return "transfers" if self.transfers else "does not transfer"
 
     @property
     def decided(self) -> bool:

@@ -5,9 +5,8 @@ import itertools
 from collections.abc import Callable
 
 from jaxmup.data import Dataset, digits
-from jaxmup.transfer._analysis import analyze
+from jaxmup.transfer._analysis import Analysis, analyze
 from jaxmup.transfer._config import Config
-from jaxmup.transfer._findings import Analysis
 from jaxmup.transfer._trial import Trial
 
 

@@ -32,8 +32,8 @@ def name(over: str) -> str:
 
 def _outcome(a: Analysis) -> str:
     """The claim, and whether the seeds are enough for it."""
-    if a.decided or a.deciding is None:
-        return "transfers" if a.transfers else "does not transfer"
+    if a.outcome != "undecided":
+        return a.outcome
     claim = "seems to transfer" if a.transfers else "seems not to transfer"
     seeds = "one seed is" if a.seeds == 1 else f"{a.seeds} seeds are"
     return f"{claim}, but {seeds} not enough seeds to decide"

@@ -1,13 +1,12 @@
 """Wider is better at every step: the end-to-end sign of a right parametrization."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from scipy import special
 
-from jaxmup.transfer._findings import Crossing
-from jaxmup.transfer._statistics import LEVEL
+from jaxmup.transfer._findings import Analysis, Crossing
 from jaxmup.transfer._trial import Trial
 
 
@@ -29,14 +28,37 @@ def training_curves(trials: Sequence[Trial]) -> dict[int, dict[int, np.ndarray]]
     return dict(sorted(curves.items()))
 
 
+def transferred_curves(
+    analysis: Analysis, trials: Iterable[Trial]
+) -> dict[int, dict[int, np.ndarray]]:
+    """The `training_curves` of the analysis's parametrization at the transferred point.
+
+    Args:
+      analysis: of the trials of one parametrization.
+      trials: those, and maybe of others.
+    """
+    small = analysis.curves[0]
+    if small.best is None:
+        return {}
+    point = dict(small.others) | {analysis.over: small.values[small.best]}
+    return training_curves(
+        [
+            t
+            for t in trials
+            if t.parametrization == analysis.parametrization
+            and {"learning_rate": t.learning_rate} | dict(t.others) == point
+        ]
+    )
+
+
 def crossings(
     curves: Mapping[int, Mapping[int, np.ndarray]],
 ) -> tuple[Crossing, ...] | None:
     """Where a wider network is worse than the next narrower one by more than the noise.
 
     A seed gives both networks the same data, so their losses are compared seed by seed. An excess
-    counts if Student's t says that not even one such excess would be seen in 95 of 100 comparisons
-    of all widths and steps where there is none (Bonferroni).
+    counts where Student's one-sided 99 % bound is above zero for a tenth of the run, so that the
+    noise of single steps raises no alarm.
 
     Args:
       curves: by width, then seed; all of one length.
@@ -53,6 +75,8 @@ def crossings(
       0.5
     """
     pairs = list(itertools.pairwise(curves))
+    if not pairs:
+        return None
     found = []
     for narrow, wide in pairs:
         seeds = sorted(curves[narrow].keys() & curves[wide].keys())
@@ -60,27 +84,37 @@ def crossings(
             return None
         below = np.stack([curves[narrow][seed] for seed in seeds])
         above = np.stack([curves[wide][seed] for seed in seeds])
-        found += _worst(narrow, wide, below, above, len(pairs))
+        found += _worst(narrow, wide, below, above)
     return tuple(found)
 
 
-def _worst(
-    narrow: int, wide: int, below: np.ndarray, above: np.ndarray, pairs: int
-) -> list[Crossing]:
+def _worst(narrow: int, wide: int, below: np.ndarray, above: np.ndarray) -> list[Crossing]:
     """The largest excess of a pair that counts, if any; losses of shape `(seeds, steps)`."""
     seeds, steps = below.shape
     diverged = np.isinf(above).any(axis=0) & np.isfinite(below).all(axis=0)
     if diverged.any():
         return [Crossing(narrow, wide, (int(diverged.argmax()) + 1) / steps, None)]
     both = np.isfinite(below).all(axis=0) & np.isfinite(above).all(axis=0)
-    excess = np.where(both, above, 0.0) - np.where(both, below, 0.0)
+    below = np.where(both, below, 0.0)
+    excess = np.where(both, above, 0.0) - below
     mean, error = excess.mean(axis=0), excess.std(axis=0, ddof=1) / np.sqrt(seeds)
-    noise = special.stdtrit(seeds - 1, 1 - (1 - LEVEL) / (steps * pairs)) * error
-    counts = np.where(mean > np.maximum(noise, _ROUNDING * abs(below.mean(axis=0))), mean, 0.0)
-    if not counts.any():
+    noise = np.maximum(special.stdtrit(seeds - 1, 0.99) * error, _ROUNDING * abs(below).mean())
+    lasting = _lasting(mean > noise, max(1, steps // 10))
+    if not lasting.any():
         return []
-    step = int(counts.argmax())
+    step = int(np.where(lasting, mean, 0.0).argmax())
     return [Crossing(narrow, wide, (step + 1) / steps, float(mean[step]))]
 
 
-_ROUNDING = 1e-5  # relative; of a float32 mean over a batch: no excess
+def _lasting(flags: np.ndarray, steps: int) -> np.ndarray:
+    """What belongs to a row of so many flags that are all set.
+
+    Example:
+      >>> _lasting(np.array([True, False, True, True]), 2)
+      array([False, False,  True,  True])
+    """
+    rows = np.lib.stride_tricks.sliding_window_view(flags, steps).all(axis=1)
+    return np.convolve(rows, np.ones(steps)) > 0
+
+
+_ROUNDING = 1e-5  # of the loss: a float32 mean over a batch may differ by that
