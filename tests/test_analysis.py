@@ -418,18 +418,40 @@ def with_curves(excess, seeds=4, noise=0.01):
         {
             "wider is better": ([0.0, -0.5, -0.5, -0.5], []),
             "no more than noise": ([0.005, -0.5, 0.005, -0.5], []),
-            "worse once": ([0.0, -0.5, 0.5, -0.5], [(64, 128, 0.75, 0.5)]),
-            "the worst is named": ([0.0, 0.5, 0.0, 0.9], [(64, 128, 1.0, 0.9)]),
+            "worse once": ([0.0, -0.5, 0.5, -0.5], [(64, 128, 0.75, 0.5, True)]),
+            "the worst is named": ([0.0, 0.5, 0.0, 0.9], [(64, 128, 1.0, 0.9, True)]),
+            "too short": ([0.0, 0.5, *[-0.5] * 18], []),  # one of 20 steps
+            "lasting": ([0.0, 0.5, 0.5, *[-0.5] * 17], [(64, 128, 0.1, 0.5, True)]),
         }
     ),
 )
 def test_crossings(excess, found):
-    seen = [dataclasses.astuple(c) for c in analyze(with_curves(excess)).crossings]
-    assert seen == [(*row[:3], pytest.approx(row[3], abs=0.02)) for row in found]
+    seen = analyze(with_curves(excess)).crossings
+    assert [(c.narrow, c.wide, c.certain) for c in seen] == [(*row[:2], row[4]) for row in found]
+    assert [c.excess for c in seen] == pytest.approx([row[3] for row in found], abs=0.03)
+    if len(excess) == 4:
+        assert [c.at for c in seen] == [row[2] for row in found]
+
+
+def test_an_excess_that_may_be_noise_is_seen_but_not_certain():
+    made = with_curves([0.0, 0.0], noise=0.0)
+    # Above by 0, 0, 0 and 0.4 at the end: mean 0.1, standard error 0.1, t(3, 0.99) = 4.5407.
+    odd = [
+        dataclasses.replace(t, curve=(t.curve[0], t.curve[1] + 0.4))
+        if (t.width, t.seed) == (128, 3)
+        else t
+        for t in made
+    ]
+    (crossing,) = analyze(odd).crossings
+    assert (crossing.at, crossing.certain) == (1.0, False)
+    assert crossing.excess == pytest.approx(0.1, rel=SOLVED)
+    assert crossing.noise == pytest.approx(0.45407, rel=1e-5)
+    assert "trains worse" not in analyze(odd).verdict
+    assert "; width 128 trains worse than 64." in analyze(with_curves([0.0, 0.5])).verdict
 
 
 def test_a_wider_network_that_diverges_is_worse():
-    made = with_curves([0.0, -1.0])
+    made = with_curves([-1.0, -1.0])
     worse = [dataclasses.replace(t, curve=(2.0, None)) if t.width == 128 else t for t in made]
     (crossing,) = analyze(worse).crossings
     assert (crossing.at, crossing.excess) == (1.0, None)

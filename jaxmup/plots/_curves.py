@@ -53,7 +53,7 @@ def curves_panel(axis: "Axes", analysis: Analysis, result: Result) -> None:
             x, losses.min(axis=0), losses.max(axis=0), color=color, alpha=0.15, linewidth=0
         )
         axis.plot(x, losses.mean(axis=0), color=color, linewidth=1.6, label=str(curve.width))
-    for crossing in analysis.crossings or ():
+    for crossing in filter(lambda c: c.certain, analysis.crossings or ()):
         axis.axvline(100 * crossing.at, color=INK, linewidth=1, linestyle=(0, (1, 2)))
     log_scale(axis)
     axis.set_xlabel("percent of the run", color=INK)

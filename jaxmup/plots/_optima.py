@@ -48,7 +48,7 @@ def optima_panel(axis: "Axes", analyses: Sequence[Analysis]) -> None:
     axis.set_xticks(np.log2(widths), [str(width) for width in widths])
     axis.set_xlabel("width", color=INK)
     axis.set_ylabel(_label_of_values(analyses[0]), color=INK)
-    axis.legend(frameon=False, fontsize=9)
+    axis.legend(frameon=False, fontsize=9, labelcolor=INK)
     style(axis)
 
 
@@ -61,9 +61,7 @@ def _optima(axis: "Axes", analysis: Analysis, color: Any, beside: float) -> None
             ends = [curve.interval.low, curve.interval.high]
             axis.plot([at, at], ends, color=color, linewidth=4, alpha=0.3, solid_capstyle="round")
         fill = "white" if curve.at_edge else color
-        axis.plot(
-            [at], [optimum], marker="o", markersize=6, color=fill, markeredgecolor=color
-        )
+        axis.plot([at], [optimum], marker="o", markersize=6, color=fill, markeredgecolor=color)
     if analysis.drift_per_doubling is not None:
         _law(axis, analysis, analysis.drift_per_doubling, x, y, color)
 

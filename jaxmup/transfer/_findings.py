@@ -85,20 +85,27 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Crossing:
-    """A wider network that was worse than the next narrower one, by more than the seeds explain.
+    """A wider network that was worse than the next narrower one for a tenth of the run.
 
     Args:
       narrow: the smaller width.
       wide: the larger width.
-      at: how far into training, as a fraction of the recorded steps.
+      at: where it was worst, as a fraction of the recorded steps.
       excess: training loss of the wider network over the narrower one's there, in nats; `None` if
         the wider one diverged.
+      noise: what the seeds explain of it, with 99 % confidence; `None` if the wider one diverged.
     """
 
     narrow: int
     wide: int
     at: float
     excess: float | None
+    noise: float | None
+
+    @property
+    def certain(self) -> bool:
+        """Whether it is more than the seeds explain."""
+        return self.excess is None or self.noise is None or self.excess > self.noise
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -123,8 +130,9 @@ class Analysis:
       penalty: by how many percent `transferred_loss` is above `best_loss`; `None` without either.
       penalty_interval: of the penalty.
       crossings: where a wider network's training loss was above a narrower one's, both at the best
-        value of the smallest; one per pair of widths, the worst. Empty: wider was better at every
-        step. `None`: not known, for want of recorded curves or of a second seed.
+        value of the smallest: by more than the seeds explain, or by a percent; one per pair of
+        widths. Empty: wider was better at every step. `None`: not known, for want of recorded
+        curves or of a second seed.
       verdict: one sentence, and the numbers that decided it.
     """
 

@@ -17,7 +17,7 @@ def verdict(a: Analysis) -> str:
             f"{a.parametrization}: no answer, since {what} is at an edge of the "
             f"grid at width {at}; widen the grid."
         )
-    return f"{a.parametrization}: {what} {_outcome(a)}; {_drift(a)}, and {_penalty(a)}."
+    return f"{a.parametrization}: {what} {_outcome(a)}; {_drift(a)}, and {_penalty(a)}{_worse(a)}."
 
 
 def name(over: str) -> str:
@@ -58,6 +58,14 @@ def _penalty(a: Analysis) -> str:
     limit = f"{a.limit:g}" if a.scale == "linear" else None
     evidence = _evidence(a.penalty_interval, ".1f", limit)
     return f"{small} costs {large} {a.penalty:.1f} %{evidence}: {losses}"
+
+
+def _worse(a: Analysis) -> str:
+    """What speaks against it beside: a wider network that trains worse."""
+    worse = [c for c in a.crossings or () if c.certain]
+    if not worse:
+        return ""
+    return f"; width {worse[-1].wide} trains worse than {worse[-1].narrow}"
 
 
 def _evidence(interval: Interval | None, form: str, limit: str | None = None) -> str:

@@ -9,6 +9,9 @@ from scipy import special
 from jaxmup.transfer._findings import Analysis, Crossing
 from jaxmup.transfer._trial import Trial
 
+# Of the loss: what a float32 mean over a batch may differ by, and what is worth a word.
+_ROUNDING, _VISIBLE = 1e-5, 0.01
+
 
 def training_curves(trials: Sequence[Trial]) -> dict[int, dict[int, np.ndarray]]:
     """The recorded curves by width and seed; infinite where a run had diverged.
@@ -57,15 +60,15 @@ def crossings(
     """Where a wider network is worse than the next narrower one by more than the noise.
 
     A seed gives both networks the same data, so their losses are compared seed by seed. An excess
-    counts where Student's one-sided 99 % bound is above zero for a tenth of the run, so that the
-    noise of single steps raises no alarm.
+    counts if, for a tenth of the run, Student's one-sided 99 % bound is above zero, or the mean is
+    above a percent of the loss: then it may be noise, which `Crossing.certain` says.
 
     Args:
       curves: by width, then seed; all of one length.
 
     Returns:
-      For each pair of widths the largest excess that counts; `None` without curves or with fewer
-      than two seeds that both widths have.
+      For each pair of widths where one counts, the largest excess; `None` without curves, or with
+      fewer than two seeds that both widths have.
 
     Example:
       >>> narrow = {0: np.array([2.0, 1.0]), 1: np.array([2.1, 1.1])}
@@ -93,28 +96,28 @@ def _worst(narrow: int, wide: int, below: np.ndarray, above: np.ndarray) -> list
     seeds, steps = below.shape
     diverged = np.isinf(above).any(axis=0) & np.isfinite(below).all(axis=0)
     if diverged.any():
-        return [Crossing(narrow, wide, (int(diverged.argmax()) + 1) / steps, None)]
+        return [Crossing(narrow, wide, (int(diverged.argmax()) + 1) / steps, None, None)]
     both = np.isfinite(below).all(axis=0) & np.isfinite(above).all(axis=0)
     below = np.where(both, below, 0.0)
     excess = np.where(both, above, 0.0) - below
     mean, error = excess.mean(axis=0), excess.std(axis=0, ddof=1) / np.sqrt(seeds)
-    noise = np.maximum(special.stdtrit(seeds - 1, 0.99) * error, _ROUNDING * abs(below).mean())
-    lasting = _lasting(mean > noise, max(1, steps // 10))
-    if not lasting.any():
+    level = abs(below).mean(axis=0)
+    noise = np.maximum(special.stdtrit(seeds - 1, 0.99) * error, _ROUNDING * level)
+    beyond, visible = (_lasting(mean > by, steps) for by in (noise, _VISIBLE * level))
+    counts = beyond if beyond.any() else visible
+    if not counts.any():
         return []
-    step = int(np.where(lasting, mean, 0.0).argmax())
-    return [Crossing(narrow, wide, (step + 1) / steps, float(mean[step]))]
+    step = int(np.where(counts, mean, 0.0).argmax())
+    return [Crossing(narrow, wide, (step + 1) / steps, float(mean[step]), float(noise[step]))]
 
 
 def _lasting(flags: np.ndarray, steps: int) -> np.ndarray:
-    """What belongs to a row of so many flags that are all set.
+    """The flags that are set for a tenth of the steps in a row.
 
     Example:
-      >>> _lasting(np.array([True, False, True, True]), 2)
+      >>> _lasting(np.array([True, False, True, True]), 20)
       array([False, False,  True,  True])
     """
-    rows = np.lib.stride_tricks.sliding_window_view(flags, steps).all(axis=1)
-    return np.convolve(rows, np.ones(steps)) > 0
-
-
-_ROUNDING = 1e-5  # of the loss: a float32 mean over a batch may differ by that
+    tenth = max(1, steps // 10)
+    rows = np.lib.stride_tricks.sliding_window_view(flags, tenth).all(axis=1)
+    return np.convolve(rows, np.ones(tenth)) > 0
