@@ -126,10 +126,21 @@ def test_many_seeds_are_resampled_at_random_and_alike():
 def test_interval_of_a_mean_is_students():
     # 1, 2, 3, 6: mean 3, standard deviation √(14/3), t(3, 0.975) = 3.182446.
     values = np.array([1.0, 2.0, 3.0, 6.0])
-    found = statistics.interval(statistics.resamples(4) @ values / 4, 4)
+    terms = (statistics.resamples(4) @ values / 4)[None]
+    found = statistics.interval(terms, 4)
     half = 3.182446 * math.sqrt(14 / 3) / 2
     assert (found.low, found.high) == pytest.approx((3 - half, 3 + half), rel=1e-6)
-    assert statistics.interval(np.array([1.0, 1.0]), 1) is None
+    assert statistics.interval(np.array([[1.0, 1.0]]), 1) is None
+
+
+def test_interval_of_a_difference_is_welchs():
+    # Variances 7/6 (as above) and 4 * 7/6 times weights of 1: 35/6. Freedom 3 * 5² / (1 + 4²).
+    values = np.array([1.0, 2.0, 3.0, 6.0])
+    terms = np.stack([statistics.resamples(4) @ x / 4 for x in (values, 2 * values)])
+    found = statistics.interval(terms, 4, uncertainty=0.5, weights=(-1.0, 1.0))
+    # t(75 / 17, 0.975) between t(4) = 2.776445 and t(5) = 2.570582, linear in 1 / freedom: 2.6804
+    half = 2.6804 * math.sqrt(35 / 6) + 0.5
+    assert (found.low, found.high) == pytest.approx((3 - half, 3 + half), rel=3e-3)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +179,7 @@ def test_by_hand():
     found = analyze(trials(table))
     assert [c.width for c in found.curves] == [64, 128, 256]
     assert [c.best for c in found.curves] == [3, 2, 1]
-    assert found.drift == -2.0
+    assert found.drift == pytest.approx(-2.0, rel=EXACT)
     assert found.exponent == pytest.approx(-1.0, rel=EXACT)
     assert (found.transferred_loss, found.best_loss, found.penalty) == (2.0, 0.5, 300.0)
     assert (found.transfers, found.decided) == (False, False)
@@ -451,10 +462,10 @@ def test_an_excess_that_may_be_noise_is_seen_but_not_certain():
 
 
 def test_a_wider_network_that_diverges_is_worse():
-    made = with_curves([-1.0, -1.0])
+    made = with_curves([-9.0, -9.0])
     worse = [dataclasses.replace(t, curve=(2.0, None)) if t.width == 128 else t for t in made]
     (crossing,) = analyze(worse).crossings
-    assert (crossing.at, crossing.excess) == (1.0, None)
+    assert (crossing.at, crossing.excess, crossing.certain) == (1.0, None, True)
     better = [dataclasses.replace(t, curve=(2.0, None)) if t.width == 64 else t for t in made]
     assert analyze(better).crossings == ()
 

@@ -149,7 +149,7 @@ def _optimum_table(a: Analysis) -> str:
         [
             str(curve.width),
             text.optimum(a, curve) + (" (edge)" if curve.at_edge else ""),
-            text.interval(curve.interval),
+            text.optimum_interval(a, curve),
             text.loss(None if curve.best is None else curve.losses[curve.best]),
             *[", ".join(f"{name} {value:g}" for name, value in curve.others)] * varied,
         ]

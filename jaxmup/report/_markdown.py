@@ -37,7 +37,7 @@ def _optima(analyses: Sequence[Analysis]) -> str:
             cell
             for a, curve in zip(analyses, curves, strict=True)
             for cell in (
-                _with(text.optimum(a, curve), text.interval(curve.interval)),
+                _with(text.optimum(a, curve), text.optimum_interval(a, curve)),
                 text.loss(None if curve.best is None else curve.losses[curve.best]),
             )
         ]

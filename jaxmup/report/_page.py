@@ -43,6 +43,7 @@ p { margin: .4rem 0; max-width: 46rem; }
 .muted, figcaption { font-size: .9rem; }
 .cards, .figures, .tables { display: grid; gap: 1rem; margin-top: 1.1rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); }
+.figures { align-items: start; }
 .card, figure, details { background: var(--card); border: 1px solid var(--line);
   border-radius: 10px; margin: 0; min-width: 0; }
 .card { padding: 1.1rem 1.25rem 1.2rem; border-top: 4px solid var(--tone); }

@@ -70,6 +70,13 @@ def optimum(analysis: Analysis, curve: Curve) -> str:
     return f"2^{number(curve.optimum)}"
 
 
+def optimum_interval(analysis: Analysis, curve: Curve) -> str:
+    """The interval of the best value of a width, in the same form."""
+    if curve.interval is None or analysis.scale == "linear":
+        return interval(curve.interval, 4)
+    return f"2^{number(curve.interval.low)} to 2^{number(curve.interval.high)}"
+
+
 def wider(analysis: Analysis) -> tuple[str, str]:
     """Whether wider was better at every step, and the detail."""
     if analysis.crossings is None:

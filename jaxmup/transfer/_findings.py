@@ -119,10 +119,11 @@ class Analysis:
       seeds: how many.
       curves: one per width, by increasing width.
       drift: by how much the best value moves from the smallest width to the largest, in octaves or
-        in units of a linear scale; `None` if either has none.
+        in units of a linear scale, along the line that is fitted to all widths by least squares;
+        `None` if either has none.
       drift_interval: of the drift; `None` with one seed or without drift.
-      drift_per_doubling: the same per doubling of width, fitted to all widths by least squares: on
-        the log2 scale the exponent β in `best value ~ width^β`.
+      drift_per_doubling: the same per doubling of width, the slope of that line: on the log2 scale
+        the exponent β in `best value ~ width^β`.
       drift_per_doubling_interval: of that.
       transferred_loss: loss of the largest network at the best value of the smallest one (both on
         the grid); `None` if it diverged.
