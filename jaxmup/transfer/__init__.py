@@ -18,6 +18,7 @@ from jaxmup.transfer._analysis import Curve as Curve
 from jaxmup.transfer._analysis import analyze as analyze
 from jaxmup.transfer._config import Config as Config
 from jaxmup.transfer._config import OptimizerName as OptimizerName
+from jaxmup.transfer._config import SearchName as SearchName
 from jaxmup.transfer._config import log2_grid as log2_grid
 from jaxmup.transfer._measure import Progress as Progress
 from jaxmup.transfer._measure import Result as Result
