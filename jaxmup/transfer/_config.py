@@ -10,7 +10,8 @@ from jaxmup._rules import ParametrizationName
 
 OptimizerName = Literal["adam", "adamw", "amsgrad", "sgd"]
 SearchName = Literal["grid", "random", "halving"]
-MODELS = ("mlp", "cnn", "gpt")
+# The models that have a name, and the data that each is for.
+MODELS = {"mlp": "digits", "cnn": "images", "gpt": "text"}
 
 FAMILY: dict[OptimizerName, FamilyName] = {
     "adam": "adam",
@@ -85,17 +86,20 @@ class Config:
         `widths`.
       model: `mlp` and `cnn` classify the digits and have their loss on all of them; `gpt` predicts
         the next byte of a text, and has its loss on text that was held out. Or any other name, for
-        a `Task` of one's own.
-      text: file with the text of `gpt`; `None` for Python's standard library.
-      context: length of `gpt`'s sequences, in bytes.
+        the record, of the model of a `Task`.
+      data: `digits`, `images` (the same, of shape 8 x 8 x 1) or `text`; `None` for those that suit
+        the model. Or any other name, for the record.
+      loss: any name, for the record; `None` for the cross-entropy.
+      text: file with the text; `None` for Python's standard library.
+      context: length of a sequence of text, in bytes.
       sweep: values of other hyper-parameters, by name: `b1`, `b2`, `eps`, `weight_decay` or
-        `momentum` of the optimizer; `input_std`, `hidden_std`, `output_std`, a factor on the initial
-        values of all matrices of a role (σ); `depth`, `batch_size`, `steps`; or a parameter of the
-        model's factory.
-      search: of the settings of `sweep`, `grid` tries all of them, `random` tries `samples` of them,
-        each with every learning rate at every width. `halving` starts with `samples` of them at the
-        smallest width and a fraction of the steps, trains the better half of them twice as long, and
-        so on; the last one is tried at every width.
+        `momentum` of the optimizer; `input_std`, `hidden_std`, `output_std`, a factor on the
+        initial values of all matrices of a role (σ); `depth`, `batch_size`, `steps`; or a parameter
+        of the model's factory.
+      search: of the settings of `sweep`, `grid` tries all of them, `random` tries `samples` of
+        them, each with every learning rate at every width. `halving` starts with `samples` of them
+        at the smallest width and a fraction of the steps, trains the better half of them twice as
+        long, and so on; the last one is tried at every width.
       samples: number of settings that are drawn; `None` for all of them.
 
     Raises:
@@ -121,6 +125,8 @@ class Config:
     parametrizations: tuple[ParametrizationName, ...] = ("standard", "mup")
     base_width: int | None = None
     model: str = "mlp"
+    data: str | None = None
+    loss: str | None = None
     text: str | None = None
     context: int = 64
     sweep: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
@@ -147,6 +153,10 @@ class Config:
             _require_rate(rate)
         for name, values in self.sweep.items():
             _require_swept(name, values, self.optimizer)
+        if self.data is not None and self.model in MODELS:
+            raise ValueError(
+                f"`data` must be left out: {self.model} has its own. Got {self.data!r}."
+            )
         _require_one_of("search", self.search, get_args(SearchName))
         _require_search(self)
 
@@ -176,7 +186,8 @@ def _require_swept(name: str, values: Any, optimizer: OptimizerName) -> None:
             f"{', '.join(NUMBERS[optimizer])}. Got {name!r}."
         )
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not _is_fit(name, value):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (is_number and _is_fit(name, value)):
             raise ValueError(f"`sweep[{name!r}]` must be {_range(name)}. Got {value!r}.")
 
 

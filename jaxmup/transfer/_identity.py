@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 from jaxmup.transfer._config import Config
@@ -11,27 +12,22 @@ _PACKAGES = ("jaxmup", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def config_to_json(config: Config) -> dict[str, Any]:
-    """A configuration, with the grid and the base width also where they were left to the defaults.
-
-    What is read back by `config_from_json` does the same.
-    """
-    fields = dataclasses.asdict(config)
-    sweep = {name: list(values) for name, values in config.sweep.items()}
-    return fields | {
-        "learning_rates": list(config.grid),
-        "base_width": config.base,
-        "widths": list(config.widths),
-        "seeds": list(config.seeds),
-        "parametrizations": list(config.parametrizations),
-        "sweep": sweep,
+    """A configuration, with the grid and the base width also where they were left to defaults."""
+    written_out = dataclasses.replace(
+        config, learning_rates=config.grid, base_width=config.base, sweep={}
+    )
+    fields = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in dataclasses.asdict(written_out).items()
     }
+    return fields | {"sweep": {name: list(values) for name, values in config.sweep.items()}}
 
 
-def config_from_json(record: dict[str, Any]) -> Config:
+def config_from_json(record: Mapping[str, Any]) -> Config:
     """The configuration of which `config_to_json` made a record."""
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
-    sweep = {name: tuple(values) for name, values in record.get("sweep", {}).items()}
-    return Config(**fields | {"sweep": sweep})
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
+    fields["sweep"] = {name: tuple(values) for name, values in record.get("sweep", {}).items()}
+    return Config(**fields)
 
 
 def versions() -> dict[str, str]:

@@ -3,15 +3,12 @@
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from jaxmup.transfer._analysis import Analysis, analyze
 from jaxmup.transfer._config import Config
 from jaxmup.transfer._search import best_loss, settings
+from jaxmup.transfer._task import Task
 from jaxmup.transfer._trial import Trial
-
-if TYPE_CHECKING:
-    from jaxmup.transfer._task import Task
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,7 +44,7 @@ class Result:
 
 def measure(
     config: Config,
-    task: "Task | None" = None,
+    task: Task | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
     directory: str | os.PathLike[str] | None = None,
 ) -> Result:
@@ -77,8 +74,9 @@ def measure(
       >>> len(measure(config).trials)
       8
     """
-    from jaxmup.transfer._task import task_of  # these train: they load Flax and optax,
-    from jaxmup.transfer._train import train_all  # which reading a record need not
+    # What trains loads Flax and optax, which reading a record need not.
+    from jaxmup.transfer._models import task_of
+    from jaxmup.transfer._train import train_all
 
     task = task_of(config) if task is None else task
     return result_of(config, train_all(task, config, progress, directory))

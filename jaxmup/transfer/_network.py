@@ -91,9 +91,7 @@ def _rule(task: Task, config: Config, cell: Cell) -> Parametrization:
     return parametrization(cell.parametrization, family, gauge="table3" if plain_mup else None)
 
 
-def _source(
-    task: Task, config: Config, cell: Cell, rule: Parametrization
-) -> tuple[Source, Made]:
+def _source(task: Task, config: Config, cell: Cell, rule: Parametrization) -> tuple[Source, Made]:
     """The factory with all its arguments but the width, and the abstract model of a cell."""
     numbers = (*NUMBERS[config.optimizer], "batch_size", "steps")
     chosen = {name: value for name, value in cell.setting if name not in numbers}

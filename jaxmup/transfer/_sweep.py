@@ -251,8 +251,8 @@ def compiled(run: Run, together: bool) -> tuple[Callable[..., tuple[Array, Array
     def share(numbers: Any, seeds: Array, params: Any, rest: Any, batches: Any, evaluation: Any):
         def one(numbers_and_seed: tuple[Any, Array]) -> tuple[Array, Array]:
             numbers, seed = numbers_and_seed
-            of_seed = jax.tree.map(lambda x: x[seed], (params, rest, batches))
-            return run(numbers, *of_seed, evaluation)
+            own = jax.tree.map(lambda x: x[seed], (params, rest, batches))
+            return run(numbers, own[0], own[1], own[2], evaluation)
 
         return jax.vmap(one)((numbers, seeds)) if together else lax.map(one, (numbers, seeds))
 

@@ -8,12 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax import Array
-
-from jaxmup import data
-from jaxmup.models import CNN, GPT, MLP
-from jaxmup.transfer._config import Config
 
 Loss = Callable[[Any, Any], Array]
 
@@ -25,6 +20,8 @@ def cross_entropy(model: Callable[[Any], Array], batch: tuple[Any, Any]) -> Arra
       model: from inputs to logits.
       batch: inputs and integer labels; the logits have one axis more than the labels.
     """
+    import optax  # loaded when something is trained, which reading a record is not
+
     inputs, labels = batch
     return optax.softmax_cross_entropy_with_integer_labels(model(inputs), labels).mean()
 
@@ -37,9 +34,9 @@ class Task:
     sweeps, `depth` and `batch_size`, and what is said below.
 
     Args:
-      make_model: returns a model of some width, its first argument. It may have parameters `rngs` or
-        `key`, `parametrization` and `base_width`. With `parametrization`, a `Parametrization`, it
-        builds layers of `jaxmup.nnx` or `jaxmup.linen` with it. Without, it returns any NNX or
+      make_model: returns a model of some width, its first argument. It may have parameters `rngs`
+        or `key`, `parametrization` and `base_width`. With `parametrization`, a `Parametrization`,
+        it builds layers of `jaxmup.nnx` or `jaxmup.linen` with it. Without, it returns any NNX or
         Linen module, or tree of arrays, as `jaxmup.infer` takes it, which finds out what grows, and
         `jaxmup.rescale` draws its initial values.
       batches: a function with parameters `seed` and `step`, either or none, that returns the batch
@@ -47,10 +44,10 @@ class Task:
         `steps`; or an iterable, whose first batches every run gets. A batch is any tree of arrays;
         all have the same shapes.
       evaluation: the batch on which the loss at the end is taken.
-      loss: of a model on a batch, a scalar. It calls the model: a Linen module is a function of its
-        inputs here, a tree of arrays is itself.
-      inputs: what a Linen module is called with, as for `jaxmup.infer`; `None` for the first part of
-        `evaluation`.
+      loss: of a model on a batch, a scalar. It calls the model: a Linen module is a function of
+        its inputs here, a tree of arrays is itself.
+      inputs: what a Linen module is called with, as for `jaxmup.infer`; `None` for the first part
+        of `evaluation`.
       rules: as for `jaxmup.infer`.
 
     Example:
@@ -71,77 +68,6 @@ class Task:
     rules: Mapping[Any, Any] | None = None
 
 
-def task_of(config: Config) -> Task:
-    """The task that a configuration names.
-
-    Raises:
-      ModuleNotFoundError: if the digits are asked for and scikit-learn is not installed.
-      OSError: if the text cannot be read.
-      ValueError: if the name is unknown, or the text too short.
-    """
-    match config.model:
-        case "mlp":
-            return classification(data.digits())
-        case "cnn":
-            return images(data.digits())
-        case "gpt":
-            return language_model(data.text(config.text), config.context)
-    raise ValueError(
-        f"`model` must be one of mlp, cnn, gpt, or a task must be given. Got {config.model!r}."
-    )
-
-
-def classification(dataset: data.Dataset) -> Task:
-    """`jaxmup.models.MLP` on a data set; the loss at the end is that on all of it."""
-
-    def make_model(width: int, *, depth: int, base_width: int, parametrization: Any, rngs: Any):
-        sizes = {"width": width, "depth": depth, "base_width": base_width}
-        given = {"parametrization": parametrization, "rngs": rngs}
-        return MLP(dataset.features, dataset.classes, **sizes, **given)
-
-    return Task(make_model, _shuffled(dataset, dataset.inputs), (dataset.inputs, dataset.labels))
-
-
-def images(dataset: data.Dataset) -> Task:
-    """`jaxmup.models.CNN` on the square images of a data set, of one channel."""
-    side = int(dataset.features**0.5)
-    pixels = dataset.inputs.reshape(-1, side, side, 1)
-
-    def make_model(width: int, *, depth: int, base_width: int, parametrization: Any, rngs: Any):
-        sizes = {"width": width, "num_stages": depth, "base_width": base_width}
-        given = {"parametrization": parametrization, "rngs": rngs}
-        return CNN(1, dataset.classes, **sizes, **given)
-
-    return Task(make_model, _shuffled(dataset, pixels), (pixels, dataset.labels))
-
-
-def language_model(text: data.Text, context: int, sequences: int = 256) -> Task:
-    """`jaxmup.models.GPT` with 4 heads on the bytes of a text.
-
-    Args:
-      text: what to train on, and what to evaluate on.
-      context: length of a sequence, in bytes.
-      sequences: number of those that the loss at the end is taken on.
-    """
-
-    def make_model(width: int, *, depth: int, base_width: int, parametrization: Any, rngs: Any):
-        sizes = {"width": width, "num_layers": depth, "num_heads": 4, "base_width": base_width}
-        return GPT(256, **sizes, parametrization=parametrization, rngs=rngs)
-
-    def batches(seed: int, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        return data.sequences(text.train, context, batch_size, seed, step)
-
-    return Task(make_model, batches, data.sequences(text.held_out, context, sequences, 0, 0))
-
-
-def _shuffled(dataset: data.Dataset, inputs: np.ndarray) -> Callable[..., Iterator[Any]]:
-    def batches(seed: int, steps: int, batch_size: int) -> Iterator[Any]:
-        for at in data.batch_order(len(inputs), batch_size, steps, seed):
-            yield inputs[at], dataset.labels[at]
-
-    return batches
-
-
 def asked_for(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the `offered` arguments that a function has a parameter for, by name."""
     if isinstance(function, type):  # the metaclass of NNX hides the signature
@@ -150,6 +76,19 @@ def asked_for(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return dict(offered)
     return {p.name: offered[p.name] for p in parameters if p.name in offered}
+
+
+def replayable(source: Any) -> Any:
+    """`Task.batches` that can be read once for each run: what an iterator has given is kept."""
+    if not isinstance(source, Iterator):
+        return source
+    seen: list[Any] = []
+
+    def batches(steps: int) -> list[Any]:
+        seen.extend(itertools.islice(source, max(steps - len(seen), 0)))
+        return seen
+
+    return batches
 
 
 def run_batches(source: Any, seed: int, steps: int, offered: Mapping[str, Any]) -> Any:
@@ -167,7 +106,9 @@ def run_batches(source: Any, seed: int, steps: int, offered: Mapping[str, Any]) 
       ValueError: naming the step, if the data run out, a batch has other shapes than the first, or
         it holds a number that is not finite.
     """
-    found = list(itertools.islice(_batches(source, seed, steps, offered), steps))
+    found = list(
+        itertools.islice(_batches(source, {**offered, "seed": seed, "steps": steps}), steps)
+    )
     if len(found) < steps:
         raise ValueError(
             f"The data must last for {steps} steps. They ran out at step {len(found)} of seed "
@@ -196,14 +137,11 @@ def require_finite(batch: Any, what: str) -> None:
             )
 
 
-def _batches(source: Any, seed: int, steps: int, offered: Mapping[str, Any]) -> Iterator[Any]:
+def _batches(source: Any, offered: Mapping[str, Any]) -> Any:
     if not callable(source):
-        return iter(source)
-    offered = {**offered, "seed": seed, "steps": steps}
+        return source
     asked = asked_for(source, {**offered, "step": 0})
-    if "step" in asked:
-        return _step_by_step(source, asked)
-    return iter(source(**asked))
+    return _step_by_step(source, asked) if "step" in asked else source(**asked)
 
 
 def _step_by_step(source: Callable[..., Any], asked: Mapping[str, Any]) -> Iterator[Any]:

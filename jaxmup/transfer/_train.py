@@ -1,6 +1,7 @@
 """Training the cells of a search: program by program, group by group, each recorded at once."""
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from jaxmup.transfer._network import network, require_growth
 from jaxmup.transfer._search import Cell, search, settings
 from jaxmup.transfer._store import Store, key_of, open_store
 from jaxmup.transfer._sweep import group_of, keys_of, program, program_of
-from jaxmup.transfer._task import Task, require_finite
+from jaxmup.transfer._task import Task, replayable, require_finite
 from jaxmup.transfer._trial import Trial
 
 
@@ -29,6 +30,7 @@ def train_all(
 ) -> list[Trial]:
     """Every trial of a configuration; see `jaxmup.transfer.measure`."""
     require_finite(task.evaluation, "evaluation")
+    task = dataclasses.replace(task, batches=replayable(task.batches))
     identity = _identity(task, config)
     with contextlib.ExitStack() as stack:
         store = Store()
