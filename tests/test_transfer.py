@@ -5,7 +5,6 @@ import json
 import math
 import os
 import pathlib
-import re
 import subprocess
 import sys
 
@@ -14,14 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import TOL, require_close
+from helpers import require_close
 
 import jaxmup
 from jaxmup import transfer
 from jaxmup.data import Dataset, batch_order
 from jaxmup.models import MLP
 from jaxmup.transfer import _models, _sweep, _train
-from jaxmup.transfer._analysis import curve, vertex
 from jaxmup.transfer._search import Cell
 from jaxmup.transfer._store import Store
 
@@ -29,7 +27,6 @@ TINY = transfer.Config(
     widths=(8, 16), learning_rates=(0.01, 0.1, 1.0), seeds=(0, 1), depth=2, batch_size=4, steps=3
 )
 ONLY_MUP = dataclasses.replace(TINY, parametrizations=("mup",))
-EXACT = TOL["rule", "float64"].rtol
 RUN = ("adam", "float32")
 
 
@@ -131,118 +128,7 @@ def test_log2_grid_refuses(bounds):
         transfer.log2_grid(*bounds)
 
 
-# --- Statistics
-
-
-@pytest.mark.parametrize(
-    ("x", "y", "expected"),
-    [
-        ([0.0, 1.0, 2.0], [1.0, 0.0, 1.0], 1.0),
-        ([-3.0, -2.0, -1.0], [1.0, 0.0, 3.0], -2.25),  # (x + 2.25)² 2 + constant
-        ([0.0, 1.0, 4.0], [4.0, 1.0, 4.0], 2.0),  # (x - 2)²: uneven spacing
-        ([0.0, 1.0, 2.0], [1.0, 1.0, 1.0], 1.0),
-        ([0.0, 1.0, 2.0], [0.0, 0.0, 1.0], 0.5),
-    ],
-)
-def test_vertex_of_a_parabola(x, y, expected):
-    assert vertex(x, y) == pytest.approx(expected, rel=EXACT)
-
-
-@pytest.mark.parametrize(
-    ("losses", "best", "optimum", "at_edge"),
-    [
-        ([[3.0], [1.0], [2.0], [4.0]], 1, -1 + 1 / 6, False),
-        ([[1.0], [2.0], [3.0], [4.0]], 0, -2.0, True),
-        ([[4.0], [3.0], [2.0], [1.0]], 3, 1.0, True),
-        ([[3.0], [1.0], [None], [None]], 1, -1.0, False),  # no parabola through a diverged run
-        ([[None], [1.0], [2.0], [3.0]], 1, -1.0, False),
-        ([[None]] * 4, None, None, False),
-        ([[1.0, 5.0], [2.0, 2.0], [None, 0.0], [4.0, 4.0]], 1, -1.0, False),  # one seed diverged
-        ([[2.0], [1.0], [1.0], [2.0]], 1, -0.5, False),
-    ],
-)
-def test_curve(losses, best, optimum, at_edge):
-    found = curve(64, [0.25, 0.5, 1.0, 2.0], losses)
-    assert (found.best, found.at_edge) == (best, at_edge)
-    assert found.optimum == (None if optimum is None else pytest.approx(optimum, rel=EXACT))
-
-
-def test_curve_takes_the_mean_over_seeds():
-    found = curve(64, [0.5, 1.0], [[1.0, 2.0], [3.0, None]])
-    assert found.losses == (1.5, None)
-
-
-def trials(table: dict[int, list[float | None]], name: str = "mup") -> list[transfer.Trial]:
-    """Trials of one seed from losses at the learning rates 2^-2, 2^-1, ..."""
-    return [
-        transfer.Trial(name, width, 2.0 ** (i - 2), 0, loss)
-        for width, losses in table.items()
-        for i, loss in enumerate(losses)
-    ]
-
-
-def test_analyze_by_hand():
-    table = {
-        256: [1.0, 0.5, 1.0, 2.0, 3.0],  # optimum -1
-        64: [4.0, 3.0, 2.0, 1.0, 2.0],  # optimum 1
-        128: [3.0, 2.0, 1.0, 2.0, 3.0],  # optimum 0
-    }
-    analysis = transfer.analyze(trials(table))
-    assert [c.width for c in analysis.curves] == [64, 128, 256]
-    assert analysis.drift == -2.0
-    assert analysis.drift_per_doubling == pytest.approx(-1.0, rel=EXACT)
-    assert (analysis.transferred_loss, analysis.best_loss) == (2.0, 0.5)
-    assert not analysis.transfers
-    assert analysis.verdict == (
-        "mup: the best learning rate does not transfer; it moves by -2.00 octaves from width 64 "
-        "to 256, and reusing the small network's gives the large one a loss of 2 instead of 0.5."
-    )
-
-
-def test_drift_per_doubling_is_fitted_to_all_widths():
-    # Optima 0, 1, 0 over log2 widths 0, 1, 3: slope -1/14 by the normal equations.
-    table = {1: [2, 1, 0, 1, 2], 2: [3, 2, 1, 0, 1], 8: [2, 1, 0, 1, 2]}
-    assert transfer.analyze(trials(table)).drift_per_doubling == pytest.approx(-1 / 14, rel=EXACT)
-
-
-@pytest.mark.parametrize(
-    ("large", "transfers", "words"),
-    [
-        ([2.0, 1.0, 0.9, 1.0, 2.0], True, "transfers; it moves by +0.00"),
-        ([2.0, 1.0, 0.9, 0.9, 2.0], True, "transfers; it moves by +0.50"),
-        ([3.0, 2.0, 1.0, 0.9, 1.0], False, "does not transfer; it moves by +1.00"),
-        ([0.5, 1.0, 2.0, 3.0, 4.0], False, "no answer, .* at an edge of the grid at width 128"),
-        ([0.9, 0.5, None, None, None], False, "makes the large one diverge"),
-        ([None] * 5, False, "no answer, since every learning rate diverged at width 128"),
-    ],
-)
-def test_verdict(large, transfers, words):
-    analysis = transfer.analyze(trials({64: [2.0, 1.0, 0.5, 1.0, 2.0], 128: large}))
-    assert analysis.transfers is transfers
-    assert re.search(words.replace("+", r"\+"), analysis.verdict)
-
-
-def test_optima_at_the_edge_of_the_grid_prove_nothing():
-    analysis = transfer.analyze(trials({64: [1.0, 2.0, 3.0], 128: [1.0, 2.0, 3.0]}))
-    assert analysis.drift == 0.0
-    assert not analysis.transfers
-    assert "at an edge of the grid at width 64, 128; widen the grid" in analysis.verdict
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        [],
-        trials({64: [1.0, 2.0]}),
-        trials({64: [1.0, 2.0], 128: [1.0]}),
-        trials({64: [1.0]}) + trials({128: [1.0]}, name="standard"),
-        trials({64: [1.0], 128: [1.0]}) * 2,
-    ],
-    ids=["none", "one width", "gap", "two parametrizations", "repeated"],
-)
-def test_analyze_refuses(bad):
-    with pytest.raises(ValueError, match="full grid"):
-        transfer.analyze(bad)
+# --- Trials
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])

@@ -4,9 +4,9 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 
-from jaxmup.transfer._analysis import Analysis, analyze
+from jaxmup.transfer._analysis import analyze
 from jaxmup.transfer._config import Config
-from jaxmup.transfer._search import best_loss, settings
+from jaxmup.transfer._findings import Analysis
 from jaxmup.transfer._task import Task
 from jaxmup.transfer._trial import Trial
 
@@ -30,12 +30,7 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Result:
-    """A measurement: what was asked, every run, and one `Analysis` per parametrization.
-
-    Where other hyper-parameters were swept, an analysis is that of the setting that has the
-    smallest loss at the smallest width, at its best learning rate: what one would take to the
-    others.
-    """
+    """A measurement: what was asked, every run, and one `Analysis` per parametrization."""
 
     config: Config
     trials: tuple[Trial, ...]
@@ -85,17 +80,6 @@ def measure(
 def result_of(config: Config, trials: Sequence[Trial]) -> Result:
     """The result that trials of a configuration make."""
     analyses = (
-        analyze(_at_best_setting(config, [t for t in trials if t.parametrization == name]))
-        for name in config.parametrizations
+        analyze(t for t in trials if t.parametrization == name) for name in config.parametrizations
     )
     return Result(config, tuple(trials), tuple(analyses))
-
-
-def _at_best_setting(config: Config, trials: Sequence[Trial]) -> list[Trial]:
-    by_setting = {
-        setting: [trial for trial in trials if trial.others == setting]
-        for setting in settings(config)
-    }
-    complete = {s: found for s, found in by_setting.items() if len({t.width for t in found}) > 1}
-    best = min(complete, key=lambda s: best_loss(complete[s], min(config.widths)))
-    return complete[best]
