@@ -9,6 +9,7 @@ from jaxmup.report import _text as text
 from jaxmup.report._markdown import markdown
 from jaxmup.report._page import page
 from jaxmup.transfer import Analysis, Curve, Result
+from jaxmup.transfer._identity import versions as installed
 
 
 def html(
@@ -31,7 +32,7 @@ def html(
     Raises:
       ModuleNotFoundError: if matplotlib is not installed.
     """
-    versions = text.installed() if versions is None else versions
+    versions = installed() if versions is None else versions
     sections = [
         _head(result, title),
         _verdicts(result.analyses),

@@ -1,10 +1,8 @@
 """Numbers, settings and findings in words, the same on every page."""
 
 import dataclasses
-import importlib.metadata
 import itertools
 import math
-import platform
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +10,6 @@ from typing import Any
 from jaxmup.transfer import Analysis, Curve, Interval, Result
 
 NONE = "–"
-_PACKAGES = ("jaxmup", "jax", "jaxlib", "flax", "optax", "numpy")
 _NAMES = {"mup": "muP", "ntk": "NTK", "mean_field": "mean field"}
 
 
@@ -125,9 +122,3 @@ def _values(values: tuple[Any, ...] | list[Any]) -> str:
         step = f"{steps[0]:g} octave" + ("" if steps[0] == 1 else "s")
         return f"{' to '.join(ends)} in steps of {step} ({len(values)} values)"
     return ", ".join(_setting(value) for value in values) or NONE
-
-
-def installed() -> dict[str, str]:
-    """Versions of what measures and reports."""
-    found = {package: importlib.metadata.version(package) for package in _PACKAGES}
-    return found | {"python": platform.python_version()}
