@@ -48,7 +48,8 @@ def optima_panel(axis: "Axes", analyses: Sequence[Analysis]) -> None:
     axis.set_xticks(np.log2(widths), [str(width) for width in widths])
     axis.set_xlabel("width", color=INK)
     axis.set_ylabel(_label_of_values(analyses[0]), color=INK)
-    axis.legend(frameon=False, fontsize=9, labelcolor=INK)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(frameon=False, fontsize=9, labelcolor=INK)
     style(axis)
 
 

@@ -61,7 +61,7 @@ def curve_plots(result: Result) -> list[str]:
 def series(result: Result) -> tuple[list[str], list[str]]:
     """The colors of widths, then of parametrizations, on light and on dark ground."""
     count = len(result.analyses)
-    light = [*_shades(_widths(result), 0.62, 0.0), *hues(count)]
+    light = [*_shades(_widths(result), 0.57, 0.0), *hues(count)]
     dark = [*_shades(_widths(result), 0.42, 0.98)]
     return light, dark + [_DARK_HUES[i % len(_DARK_HUES)] for i in range(count)]
 

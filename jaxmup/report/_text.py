@@ -40,7 +40,7 @@ def interval(found: Interval | None, digits: int = 2, sign: bool = False) -> str
 
 def loss(value: float | None) -> str:
     """A loss with three significant digits, or that it diverged."""
-    return "diverged" if value is None else f"{value:.3g}"
+    return "diverged" if value is None else f"{value:#.3g}".rstrip(".")
 
 
 def name(parametrization: str) -> str:

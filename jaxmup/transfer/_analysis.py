@@ -286,7 +286,8 @@ def _penalty(
     """How much more the reused point costs, in percent, and its interval; never below 0."""
     if not (np.isfinite(transferred[0]) and best[0] > 0):
         return None, None
-    percent = 100 * (transferred / best - 1)
+    percent = np.full(len(best), np.nan)
+    np.divide(100 * (transferred - best), best, out=percent, where=best > 0)
     interval = statistics.interval(percent[None], seeds)
     if interval is not None:
         interval = dataclasses.replace(interval, low=max(interval.low, 0.0))
