@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from jaxmup.report import _text as text
-from jaxmup.transfer import Analysis, Result
+from jaxmup.transfer import Analysis, Interval, Result
 
 
 def markdown(result: Result, *, title: str = "Learning-rate transfer") -> str:
@@ -43,22 +43,22 @@ def _optima(analyses: Sequence[Analysis]) -> str:
         ]
         for curves in zip(*(a.curves for a in analyses), strict=True)
     ]
-    follows = [
-        ("drift", [(text.number(a.drift, sign=True), a.drift_interval) for a in analyses]),
-        (
-            "per doubling (β)",
-            [
-                (text.number(a.drift_per_doubling, sign=True), a.drift_per_doubling_interval)
-                for a in analyses
-            ],
-        ),
-        ("penalty, %", [(text.number(a.penalty, 1), a.penalty_interval) for a in analyses]),
+    follows = {
+        "drift": [_found(a.drift, a.drift_interval) for a in analyses],
+        "per doubling (β)": [
+            _found(a.drift_per_doubling, a.drift_per_doubling_interval) for a in analyses
+        ],
+        "penalty, %": [_found(a.penalty, a.penalty_interval, 1, sign=False) for a in analyses],
+    }
+    rows += [
+        [label, *(x for cell in cells for x in (cell, ""))] for label, cells in follows.items()
     ]
-    for label, found in follows:
-        cells = [cell for value, i in found for cell in (_with(value, text.interval(i)), "")]
-        rows.append([label, *cells])
     lines = [["width", *heads], ["---"] * (1 + len(heads)), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _found(value: float | None, found: Interval | None, digits: int = 2, sign: bool = True) -> str:
+    return _with(text.number(value, digits, sign), text.interval(found, digits, sign))
 
 
 def _with(value: str, interval: str) -> str:
