@@ -1,5 +1,6 @@
 """The plots of a report: small panels, each an inline SVG whose colors the page decides."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from jaxmup.plots._curves import curves_panel
 from jaxmup.plots._optima import hues, optima_panel
 from jaxmup.plots._transfer import loss_limits, loss_panel
 from jaxmup.report import _text as text
-from jaxmup.transfer import Result
+from jaxmup.transfer import Analysis, Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,18 +21,8 @@ _DARK_HUES = ("#f2884b", "#57b4e9", "#c79ad6", "#7fc97a", "#d9c34a", "#ee7fa6")
 
 def loss_plots(result: Result) -> list[str]:
     """Loss against the hyper-parameter, one plot per parametrization, on the same axes."""
-    limits = loss_limits(result.analyses)
-    drawn = []
-    for i, analysis in enumerate(result.analyses):
-
-        def draw(axis: "Axes", analysis: Any = analysis) -> None:
-            loss_panel(axis, analysis)
-            axis.set_ylim(limits)
-            axis.set_ylabel("loss at the end (nats)", color=_style.INK)
-
-        label = f"Loss against learning rate, {text.name(analysis.parametrization)}"
-        drawn.append(_plot(result, draw, f"loss{i}", label))
-    return drawn
+    draw = functools.partial(_draw_loss, limits=loss_limits(result.analyses))
+    return _plots(result, draw, "loss", f"Loss against {result.analyses[0].over}")
 
 
 def optima_plot(result: Result) -> str:
@@ -42,20 +33,10 @@ def optima_plot(result: Result) -> str:
 
 def curve_plots(result: Result) -> list[str]:
     """Training curves at the transferred value, one plot per parametrization, on the same axes."""
-    limits: list[tuple[float, float]] = []
-    drawers: list[tuple[Callable[[Any], None], str]] = []
-    for analysis in result.analyses:
-
-        def draw(axis: "Axes", analysis: Any = analysis) -> None:
-            curves_panel(axis, analysis, result)
-            axis.set_ylabel("training loss (nats)", color=_style.INK)
-            limits.append(axis.get_ylim())
-            axis.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
-
-        drawers.append((draw, f"Training curves, {text.name(analysis.parametrization)}"))
-    for draw, _ in drawers:  # once for the limits
-        draw(plots.new_figure(*_SIZE).subplots())
-    return [_plot(result, draw, f"curves{i}", label) for i, (draw, label) in enumerate(drawers)]
+    limits = [_curve_limits(result, analysis) for analysis in result.analyses]
+    common = min(low for low, _ in limits), max(high for _, high in limits)
+    draw = functools.partial(_draw_curves, result=result, limits=common)
+    return _plots(result, draw, "curves", "Training curves")
 
 
 def series(result: Result) -> tuple[list[str], list[str]]:
@@ -64,6 +45,42 @@ def series(result: Result) -> tuple[list[str], list[str]]:
     light = [*_shades(_widths(result), 0.57, 0.0), *hues(count)]
     dark = [*_shades(_widths(result), 0.42, 0.98)]
     return light, dark + [_DARK_HUES[i % len(_DARK_HUES)] for i in range(count)]
+
+
+def _draw_loss(axis: "Axes", analysis: Analysis, limits: tuple[float, float]) -> None:
+    loss_panel(axis, analysis)
+    axis.set_ylim(limits)
+    axis.set_ylabel("loss at the end (nats)", color=_style.INK)
+
+
+def _draw_curves(
+    axis: "Axes", analysis: Analysis, result: Result, limits: tuple[float, float]
+) -> None:
+    curves_panel(axis, analysis, result)
+    axis.set_ylim(limits)
+    axis.set_ylabel("training loss (nats)", color=_style.INK)
+
+
+def _curve_limits(result: Result, analysis: Analysis) -> tuple[float, float]:
+    """What matplotlib chooses when it draws the curves."""
+    axis = _style.new_figure(*_SIZE).subplots()
+    curves_panel(axis, analysis, result)
+    return axis.get_ylim()
+
+
+def _plots(
+    result: Result, draw: Callable[["Axes", Analysis], None], name: str, label: str
+) -> list[str]:
+    """One plot per parametrization."""
+    return [
+        _plot(
+            result,
+            lambda axis, analysis=analysis: draw(axis, analysis),
+            f"{name}{i}",
+            f"{label}, {text.name(analysis.parametrization)}",
+        )
+        for i, analysis in enumerate(result.analyses)
+    ]
 
 
 def _plot(result: Result, draw: Callable[["Axes"], None], name: str, label: str) -> str:

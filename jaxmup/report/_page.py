@@ -79,7 +79,7 @@ thead th { color: var(--muted); font-weight: 500; font-size: .82rem; }
 th:first-child { text-align: left; }
 td:last-child, th:last-child { padding-right: 0; }
 tr:last-child > * { border-bottom: 0; }
-.card.table, .wide { border-top-width: 1px; border-top-color: var(--line); }
+.card.table { border-top: 1px solid var(--line); }
 .settings td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 .settings th { color: var(--muted); font-weight: 400; width: 9.5rem; white-space: normal; }
 details { margin-top: 1rem; padding: .8rem 1.25rem; }

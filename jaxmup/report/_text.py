@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxmup.transfer import Analysis, Curve, Interval, Result
@@ -84,10 +84,9 @@ def wider(analysis: Analysis) -> tuple[str, str]:
     worst = (certain or analysis.crossings)[-1]
     by = "diverged" if worst.excess is None else f"{worst.excess:+.2g} nats"
     noise = "" if certain or worst.noise is None else f", noise {worst.noise:.2g}"
-    where = (
-        f"{worst.wide} against {worst.narrow}: {by}{noise}, at {100 * worst.at:.0f} % of the run"
-    )
-    return "no" if certain else "unclear", where
+    when = f"at {100 * worst.at:.0f}\N{NO-BREAK SPACE}% of the run"
+    detail = f"{worst.wide} against {worst.narrow}: {by}{noise}, {when}"
+    return "no" if certain else "unclear", detail
 
 
 def configuration(result: Result) -> dict[str, str]:
@@ -108,7 +107,7 @@ def _setting(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _values(values: tuple[Any, ...] | list[Any]) -> str:
+def _values(values: Sequence[Any]) -> str:
     """All of a few values; of an even grid of powers of two, where it begins, ends and steps.
 
     Example:

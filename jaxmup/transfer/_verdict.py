@@ -17,7 +17,7 @@ def verdict(a: Analysis) -> str:
             f"{a.parametrization}: no answer, since {what} is at an edge of the "
             f"grid at width {at}; widen the grid."
         )
-    return f"{a.parametrization}: {what} {_outcome(a)}; {_drift(a)}, and {_penalty(a)}{_worse(a)}."
+    return f"{a.parametrization}: {what} {_outcome(a)}; {_drift(a, a.drift)}, and {_penalty(a)}{_worse(a)}."
 
 
 def name(over: str) -> str:
@@ -39,12 +39,12 @@ def _outcome(a: Analysis) -> str:
     return f"{claim}, but {seeds} not enough seeds to decide"
 
 
-def _drift(a: Analysis) -> str:
+def _drift(a: Analysis, drift: float) -> str:
     ends = f"from width {a.curves[0].width} to {a.curves[-1].width}"
     if a.scale == "linear":
-        return f"it moves by {a.drift:+.3g}{_evidence(a.drift_interval, '+.3g')} {ends}"
+        return f"it moves by {drift:+.3g}{_evidence(a.drift_interval, '+.3g')} {ends}"
     evidence = _evidence(a.drift_interval, "+.2f", f"±{a.limit:g}")
-    return f"it moves by {a.drift:+.2f} octaves {ends}{evidence}"
+    return f"it moves by {round(drift, 2) + 0.0:+.2f} octaves {ends}{evidence}"
 
 
 def _penalty(a: Analysis) -> str:
