@@ -17,7 +17,8 @@ def verdict(a: Analysis) -> str:
             f"{a.parametrization}: no answer, since {what} is at an edge of the "
             f"grid at width {at}; widen the grid."
         )
-    return f"{a.parametrization}: {what} {_outcome(a)}; {_drift(a, a.drift)}, and {_penalty(a)}{_worse(a)}."
+    numbers = f"{_drift(a, a.drift)}, and {_penalty(a)}{_worse(a)}"
+    return f"{a.parametrization}: {what} {_outcome(a)}; {numbers}."
 
 
 def name(over: str) -> str:
