@@ -25,7 +25,11 @@ def _one_device(monkeypatch):
 def test_transfer_writes_a_record_and_a_plot_and_prints_a_table(tmp_path, capsys):
     out = tmp_path / "new" / "folder"
     assert cli.run([*TINY, "--out", str(out)]) == 0
-    assert sorted(path.name for path in out.iterdir()) == ["transfer.json", "transfer.png"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "transfer.json",
+        "transfer.png",
+        "trials.jsonl",
+    ]
     result = transfer.read_record(out / "transfer.json")
     assert result.config == transfer.Config(
         widths=(8, 16),
@@ -43,7 +47,7 @@ def test_transfer_writes_a_record_and_a_plot_and_prints_a_table(tmp_path, capsys
     assert " ".join(result.analyses[1].verdict.split()) in " ".join(printed.out.split())
 
 
-def pretend(config: transfer.Config) -> transfer.Result:
+def pretend(config: transfer.Config, *_) -> transfer.Result:
     """A result without training."""
     trials = tuple(
         transfer.Trial(name, width, rate, seed, 1.0)
@@ -69,6 +73,14 @@ def test_options_reach_the_configuration(tmp_path, monkeypatch):
         "1",
         "--batch-size",
         "4",
+        "--search",
+        "random",
+        "--samples",
+        "2",
+        "--sweep",
+        "weight_decay=0,0.5",
+        "--sweep",
+        "depth=1,2",
     ]
     assert cli.run(["transfer", *options, "--out", str(tmp_path)]) == 0
     config = json.loads((tmp_path / "transfer.json").read_text())["config"]
@@ -82,6 +94,14 @@ def test_options_reach_the_configuration(tmp_path, monkeypatch):
         "optimizer": "sgd",
         "parametrizations": ["mup"],
         "base_width": 4,
+        "model": "mlp",
+        "data": None,
+        "loss": None,
+        "text": None,
+        "context": 64,
+        "sweep": {"weight_decay": [0, 0.5], "depth": [1, 2]},
+        "search": "random",
+        "samples": 2,
     }
 
 
@@ -123,7 +143,7 @@ def test_out_that_cannot_be_written_is_refused_before_any_work(
     tmp_path, capsys, monkeypatch, place
 ):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(_transfer, "_measure", lambda _: pytest.fail("it started to work"))
+    monkeypatch.setattr(_transfer, "_measure", lambda *_: pytest.fail("it started to work"))
     assert cli.run([*TINY, "--out", str(tmp_path / place)]) == 2
     assert "`--out` must be a directory that can be written." in capsys.readouterr().err
     assert (tmp_path / "file").read_bytes() == b""
