@@ -13,14 +13,10 @@ _PACKAGES = ("jaxmup", "jax", "jaxlib", "flax", "optax", "numpy")
 
 def config_to_json(config: Config) -> dict[str, Any]:
     """A configuration, with the grid and the base width also where they were left to defaults."""
-    written_out = dataclasses.replace(
-        config, learning_rates=config.grid, base_width=config.base, sweep={}
-    )
-    fields = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in dataclasses.asdict(written_out).items()
-    }
-    return fields | {"sweep": {name: list(values) for name, values in config.sweep.items()}}
+    fields = dataclasses.asdict(config)
+    fields |= {"learning_rates": config.grid, "base_width": config.base}
+    lists = {name: list(x) if isinstance(x, tuple) else x for name, x in fields.items()}
+    return lists | {"sweep": {name: list(values) for name, values in config.sweep.items()}}
 
 
 def config_from_json(record: Mapping[str, Any]) -> Config:

@@ -167,7 +167,7 @@ def _parts(api: str, arrays: Any) -> tuple[Any, Any]:
 
 def _joined(made: Made, params: Any, rest: Any) -> tuple[Any, Callable[[], Any]]:
     if made.api == "nnx":
-        model = nnx.merge(made.rest, params, rest)
+        model = nnx.merge(made.rest, params, rest, copy=True)  # a loss may change the rest
         return model, lambda: nnx.state(model, nnx.Not(nnx.Param))
     if made.api == "linen":
         return functools.partial(made.rest.apply, {"params": params, **rest}), lambda: rest
