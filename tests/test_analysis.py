@@ -65,6 +65,7 @@ def parabolas(optima, seeds=4, noise=0.0, seed=0, scale=1.0):
             "no parabola": ([-1, -0.5, 0, 0.5, 1], [1, 0.5, 0, 0.5, 1], 0),
             # A wall: the fifth point is 100 times as high as (x - 1/4)^2 and is left out.
             "wall": ([-1, -0.5, 0, 0.5, 1], [1.5625, 0.5625, 0.0625, 0.0625, 56.25], 0.25),
+            "a hump": ([-1, -0.5, 0, 0.5, 1], [0.1, 5, 0, 4, 0.1], 0),  # bends the wrong way
             "far from the basin": ([-3, -1, -0.5, 0, 0.5, 1], [0.5, 1, 0.25, 0, 0.25, 1], 0),
         }
     ),
