@@ -64,7 +64,7 @@ def main() -> None:
     rows = []
     for seeds in (2, 3, 4, 6):
         for name, world in WORLDS.items():
-            numbers = {key: round(x, 3) for key, x in cover(world, seeds, args.runs).items()}
+            numbers = {key: round(float(x), 3) for key, x in cover(world, seeds, args.runs).items()}
             rows.append({"seeds": seeds, "world": name, **numbers})
             print(rows[-1], flush=True)
     write_record(args.out, {"runs": args.runs, "rows": rows}, "jaxmup", "numpy", "scipy")

@@ -469,6 +469,8 @@ def test_a_wider_network_that_diverges_is_worse():
     assert (crossing.at, crossing.excess, crossing.certain) == (1.0, None, True)
     better = [dataclasses.replace(t, curve=(2.0, None)) if t.width == 64 else t for t in made]
     assert analyze(better).crossings == ()
+    both = [dataclasses.replace(t, curve=(2.0, None)) for t in made]
+    assert analyze(both).crossings == ()
 
 
 def test_crossings_need_curves_and_two_seeds():
