@@ -20,13 +20,13 @@ import jax
 import numpy as np
 import torch
 from _record import RESULTS, write_record
-from flax import nnx
 
-from jaxmup import parametrization
+from jaxmup import transfer
 from jaxmup.data import batch_order, digits
-from jaxmup.models import MLP
 from jaxmup.transfer import log2_grid
-from jaxmup.transfer._sweep import compiled, faster_together, initial_parameters, make_run
+from jaxmup.transfer._network import network
+from jaxmup.transfer._search import Cell
+from jaxmup.transfer._sweep import group_of, keys_of, program
 
 OUT = RESULTS / "sweep_throughput.json"
 DEPTH, STEPS = 3, 200
@@ -35,27 +35,22 @@ RATES = log2_grid(-11, -3.5, 0.5)
 CLAIMS = {(32, 32): 20.0, (256, 128): 3.5}
 
 
-def jax_sweep(width: int, batches: np.ndarray) -> Callable[[], list[float]]:
-    """The sweep through `jaxmup.transfer`'s engine; returns the final losses."""
-    rule = parametrization("mup", "adam")
-
-    def make_model(rngs: nnx.Rngs) -> MLP:
-        return MLP(
-            64, 10, width=width, depth=DEPTH, base_width=width, parametrization=rule, rngs=rngs
-        )
-
-    program, _ = compiled(
-        make_run(make_model, rule, "adam", STEPS), faster_together(batches.shape[1], width)
+def jax_sweep(width: int, batch_size: int) -> Callable[[], list[float | None]]:
+    """The sweep through `jaxmup.transfer`'s engine, in groups; returns the final losses."""
+    config = transfer.Config(
+        widths=(width, 2 * width),
+        base_width=width,
+        learning_rates=RATES,
+        seeds=(0,),
+        depth=DEPTH,
+        batch_size=batch_size,
+        steps=STEPS,
     )
-    arguments = (
-        np.array(RATES, np.float32),
-        np.zeros(len(RATES), np.int32),
-        initial_parameters(make_model, (0,)),
-        batches[None],
-        digits().inputs,
-        digits().labels,
-    )
-    return lambda: np.asarray(program(*arguments)).tolist()
+    task, cell = transfer.task_of(config), Cell("mup", width)
+    size, train = program(task, config, cell, network(task, config, cell))
+    keys = keys_of(config, [cell])
+    groups = [group_of(config, keys[i : i + size]) for i in range(0, len(keys), size)]
+    return lambda: [trial.loss for group in groups for trial in train(group)]
 
 
 def torch_sweep(width: int, batches: np.ndarray, threads: int) -> Callable[[], list[float]]:
@@ -104,7 +99,7 @@ def measure(width: int, batch_size: int, repeats: int) -> dict[str, Any]:
     batches = batch_order(len(digits().labels), batch_size, STEPS, seed=0)
     threads = faster_threads(width, batches[:5])
     sides = {
-        "jaxmup": jax_sweep(width, batches),
+        "jaxmup": jax_sweep(width, batch_size),
         "torch": torch_sweep(width, batches, threads),
     }
     best = {name: min(sweep()) for name, sweep in sides.items()}  # compiles and warms up

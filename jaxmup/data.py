@@ -2,6 +2,10 @@
 
 import dataclasses
 import functools
+import os
+import sysconfig
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -81,3 +85,108 @@ def batch_order(examples: int, batch_size: int, steps: int, seed: int) -> np.nda
     epochs = -(-steps * batch_size // examples)
     stream = np.concatenate([generator.permutation(examples) for _ in range(epochs)])
     return stream[: steps * batch_size].reshape(steps, batch_size).astype(np.int32)
+
+
+# A block of text is trained on or held out as a whole, and a tenth of the blocks is held out.
+_BLOCK = 4096
+_HELD_OUT = 10
+
+
+class Text(NamedTuple):
+    """A text as bytes: a language model over them has a vocabulary of 256.
+
+    Args:
+      name: what to call it.
+      train: what to train on, uint8; read-only.
+      held_out: what to measure the loss on, uint8; read-only.
+    """
+
+    name: str
+    train: np.ndarray
+    held_out: np.ndarray
+
+
+@functools.cache
+def text(path: str | os.PathLike[str] | None = None, limit: int = 4_000_000) -> Text:
+    """A text for byte-level language models: Python's standard library, which everyone has.
+
+    The library is its top-level modules, end to end by increasing name, so it is a function of the
+    version of Python. Of the first `limit` bytes, every tenth block of 4096 is held out; of a
+    shorter text than ten blocks, the last tenth.
+
+    Args:
+      path: any file to take instead, whatever its encoding.
+      limit: size in bytes from which on the text is cut.
+
+    Raises:
+      OSError: if the file, or the source of the standard library, cannot be read.
+      ValueError: if there are fewer than 10 bytes.
+
+    Example:
+      >>> corpus = text()
+      >>> corpus.train.dtype, len(corpus.train) > 8 * len(corpus.held_out) > 0
+      (dtype('uint8'), True)
+    """
+    content = _standard_library(limit) if path is None else _start_of(Path(path), limit)
+    name = "standard library" if path is None else Path(path).name
+    if len(content) < _HELD_OUT:
+        raise ValueError(
+            f"A text must have at least {_HELD_OUT} bytes. Got {len(content)} in {name}."
+        )
+    tokens = np.frombuffer(content, np.uint8)
+    block = min(_BLOCK, len(tokens) // _HELD_OUT)
+    held_out = np.arange(len(tokens)) // block % _HELD_OUT == _HELD_OUT - 1
+    train, rest = tokens[~held_out], tokens[held_out]
+    train.setflags(write=False)
+    rest.setflags(write=False)
+    return Text(name, train, rest)
+
+
+def _standard_library(limit: int) -> bytes:
+    files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+    if not files:
+        raise FileNotFoundError("The standard library has no source here. Pass a text file.")
+    content = bytearray()
+    for file in files:
+        if len(content) >= limit:
+            break
+        content += file.read_bytes()
+    return bytes(content[:limit])
+
+
+def _start_of(path: Path, limit: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(limit)
+
+
+def sequences(
+    tokens: np.ndarray, context: int, batch_size: int, seed: int, step: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A batch of pieces of a text, from random places, and what follows each of their tokens.
+
+    Args:
+      tokens: the text; shape `(length,)`.
+      context: length of a piece, in tokens.
+      batch_size: number of pieces.
+      seed: of the run; at least 0.
+      step: of the run; at least 0. The places are a function of the sizes, `seed` and `step` alone.
+
+    Returns:
+      Inputs and targets of shape `(batch_size, context)`, int32.
+
+    Raises:
+      ValueError: if the text is no longer than `context`.
+
+    Example:
+      >>> inputs, targets = sequences(np.arange(9), context=4, batch_size=1, seed=0, step=0)
+      >>> (targets - inputs).tolist()
+      [[1, 1, 1, 1]]
+    """
+    if len(tokens) <= context:
+        raise ValueError(
+            f"A text must be longer than a sequence of {context} tokens. Got {len(tokens)}. "
+            "Pass a longer text, or a smaller context."
+        )
+    starts = np.random.default_rng((seed, step)).integers(0, len(tokens) - context, batch_size)
+    pieces = tokens[starts[:, None] + np.arange(context + 1)].astype(np.int32)
+    return pieces[:, :-1], pieces[:, 1:]

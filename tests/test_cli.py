@@ -25,7 +25,11 @@ def _one_device(monkeypatch):
 def test_transfer_writes_a_record_and_a_plot_and_prints_a_table(tmp_path, capsys):
     out = tmp_path / "new" / "folder"
     assert cli.run([*TINY, "--out", str(out)]) == 0
-    assert sorted(path.name for path in out.iterdir()) == ["transfer.json", "transfer.png"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "transfer.json",
+        "transfer.png",
+        "trials.jsonl",
+    ]
     result = transfer.read_record(out / "transfer.json")
     assert result.config == transfer.Config(
         widths=(8, 16),
@@ -43,7 +47,7 @@ def test_transfer_writes_a_record_and_a_plot_and_prints_a_table(tmp_path, capsys
     assert " ".join(result.analyses[1].verdict.split()) in " ".join(printed.out.split())
 
 
-def pretend(config: transfer.Config) -> transfer.Result:
+def pretend(config: transfer.Config, *_) -> transfer.Result:
     """A result without training."""
     trials = tuple(
         transfer.Trial(name, width, rate, seed, 1.0)
@@ -69,6 +73,14 @@ def test_options_reach_the_configuration(tmp_path, monkeypatch):
         "1",
         "--batch-size",
         "4",
+        "--search",
+        "random",
+        "--samples",
+        "2",
+        "--sweep",
+        "weight_decay=0,0.5",
+        "--sweep",
+        "depth=1,2",
     ]
     assert cli.run(["transfer", *options, "--out", str(tmp_path)]) == 0
     config = json.loads((tmp_path / "transfer.json").read_text())["config"]
@@ -82,6 +94,14 @@ def test_options_reach_the_configuration(tmp_path, monkeypatch):
         "optimizer": "sgd",
         "parametrizations": ["mup"],
         "base_width": 4,
+        "model": "mlp",
+        "data": None,
+        "loss": None,
+        "text": None,
+        "context": 64,
+        "sweep": {"weight_decay": [0, 0.5], "depth": [1, 2]},
+        "search": "random",
+        "samples": 2,
     }
 
 
@@ -105,6 +125,18 @@ def test_options_reach_the_configuration(tmp_path, monkeypatch):
         ("--depth 0", "`depth` must be integers of at least 1"),
         ("--steps x", "Invalid value for '--steps'"),
         ("--no-such-option", "No such option: --no-such-option"),
+        ("--model resnet", "`--model` must be one of mlp, cnn, gpt or MODULE:FUNCTION"),
+        ("--model m:f", "`--data` must be one of digits, images, text or MODULE:FUNCTION"),
+        ("--model m:f --data m:g", "`--evaluation` must be given with `--data MODULE:FUNCTION`"),
+        ("--model m:f --data text", "There is no module 'm', for 'm:f'"),
+        ("--model gpt --text no/such/file", "No such file or directory: 'no/such/file'"),
+        ("--loss m:f", "`--loss` is for a model of one's own"),
+        ("--sweep b2", "`sweep['b2']` must hold at least 1 value"),
+        ("--sweep b2=a", "`--sweep` must be numbers. Got 'b2=a'"),
+        ("--sweep =1", "`--sweep` must name each hyper-parameter once"),
+        ("--search halving", "at least 2 settings"),
+        ("--samples 2", "`samples` must be at most the 1 settings"),
+        ("--distributed here", "`--distributed` must be auto, or ADDRESS:PORT"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(tmp_path, capsys, options, message):
@@ -118,12 +150,51 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, capsys, options, mes
     assert not out.exists()
 
 
+OWN = """
+import jax.numpy as jnp, numpy as np
+from flax import nnx
+
+def make_model(width, rngs, gain=1.0):
+    readout = nnx.Linear(width, 1, rngs=rngs)
+    return nnx.Sequential(nnx.Linear(3, width, rngs=rngs), nnx.relu, readout)
+
+def batches(seed, step):
+    x = np.random.default_rng((seed, step)).standard_normal((4, 3)).astype(np.float32)
+    return x, x.sum(-1, keepdims=True)
+
+def evaluation():
+    return batches(9, 9)
+
+def loss(model, batch):
+    return jnp.square(model(batch[0]) - batch[1]).mean()
+"""
+
+
+def test_a_model_data_and_a_loss_of_ones_own(tmp_path, monkeypatch, capsys):
+    (tmp_path / "own_transfer.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    options = ["transfer", "--width", "4,8", "--seeds", "1", "--steps", "2", "--out", "out"]
+    options += ["--log2-range", "-4:-2:1", "--parametrization", "mup", "--sweep", "b2=0.9,0.99"]
+    for name in ("model", "data", "evaluation", "loss"):
+        function = {"model": "make_model", "data": "batches"}.get(name, name)
+        options += [f"--{name}", f"own_transfer:{function}"]
+    assert cli.run(options) == 0
+    first = (tmp_path / "out/transfer.json").read_bytes()
+    trials = json.loads(first)["trials"]
+    assert [t["others"]["b2"] for t in trials] == ([0.9] * 3 + [0.99] * 3) * 2
+    assert cli.run(options) == 0  # reads what it has
+    assert (tmp_path / "out/transfer.json").read_bytes() == first
+    assert cli.run([*options, "--steps", "3"]) == 2
+    assert "config.steps: 2 there, 3 here" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("place", ["file", "file/below"])
 def test_out_that_cannot_be_written_is_refused_before_any_work(
     tmp_path, capsys, monkeypatch, place
 ):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(_transfer, "_measure", lambda _: pytest.fail("it started to work"))
+    monkeypatch.setattr(_transfer, "_measure", lambda *_: pytest.fail("it started to work"))
     assert cli.run([*TINY, "--out", str(tmp_path / place)]) == 2
     assert "`--out` must be a directory that can be written." in capsys.readouterr().err
     assert (tmp_path / "file").read_bytes() == b""
@@ -169,6 +240,8 @@ def test_help_shows_every_option_and_the_defaults(capsys):
     printed = capsys.readouterr().out
     options = ["--width", "--parametrization", "--optimizer", "--learning-rates", "--log2-range"]
     options += ["--seeds", "--depth", "--batch-size", "--steps", "--base-width", "--out"]
+    options += ["--model", "--data", "--evaluation", "--loss", "--text", "--context", "--sweep"]
+    options += ["--search", "--samples", "--distributed"]
     defaults = ["64,128,256,512", "standard,mup", "default: adam", "default: 128", "default: 20"]
     assert [word for word in options + defaults if word not in printed] == []
 

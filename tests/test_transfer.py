@@ -5,7 +5,6 @@ import json
 import math
 import os
 import pathlib
-import re
 import subprocess
 import sys
 
@@ -14,20 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import TOL, require_close
+from helpers import require_close
 
 import jaxmup
 from jaxmup import transfer
 from jaxmup.data import Dataset, batch_order
 from jaxmup.models import MLP
-from jaxmup.transfer import _sweep
-from jaxmup.transfer._analysis import curve, vertex
+from jaxmup.transfer import _models, _sweep, _train
+from jaxmup.transfer._search import Cell
+from jaxmup.transfer._store import Store
 
 TINY = transfer.Config(
     widths=(8, 16), learning_rates=(0.01, 0.1, 1.0), seeds=(0, 1), depth=2, batch_size=4, steps=3
 )
 ONLY_MUP = dataclasses.replace(TINY, parametrizations=("mup",))
-EXACT = TOL["rule", "float64"].rtol
 RUN = ("adam", "float32")
 
 
@@ -47,9 +46,14 @@ def dataset() -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def measured(dataset) -> tuple[transfer.Result, list[transfer.Progress]]:
+def task(dataset) -> transfer.Task:
+    return _models.classification(dataset)
+
+
+@pytest.fixture(scope="module")
+def measured(task) -> tuple[transfer.Result, list[transfer.Progress]]:
     progress = []
-    return transfer.measure(TINY, dataset, progress.append), progress
+    return transfer.measure(TINY, task, progress.append), progress
 
 
 @pytest.fixture(scope="module")
@@ -124,118 +128,7 @@ def test_log2_grid_refuses(bounds):
         transfer.log2_grid(*bounds)
 
 
-# --- Statistics
-
-
-@pytest.mark.parametrize(
-    ("x", "y", "expected"),
-    [
-        ([0.0, 1.0, 2.0], [1.0, 0.0, 1.0], 1.0),
-        ([-3.0, -2.0, -1.0], [1.0, 0.0, 3.0], -2.25),  # (x + 2.25)² 2 + constant
-        ([0.0, 1.0, 4.0], [4.0, 1.0, 4.0], 2.0),  # (x - 2)²: uneven spacing
-        ([0.0, 1.0, 2.0], [1.0, 1.0, 1.0], 1.0),
-        ([0.0, 1.0, 2.0], [0.0, 0.0, 1.0], 0.5),
-    ],
-)
-def test_vertex_of_a_parabola(x, y, expected):
-    assert vertex(x, y) == pytest.approx(expected, rel=EXACT)
-
-
-@pytest.mark.parametrize(
-    ("losses", "best", "optimum", "at_edge"),
-    [
-        ([[3.0], [1.0], [2.0], [4.0]], 1, -1 + 1 / 6, False),
-        ([[1.0], [2.0], [3.0], [4.0]], 0, -2.0, True),
-        ([[4.0], [3.0], [2.0], [1.0]], 3, 1.0, True),
-        ([[3.0], [1.0], [None], [None]], 1, -1.0, False),  # no parabola through a diverged run
-        ([[None], [1.0], [2.0], [3.0]], 1, -1.0, False),
-        ([[None]] * 4, None, None, False),
-        ([[1.0, 5.0], [2.0, 2.0], [None, 0.0], [4.0, 4.0]], 1, -1.0, False),  # one seed diverged
-        ([[2.0], [1.0], [1.0], [2.0]], 1, -0.5, False),
-    ],
-)
-def test_curve(losses, best, optimum, at_edge):
-    found = curve(64, [0.25, 0.5, 1.0, 2.0], losses)
-    assert (found.best, found.at_edge) == (best, at_edge)
-    assert found.optimum == (None if optimum is None else pytest.approx(optimum, rel=EXACT))
-
-
-def test_curve_takes_the_mean_over_seeds():
-    found = curve(64, [0.5, 1.0], [[1.0, 2.0], [3.0, None]])
-    assert found.losses == (1.5, None)
-
-
-def trials(table: dict[int, list[float | None]], name: str = "mup") -> list[transfer.Trial]:
-    """Trials of one seed from losses at the learning rates 2^-2, 2^-1, ..."""
-    return [
-        transfer.Trial(name, width, 2.0 ** (i - 2), 0, loss)
-        for width, losses in table.items()
-        for i, loss in enumerate(losses)
-    ]
-
-
-def test_analyze_by_hand():
-    table = {
-        256: [1.0, 0.5, 1.0, 2.0, 3.0],  # optimum -1
-        64: [4.0, 3.0, 2.0, 1.0, 2.0],  # optimum 1
-        128: [3.0, 2.0, 1.0, 2.0, 3.0],  # optimum 0
-    }
-    analysis = transfer.analyze(trials(table))
-    assert [c.width for c in analysis.curves] == [64, 128, 256]
-    assert analysis.drift == -2.0
-    assert analysis.drift_per_doubling == pytest.approx(-1.0, rel=EXACT)
-    assert (analysis.transferred_loss, analysis.best_loss) == (2.0, 0.5)
-    assert not analysis.transfers
-    assert analysis.verdict == (
-        "mup: the best learning rate does not transfer; it moves by -2.00 octaves from width 64 "
-        "to 256, and reusing the small network's gives the large one a loss of 2 instead of 0.5."
-    )
-
-
-def test_drift_per_doubling_is_fitted_to_all_widths():
-    # Optima 0, 1, 0 over log2 widths 0, 1, 3: slope -1/14 by the normal equations.
-    table = {1: [2, 1, 0, 1, 2], 2: [3, 2, 1, 0, 1], 8: [2, 1, 0, 1, 2]}
-    assert transfer.analyze(trials(table)).drift_per_doubling == pytest.approx(-1 / 14, rel=EXACT)
-
-
-@pytest.mark.parametrize(
-    ("large", "transfers", "words"),
-    [
-        ([2.0, 1.0, 0.9, 1.0, 2.0], True, "transfers; it moves by +0.00"),
-        ([2.0, 1.0, 0.9, 0.9, 2.0], True, "transfers; it moves by +0.50"),
-        ([3.0, 2.0, 1.0, 0.9, 1.0], False, "does not transfer; it moves by +1.00"),
-        ([0.5, 1.0, 2.0, 3.0, 4.0], False, "no answer, .* at an edge of the grid at width 128"),
-        ([0.9, 0.5, None, None, None], False, "makes the large one diverge"),
-        ([None] * 5, False, "no answer, since every learning rate diverged at width 128"),
-    ],
-)
-def test_verdict(large, transfers, words):
-    analysis = transfer.analyze(trials({64: [2.0, 1.0, 0.5, 1.0, 2.0], 128: large}))
-    assert analysis.transfers is transfers
-    assert re.search(words.replace("+", r"\+"), analysis.verdict)
-
-
-def test_optima_at_the_edge_of_the_grid_prove_nothing():
-    analysis = transfer.analyze(trials({64: [1.0, 2.0, 3.0], 128: [1.0, 2.0, 3.0]}))
-    assert analysis.drift == 0.0
-    assert not analysis.transfers
-    assert "at an edge of the grid at width 64, 128; widen the grid" in analysis.verdict
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        [],
-        trials({64: [1.0, 2.0]}),
-        trials({64: [1.0, 2.0], 128: [1.0]}),
-        trials({64: [1.0]}) + trials({128: [1.0]}, name="standard"),
-        trials({64: [1.0], 128: [1.0]}) * 2,
-    ],
-    ids=["none", "one width", "gap", "two parametrizations", "repeated"],
-)
-def test_analyze_refuses(bad):
-    with pytest.raises(ValueError, match="full grid"):
-        transfer.analyze(bad)
+# --- Trials
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
@@ -275,9 +168,10 @@ def plain_loss(config, width, rate, seed, dataset) -> float:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "amsgrad", "sgd"])
-def test_a_sweep_is_many_plain_runs(dataset, optimizer):
+def test_a_sweep_is_many_plain_runs(dataset, task, optimizer):
     config = dataclasses.replace(TINY, optimizer=optimizer)
-    found = {(t.learning_rate, t.seed): t.loss for t in _sweep.sweep(config, 16, "mup", dataset)}
+    trials = _train.train(task, config, [Cell("mup", 16)], Store())
+    found = {(t.learning_rate, t.seed): t.loss for t in trials}
     assert list(found) == [(0.01, 0), (0.01, 1), (0.1, 0), (0.1, 1), (1.0, 0), (1.0, 1)]
     expected = plain_loss(config, 16, 0.1, 1, dataset)
     require_close(np.array(found[0.1, 1]), np.array(expected), *RUN)
@@ -297,44 +191,58 @@ def test_parametrizations_agree_at_base_width(result):
     assert losses["standard"] == losses["mup"]
 
 
-def test_the_same_configuration_gives_the_same_bits(of_mup, dataset):
-    assert transfer.measure(ONLY_MUP, dataset).trials == of_mup
+def test_the_same_configuration_gives_the_same_bits(of_mup, task):
+    assert transfer.measure(ONLY_MUP, task).trials == of_mup
 
 
-def test_one_after_the_other_and_vectorized_agree(of_mup, dataset, monkeypatch):
+def test_one_after_the_other_and_vectorized_agree(of_mup, task, monkeypatch):
     monkeypatch.setattr(_sweep, "faster_together", lambda *_: False)
-    found = transfer.measure(ONLY_MUP, dataset).trials
+    found = transfer.measure(ONLY_MUP, task).trials
     require_close(losses(found), losses(of_mup), *RUN)
 
 
-def test_a_diverged_run_is_recorded_and_never_the_optimum(dataset):
+def test_a_diverged_run_is_recorded_and_never_the_optimum(task):
     config = dataclasses.replace(ONLY_MUP, optimizer="sgd", learning_rates=(0.01, 0.1, 1e30))
-    found = transfer.measure(config, dataset)
+    found = transfer.measure(config, task)
     diverged = {t.learning_rate for t in found.trials if t.loss is None}
     assert diverged == {1e30}
     assert [c.losses[2] for c in found.analyses[0].curves] == [None, None]
     assert all(c.best in (0, 1) for c in found.analyses[0].curves)
 
 
-def test_nan_and_infinity_are_divergence(dataset, monkeypatch):
+def test_nan_and_infinity_are_divergence(task, monkeypatch):
     ends = np.array([math.nan, math.inf, -math.inf, 1.0, 2.0, 3.0], np.float32)
-    monkeypatch.setattr(_sweep, "train_all", lambda *_, **__: ends)
-    found = _sweep.sweep(TINY, 8, "mup", dataset)
-    assert [t.loss for t in found] == [None, None, None, 1.0, 2.0, 3.0]
+
+    def run(numbers, *_):
+        end = jnp.asarray(ends)[jnp.searchsorted(jnp.array(TINY.grid), numbers["learning_rate"])]
+        return end, end[None]
+
+    monkeypatch.setattr(_sweep, "make_run", lambda *_: run)
+    found = _train.train(task, dataclasses.replace(TINY, seeds=(0,)), [Cell("mup", 8)], Store())
+    assert [t.loss for t in found] == [None, None, None]
+    assert [t.curve for t in found] == [(None,)] * 3
+
+
+def test_the_curve_is_the_training_loss(result):
+    assert {len(t.curve) for t in result.trials} == {3}
+    first = {t.curve[0] for t in result.trials if (t.width, t.seed) == (16, 0)}
+    assert len(first) == 2  # of two parametrizations; no learning rate has done anything yet
 
 
 def test_progress_goes_from_nothing_to_all(measured):
     seen = measured[1]
-    assert [(p.parametrization, p.width) for p in seen] == [
-        ("standard", 8),
-        ("standard", 16),
-        ("mup", 8),
-        ("mup", 16),
-        (None, None),
-    ]
-    # Multiply-adds of an example: 8 (5 + 8 + 3) = 128 and 16 (5 + 16 + 3) = 384, each for 6 runs.
-    assert [p.done for p in seen] == [0, 768, 3072, 3840, 6144]
-    assert {p.total for p in seen} == {6144}
+    starts = {p.width and (p.parametrization, p.width): p.done for p in reversed(seen)}
+    # Parameters of an MLP with 5 inputs, 2 hidden layers and 3 outputs: 48 + 72 + 27 = 147 at
+    # width 8, 96 + 272 + 51 = 419 at width 16; each for 6 runs of 3 steps.
+    assert starts == {
+        None: 2 * 18 * (147 + 419),
+        ("standard", 8): 0,
+        ("standard", 16): 18 * 147,
+        ("mup", 8): 18 * (147 + 419),
+        ("mup", 16): 18 * (147 + 419 + 147),
+    }
+    assert {p.total for p in seen} == {2 * 18 * (147 + 419)}
+    assert [p.done for p in seen] == sorted(p.done for p in seen)
 
 
 @pytest.mark.parametrize(
@@ -349,8 +257,9 @@ import jax
 jax.config.update("jax_num_cpu_devices", 4)
 from test_transfer import ONLY_MUP, made_up
 from jaxmup import transfer
+from jaxmup.transfer._models import classification
 assert len(jax.local_devices()) == 4
-print([t.loss for t in transfer.measure(ONLY_MUP, made_up()).trials])
+print([t.loss for t in transfer.measure(ONLY_MUP, classification(made_up())).trials])
 """
 
 
@@ -379,7 +288,7 @@ def test_record_is_strict_json_and_complete(result, tmp_path):
         raise AssertionError(f"{constant} is not JSON")
 
     record = json.loads(path.read_text(), parse_constant=refuse)
-    assert (record["format"], record["version"]) == ("jaxmup.transfer", 1)
+    assert (record["format"], record["version"]) == ("jaxmup.transfer", 2)
     assert record["config"]["learning_rates"] == [0.01, 0.1, 1.0]
     assert record["config"]["base_width"] == 8
     assert set(record["versions"]) == {
@@ -399,6 +308,8 @@ def test_record_is_strict_json_and_complete(result, tmp_path):
         "learning_rate": 0.01,
         "seed": 0,
         "loss": "diverged",
+        "others": {},
+        "curve": list(trials[0].curve),
     }
     assert [a["parametrization"] for a in record["analysis"]] == ["standard", "mup"]
     assert record["analysis"][1]["drift"] == result.analyses[1].drift
@@ -418,7 +329,7 @@ def test_a_record_reads_back_with_its_diverged_runs(result, tmp_path):
     assert transfer.read_record(tmp_path / "record.json").trials == trials
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", '{"format": "jaxmup.transfer", "version": 2}'])
+@pytest.mark.parametrize("text", ["{}", "[]", '{"format": "jaxmup.transfer", "version": 3}'])
 def test_another_record_is_refused(tmp_path, text):
     path = tmp_path / "record.json"
     path.write_text(text)

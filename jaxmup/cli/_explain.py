@@ -1,11 +1,8 @@
 """The command `jaxmup explain`."""
 
 import dataclasses
-import importlib
 import json
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
@@ -15,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxmup.cli._errors import BadInputError, bad_input
+from jaxmup.cli._function import failed, function
 
 if TYPE_CHECKING:
     from jaxmup import Explanation, Finding
@@ -100,8 +98,8 @@ def explain(
     for option, width in (("--base", base), ("--target", target), ("--delta", delta)):
         if width is not None and width < 1:
             raise BadInputError(f"`{option}` must be at least 1. Got {width}.")
-    make_model = _function(model, "MODULE:FUNCTION")
-    make_inputs = None if inputs is None else _function(inputs, "--inputs")
+    make_model = function(model, "MODULE:FUNCTION")
+    make_inputs = None if inputs is None else function(inputs, "--inputs")
     with bad_input(ValueError, TypeError):
         specs, at_base = _specs(make_model, make_inputs, target, base, delta)
         rule = _parametrization(specs, parametrization, family, gauge, depth_alpha)
@@ -118,48 +116,6 @@ def explain(
         print("\n\n".join([explanation.markdown(), *(f"```\n{f}\n```" for f in findings)]))
     else:
         _show(explanation, findings)
-
-
-def _function(reference: str, option: str) -> Callable[..., Any]:
-    """What `package.module:name` names."""
-    module_name, colon, name = reference.partition(":")
-    if not (module_name and colon and name):
-        raise BadInputError(
-            f"`{option}` must be a module and a function of it. Got {reference!r}. "
-            "Try package.module:make_model."
-        )
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise _failed(f"Module {module_name!r} could not be imported", error) from error
-        raise BadInputError(
-            f"There is no module {error.name!r}, for {reference!r}. It is looked for in {here} and "
-            "among the installed packages."
-        ) from error
-    except Exception as error:
-        raise _failed(f"Module {module_name!r} could not be imported", error) from error
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise BadInputError(f"Module {module_name!r} has no {name!r}, for {reference!r}.")
-        found = getattr(found, part)
-    if not callable(found):
-        raise BadInputError(f"{reference!r} must be a function of the width. Got {found!r}.")
-    return found
-
-
-def _failed(what: str, error: BaseException) -> BadInputError:
-    """An error of the user's code, with the line of it that raised."""
-    place, at = "", error.__traceback__
-    while at is not None:
-        code = at.tb_frame.f_code
-        if "importlib" not in code.co_filename and not code.co_filename.startswith("<frozen"):
-            place = f" ({Path(code.co_filename).name}, line {at.tb_lineno})"
-        at = at.tb_next
-    return BadInputError(f"{what}: {type(error).__name__}: {error}{place}")
 
 
 def _specs(
@@ -210,7 +166,7 @@ def _declared(
     except ValueError:
         return None
     except Exception as error:  # whatever calling the user's module raises
-        raise _failed(f"The model of width {width} could not be called", error) from error
+        raise failed(f"The model of width {width} could not be called", error) from error
 
 
 def _abstract(make_model: Callable[..., Any], width: int) -> Any:
@@ -229,7 +185,7 @@ def _abstract(make_model: Callable[..., Any], width: int) -> Any:
     try:
         model = nnx.eval_shape(made)
     except Exception as error:  # whatever the user's function raises
-        raise _failed(f"The model of width {width} could not be built", error) from error
+        raise failed(f"The model of width {width} could not be built", error) from error
     return unbuilt[0] if unbuilt else model
 
 
@@ -248,7 +204,7 @@ def _example(make_inputs: Callable[..., Any] | None, width: int) -> tuple[Any, .
     try:
         inputs = make_inputs(width)
     except Exception as error:  # whatever the user's function raises
-        raise _failed(f"The inputs of width {width} could not be made", error) from error
+        raise failed(f"The inputs of width {width} could not be made", error) from error
     return tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
 
 

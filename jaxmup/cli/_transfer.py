@@ -1,5 +1,6 @@
 """`jaxmup transfer`."""
 
+import dataclasses
 import os
 import tempfile
 from pathlib import Path
@@ -12,9 +13,19 @@ from rich.progress import Progress as ProgressBar
 
 from jaxmup import _extras
 from jaxmup._rules import ParametrizationName
-from jaxmup.cli._errors import bad_input
+from jaxmup.cli._errors import BadInputError, bad_input
+from jaxmup.cli._function import function
 from jaxmup.cli._table import result_table
-from jaxmup.transfer import Config, OptimizerName, Progress, Result, log2_grid
+from jaxmup.transfer import (
+    MODELS,
+    Config,
+    OptimizerName,
+    Progress,
+    Result,
+    SearchName,
+    Task,
+    log2_grid,
+)
 
 _DEFAULT = Config()
 _WIDTHS = [",".join(map(str, _DEFAULT.widths))]
@@ -54,7 +65,9 @@ def transfer(
     seeds: Annotated[
         int, typer.Option(help="Number of seeds; the loss of a learning rate is their mean.")
     ] = len(_DEFAULT.seeds),
-    depth: Annotated[int, typer.Option(help="Number of hidden layers.")] = _DEFAULT.depth,
+    depth: Annotated[
+        int, typer.Option(help="Number of hidden layers, of the CNN's stages or the GPT's blocks.")
+    ] = _DEFAULT.depth,
     batch_size: Annotated[int, typer.Option(help="Examples per step.")] = _DEFAULT.batch_size,
     steps: Annotated[int, typer.Option(help="Optimizer steps of a run.")] = _DEFAULT.steps,
     base_width: Annotated[
@@ -63,20 +76,93 @@ def transfer(
             help="Width at which all parametrizations agree.", show_default="the smallest width"
         ),
     ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="mlp|cnn|gpt|MODULE:FUNCTION",
+            help="The model. A function of one's own returns a model of the width that is its "
+            "first argument; `jaxmup.transfer.Task` says what else it may be given.",
+        ),
+    ] = _DEFAULT.model,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="digits|images|text|MODULE:FUNCTION",
+            help="For a model of one's own: data that have a name, or a function of seed and step "
+            "that returns a batch.",
+        ),
+    ] = None,
+    evaluation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="For data of one's own: a function that returns the batch of the loss at the end.",
+        ),
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="For a model of one's own: a function of model and batch that returns the loss.",
+            show_default="cross-entropy of logits and labels",
+        ),
+    ] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(help="A text file for the gpt.", show_default="Python's standard library"),
+    ] = None,
+    context: Annotated[
+        int, typer.Option(help="Length of a sequence of text, in bytes.")
+    ] = _DEFAULT.context,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE,VALUE,...",
+            help="Sweep another hyper-parameter too: b1, b2, eps, weight_decay, momentum, "
+            "input_std, hidden_std, output_std, depth, batch_size, steps, or a parameter of the "
+            "model's function. May be repeated.",
+        ),
+    ] = None,
+    search: Annotated[
+        SearchName,
+        typer.Option(
+            help="Which settings of --sweep to try: all, some, or by successive halving at the "
+            "smallest width."
+        ),
+    ] = _DEFAULT.search,
+    samples: Annotated[
+        int | None,
+        typer.Option(help="How many settings to draw.", show_default="all, for halving"),
+    ] = None,
+    distributed: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|ADDRESS:PORT,COUNT,INDEX",
+            help="Share the runs with processes elsewhere that run the same command: as the "
+            "cluster says, or the coordinator's address, the number of processes and this one's.",
+        ),
+    ] = None,
     out: Annotated[
         Path,
-        typer.Option(help="Directory for transfer.json and transfer.png; made if it is missing."),
+        typer.Option(
+            help="Directory for trials.jsonl, transfer.json and transfer.png; made if it is "
+            "missing. The same command goes on with the trials that it finds there."
+        ),
     ] = Path("jaxmup-transfer"),
 ) -> None:
     """Does the best learning rate of a small network work on a large one?
 
-    Trains an MLP on the handwritten digits that scikit-learn ships, at every width, learning rate
-    and seed, under each parametrization, on all cores or accelerators of this machine. Prints where
-    each width has its best learning rate, how far that moves, and what it costs to reuse the small
-    network's.
+    Trains a network at every width, learning rate and seed, under each parametrization, on all
+    cores or accelerators of this machine: by default an MLP on the handwritten digits that
+    scikit-learn ships. Prints where each width has its best learning rate, how far that moves, and
+    what it costs to reuse the small network's.
 
-    The learning rate falls linearly to zero over a run; the loss is the one on the whole data set
-    at the end. A run that ends in NaN or infinity counts as diverged.
+    The learning rate falls linearly to zero over a run; the loss is the one at the end, on the
+    whole data set or on text that was held out. A run that ends in NaN or infinity counts as
+    diverged.
+
+    Every run is on disk as soon as it ends. A command that was interrupted or killed goes on when
+    it is given again.
     """
     with bad_input(ValueError):
         config = Config(
@@ -89,14 +175,34 @@ def transfer(
             optimizer=optimizer,
             parametrizations=cast(Any, tuple(_parts(parametrization))),  # Config checks the names
             base_width=base_width,
+            model=model,
+            data=data,
+            loss=loss,
+            text=None if text is None else str(text),
+            context=context,
+            sweep=_sweep(sweep or []),
+            search=search,
+            samples=samples,
         )
+        _require_data(config, evaluation)
     with bad_input(ModuleNotFoundError):
         _extras.require("matplotlib.figure", "The plot")
-        _extras.require("sklearn.datasets", "The digits data set")
+        if (data or MODELS.get(model)) in ("digits", "images"):
+            _extras.require("sklearn.datasets", "The digits data set")
+    _use_every_core()
+    with bad_input(ValueError, RuntimeError):
+        is_first = _join(distributed)
+    with bad_input(ValueError, OSError):
+        task = _task(config, evaluation)
     with bad_input(OSError, prefix="`--out` must be a directory that can be written. "):
         _require_writable(out)
-    _use_every_core()
-    result = _measure(config)
+    with (
+        bad_input(ValueError),
+        bad_input(OSError, prefix="The trials could not be written; the same command goes on. "),
+    ):
+        result = _measure(config, task, out)
+    if not is_first:
+        return
     with bad_input(OSError, prefix="The results could not be written. "):
         _write(result, out)
     console = Console()
@@ -136,6 +242,78 @@ def _rates(listed: str | None, log2_range: str | None) -> tuple[float, ...] | No
     return None
 
 
+def _sweep(texts: list[str]) -> dict[str, tuple[float, ...]]:
+    swept: dict[str, tuple[float, ...]] = {}
+    for text in texts:
+        name, _, values = text.partition("=")
+        remedy = "Write --sweep b2=0.9,0.99."
+        if not name or name in swept:
+            raise ValueError(
+                f"`--sweep` must name each hyper-parameter once. Got {text!r}. {remedy}"
+            )
+        numbers = _numbers("--sweep", _parts([values]), text, remedy)
+        swept[name] = tuple(int(x) if x.is_integer() else x for x in numbers)
+    return swept
+
+
+def _require_data(config: Config, evaluation: str | None) -> None:
+    own_model, own_data = ":" in config.model, ":" in (config.data or "")
+    if not own_model and config.model not in MODELS:
+        raise ValueError(
+            f"`--model` must be one of {', '.join(MODELS)} or MODULE:FUNCTION. "
+            f"Got {config.model!r}."
+        )
+    if own_model and not own_data and config.data not in MODELS.values():
+        raise ValueError(
+            f"`--data` must be one of {', '.join(MODELS.values())} or MODULE:FUNCTION, for a model "
+            f"of one's own. Got {config.data!r}."
+        )
+    if own_data != (evaluation is not None):
+        raise ValueError(
+            "`--evaluation` must be given with `--data MODULE:FUNCTION`, and only then. "
+            f"Got {evaluation!r}."
+        )
+    if config.loss is not None and not own_model:
+        raise ValueError(f"`--loss` is for a model of one's own. Got `--model {config.model}`.")
+
+
+def _join(distributed: str | None) -> bool:
+    """Joins the processes that share the runs, and says whether this is the first."""
+    import jax
+
+    if distributed is None:
+        return True
+    if distributed == "auto":
+        jax.distributed.initialize()
+    else:
+        address, *numbers = distributed.split(",")
+        if len(numbers) != 2 or not all(number.isdigit() for number in numbers):
+            raise ValueError(
+                "`--distributed` must be auto, or ADDRESS:PORT, a number of processes and an "
+                f"index. Got {distributed!r}. Write 10.0.0.1:1234,2,0."
+            )
+        jax.distributed.initialize(address, int(numbers[0]), int(numbers[1]))
+    return jax.process_index() == 0
+
+
+def _task(config: Config, evaluation: str | None) -> Task:
+    """What the configuration names, with the functions of the user's own."""
+    from jaxmup.transfer import cross_entropy, task_of
+
+    if ":" not in config.model:
+        return task_of(config)
+    make_model = function(config.model, "--model")
+    loss = cross_entropy if config.loss is None else function(config.loss, "--loss")
+    if config.data is None or evaluation is None:
+        return dataclasses.replace(task_of(config), make_model=make_model, loss=loss)
+    batches, make_batch = function(config.data, "--data"), function(evaluation, "--evaluation")
+    try:
+        batch = make_batch()
+    except Exception as error:  # whatever the user's function raises
+        raise BadInputError(f"{evaluation} raised {type(error).__name__}: {error}") from error
+    return Task(make_model, batches, batch, loss)
+
+
 def _numbers(option: str, parts: list[str], text: str, remedy: str) -> list[float]:
     try:
         return [float(part) for part in parts]
@@ -170,18 +348,18 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _measure(config: Config) -> Result:
+def _measure(config: Config, task: Task, out: Path) -> Result:
     from jaxmup.transfer import measure
 
     columns = (SpinnerColumn(), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with ProgressBar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("starting", total=None)
+        shown = bar.add_task("starting", total=None)
 
         def show(at: Progress) -> None:
             doing = "done" if at.width is None else f"{at.parametrization}, width {at.width}"
-            bar.update(task, completed=at.done, total=at.total, description=doing)
+            bar.update(shown, completed=at.done, total=at.total, description=doing)
 
-        return measure(config, progress=show)
+        return measure(config, task, show, out)
 
 
 def _write(result: Result, out: Path) -> None:

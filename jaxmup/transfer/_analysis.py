@@ -1,80 +1,56 @@
-"""From losses to a verdict: where each width has its best learning rate, and how far it moves."""
+"""From losses to a verdict: where each width has its best value, and how far it moves."""
 
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from jaxmup.transfer import _statistics as statistics
+from jaxmup.transfer._findings import Analysis, Curve, Interval, Parabola, Scale
+from jaxmup.transfer._optimum import REACH, Minima, minima
 from jaxmup.transfer._trial import Trial
+from jaxmup.transfer._verdict import verdict
+from jaxmup.transfer._wider import crossings, transferred_curves
 
-# A best learning rate that moves by no more than this, in octaves over all widths, counts as
-# transferred: within half an octave of its optimum the loss is flat to a few percent.
-DRIFT_LIMIT = 0.5
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Curve:
-    """Loss against learning rate at one width.
-
-    Args:
-      width: of the network.
-      learning_rates: increasing.
-      losses: for each learning rate, the mean over the seeds; `None` where any seed diverged.
-      best: index of the smallest loss; `None` if every learning rate diverged.
-      optimum: log2 of the best learning rate, between the grid's points where a parabola through
-        the smallest loss and its two neighbors says so; `None` if every learning rate diverged.
-      at_edge: whether the smallest loss is at an end of the grid, so that the optimum may be
-        outside.
-    """
-
-    width: int
-    learning_rates: tuple[float, ...]
-    losses: tuple[float | None, ...]
-    best: int | None
-    optimum: float | None
-    at_edge: bool
+Others = tuple[tuple[str, float], ...]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Analysis:
-    """What the runs under one parametrization say.
+class Point(NamedTuple):
+    """What one run was made with, besides width and seed.
 
     Args:
-      parametrization: its name.
-      curves: one per width, by increasing width.
-      drift: by how many octaves the best learning rate moves from the smallest width to the
-        largest; `None` if either has none.
-      drift_per_doubling: the same per doubling of width, fitted to all widths by least squares:
-        the exponent β in `best learning rate ~ width^β`.
-      transferred_loss: loss of the largest network at the best learning rate of the smallest one
-        (both on the grid); `None` if it diverged.
-      best_loss: smallest loss of the largest network; `None` if it always diverged.
-      verdict: one sentence.
+      value: of the hyper-parameter that is analyzed.
+      others: every other one that the sweep varies.
     """
 
-    parametrization: str
-    curves: tuple[Curve, ...]
-    drift: float | None
-    drift_per_doubling: float | None
-    transferred_loss: float | None
-    best_loss: float | None
-    verdict: str
-
-    @property
-    def transfers(self) -> bool:
-        """Whether the best learning rate is known and moves by at most `DRIFT_LIMIT` octaves."""
-        return self.drift is not None and not _edges(self.curves) and abs(self.drift) <= DRIFT_LIMIT
+    value: float
+    others: Others
 
 
-def analyze(trials: Iterable[Trial]) -> Analysis:
+def analyze(
+    trials: Iterable[Trial], over: str = "learning_rate", scale: Scale | None = None
+) -> Analysis:
     """Analyzes the trials of one parametrization.
 
+    At each width, the best of all points tried is found, and a parabola fitted to the points around
+    it that differ in `over` alone. Intervals are bootstrapped over the seeds, all widths together,
+    since a seed gives every width the same data.
+
+    Every width must have tried the same points. Settings of the other hyper-parameters that were
+    not tried at every width, as successive halving leaves them, are left out. A point that lacks
+    seeds is compared on the seeds that it has.
+
     Args:
-      trials: every width x learning rate x seed, in any order.
+      trials: width x point x seed, in any order.
+      over: `learning_rate`, or the name of another hyper-parameter that the trials vary.
+      scale: what distances are measured on; `None` for log2, or for linear where a value is not
+        positive or the hyper-parameter is a decay rate of moments (β, momentum).
 
     Raises:
-      ValueError: if the trials are of several parametrizations, of one width, or not a full grid.
+      ValueError: if the trials are of several parametrizations, of one width, repeated, or not the
+        same points at every width; if they do not vary `over`; if `scale` does not suit.
 
     Example:
       >>> small, large = [(1, 1.5), (2, 1.0), (4, 1.5)], [(1, 1.0), (2, 0.5), (4, 2.0)]
@@ -84,115 +60,239 @@ def analyze(trials: Iterable[Trial]) -> Analysis:
       >>> analysis.drift, analysis.transferred_loss
       (-0.25, 0.5)
     """
-    trials = list(trials)
-    table = {(t.width, t.learning_rate, t.seed): t.loss for t in trials}
-    names = {t.parametrization for t in trials}
+    trials = _of_every_width(list(trials))
+    table = {(t.width, point_of(t, over), t.seed): t for t in trials}
     widths = sorted({t.width for t in trials})
-    rates = sorted({t.learning_rate for t in trials})
+    points = sorted({point for _, point, _ in table})
     seeds = sorted({t.seed for t in trials})
-    if len(names) != 1 or len(widths) < 2 or len(trials) != len(widths) * len(rates) * len(seeds):
+    _require_grid(trials, len(table), widths, points, {(w, p) for w, p, _ in table})
+    scale = _scale(over, [p.value for p in points], scale)
+    counts = statistics.resamples(len(seeds))
+    studies = []
+    for width in widths:
+        cells = [[table.get((width, point, seed)) for seed in seeds] for point in points]
+        losses = np.array([[_number(trial) for trial in row] for row in cells])
+        studies.append(_study(width, points, losses, counts, scale))
+    found = _conclude(trials[0].parametrization, over, scale, len(seeds), studies)
+    found = dataclasses.replace(found, crossings=crossings(transferred_curves(found, trials)))
+    return dataclasses.replace(found, verdict=verdict(found))
+
+
+def point_of(trial: Trial, over: str) -> Point:
+    """The point of a trial, with the hyper-parameter that is analyzed first.
+
+    Raises:
+      ValueError: if the trial has none of that name.
+
+    Example:
+      >>> point_of(Trial("mup", 64, 0.1, 0, 1.0, others=(("eps", 1e-8),)), "eps")
+      Point(value=1e-08, others=(('learning_rate', 0.1),))
+    """
+    swept = {"learning_rate": trial.learning_rate} | dict(trial.others)
+    if over not in swept:
         raise ValueError(
-            "Trials must be of one parametrization, of two widths or more, and a full grid of "
-            f"widths x learning rates x seeds. Got {len(trials)} trials of {sorted(names)} with "
-            f"{len(widths)} widths, {len(rates)} learning rates, {len(seeds)} seeds."
+            f"`over` must be a hyper-parameter that the trials vary. Got {over!r}; they vary "
+            f"{', '.join(swept)}."
         )
-    curves = tuple(
-        curve(width, rates, [[table[width, rate, seed] for seed in seeds] for rate in rates])
-        for width in widths
-    )
-    return _conclude(names.pop(), curves)
+    return Point(swept.pop(over), tuple(sorted(swept.items())))
 
 
-def curve(
-    width: int, learning_rates: Sequence[float], losses: Sequence[Sequence[float | None]]
-) -> Curve:
-    """The curve of one width.
+def _of_every_width(trials: list[Trial]) -> list[Trial]:
+    """Without the settings that some width did not try."""
+    widths = {t.width for t in trials}
+    tried: dict[Others, set[int]] = {}
+    for t in trials:
+        tried.setdefault(t.others, set()).add(t.width)
+    return [t for t in trials if tried[t.others] == widths]
+
+
+def _require_grid(
+    trials: Sequence[Trial], distinct: int, widths: list[int], points: list[Point], tried: set
+) -> None:
+    names = sorted({t.parametrization for t in trials})
+    whole = len(tried) == len(widths) * len(points)
+    if len(names) != 1 or len(widths) < 2 or distinct < len(trials) or not whole:
+        raise ValueError(
+            "Trials must be of one parametrization, of two widths or more, without repeats, and a "
+            "full grid of widths x points (seeds may be missing). Got "
+            f"{len(trials)} trials of {names} with {len(widths)} widths and {len(points)} points, "
+            f"{distinct} of them different, on {len(tried)} places of the grid."
+        )
+
+
+_DECAY_RATES = ("b1", "b2", "b3", "beta", "momentum")
+
+
+def _scale(over: str, values: Sequence[float], asked: Scale | None) -> Scale:
+    if asked == "log2" and min(values) <= 0:
+        raise ValueError(
+            f"A log2 scale needs values above 0. Got {min(values):g} for `{over}`. "
+            "Use scale='linear'."
+        )
+    if asked is not None:
+        return asked
+    return "linear" if min(values) <= 0 or over.startswith(_DECAY_RATES) else "log2"
+
+
+def _number(trial: Trial | None) -> float:
+    if trial is None:
+        return math.nan
+    return math.inf if trial.loss is None else trial.loss
+
+
+class Study(NamedTuple):
+    """One width: its curve, and in each resample (the sample first) what is best.
 
     Args:
-      width: of the network.
-      learning_rates: increasing.
-      losses: one row per learning rate, one column per seed; `None` for a diverged run.
-
-    Example:
-      >>> curve(64, [0.25, 0.5, 1.0], [[3.0], [1.0], [None]]).losses
-      (3.0, 1.0, None)
+      curve: what the sample says.
+      best: index of the best point; shape `(resamples,)`.
+      optimum: on the scale of the analysis; shape `(resamples,)`.
+      uncertainty: what the grid leaves open of the optimum of the sample.
+      losses: of every point; shape `(resamples, points)`.
     """
-    means = tuple(_mean(row) for row in losses)
-    finite = [(loss, i) for i, loss in enumerate(means) if loss is not None]
-    if not finite:
-        return Curve(width, tuple(learning_rates), means, best=None, optimum=None, at_edge=False)
-    best = min(finite)[1]
-    at_edge = best in (0, len(means) - 1)
-    log2_rates = [math.log2(rate) for rate in learning_rates]
-    around = slice(best - 1, best + 2)
-    neighbors = [loss for loss in means[around] if loss is not None]
-    optimum = log2_rates[best]
-    if not at_edge and len(neighbors) == 3:
-        optimum = vertex(log2_rates[around], neighbors)
-    return Curve(width, tuple(learning_rates), means, best, optimum, at_edge)
+
+    curve: Curve
+    best: np.ndarray
+    optimum: np.ndarray
+    uncertainty: float
+    losses: np.ndarray
 
 
-def vertex(x: Sequence[float], y: Sequence[float]) -> float:
-    """Where the parabola through three points has its minimum; the middle point must be the lowest.
-
-    Example:
-      >>> vertex([0.0, 1.0, 2.0], [1.0, 0.0, 1.0])
-      1.0
-    """
-    left, right = (y[0] - y[1]) / (x[1] - x[0]), (y[2] - y[1]) / (x[2] - x[1])
-    if left + right == 0:
-        return x[1]
-    # Newton's form: the slope falls from -left at the midpoint of the first interval to right at
-    # that of the second.
-    start, end = (x[0] + x[1]) / 2, (x[1] + x[2]) / 2
-    return start + (end - start) * left / (left + right)
-
-
-def _mean(losses: Sequence[float | None]) -> float | None:
-    finite = [loss for loss in losses if loss is not None]
-    return math.fsum(finite) / len(finite) if len(finite) == len(losses) else None
-
-
-def _edges(curves: Sequence[Curve]) -> list[int]:
-    return [c.width for c in curves if c.at_edge]
+def _study(
+    width: int, points: Sequence[Point], losses: np.ndarray, counts: np.ndarray, scale: Scale
+) -> Study:
+    """Studies one width; losses of shape `(points, seeds)`."""
+    means = statistics.means(losses, counts)
+    slices = _slices(points)
+    x = _on_scale([point.value for point in points], scale)
+    reach = REACH if scale == "log2" else 0.0  # a linear scale has no distance of its own
+    found = [minima(x[indices], means[:, indices], reach) for indices in slices]
+    lowest = np.stack([means[:, indices].min(axis=1) for indices in slices])
+    chosen = lowest.argmin(axis=0)  # which slice, in each resample
+    rows = np.arange(len(counts))
+    best = np.stack([i[m.best] for i, m in zip(slices, found, strict=True)])[chosen, rows]
+    optimum = np.stack([m.at for m in found])[chosen, rows]
+    here, m = slices[chosen[0]], found[chosen[0]]
+    curve = _curve(width, [points[i] for i in here], means[0, here], losses[here], m, x)
+    uncertainty = float(m.uncertainty[0])
+    if curve.optimum is not None and not curve.at_edge:
+        interval = statistics.interval(optimum[None], counts.shape[1], uncertainty)
+        curve = dataclasses.replace(curve, interval=interval)
+    return Study(curve, best, optimum, uncertainty, means)
 
 
-def _conclude(parametrization: str, curves: tuple[Curve, ...]) -> Analysis:
-    small, large = curves[0], curves[-1]
-    drift = slope = transferred = None
-    if small.optimum is not None and large.optimum is not None:
-        drift = large.optimum - small.optimum
-    optima = [(math.log2(c.width), c.optimum) for c in curves if c.optimum is not None]
-    if len(optima) >= 2:
-        slope = float(np.polyfit(*np.array(optima).T, deg=1)[0])
-    if small.best is not None:
-        transferred = large.losses[small.best]
-    best_loss = None if large.best is None else large.losses[large.best]
-    analysis = Analysis(parametrization, curves, drift, slope, transferred, best_loss, verdict="")
-    return dataclasses.replace(analysis, verdict=_verdict(analysis))
+def _slices(points: Sequence[Point]) -> list[np.ndarray]:
+    """Indices of the points that differ in the analyzed value alone, by increasing value."""
+    by_others: dict[Others, list[int]] = {}
+    for i, point in enumerate(points):
+        by_others.setdefault(point.others, []).append(i)
+    return [np.array(indices) for indices in by_others.values()]
 
 
-def _verdict(a: Analysis) -> str:
-    if a.drift is None:
-        lost = ", ".join(str(c.width) for c in a.curves if c.optimum is None)
-        return (
-            f"{a.parametrization}: no answer, since every learning rate diverged at width {lost}."
-        )
-    if edges := _edges(a.curves):
-        at = ", ".join(map(str, edges))
-        return (
-            f"{a.parametrization}: no answer, since the best learning rate is at an edge of the "
-            f"grid at width {at}; widen the grid."
-        )
-    outcome = "transfers" if a.transfers else "does not transfer"
-    ends = f"from width {a.curves[0].width} to {a.curves[-1].width}"
-    return (
-        f"{a.parametrization}: the best learning rate {outcome}; it moves by {a.drift:+.2f} "
-        f"octaves {ends}, and reusing the small network's {_penalty(a)}."
+def _on_scale(values: Sequence[float], scale: Scale) -> np.ndarray:
+    return np.array([math.log2(value) if scale == "log2" else value for value in values])
+
+
+def _curve(
+    width: int,
+    points: Sequence[Point],
+    means: np.ndarray,
+    losses: np.ndarray,
+    found: Minima,
+    tried: np.ndarray,
+) -> Curve:
+    """The curve of one width through points that differ in one value."""
+    values = tuple(point.value for point in points)
+    best = int(found.best[0]) if np.isfinite(means).any() else None
+    optimum = None if best is None else float(found.at[0])
+    fit = None
+    if best is not None and np.isfinite(found.parabola[0]).all():
+        fit = Parabola(*map(float, found.parabola[0]))
+    return Curve(
+        width,
+        values,
+        _optional(means),
+        _optional(statistics.standard_errors(losses)),
+        best,
+        optimum,
+        interval=None,
+        fit=fit,
+        at_edge=fit is None and optimum in (tried.min(), tried.max()),
+        others=points[0].others,
     )
 
 
-def _penalty(a: Analysis) -> str:
-    if a.transferred_loss is None or a.best_loss is None:
-        return "makes the large one diverge"
-    return f"gives the large one a loss of {a.transferred_loss:.3g} instead of {a.best_loss:.3g}"
+def _optional(numbers: np.ndarray) -> tuple[float | None, ...]:
+    return tuple(map(_finite, numbers))
+
+
+def _conclude(
+    parametrization: str, over: str, scale: Scale, seeds: int, studies: Sequence[Study]
+) -> Analysis:
+    """Everything but the crossings and the verdict."""
+    small, large = studies[0], studies[-1]
+    slope, slope_interval = _slope(studies, seeds)
+    drift = drift_interval = None
+    if slope is not None and small.curve.optimum is not None and large.curve.optimum is not None:
+        doublings = math.log2(large.curve.width / small.curve.width)
+        drift = slope * doublings
+        drift_interval = slope_interval and Interval(
+            slope_interval.low * doublings, slope_interval.high * doublings
+        )
+    transferred = _reused(small, large)
+    best = large.losses.min(axis=1)
+    return Analysis(
+        parametrization,
+        over,
+        scale,
+        seeds,
+        tuple(study.curve for study in studies),
+        drift,
+        drift_interval,
+        slope,
+        slope_interval,
+        _finite(transferred[0]),
+        _finite(best[0]),
+        *_penalty(transferred, best, seeds),
+        crossings=None,
+        verdict="",
+    )
+
+
+def _slope(studies: Sequence[Study], seeds: int) -> tuple[float | None, Interval | None]:
+    """Slope of the optima over log2 of the width; its interval if no optimum is at an edge."""
+    known = [study for study in studies if study.curve.optimum is not None]
+    if len(known) < 2:
+        return None, None
+    weights = statistics.slope_weights(np.log2([study.curve.width for study in known]))
+    optima = np.stack([study.optimum for study in known])
+    slope = float(weights @ optima[:, 0])
+    if any(study.curve.at_edge for study in known):
+        return slope, None
+    uncertainty = float(abs(weights) @ [study.uncertainty for study in known])
+    return slope, statistics.interval(optima, seeds, uncertainty, weights.tolist())
+
+
+def _reused(small: Study, large: Study) -> np.ndarray:
+    """Loss of the largest width at the best point of the smallest, in each resample."""
+    if small.curve.best is None:
+        return np.full(len(small.best), np.inf)
+    return np.take_along_axis(large.losses, small.best[:, None], axis=1)[:, 0]
+
+
+def _penalty(
+    transferred: np.ndarray, best: np.ndarray, seeds: int
+) -> tuple[float | None, Interval | None]:
+    """How much more the reused point costs, in percent, and its interval; never below 0."""
+    if not (np.isfinite(transferred[0]) and best[0] > 0):
+        return None, None
+    percent = np.full(len(best), np.nan)
+    np.divide(100 * (transferred - best), best, out=percent, where=best > 0)
+    interval = statistics.interval(percent[None], seeds)
+    if interval is not None:
+        interval = dataclasses.replace(interval, low=max(interval.low, 0.0))
+    return float(percent[0]), interval
+
+
+def _finite(x: np.floating) -> float | None:
+    return float(x) if np.isfinite(x) else None

@@ -2,13 +2,16 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 from jaxmup._families import FamilyName
 from jaxmup._rules import ParametrizationName
 
 OptimizerName = Literal["adam", "adamw", "amsgrad", "sgd"]
+SearchName = Literal["grid", "random", "halving"]
+# The models that have a name, and the data that each is for.
+MODELS = {"mlp": "digits", "cnn": "images", "gpt": "text"}
 
 FAMILY: dict[OptimizerName, FamilyName] = {
     "adam": "adam",
@@ -16,6 +19,19 @@ FAMILY: dict[OptimizerName, FamilyName] = {
     "amsgrad": "adam",
     "sgd": "sgd",
 }
+
+_ADAM = ("b1", "b2", "eps", "weight_decay")
+_STDS = ("input_std", "hidden_std", "output_std")
+# Hyper-parameters that are numbers of a compiled program: all their values share one.
+NUMBERS: dict[OptimizerName, tuple[str, ...]] = {
+    "adam": _ADAM + _STDS,
+    "adamw": _ADAM + _STDS,
+    "amsgrad": _ADAM + _STDS,
+    "sgd": ("momentum", "weight_decay", *_STDS),
+}
+# Hyper-parameters that have a field of their own, for when they are not swept.
+_SIZES = ("depth", "batch_size", "steps")
+_SWEPT_ALWAYS = {"width": "widths", "learning_rate": "learning_rates", "seed": "seeds"}
 
 
 def log2_grid(low: float, high: float, step: float = 0.5) -> tuple[float, ...]:
@@ -52,22 +68,39 @@ DEFAULT_GRID: dict[OptimizerName, tuple[float, ...]] = {
 class Config:
     """Everything that decides the outcome; checked in full when it is made.
 
-    The model is `jaxmup.models.MLP` on the digits data. A run takes `steps` steps of the optimizer
-    on shuffled batches while the learning rate falls linearly to zero, and its loss is the mean
-    cross-entropy over the whole data set at the end, in nats.
+    A run takes `steps` steps of the optimizer while the learning rate falls linearly to zero. Its
+    loss is that on data of its own at the end, in nats for the models that are named here.
 
     Args:
       widths: at least two different ones; sorted by whoever reads them.
       learning_rates: peak learning rates at base width; `None` for a grid that suits the optimizer.
       seeds: each gives initial values and a data order, the same for every learning rate; at least
         0.
-      depth: number of hidden layers.
-      batch_size: examples per step.
+      depth: number of hidden layers, convolutions or blocks; a factory of one's own gets it if it
+        has a parameter `depth`.
+      batch_size: examples per step; data of one's own get it if they have a parameter of that name.
       steps: optimizer steps of a run.
       optimizer: `adam`, `adamw`, `amsgrad` or `sgd` (with momentum 0.9).
       parametrizations: names of those to compare.
       base_width: width at which every factor of a parametrization is 1; `None` for the smallest of
         `widths`.
+      model: `mlp` and `cnn` classify the digits and have their loss on all of them; `gpt` predicts
+        the next byte of a text, and has its loss on text that was held out. Or any other name, for
+        the record, of the model of a `Task`.
+      data: `digits`, `images` (the same, of shape 8 x 8 x 1) or `text`; `None` for those that suit
+        the model. Or any other name, for the record.
+      loss: any name, for the record; `None` for the cross-entropy.
+      text: file with the text; `None` for Python's standard library.
+      context: length of a sequence of text, in bytes.
+      sweep: values of other hyper-parameters, by name: `b1`, `b2`, `eps`, `weight_decay` or
+        `momentum` of the optimizer; `input_std`, `hidden_std`, `output_std`, a factor on the
+        initial values of all matrices of a role (σ); `depth`, `batch_size`, `steps`; or a parameter
+        of the model's factory.
+      search: of the settings of `sweep`, `grid` tries all of them, `random` tries `samples` of
+        them, each with every learning rate at every width. `halving` starts with `samples` of them
+        at the smallest width and a fraction of the steps, trains the better half of them twice as
+        long, and so on; the last one is tried at every width.
+      samples: number of settings that are drawn; `None` for all of them.
 
     Raises:
       ValueError: if anything is out of range, naming the invariant, what was received and the
@@ -91,6 +124,14 @@ class Config:
     optimizer: OptimizerName = "adam"
     parametrizations: tuple[ParametrizationName, ...] = ("standard", "mup")
     base_width: int | None = None
+    model: str = "mlp"
+    data: str | None = None
+    loss: str | None = None
+    text: str | None = None
+    context: int = 64
+    sweep: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    search: SearchName = "grid"
+    samples: int | None = None
 
     def __post_init__(self) -> None:
         _require_distinct("widths", self.widths, 2, "A drift needs two.")
@@ -103,13 +144,21 @@ class Config:
             _require_integer("widths", width, 1)
         for seed in self.seeds:
             _require_integer("seeds", seed, 0)
-        for name in ("depth", "batch_size", "steps"):
+        for name in (*_SIZES, "context"):
             _require_integer(name, getattr(self, name), 1)
         if self.base_width is not None:
             _require_integer("base_width", self.base_width, 1)
         _require_distinct("learning_rates", self.grid, 1, "Leave it out for a grid that suits.")
         for rate in self.grid:
             _require_rate(rate)
+        for name, values in self.sweep.items():
+            _require_swept(name, values, self.optimizer)
+        if self.data is not None and self.model in MODELS:
+            raise ValueError(
+                f"`data` must be left out: {self.model} has its own. Got {self.data!r}."
+            )
+        _require_one_of("search", self.search, get_args(SearchName))
+        _require_search(self)
 
     @property
     def grid(self) -> tuple[float, ...]:
@@ -120,6 +169,62 @@ class Config:
     def base(self) -> int:
         """The width at which every factor of a parametrization is 1."""
         return min(self.widths) if self.base_width is None else self.base_width
+
+    def of(self, name: str, setting: Mapping[str, float]) -> Any:
+        """The value of `depth`, `batch_size` or `steps` under a setting of the sweep."""
+        return setting.get(name, getattr(self, name))
+
+
+def _require_swept(name: str, values: Any, optimizer: OptimizerName) -> None:
+    if field := _SWEPT_ALWAYS.get(name):
+        raise ValueError(f"`sweep` is for other hyper-parameters. Got {name!r}. Use `{field}`.")
+    _require_distinct(f"sweep[{name!r}]", values, 1, "Try {'b2': (0.95, 0.999)}.")
+    known_elsewhere = {known for numbers in NUMBERS.values() for known in numbers}
+    if name in known_elsewhere - set(NUMBERS[optimizer]):
+        raise ValueError(
+            f"`sweep` must name hyper-parameters that {optimizer} has: "
+            f"{', '.join(NUMBERS[optimizer])}. Got {name!r}."
+        )
+    for value in values:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (is_number and _is_fit(name, value)):
+            raise ValueError(f"`sweep[{name!r}]` must be {_range(name)}. Got {value!r}.")
+
+
+def _is_fit(name: str, value: float) -> bool:
+    if name in _SIZES:
+        return isinstance(value, int) and value >= 1
+    if name in _STDS:
+        return math.isfinite(value) and value > 0
+    if name in ("b1", "b2", "momentum"):
+        return 0 <= value < 1
+    return math.isfinite(value) and (value >= 0 or name not in _ADAM)
+
+
+def _range(name: str) -> str:
+    if name in _SIZES:
+        return "integers of at least 1"
+    if name in ("b1", "b2", "momentum"):
+        return "numbers of at least 0 and below 1"
+    return "finite numbers" + (" above 0" if name in _STDS else " of at least 0" * (name in _ADAM))
+
+
+def _require_search(config: Config) -> None:
+    settings = math.prod(map(len, config.sweep.values()))
+    if config.samples is not None:
+        _require_integer("samples", config.samples, 1)
+        if config.search == "grid" or config.samples > settings:
+            raise ValueError(
+                f"`samples` must be at most the {settings} settings of `sweep`, of which `random` "
+                f"and `halving` draw some. Got {config.samples} for the search {config.search!r}."
+            )
+    if config.search == "random" and config.samples is None:
+        raise ValueError("A random search must have `samples`, a number of settings. Got none.")
+    if config.search == "halving" and (settings < 2 or "steps" in config.sweep):
+        raise ValueError(
+            "Halving must have at least 2 settings of `sweep` to choose from, and sets the steps "
+            f"itself. Got {dict(config.sweep)!r}. Try {{'b2': (0.9, 0.99)}}, or the search 'grid'."
+        )
 
 
 def _require_distinct(name: str, values: Iterable[Any], least: int, remedy: str) -> None:

@@ -1,12 +1,13 @@
 """The whole measurement: every sweep of a `Config` in turn, then the analysis."""
 
 import dataclasses
-import itertools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 
-from jaxmup.data import Dataset, digits
-from jaxmup.transfer._analysis import Analysis, analyze
+from jaxmup.transfer._analysis import analyze
 from jaxmup.transfer._config import Config
+from jaxmup.transfer._findings import Analysis
+from jaxmup.transfer._task import Task
 from jaxmup.transfer._trial import Trial
 
 
@@ -15,10 +16,10 @@ class Progress:
     """How far a measurement has come.
 
     Args:
-      done: work done so far, in multiply-adds of a training example, summed over runs.
-      total: work of the whole measurement, in the same unit.
-      parametrization: of the sweep that starts now; `None` at the end.
-      width: of the sweep that starts now; `None` at the end.
+      done: work done so far: parameters times steps, summed over runs.
+      total: work of the whole measurement, in the same unit; in successive halving, of a round.
+      parametrization: of the runs that come now; `None` at the end.
+      width: of the runs that come now; `None` at the end.
     """
 
     done: int
@@ -38,44 +39,47 @@ class Result:
 
 def measure(
     config: Config,
-    dataset: Dataset | None = None,
+    task: Task | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
+    directory: str | os.PathLike[str] | None = None,
 ) -> Result:
     """Trains every width x learning rate x seed under each parametrization, and analyzes it.
 
-    Uses all local devices. The same configuration on the same machine gives the same bits.
+    Uses all local devices, and all processes that `jax.distributed` has joined: each calls this
+    with the same arguments, takes its share, and gets the whole result. The same configuration on
+    the same machine gives the same bits.
 
     Args:
       config: what to do.
-      dataset: what to train on; `None` for the digits.
-      progress: called before each sweep and once at the end.
+      task: what to train on what; `None` for what `config.model` names.
+      progress: called before the runs of each width, between them, and once at the end.
+      directory: where to record each trial at once, in `trials.jsonl`. A measurement that was
+        killed loses those in flight, one on each device or, where runs are so small that they are
+        vectorized, a batch of them; called again with the same arguments it goes on, and ends with
+        the same bits. `None` to record nothing.
 
     Raises:
       ModuleNotFoundError: if the digits are asked for and scikit-learn is not installed.
+      OSError: if the directory cannot be written; what was recorded before is kept.
+      ValueError: if the task is not fit to be trained, another measurement is running in the
+        directory, or its trials are of another one, naming what differs.
 
     Example:
       >>> config = Config(widths=(8, 16), learning_rates=(0.01, 0.1), seeds=(0,), steps=2)
       >>> len(measure(config).trials)
       8
     """
-    from jaxmup.transfer._sweep import (
-        sweep,
-    )  # trains: loads Flax and optax, which reading a record need not
+    # What trains loads Flax and optax, which reading a record need not.
+    from jaxmup.transfer._models import task_of
+    from jaxmup.transfer._train import train_all
 
-    dataset = digits() if dataset is None else dataset
-    sweeps = list(itertools.product(config.parametrizations, sorted(config.widths)))
-    costs = [_multiply_adds(config, width, dataset) for _, width in sweeps]
-    trials: list[Trial] = []
-    for i, (name, width) in enumerate(sweeps):
-        progress(Progress(sum(costs[:i]), sum(costs), name, width))
-        trials += sweep(config, width, name, dataset)
-    progress(Progress(sum(costs), sum(costs)))
+    task = task_of(config) if task is None else task
+    return result_of(config, train_all(task, config, progress, directory))
+
+
+def result_of(config: Config, trials: Sequence[Trial]) -> Result:
+    """The result that trials of a configuration make."""
     analyses = (
         analyze(t for t in trials if t.parametrization == name) for name in config.parametrizations
     )
     return Result(config, tuple(trials), tuple(analyses))
-
-
-def _multiply_adds(config: Config, width: int, dataset: Dataset) -> int:
-    per_example = width * (dataset.features + (config.depth - 1) * width + dataset.classes)
-    return per_example * len(config.grid) * len(config.seeds)

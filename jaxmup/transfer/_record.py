@@ -1,23 +1,19 @@
 """The JSON record of a measurement: versioned, strict JSON, written in one piece."""
 
 import dataclasses
-import importlib.metadata
 import json
 import os
-import platform
 from pathlib import Path
 from typing import Any
 
 from jaxmup._files import write_atomically
-from jaxmup.transfer._analysis import analyze
-from jaxmup.transfer._config import Config
-from jaxmup.transfer._measure import Result
-from jaxmup.transfer._trial import Trial
+from jaxmup.transfer._identity import config_from_json, config_to_json, versions
+from jaxmup.transfer._measure import Result, result_of
+from jaxmup.transfer._store import trial_from_json, trial_to_json
 
 FORMAT = "jaxmup.transfer"
-VERSION = 1
-_DIVERGED = "diverged"
-_PACKAGES = ("jaxmup", "jax", "jaxlib", "flax", "optax", "numpy")
+VERSION = 2
+_READABLE = (1, VERSION)  # the first had no other hyper-parameters and no curves
 
 
 def to_record(result: Result) -> dict[str, Any]:
@@ -26,18 +22,12 @@ def to_record(result: Result) -> dict[str, Any]:
     The grid and the base width are written out also where the configuration left them to the
     defaults.
     """
-    config = dataclasses.asdict(result.config)
-    config |= {"learning_rates": list(result.config.grid), "base_width": result.config.base}
     return {
         "format": FORMAT,
         "version": VERSION,
-        "config": config,
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES}
-        | {"python": platform.python_version()},
-        "trials": [
-            dataclasses.asdict(trial) | {"loss": _DIVERGED if trial.loss is None else trial.loss}
-            for trial in result.trials
-        ],
+        "config": config_to_json(result.config),
+        "versions": versions(),
+        "trials": [trial_to_json(trial) for trial in result.trials],
         "analysis": [
             dataclasses.asdict(analysis) | {"transfers": analysis.transfers}
             for analysis in result.analyses
@@ -63,21 +53,10 @@ def read_record(path: str | os.PathLike[str]) -> Result:
     """
     record = json.loads(Path(path).read_bytes())
     found = (record.get("format"), record.get("version")) if isinstance(record, dict) else None
-    if found != (FORMAT, VERSION):
+    if found not in [(FORMAT, version) for version in _READABLE]:
         raise ValueError(
             f"A record must be of format {FORMAT!r}, version {VERSION}. Got {found} in {path}. "
             "Write it with `jaxmup.transfer.write_record`."
         )
-    fields: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in record["config"].items()
-    }
-    config = Config(**fields)
-    trials = tuple(
-        Trial(**trial | {"loss": None if trial["loss"] == _DIVERGED else trial["loss"]})
-        for trial in record["trials"]
-    )
-    analyses = (
-        analyze(t for t in trials if t.parametrization == name) for name in config.parametrizations
-    )
-    return Result(config, trials, tuple(analyses))
+    trials = tuple(trial_from_json(trial) for trial in record["trials"])
+    return result_of(config_from_json(record["config"]), trials)

@@ -1,133 +1,222 @@
-"""The engine: every learning rate and seed of one width, in one program over all local devices."""
+"""The engine: runs of one width, many at a time, in one program over all local devices."""
 
-import functools
-from collections.abc import Callable
-from typing import Any
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 from jax import Array, lax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxmup import optim
-from jaxmup._rules import Parametrization, ParametrizationName, parametrization
-from jaxmup._tree import resolve
-from jaxmup.data import Dataset, batch_order
-from jaxmup.models import MLP
-from jaxmup.nnx import specs
-from jaxmup.transfer._config import FAMILY, Config, OptimizerName
+from jaxmup._tree import leaves_by_path, map_named
+from jaxmup.transfer._config import NUMBERS, Config, OptimizerName
+from jaxmup.transfer._network import Network
+from jaxmup.transfer._search import Cell
+from jaxmup.transfer._task import Loss, Task, run_batches
 from jaxmup.transfer._trial import Trial
 
-MakeModel = Callable[[nnx.Rngs], nnx.Module]
-# (learning rate, initial parameters, batches, inputs, labels) -> final loss. Pure: free to map,
-# compile and shard.
-Run = Callable[[Array, Any, Array, Array, Array], Array]
+Numbers = Mapping[str, Any]  # the learning rate and other hyper-parameters, by name
+# (numbers, initial parameters, rest of the state, batches, evaluation) -> loss at the end, and that
+# of the points of the curve. Pure: free to map, compile and shard.
+Run = Callable[[Numbers, Any, Any, Any, Any], tuple[Array, Array]]
+
+CURVE_POINTS = 20
+TOGETHER = 16  # runs of a device that are vectorized, where that is faster
 
 _OPTIMIZERS: dict[OptimizerName, Callable[..., optax.GradientTransformation]] = {
     "adam": optim.adam,
     "adamw": optim.adamw,
     "amsgrad": optim.amsgrad,
-    "sgd": functools.partial(optim.sgd, momentum=0.9),
+    "sgd": optim.sgd,
 }
+_CONSTANTS: dict[OptimizerName, dict[str, float]] = {"sgd": {"momentum": 0.9}}
 
 
-def sweep(config: Config, width: int, name: ParametrizationName, dataset: Dataset) -> list[Trial]:
-    """Trains one network for each learning rate and seed of `config`.
-
-    A seed gives the same initial values and the same batches at every learning rate. Equal
-    arguments give equal bits on the same machine and devices.
+class Group(NamedTuple):
+    """Runs that are trained by one call of a compiled program.
 
     Args:
-      config: what to do; of its widths only the base width matters here.
-      width: of the networks.
-      name: of the parametrization.
-      dataset: what to train on.
-
-    Returns:
-      A trial per learning rate and seed; the seeds of a learning rate are neighbors.
+      keys: which runs these are: trials without their losses.
+      numbers: hyper-parameters of each run, arrays of shape `(runs,)` by name.
+      seeds: index of the seed of each run; shape `(runs,)`.
     """
-    rule = parametrization(name, FAMILY[config.optimizer])
 
-    def make_model(rngs: nnx.Rngs) -> MLP:
-        return MLP(
-            dataset.features,
-            dataset.classes,
-            width=width,
-            depth=config.depth,
-            base_width=config.base,
-            parametrization=rule,
-            rngs=rngs,
-        )
+    keys: tuple[Trial, ...]
+    numbers: dict[str, np.ndarray]
+    seeds: np.ndarray
 
-    examples, per_step = len(dataset.labels), config.batch_size
-    orders = [batch_order(examples, per_step, config.steps, seed) for seed in config.seeds]
-    runs = [(rate, i) for rate in config.grid for i in range(len(config.seeds))]
-    losses = train_all(
-        make_run(make_model, rule, config.optimizer, config.steps),
-        np.array([rate for rate, _ in runs], np.float32),
-        np.array([i for _, i in runs], np.int32),
-        initial_parameters(make_model, config.seeds),
-        np.stack(orders),
-        dataset,
-        together=faster_together(config.batch_size, width),
-    )
+
+def keys_of(config: Config, cells: Sequence[Cell]) -> list[Trial]:
+    """The runs of some cells as trials without losses; the seeds of a rate are neighbors."""
     return [
-        Trial(name, width, rate, config.seeds[i], float(loss) if np.isfinite(loss) else None)
-        for (rate, i), loss in zip(runs, losses, strict=True)
+        Trial(cell.parametrization, cell.width, rate, seed, None, cell.setting)
+        for cell in cells
+        for rate in config.grid
+        for seed in config.seeds
     ]
 
 
-def initial_parameters(make_model: MakeModel, seeds: tuple[int, ...]) -> Any:
-    """The parameters of one model per seed, stacked along a new first axis.
+def group_of(config: Config, keys: Sequence[Trial]) -> Group:
+    """The group of some runs that share a program."""
+    rows = [{"learning_rate": key.learning_rate} | traced(config, key.others) for key in keys]
+    numbers = {name: np.array([row[name] for row in rows], np.float32) for name in rows[0]}
+    seeds = np.array([config.seeds.index(key.seed) for key in keys], np.int32)
+    return Group(tuple(keys), numbers, seeds)
+
+
+def traced(config: Config, setting: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """The hyper-parameters of a setting that are numbers of a compiled program."""
+    return {name: value for name, value in setting if name in NUMBERS[config.optimizer]}
+
+
+def program_of(config: Config, cell: Cell) -> Cell:
+    """A cell without its numbers: cells for which this is equal share a program."""
+    numbers = NUMBERS[config.optimizer]
+    return cell._replace(setting=tuple(x for x in cell.setting if x[0] not in numbers))
+
+
+class Program(NamedTuple):
+    """The compiled program of some cells.
+
+    Args:
+      size: number of runs that it trains at a time, in equal shares over the local devices.
+      train: trains the runs of a group, at most `size`. Equal groups give equal bits on the same
+        machine and devices.
+    """
+
+    size: int
+    train: Callable[[Group], list[Trial]]
+
+
+def program(task: Task, config: Config, cell: Cell, network: Network) -> Program:
+    """The program of the cells for which `program_of` is `cell`.
+
+    Args:
+      task: what to train.
+      config: how.
+      cell: of the runs, without their numbers.
+      network: of the cell.
+
+    Raises:
+      ValueError: if the data run out, change their shapes or are not finite.
+    """
+    setting = dict(cell.setting)
+    steps, batch_size = config.of("steps", setting), config.of("batch_size", setting)
+    offered = {"depth": config.depth, **setting, "batch_size": batch_size}
+    runs = [run_batches(task.batches, seed, steps, offered) for seed in config.seeds]
+    together = faster_together(_examples(runs[0]), cell.width)
+    call, devices = compiled(make_run(network, task.loss, config.optimizer, steps), together)
+    arguments = on_every_device(
+        (*initial_state(network, config.seeds), stacked(runs), task.evaluation)
+    )
+    size = len(devices) * (TOGETHER if together else 1)
+
+    def train(group: Group) -> list[Trial]:
+        # The last share is filled up with copies, whose losses are dropped.
+        filled = np.arange(size) % len(group.keys)
+        numbers = {name: values[filled] for name, values in group.numbers.items()}
+        losses, curves = call(numbers, group.seeds[filled], *arguments)
+        return [
+            dataclasses.replace(key, loss=_finite(loss), curve=tuple(map(_finite, curve)))
+            for key, loss, curve in zip(
+                group.keys, np.asarray(losses), np.asarray(curves), strict=False
+            )
+        ]
+
+    return Program(size, train)
+
+
+def _finite(loss: Any) -> float | None:
+    return float(loss) if np.isfinite(loss) else None
+
+
+def _examples(run: Any) -> int:
+    """How many examples, or tokens, a step sees: the elements of the smallest part of a batch."""
+    return min(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(run))
+
+
+def initial_state(network: Network, seeds: Sequence[int]) -> tuple[Any, Any]:
+    """The parameters of one model per seed, stacked along a new first axis; so the rest of it.
 
     They are drawn outside of the compiled program, where XLA compiles an initializer once per
     shape and not once per program, and with a generator that compiles faster than JAX's default:
     initializers would take longer to compile than the networks take to train.
     """
-    keys = (jax.random.key(seed, impl="rbg") for seed in seeds)
-    states = [nnx.state(make_model(nnx.Rngs(key)), nnx.Param) for key in keys]
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *states)
+    return stacked([network.draw(jax.random.key(seed, impl="rbg")) for seed in seeds])
 
 
-def make_run(
-    make_model: MakeModel, rule: Parametrization, optimizer: OptimizerName, steps: int
-) -> Run:
-    """The function that trains one network and returns its loss on the whole data set.
+def stacked(trees: Sequence[Any]) -> Any:
+    """Equal trees of arrays as one, with a new first axis."""
+
+    def stack(*leaves: Any) -> Any:
+        is_key = jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key)
+        return jnp.stack(leaves) if is_key else np.stack(leaves)
+
+    return jax.tree.map(stack, *trees)
+
+
+def make_run(network: Network, loss: Loss, optimizer: OptimizerName, steps: int) -> Run:
+    """The function that trains one network and returns its losses.
 
     Args:
-      make_model: builds the network from layers that hold their specs.
-      rule: the parametrization of the network and of the optimizer.
+      network: from layers that hold their specs.
+      loss: of a model on a batch.
       optimizer: its name.
       steps: length of the schedule, in which the learning rate falls linearly to zero.
     """
-    abstract = nnx.eval_shape(lambda: make_model(nnx.Rngs(0)))
-    graph = nnx.graphdef(abstract)
-    scalings = resolve(specs(abstract), rule)
+    points = np.linspace(0, steps - 1, min(steps, CURVE_POINTS)).round().astype(np.int32)
+    roles = {name: spec.role for name, spec in leaves_by_path(network.specs).items()}
+
+    def loss_of(params: Any, rest: Any, batch: Any) -> tuple[Array, Any]:
+        model, left = network.join(params, rest)
+        return loss(model, batch), left()
 
     def run(
-        learning_rate: Array, params: Any, batches: Array, inputs: Array, labels: Array
-    ) -> Array:
-        transform = _OPTIMIZERS[optimizer](
-            lambda count: learning_rate * (1 - count / steps), scalings
-        )
+        numbers: Numbers, params: Any, rest: Any, batches: Any, evaluation: Any
+    ) -> tuple[Array, Array]:
+        transform = _transform(optimizer, numbers, network.scalings, steps)
 
-        def loss_of(params: Any, inputs: Array, labels: Array) -> Array:
-            logits = nnx.merge(graph, params)(inputs)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-        def step(carry: tuple[Any, Any], batch: Array) -> tuple[tuple[Any, Any], None]:
-            params, state = carry
-            gradients = jax.grad(loss_of)(params, inputs[batch], labels[batch])
+        def step(carry: tuple[Any, Any, Any], batch: Any) -> tuple[tuple[Any, Any, Any], Array]:
+            params, rest, state = carry
+            (value, rest), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+                params, rest, batch
+            )
             updates, state = transform.update(gradients, state, params)
-            return (optax.apply_updates(params, updates), state), None
+            return (optax.apply_updates(params, updates), rest, state), value
 
-        (params, _), _ = lax.scan(step, (params, transform.init(params)), batches)
-        return loss_of(params, inputs, labels)
+        params = _with_stds(params, roles, numbers)
+        start = (params, rest, transform.init(params))
+        (params, rest, _), values = lax.scan(step, start, batches)
+        return loss_of(params, rest, evaluation)[0], values[points]
 
     return run
+
+
+def _transform(
+    optimizer: OptimizerName, numbers: Numbers, scalings: Any, steps: int
+) -> optax.GradientTransformation:
+    rate = numbers["learning_rate"]
+    given = {n: x for n, x in numbers.items() if n != "learning_rate" and not n.endswith("_std")}
+    constants = _CONSTANTS.get(optimizer, {}) | given
+    return _OPTIMIZERS[optimizer](lambda count: rate * (1 - count / steps), scalings, **constants)
+
+
+def _with_stds(params: Any, roles: Mapping[str, str], numbers: Numbers) -> Any:
+    """The initial values, times what the numbers say of matrices of their role."""
+    factors = {name: numbers.get(f"{role}_std") for name, role in roles.items()}
+    if not any(factor is not None for factor in factors.values()):
+        return params
+
+    def scaled(x: Array, factor: Any) -> Array:
+        return x if factor is None or x.ndim < 2 else x * factor.astype(x.dtype)
+
+    return map_named(scaled, params, factors)
 
 
 def faster_together(batch_size: int, width: int) -> bool:
@@ -145,60 +234,27 @@ def faster_together(batch_size: int, width: int) -> bool:
     return jax.default_backend() != "cpu" or batch_size * width <= 4096
 
 
-def train_all(
-    run: Run,
-    learning_rates: np.ndarray,
-    seed_indices: np.ndarray,
-    params: Any,
-    batches: np.ndarray,
-    dataset: Dataset,
-    *,
-    together: bool,
-) -> np.ndarray:
-    """Trains every run in one program, in equal shares over the local devices.
+def compiled(run: Run, together: bool) -> tuple[Callable[..., tuple[Array, Array]], list[Any]]:
+    """The program that trains many runs, in equal shares over the local devices, and those.
 
-    The last share is filled up with copies of the first runs, whose losses are dropped.
+    It takes the numbers and the index of the seed of each run, with a leading axis that the number
+    of devices divides; initial parameters, the rest of the state and batches, with a leading axis
+    of seeds; and the evaluation. It returns the losses at the end, and the points of the curves.
 
     Args:
       run: trains one network.
-      learning_rates: shape `(runs,)`.
-      seed_indices: which of the seeds each run uses; shape `(runs,)`.
-      params: initial parameters, with a leading axis of seeds.
-      batches: indices of examples; shape `(seeds, steps, batch_size)`.
-      dataset: what to train on.
       together: vectorize the runs of a device (`vmap`) instead of running one after the other
         (`lax.map`).
-
-    Returns:
-      Losses of shape `(runs,)`.
     """
-    program, devices = compiled(run, together)
-    count = len(learning_rates)
-    shares = -(-count // devices)
-    filled = np.arange(shares * devices) % count
-    losses = program(
-        learning_rates[filled],
-        seed_indices[filled],
-        params,
-        batches,
-        dataset.inputs,
-        dataset.labels,
-    )
-    return np.asarray(losses)[:count]
-
-
-def compiled(run: Run, together: bool) -> tuple[Callable[..., Array], int]:
-    """The program behind `train_all`, and the number of devices that its runs are spread over."""
     devices = jax.local_devices()
 
-    def share(
-        rates: Array, indices: Array, params: Any, batches: Array, inputs: Array, labels: Array
-    ) -> Array:
-        def one(rate_and_index: tuple[Array, Array]) -> Array:
-            rate, i = rate_and_index
-            return run(rate, jax.tree.map(lambda x: x[i], params), batches[i], inputs, labels)
+    def share(numbers: Any, seeds: Array, params: Any, rest: Any, batches: Any, evaluation: Any):
+        def one(numbers_and_seed: tuple[Any, Array]) -> tuple[Array, Array]:
+            numbers, seed = numbers_and_seed
+            own = jax.tree.map(lambda x: x[seed], (params, rest, batches))
+            return run(numbers, own[0], own[1], own[2], evaluation)
 
-        return jax.vmap(one)((rates, indices)) if together else lax.map(one, (rates, indices))
+        return jax.vmap(one)((numbers, seeds)) if together else lax.map(one, (numbers, seeds))
 
     spread = jax.shard_map(
         share,
@@ -207,4 +263,10 @@ def compiled(run: Run, together: bool) -> tuple[Callable[..., Array], int]:
         out_specs=P("runs"),
         check_vma=False,  # the shares never communicate, so there is nothing to check
     )
-    return jax.jit(spread), len(devices)
+    return jax.jit(spread), devices
+
+
+def on_every_device(tree: Any) -> Any:
+    """A tree of arrays, copied to all local devices."""
+    mesh = Mesh(np.array(jax.local_devices()), ("runs",))
+    return jax.device_put(tree, NamedSharding(mesh, P()))

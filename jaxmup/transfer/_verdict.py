@@ -1,0 +1,79 @@
+"""The verdict in words: what was decided, by which number."""
+
+from jaxmup.transfer._findings import Analysis, Interval
+
+
+def verdict(a: Analysis) -> str:
+    """One sentence that starts with the parametrization."""
+    what = f"the best {name(a.over)}"
+    if a.drift is None:
+        lost = ", ".join(str(c.width) for c in a.curves if c.optimum is None)
+        return (
+            f"{a.parametrization}: no answer, since every {name(a.over)} diverged at width {lost}."
+        )
+    if a.edges:
+        at = ", ".join(map(str, a.edges))
+        return (
+            f"{a.parametrization}: no answer, since {what} is at an edge of the "
+            f"grid at width {at}; widen the grid."
+        )
+    numbers = f"{_drift(a, a.drift)}, and {_penalty(a)}{_worse(a)}"
+    return f"{a.parametrization}: {what} {_outcome(a)}; {numbers}."
+
+
+def name(over: str) -> str:
+    """A hyper-parameter in words.
+
+    Example:
+      >>> name("weight_decay")
+      'weight decay'
+    """
+    return over.replace("_", " ")
+
+
+def _outcome(a: Analysis) -> str:
+    """The claim, and whether the seeds are enough for it."""
+    if a.outcome != "undecided":
+        return a.outcome
+    claim = "seems to transfer" if a.transfers else "seems not to transfer"
+    seeds = "one seed is" if a.seeds == 1 else f"{a.seeds} seeds are"
+    return f"{claim}, but {seeds} not enough seeds to decide"
+
+
+def _drift(a: Analysis, drift: float) -> str:
+    ends = f"from width {a.curves[0].width} to {a.curves[-1].width}"
+    if a.scale == "linear":
+        return f"it moves by {drift:+.3g}{_evidence(a.drift_interval, '+.3g')} {ends}"
+    evidence = _evidence(a.drift_interval, "+.2f", f"±{a.limit:g}")
+    return f"it moves by {round(drift, 2) + 0.0:+.2f} octaves {ends}{evidence}"
+
+
+def _penalty(a: Analysis) -> str:
+    small = f"reusing the best of width {a.curves[0].width}"
+    large = f"width {a.curves[-1].width}"
+    if a.transferred_loss is None or a.best_loss is None:
+        return f"{small} makes {large} diverge"
+    losses = f"a loss of {a.transferred_loss:.3g} instead of {a.best_loss:.3g}"
+    if a.penalty is None:
+        return f"{small} gives {large} {losses}"
+    limit = f"{a.limit:g}" if a.scale == "linear" else None
+    evidence = _evidence(a.penalty_interval, ".1f", limit)
+    return f"{small} costs {large} {a.penalty:.1f} %{evidence}: {losses}"
+
+
+def _worse(a: Analysis) -> str:
+    """What speaks against it beside: a wider network that trains worse."""
+    worse = [c for c in a.crossings or () if c.certain]
+    if not worse:
+        return ""
+    return f"; width {worse[-1].wide} trains worse than {worse[-1].narrow}"
+
+
+def _evidence(interval: Interval | None, form: str, limit: str | None = None) -> str:
+    """Interval and limit in brackets, after the number that they are about."""
+    parts = []
+    if interval is not None:
+        parts.append(f"95 % interval {interval.low:{form}} to {interval.high:{form}}")
+    if limit is not None:
+        parts.append(f"limit {limit}")
+    return f" ({', '.join(parts)})" if parts else ""
