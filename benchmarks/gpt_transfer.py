@@ -14,12 +14,13 @@ from jaxmup import transfer
 CONFIG = transfer.Config(
     model="gpt",
     widths=(64, 128, 256, 512),
-    learning_rates=transfer.log2_grid(-11.5, -5.5, 0.5),
+    learning_rates=transfer.log2_grid(-11.5, -5, 0.5),
     seeds=(0, 1),
     depth=2,
     batch_size=16,
     context=32,
     steps=100,
+    warmup=10,
     optimizer="adam",
 )
 

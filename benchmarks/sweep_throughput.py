@@ -47,8 +47,8 @@ def jax_sweep(width: int, batch_size: int) -> Callable[[], list[float | None]]:
         steps=STEPS,
     )
     task, cell = transfer.task_of(config), Cell("mup", width)
-    size, train = program(task, config, cell, network(task, config, cell))
     keys = keys_of(config, [cell])
+    size, train = program(task, config, cell, network(task, config, cell), len(keys))
     groups = [group_of(config, keys[i : i + size]) for i in range(0, len(keys), size)]
     return lambda: [trial.loss for group in groups for trial in train(group)]
 

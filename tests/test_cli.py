@@ -91,6 +91,7 @@ def test_options_reach_the_configuration(tmp_path, monkeypatch):
         "depth": 3,
         "batch_size": 4,
         "steps": 1,
+        "warmup": 0,
         "optimizer": "sgd",
         "parametrizations": ["mup"],
         "base_width": 4,
@@ -123,6 +124,7 @@ def test_options_reach_the_configuration(tmp_path, monkeypatch):
         ("--parametrization mu", "`parametrizations` must be one of mup, standard"),
         ("--seeds 0", "`seeds` must hold at least 1 value"),
         ("--depth 0", "`depth` must be integers of at least 1"),
+        ("--warmup -1", "`warmup` must be integers of at least 0"),
         ("--steps x", "Invalid value for '--steps'"),
         ("--no-such-option", "No such option: --no-such-option"),
         ("--model resnet", "`--model` must be one of mlp, cnn, gpt or MODULE:FUNCTION"),
@@ -239,9 +241,9 @@ def test_help_shows_every_option_and_the_defaults(capsys):
     assert cli.run(["transfer", "--help"]) == 0
     printed = capsys.readouterr().out
     options = ["--width", "--parametrization", "--optimizer", "--learning-rates", "--log2-range"]
-    options += ["--seeds", "--depth", "--batch-size", "--steps", "--base-width", "--out"]
+    options += ["--seeds", "--depth", "--batch-size", "--steps", "--warmup", "--base-width"]
     options += ["--model", "--data", "--evaluation", "--loss", "--text", "--context", "--sweep"]
-    options += ["--search", "--samples", "--distributed"]
+    options += ["--search", "--samples", "--distributed", "--out"]
     defaults = ["64,128,256,512", "standard,mup", "default: adam", "default: 128", "default: 20"]
     assert [word for word in options + defaults if word not in printed] == []
 

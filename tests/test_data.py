@@ -62,3 +62,53 @@ def test_the_seed_alone_decides_the_order():
 def test_a_longer_run_begins_as_a_shorter_one():
     short, long = (data.batch_order(10, 3, steps, seed=0) for steps in (4, 9))
     assert long[:4].tolist() == short.tolist()
+
+
+def test_the_text_of_the_standard_library_is_split_in_blocks():
+    text = data.text()
+    assert text is data.text()
+    assert text.train.dtype == text.held_out.dtype == np.uint8
+    assert len(text.train) + len(text.held_out) <= 4_000_000
+    assert len(text.held_out) == pytest.approx(len(text.train) / 9, rel=0.05)
+    assert b"def " in text.train.tobytes()
+    assert not text.train.flags.writeable
+    small = data.text(limit=100_000)
+    assert text.train[: 9 * 4096].tolist() == small.train[: 9 * 4096].tolist()
+
+
+def test_any_file_is_a_text(tmp_path):
+    path = tmp_path / "numbers"
+    path.write_bytes(bytes(range(100)))
+    text = data.text(path)
+    assert text.name == "numbers"
+    assert text.held_out.tolist() == list(range(90, 100))  # blocks of a tenth
+    assert text.train.tolist() == list(range(90))
+    assert data.text(path, limit=20).held_out.tolist() == [18, 19]
+
+
+def test_a_text_that_is_too_short_is_refused(tmp_path):
+    (tmp_path / "short").write_bytes(b"123456789")
+    with pytest.raises(ValueError, match="at least 10 bytes. Got 9 in short"):
+        data.text(tmp_path / "short")
+    with pytest.raises(ValueError, match="longer than a sequence of 9 tokens. Got 9"):
+        data.sequences(np.arange(9), 9, 1, 0, 0)
+
+
+def test_sequences_are_pieces_with_what_follows():
+    inputs, targets = data.sequences(np.arange(100), 8, 64, seed=1, step=2)
+    assert inputs.shape == targets.shape == (64, 8)
+    assert inputs.dtype == np.int32
+    assert np.all(inputs == inputs[:, :1] + np.arange(8))
+    assert np.all(targets == inputs + 1)
+    assert 0 <= inputs.min() < 20 < 80 < targets.max() <= 99
+
+
+def test_the_last_token_can_be_a_target():
+    targets = [data.sequences(np.arange(4), 3, 8, 0, step)[1].max() for step in range(3)]
+    assert targets == [3, 3, 3]
+
+
+def test_seed_and_step_decide_the_sequences():
+    tokens = np.arange(1000)
+    drawn = [data.sequences(tokens, 4, 8, *at)[0].tolist() for at in [(0, 1), (1, 0), (0, 1)]]
+    assert drawn[0] == drawn[2] != drawn[1]

@@ -106,7 +106,7 @@ def test_a_plain_model_is_trained_as_by_infer_and_rescale():
     specs = jaxmup.infer(plain_nnx, base=8, delta=16, target=16)
     key = jax.random.key(0, impl="rbg")
     model = jaxmup.rescale(plain_nnx, specs, rule, base=8, target=16, key=key)
-    rates = jnp.array([1.0, 2 / 3, 1 / 3]) * 0.05
+    rates = jnp.array([1 / 2, 2 / 3, 1 / 3]) * 0.05  # two steps of warmup
     tx = jaxmup.optim.adam(lambda step: rates[step], jaxmup.resolve(specs, rule))
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
 
@@ -117,7 +117,7 @@ def test_a_plain_model_is_trained_as_by_infer_and_rescale():
         return value
 
     losses = [step(model, optimizer, batch(0, i)) for i in range(3)]
-    [trial] = train(task())
+    [trial] = train(task(), dataclasses.replace(CONFIG, warmup=2))
     require_close(np.array(trial.curve), np.array(losses), *RUN)
     require_close(np.array(trial.loss), transfer.cross_entropy(model, EVALUATION), *RUN)
 

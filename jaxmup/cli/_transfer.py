@@ -70,6 +70,9 @@ def transfer(
     ] = _DEFAULT.depth,
     batch_size: Annotated[int, typer.Option(help="Examples per step.")] = _DEFAULT.batch_size,
     steps: Annotated[int, typer.Option(help="Optimizer steps of a run.")] = _DEFAULT.steps,
+    warmup: Annotated[
+        int, typer.Option(help="Steps in which the learning rate rises to its peak.")
+    ] = _DEFAULT.warmup,
     base_width: Annotated[
         int | None,
         typer.Option(
@@ -172,6 +175,7 @@ def transfer(
             depth=depth,
             batch_size=batch_size,
             steps=steps,
+            warmup=warmup,
             optimizer=optimizer,
             parametrizations=cast(Any, tuple(_parts(parametrization))),  # Config checks the names
             base_width=base_width,

@@ -68,8 +68,9 @@ DEFAULT_GRID: dict[OptimizerName, tuple[float, ...]] = {
 class Config:
     """Everything that decides the outcome; checked in full when it is made.
 
-    A run takes `steps` steps of the optimizer while the learning rate falls linearly to zero. Its
-    loss is that on data of its own at the end, in nats for the models that are named here.
+    A run takes `steps` steps of the optimizer while the learning rate falls linearly to zero, after
+    it has risen linearly for the first `warmup` of them. Its loss is that at the end, on data of its
+    own, in nats for the models that are named here.
 
     Args:
       widths: at least two different ones; sorted by whoever reads them.
@@ -80,6 +81,7 @@ class Config:
         has a parameter `depth`.
       batch_size: examples per step; data of one's own get it if they have a parameter of that name.
       steps: optimizer steps of a run.
+      warmup: steps in which the learning rate rises; 0 for none.
       optimizer: `adam`, `adamw`, `amsgrad` or `sgd` (with momentum 0.9).
       parametrizations: names of those to compare.
       base_width: width at which every factor of a parametrization is 1; `None` for the smallest of
@@ -121,6 +123,7 @@ class Config:
     depth: int = 3
     batch_size: int = 128
     steps: int = 20
+    warmup: int = 0
     optimizer: OptimizerName = "adam"
     parametrizations: tuple[ParametrizationName, ...] = ("standard", "mup")
     base_width: int | None = None
@@ -146,6 +149,7 @@ class Config:
             _require_integer("seeds", seed, 0)
         for name in (*_SIZES, "context"):
             _require_integer(name, getattr(self, name), 1)
+        _require_integer("warmup", self.warmup, 0)
         if self.base_width is not None:
             _require_integer("base_width", self.base_width, 1)
         _require_distinct("learning_rates", self.grid, 1, "Leave it out for a grid that suits.")

@@ -94,7 +94,7 @@ class Program(NamedTuple):
     train: Callable[[Group], list[Trial]]
 
 
-def program(task: Task, config: Config, cell: Cell, network: Network) -> Program:
+def program(task: Task, config: Config, cell: Cell, network: Network, runs: int) -> Program:
     """The program of the cells for which `program_of` is `cell`.
 
     Args:
@@ -102,6 +102,7 @@ def program(task: Task, config: Config, cell: Cell, network: Network) -> Program
       config: how.
       cell: of the runs, without their numbers.
       network: of the cell.
+      runs: how many there are.
 
     Raises:
       ValueError: if the data run out, change their shapes or are not finite.
@@ -109,13 +110,13 @@ def program(task: Task, config: Config, cell: Cell, network: Network) -> Program
     setting = dict(cell.setting)
     steps, batch_size = config.of("steps", setting), config.of("batch_size", setting)
     offered = {"depth": config.depth, **setting, "batch_size": batch_size}
-    runs = [run_batches(task.batches, seed, steps, offered) for seed in config.seeds]
-    together = faster_together(_examples(runs[0]), cell.width)
-    call, devices = compiled(make_run(network, task.loss, config.optimizer, steps), together)
+    batches = [run_batches(task.batches, seed, steps, offered) for seed in config.seeds]
+    together = faster_together(_examples(batches[0]), cell.width)
+    call, devices = compiled(make_run(network, task.loss, config, steps), together)
     arguments = on_every_device(
-        (*initial_state(network, config.seeds), stacked(runs), task.evaluation)
+        (*initial_state(network, config.seeds), stacked(batches), task.evaluation)
     )
-    size = len(devices) * (TOGETHER if together else 1)
+    size = group_size(runs, len(devices), TOGETHER if together else 1)
 
     def train(group: Group) -> list[Trial]:
         # The last share is filled up with copies, whose losses are dropped.
@@ -130,6 +131,18 @@ def program(task: Task, config: Config, cell: Cell, network: Network) -> Program
         ]
 
     return Program(size, train)
+
+
+def group_size(runs: int, devices: int, most: int) -> int:
+    """Number of runs in each of equal groups, with at most `most` on each device.
+
+    Example:
+      >>> group_size(runs=70, devices=2, most=16)  # three groups instead of 32, 32 and 6
+      24
+    """
+    shares = -(-runs // devices)
+    groups = -(-shares // most)
+    return devices * -(-shares // groups)
 
 
 def _finite(loss: Any) -> float | None:
@@ -161,14 +174,14 @@ def stacked(trees: Sequence[Any]) -> Any:
     return jax.tree.map(stack, *trees)
 
 
-def make_run(network: Network, loss: Loss, optimizer: OptimizerName, steps: int) -> Run:
+def make_run(network: Network, loss: Loss, config: Config, steps: int) -> Run:
     """The function that trains one network and returns its losses.
 
     Args:
-      network: from layers that hold their specs.
+      network: what to train.
       loss: of a model on a batch.
-      optimizer: its name.
-      steps: length of the schedule, in which the learning rate falls linearly to zero.
+      config: of the optimizer and its schedule.
+      steps: length of the schedule.
     """
     points = np.linspace(0, steps - 1, min(steps, CURVE_POINTS)).round().astype(np.int32)
     roles = {name: spec.role for name, spec in leaves_by_path(network.specs).items()}
@@ -180,7 +193,7 @@ def make_run(network: Network, loss: Loss, optimizer: OptimizerName, steps: int)
     def run(
         numbers: Numbers, params: Any, rest: Any, batches: Any, evaluation: Any
     ) -> tuple[Array, Array]:
-        transform = _transform(optimizer, numbers, network.scalings, steps)
+        transform = _transform(config, numbers, network.scalings, steps)
 
         def step(carry: tuple[Any, Any, Any], batch: Any) -> tuple[tuple[Any, Any, Any], Array]:
             params, rest, state = carry
@@ -199,12 +212,18 @@ def make_run(network: Network, loss: Loss, optimizer: OptimizerName, steps: int)
 
 
 def _transform(
-    optimizer: OptimizerName, numbers: Numbers, scalings: Any, steps: int
+    config: Config, numbers: Numbers, scalings: Any, steps: int
 ) -> optax.GradientTransformation:
-    rate = numbers["learning_rate"]
+    peak = numbers["learning_rate"]
     given = {n: x for n, x in numbers.items() if n != "learning_rate" and not n.endswith("_std")}
-    constants = _CONSTANTS.get(optimizer, {}) | given
-    return _OPTIMIZERS[optimizer](lambda count: rate * (1 - count / steps), scalings, **constants)
+    constants = _CONSTANTS.get(config.optimizer, {}) | given
+
+    def rate(count: Array) -> Array:
+        falling = peak * (1 - count / steps)
+        rising = jnp.minimum(1, (count + 1) / config.warmup) if config.warmup else 1
+        return falling * rising
+
+    return _OPTIMIZERS[config.optimizer](rate, scalings, **constants)
 
 
 def _with_stds(params: Any, roles: Mapping[str, str], numbers: Numbers) -> Any:

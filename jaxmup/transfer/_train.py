@@ -61,7 +61,7 @@ def train(
     for turn, at in enumerate(sharing):
         progress(Progress(done, total, at.parametrization, at.width))
         if any(key not in store.known for key in keys[at]):
-            size, train_group = program(task, config, at, networks[at])
+            size, train_group = program(task, config, at, networks[at], len(keys[at]))
             for i, start in enumerate(range(0, len(keys[at]), size)):
                 group = keys[at][start : start + size]
                 if is_mine(turn + i) and any(key not in store.known for key in group):
