@@ -148,8 +148,8 @@ def transfer(
     out: Annotated[
         Path,
         typer.Option(
-            help="Directory for trials.jsonl, transfer.json and transfer.png; made if it is "
-            "missing. The same command goes on with the trials that it finds there."
+            help="Directory for trials.jsonl, transfer.json, transfer.png and transfer.html; made "
+            "if it is missing. The same command goes on with the trials that it finds there."
         ),
     ] = Path("jaxmup-transfer"),
 ) -> None:
@@ -213,7 +213,7 @@ def transfer(
     console.print(result_table(result))
     for analysis in result.analyses:
         console.print(analysis.verdict, highlight=False)
-    console.print(f"Wrote {out / 'transfer.json'} and {out / 'transfer.png'}.", highlight=False)
+    console.print(f"The report is {out / 'transfer.html'}.", highlight=False)
 
 
 def _parts(texts: list[str]) -> list[str]:
@@ -367,8 +367,9 @@ def _measure(config: Config, task: Task, out: Path) -> Result:
 
 
 def _write(result: Result, out: Path) -> None:
-    from jaxmup import plots
+    from jaxmup import plots, report
     from jaxmup.transfer import write_atomically, write_record
 
     write_record(result, out / "transfer.json")
     write_atomically(out / "transfer.png", plots.png(plots.transfer_figure(result)))
+    write_atomically(out / "transfer.html", report.html(result).encode())
