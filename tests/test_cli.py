@@ -42,7 +42,7 @@ def test_transfer_writes_a_record_and_a_plot_and_prints_a_table(tmp_path, capsys
         base_width=8,
     )
     assert (out / "transfer.png").read_bytes().startswith(b"\x89PNG")
-    assert (out / "transfer.html").read_text().startswith("<!doctype html>")
+    assert (out / "transfer.html").read_text().startswith("<!DOCTYPE html>")
     printed = capsys.readouterr()
     words = ["width", "drift per doubling", "width 16 at the best rate of width 8", "its own best"]
     assert [word for word in words if word not in " ".join(printed.out.split())] == []
