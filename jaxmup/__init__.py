@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from jaxmup import nnx as nnx
     from jaxmup import optim as optim
     from jaxmup import parity as parity
+    from jaxmup import report as report
     from jaxmup import transfer as transfer
     from jaxmup._infer import infer as infer
     from jaxmup._infer import rescale as rescale
@@ -60,6 +61,7 @@ _SUBMODULES = (
     "nnx",
     "optim",
     "parity",
+    "report",
     "transfer",
 )
 _FUNCTIONS = ("infer", "rescale")

@@ -65,6 +65,7 @@ def parabolas(optima, seeds=4, noise=0.0, seed=0, scale=1.0):
             "no parabola": ([-1, -0.5, 0, 0.5, 1], [1, 0.5, 0, 0.5, 1], 0),
             # A wall: the fifth point is 100 times as high as (x - 1/4)^2 and is left out.
             "wall": ([-1, -0.5, 0, 0.5, 1], [1.5625, 0.5625, 0.0625, 0.0625, 56.25], 0.25),
+            "a hump": ([-1, -0.5, 0, 0.5, 1], [0.1, 5, 0, 4, 0.1], 0),  # bends the wrong way
             "far from the basin": ([-3, -1, -0.5, 0, 0.5, 1], [0.5, 1, 0.25, 0, 0.25, 1], 0),
         }
     ),
@@ -126,10 +127,21 @@ def test_many_seeds_are_resampled_at_random_and_alike():
 def test_interval_of_a_mean_is_students():
     # 1, 2, 3, 6: mean 3, standard deviation √(14/3), t(3, 0.975) = 3.182446.
     values = np.array([1.0, 2.0, 3.0, 6.0])
-    found = statistics.interval(statistics.resamples(4) @ values / 4, 4)
+    terms = (statistics.resamples(4) @ values / 4)[None]
+    found = statistics.interval(terms, 4)
     half = 3.182446 * math.sqrt(14 / 3) / 2
     assert (found.low, found.high) == pytest.approx((3 - half, 3 + half), rel=1e-6)
-    assert statistics.interval(np.array([1.0, 1.0]), 1) is None
+    assert statistics.interval(np.array([[1.0, 1.0]]), 1) is None
+
+
+def test_interval_of_a_difference_is_welchs():
+    # Variances 7/6 (as above) and 4 * 7/6 times weights of 1: 35/6. Freedom 3 * 5² / (1 + 4²).
+    values = np.array([1.0, 2.0, 3.0, 6.0])
+    terms = np.stack([statistics.resamples(4) @ x / 4 for x in (values, 2 * values)])
+    found = statistics.interval(terms, 4, uncertainty=0.5, weights=(-1.0, 1.0))
+    # t(75 / 17, 0.975) between t(4) = 2.776445 and t(5) = 2.570582, linear in 1 / freedom: 2.6804
+    half = 2.6804 * math.sqrt(35 / 6) + 0.5
+    assert (found.low, found.high) == pytest.approx((3 - half, 3 + half), rel=3e-3)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +180,7 @@ def test_by_hand():
     found = analyze(trials(table))
     assert [c.width for c in found.curves] == [64, 128, 256]
     assert [c.best for c in found.curves] == [3, 2, 1]
-    assert found.drift == -2.0
+    assert found.drift == pytest.approx(-2.0, rel=EXACT)
     assert found.exponent == pytest.approx(-1.0, rel=EXACT)
     assert (found.transferred_loss, found.best_loss, found.penalty) == (2.0, 0.5, 300.0)
     assert (found.transfers, found.decided) == (False, False)
@@ -418,23 +430,47 @@ def with_curves(excess, seeds=4, noise=0.01):
         {
             "wider is better": ([0.0, -0.5, -0.5, -0.5], []),
             "no more than noise": ([0.005, -0.5, 0.005, -0.5], []),
-            "worse once": ([0.0, -0.5, 0.5, -0.5], [(64, 128, 0.75, 0.5)]),
-            "the worst is named": ([0.0, 0.5, 0.0, 0.9], [(64, 128, 1.0, 0.9)]),
+            "worse once": ([0.0, -0.5, 0.5, -0.5], [(64, 128, 0.75, 0.5, True)]),
+            "the worst is named": ([0.0, 0.5, 0.0, 0.9], [(64, 128, 1.0, 0.9, True)]),
+            "too short": ([0.0, 0.5, *[-0.5] * 18], []),  # one of 20 steps
+            "lasting": ([0.0, 0.5, 0.5, *[-0.5] * 17], [(64, 128, 0.1, 0.5, True)]),
         }
     ),
 )
 def test_crossings(excess, found):
-    seen = [dataclasses.astuple(c) for c in analyze(with_curves(excess)).crossings]
-    assert seen == [(*row[:3], pytest.approx(row[3], abs=0.02)) for row in found]
+    seen = analyze(with_curves(excess)).crossings
+    assert [(c.narrow, c.wide, c.certain) for c in seen] == [(*row[:2], row[4]) for row in found]
+    assert [c.excess for c in seen] == pytest.approx([row[3] for row in found], abs=0.03)
+    if len(excess) == 4:
+        assert [c.at for c in seen] == [row[2] for row in found]
+
+
+def test_an_excess_that_may_be_noise_is_seen_but_not_certain():
+    made = with_curves([0.0, 0.0], noise=0.0)
+    # Above by 0, 0, 0 and 0.4 at the end: mean 0.1, standard error 0.1, t(3, 0.99) = 4.5407.
+    odd = [
+        dataclasses.replace(t, curve=(t.curve[0], t.curve[1] + 0.4))
+        if (t.width, t.seed) == (128, 3)
+        else t
+        for t in made
+    ]
+    (crossing,) = analyze(odd).crossings
+    assert (crossing.at, crossing.certain) == (1.0, False)
+    assert crossing.excess == pytest.approx(0.1, rel=SOLVED)
+    assert crossing.noise == pytest.approx(0.45407, rel=1e-5)
+    assert "trains worse" not in analyze(odd).verdict
+    assert "; width 128 trains worse than 64." in analyze(with_curves([0.0, 0.5])).verdict
 
 
 def test_a_wider_network_that_diverges_is_worse():
-    made = with_curves([0.0, -1.0])
+    made = with_curves([-9.0, -9.0])
     worse = [dataclasses.replace(t, curve=(2.0, None)) if t.width == 128 else t for t in made]
     (crossing,) = analyze(worse).crossings
-    assert (crossing.at, crossing.excess) == (1.0, None)
+    assert (crossing.at, crossing.excess, crossing.certain) == (1.0, None, True)
     better = [dataclasses.replace(t, curve=(2.0, None)) if t.width == 64 else t for t in made]
     assert analyze(better).crossings == ()
+    both = [dataclasses.replace(t, curve=(2.0, None)) for t in made]
+    assert analyze(both).crossings == ()
 
 
 def test_crossings_need_curves_and_two_seeds():

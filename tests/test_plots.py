@@ -1,6 +1,8 @@
 """The figure of a transfer measurement."""
 
+import dataclasses
 import math
+import re
 import sys
 
 import pytest
@@ -16,13 +18,15 @@ LOSSES = {
 }
 
 
-def result(losses=LOSSES):
+def result(losses=LOSSES, seeds=(0,)):
+    """Seeds after the first differ by a tenth at the last learning rate but one."""
     trials = tuple(
-        transfer.Trial(name, width, rate, 0, loss)
+        transfer.Trial(name, width, rate, seed, loss and loss + 0.1 * seed * (rate == 1.0))
         for (name, width), row in losses.items()
+        for seed in seeds
         for rate, loss in zip(RATES, row, strict=True)
     )
-    config = transfer.Config(widths=(8, 16), learning_rates=RATES, seeds=(0,))
+    config = transfer.Config(widths=(8, 16), learning_rates=RATES, seeds=seeds)
     analyses = (
         transfer.analyze(t for t in trials if t.parametrization == name)
         for name in config.parametrizations
@@ -51,9 +55,9 @@ def test_a_line_per_width_against_log2_of_the_learning_rate(figure):
 
 def test_minima_are_marked_where_the_analysis_has_them(figure):
     dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
-    # Parabolas by hand: through (-1, 2), (0, 1), (1, 3) and (-2, 2), (-1, 1), (0, 2).
+    # Through (-1, 2), (0, 1), (1, 3): 1 + x/2 + 3x²/2. Through (-2, 2), (-1, 1), (0, 2): symmetric.
     assert [dot.get_xdata()[0] for dot in dots] == pytest.approx([-1 / 6, -1.0])
-    assert [dot.get_ydata()[0] for dot in dots] == [1.0, 1.0]
+    assert [dot.get_ydata()[0] for dot in dots] == pytest.approx([1 - 1 / 24, 1.0])
 
 
 def test_the_title_says_what_was_found(figure):
@@ -68,6 +72,56 @@ def test_a_minimum_at_an_edge_is_hollow_and_explained():
     dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert [dot.get_markerfacecolor() for dot in dots][1] == "white"
     assert "edge" in figure.get_supxlabel()
+
+
+def test_the_line_through_the_optima_has_the_slope_of_the_analysis():
+    # Optima by hand: -1/6 and -1 under the standard parametrization, 0 and 0 under muP.
+    axis = plots.optima_figure(result()).axes[0]
+    lines = {line.get_label()[:8]: line for line in axis.lines if len(line.get_xdata()) > 1}
+    assert list(lines["standard"].get_ydata()) == pytest.approx([-1 / 6, -1.0])
+    assert list(lines["muP: β ="].get_ydata()) == pytest.approx([0.0, 0.0])
+    labels = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert labels == ["standard: β = −0.83", "muP: β = +0.00"]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["8", "16"]
+
+
+def test_intervals_and_band_are_those_of_the_analysis():
+    found = result(seeds=(0, 1))
+    (standard, _), axis = found.analyses, plots.optima_figure(found).axes[0]
+    bars = [line for line in axis.lines if line.get_linewidth() == 4]
+    ends = [tuple(bar.get_ydata()) for bar in bars[:2]]
+    assert ends == [(c.interval.low, c.interval.high) for c in standard.curves]
+    band = axis.collections[0].get_paths()[0].vertices
+    slope = standard.drift_per_doubling_interval
+    middle = sum(c.optimum for c in standard.curves) / 2
+    assert band[:, 1].min() == pytest.approx(middle + slope.low / 2)  # half a doubling away
+
+
+def test_training_curves_are_those_at_the_transferred_rate():
+    found = result(seeds=(0, 1))
+    trials = tuple(
+        dataclasses.replace(
+            t, curve=(3.0 + t.seed, t.learning_rate, None if t.width == 16 else 1.0)
+        )
+        for t in found.trials
+    )
+    axis = plots.curves_figure(dataclasses.replace(found, trials=trials)).axes[0]
+    narrow, wide = axis.lines
+    assert list(narrow.get_ydata()) == [3.5, 1.0, 1.0]  # mean of 3 and 4; 1.0 is the best rate
+    assert list(wide.get_ydata()[:2]) == [3.5, 1.0]
+    assert math.isnan(wide.get_ydata()[2])
+    assert list(narrow.get_xdata()) == pytest.approx([100 / 3, 200 / 3, 100])
+
+
+def test_svg_is_the_same_every_time_and_takes_its_colors_from_the_page(figure):
+    drawn = [plots.svg(figure, "loss", 'a "label"', {"#1f2328": "var(--ink)"}) for _ in "ab"]
+    assert drawn[0] == drawn[1]
+    assert drawn[0].startswith('<svg viewBox="0 0')
+    assert "#1f2328" not in drawn[0]
+    assert "var(--ink)" in drawn[0]
+    ids = re.findall(r'id="([^"]*)"', drawn[0])
+    assert ids
+    assert all(i.startswith("loss-") for i in ids)
 
 
 def test_divergence_everywhere_still_gives_a_figure():

@@ -50,4 +50,4 @@ def log_scale(axis: "Axes") -> None:
 def colors(count: int) -> list[Any]:
     """Light to dark, one per width."""
     scale = _extras.require("matplotlib", "A plot").colormaps["viridis_r"]
-    return [scale(0.12 + 0.88 * i / max(count - 1, 1)) for i in range(count)]
+    return [scale(0.25 + 0.75 * i / max(count - 1, 1)) for i in range(count)]

@@ -46,6 +46,7 @@ from jaxmup.transfer._task import Task as Task
 from jaxmup.transfer._task import cross_entropy as cross_entropy
 from jaxmup.transfer._trial import Trial as Trial
 from jaxmup.transfer._wider import training_curves as training_curves
+from jaxmup.transfer._wider import transferred_curves as transferred_curves
 
 if TYPE_CHECKING:
     from jaxmup.transfer._models import task_of as task_of

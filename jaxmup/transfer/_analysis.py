@@ -12,7 +12,7 @@ from jaxmup.transfer._findings import Analysis, Curve, Interval, Parabola, Scale
 from jaxmup.transfer._optimum import REACH, Minima, minima
 from jaxmup.transfer._trial import Trial
 from jaxmup.transfer._verdict import verdict
-from jaxmup.transfer._wider import crossings, training_curves
+from jaxmup.transfer._wider import crossings, transferred_curves
 
 Others = tuple[tuple[str, float], ...]
 
@@ -73,11 +73,8 @@ def analyze(
         cells = [[table.get((width, point, seed)) for seed in seeds] for point in points]
         losses = np.array([[_number(trial) for trial in row] for row in cells])
         studies.append(_study(width, points, losses, counts, scale))
-    first = studies[0]
-    transferred = [t for (_, point, _), t in table.items() if point == points[first.best[0]]]
     found = _conclude(trials[0].parametrization, over, scale, len(seeds), studies)
-    if first.curve.best is not None:
-        found = dataclasses.replace(found, crossings=crossings(training_curves(transferred)))
+    found = dataclasses.replace(found, crossings=crossings(transferred_curves(found, trials)))
     return dataclasses.replace(found, verdict=verdict(found))
 
 
@@ -179,7 +176,7 @@ def _study(
     curve = _curve(width, [points[i] for i in here], means[0, here], losses[here], m, x)
     uncertainty = float(m.uncertainty[0])
     if curve.optimum is not None and not curve.at_edge:
-        interval = statistics.interval(optimum, counts.shape[1], uncertainty)
+        interval = statistics.interval(optimum[None], counts.shape[1], uncertainty)
         curve = dataclasses.replace(curve, interval=interval)
     return Study(curve, best, optimum, uncertainty, means)
 
@@ -233,14 +230,15 @@ def _conclude(
     parametrization: str, over: str, scale: Scale, seeds: int, studies: Sequence[Study]
 ) -> Analysis:
     """Everything but the crossings and the verdict."""
-    known = [study for study in studies if study.curve.optimum is not None]
     small, large = studies[0], studies[-1]
-    drift = slope = (None, None)
-    if small.curve.optimum is not None and large.curve.optimum is not None:
-        drift = _move([small, large], np.array([-1.0, 1.0]), seeds)
-    if len(known) >= 2:
-        doublings = np.log2([study.curve.width for study in known])
-        slope = _move(known, statistics.slope_weights(doublings), seeds)
+    slope, slope_interval = _slope(studies, seeds)
+    drift = drift_interval = None
+    if slope is not None and small.curve.optimum is not None and large.curve.optimum is not None:
+        doublings = math.log2(large.curve.width / small.curve.width)
+        drift = slope * doublings
+        drift_interval = slope_interval and Interval(
+            slope_interval.low * doublings, slope_interval.high * doublings
+        )
     transferred = _reused(small, large)
     best = large.losses.min(axis=1)
     return Analysis(
@@ -249,8 +247,10 @@ def _conclude(
         scale,
         seeds,
         tuple(study.curve for study in studies),
-        *drift,
-        *slope,
+        drift,
+        drift_interval,
+        slope,
+        slope_interval,
         _finite(transferred[0]),
         _finite(best[0]),
         *_penalty(transferred, best, seeds),
@@ -259,15 +259,18 @@ def _conclude(
     )
 
 
-def _move(
-    studies: Sequence[Study], weights: np.ndarray, seeds: int
-) -> tuple[float, Interval | None]:
-    """A weighted sum of optima, and its interval if no optimum is at an edge."""
-    sums = weights @ np.stack([study.optimum for study in studies])
-    if any(study.curve.at_edge for study in studies):
-        return float(sums[0]), None
-    uncertainty = float(abs(weights) @ [study.uncertainty for study in studies])
-    return float(sums[0]), statistics.interval(sums, seeds, uncertainty)
+def _slope(studies: Sequence[Study], seeds: int) -> tuple[float | None, Interval | None]:
+    """Slope of the optima over log2 of the width; its interval if no optimum is at an edge."""
+    known = [study for study in studies if study.curve.optimum is not None]
+    if len(known) < 2:
+        return None, None
+    weights = statistics.slope_weights(np.log2([study.curve.width for study in known]))
+    optima = np.stack([study.optimum for study in known])
+    slope = float(weights @ optima[:, 0])
+    if any(study.curve.at_edge for study in known):
+        return slope, None
+    uncertainty = float(abs(weights) @ [study.uncertainty for study in known])
+    return slope, statistics.interval(optima, seeds, uncertainty, weights.tolist())
 
 
 def _reused(small: Study, large: Study) -> np.ndarray:
@@ -283,8 +286,9 @@ def _penalty(
     """How much more the reused point costs, in percent, and its interval; never below 0."""
     if not (np.isfinite(transferred[0]) and best[0] > 0):
         return None, None
-    percent = 100 * (transferred / best - 1)
-    interval = statistics.interval(percent, seeds)
+    percent = np.full(len(best), np.nan)
+    np.divide(100 * (transferred - best), best, out=percent, where=best > 0)
+    interval = statistics.interval(percent[None], seeds)
     if interval is not None:
         interval = dataclasses.replace(interval, low=max(interval.low, 0.0))
     return float(percent[0]), interval

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 Scale = Literal["log2", "linear"]
+Outcome = Literal["transfers", "does not transfer", "undecided", "no answer"]
 
 # A best value that moves by no more than this, in octaves over all widths, counts as transferred:
 # within half an octave of its optimum the loss is flat to a few percent.
@@ -84,20 +85,27 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Crossing:
-    """A wider network that was worse than the next narrower one, by more than the seeds explain.
+    """A wider network that was worse than the next narrower one for a tenth of the run.
 
     Args:
       narrow: the smaller width.
       wide: the larger width.
-      at: how far into training, as a fraction of the recorded steps.
+      at: where it was worst, as a fraction of the recorded steps.
       excess: training loss of the wider network over the narrower one's there, in nats; `None` if
         the wider one diverged.
+      noise: what the seeds explain of it, with 99 % confidence; `None` if the wider one diverged.
     """
 
     narrow: int
     wide: int
     at: float
     excess: float | None
+    noise: float | None
+
+    @property
+    def certain(self) -> bool:
+        """Whether it is more than the seeds explain."""
+        return self.excess is None or self.noise is None or self.excess > self.noise
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -111,10 +119,11 @@ class Analysis:
       seeds: how many.
       curves: one per width, by increasing width.
       drift: by how much the best value moves from the smallest width to the largest, in octaves or
-        in units of a linear scale; `None` if either has none.
+        in units of a linear scale, along the line that is fitted to all widths by least squares;
+        `None` if either has none.
       drift_interval: of the drift; `None` with one seed or without drift.
-      drift_per_doubling: the same per doubling of width, fitted to all widths by least squares: on
-        the log2 scale the exponent β in `best value ~ width^β`.
+      drift_per_doubling: the same per doubling of width, the slope of that line: on the log2 scale
+        the exponent β in `best value ~ width^β`.
       drift_per_doubling_interval: of that.
       transferred_loss: loss of the largest network at the best value of the smallest one (both on
         the grid); `None` if it diverged.
@@ -122,8 +131,9 @@ class Analysis:
       penalty: by how many percent `transferred_loss` is above `best_loss`; `None` without either.
       penalty_interval: of the penalty.
       crossings: where a wider network's training loss was above a narrower one's, both at the best
-        value of the smallest; one per pair of widths, the worst. Empty: wider was better at every
-        step. `None`: not known, for want of recorded curves or of a second seed.
+        value of the smallest: by more than the seeds explain, or by a percent; one per pair of
+        widths. Empty: wider was better at every step. `None`: not known, for want of recorded
+        curves or of a second seed.
       verdict: one sentence, and the numbers that decided it.
     """
 
@@ -152,6 +162,15 @@ class Analysis:
         """
         known = self.drift is not None and not self.edges
         return known and self.deciding is not None and self.deciding <= self.limit
+
+    @property
+    def outcome(self) -> Outcome:
+        """`no answer` without optimum inside the values tried, `undecided` for want of seeds."""
+        if self.drift is None or self.edges:
+            return "no answer"
+        if self.deciding is not None and not self.decided:
+            return "undecided"
+        return "transfers" if self.transfers else "does not transfer"
 
     @property
     def decided(self) -> bool:

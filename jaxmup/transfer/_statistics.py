@@ -1,6 +1,7 @@
 """Means over seeds, and the bootstrap that says how far they can be trusted."""
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import special
@@ -33,27 +34,36 @@ def resamples(seeds: int) -> np.ndarray:
     return np.concatenate([np.ones((1, seeds), counts.dtype), counts])
 
 
-def interval(values: np.ndarray, seeds: int, uncertainty: float = 0.0) -> Interval | None:
-    """A 95 % confidence interval for `values[0]`, from its values in the resamples after it.
+def interval(
+    values: np.ndarray, seeds: int, uncertainty: float = 0.0, weights: Sequence[float] = (1.0,)
+) -> Interval | None:
+    """A 95 % confidence interval for a weighted sum, from its terms in each resample.
 
     The percentiles of a bootstrap are too narrow with few seeds: a resample of n values has
-    (n - 1) / n of their variance, and Gaussian tails. So the bootstrap gives the standard error,
-    corrected for the former, and Student's t with n - 1 degrees of freedom the tails.
+    (n - 1) / n of their variance, and Gaussian tails. So the bootstrap gives the variances,
+    corrected for the former, and Student's t the tails. Several terms count as independent, and
+    the degrees of freedom are Welch's. That is on the safe side: what a seed has in common at all
+    widths cancels from differences between them.
 
     Args:
-      values: of the sample, then of each of `resamples(seeds)`.
+      values: of each term, in the sample, then in each of `resamples(seeds)`; shape
+        `(terms, resamples)`.
       seeds: how many; with one there is no interval.
       uncertainty: added to either side: what no number of seeds resolves.
+      weights: of the terms.
 
     Example:
-      >>> interval(np.array([0.5, 0.0, 0.5, 0.5, 1.0]), seeds=2)  # of 0 and 1: 0.5 ± 12.7 * 0.5
+      >>> interval(np.array([[0.5, 0.0, 0.5, 0.5, 1.0]]), seeds=2)  # of 0 and 1: 0.5 ± 12.7 / 2
       Interval(low=-5.853..., high=6.853...)
     """
     if seeds < 2 or not np.isfinite(values).all():
         return None
-    error = np.sqrt(np.var(values[1:]) * seeds / (seeds - 1))
-    half = float(special.stdtrit(seeds - 1, (1 + LEVEL) / 2) * error) + uncertainty
-    return Interval(float(values[0]) - half, float(values[0]) + half)
+    middle = float(np.asarray(weights) @ values[:, 0])
+    parts = np.square(weights) * values[:, 1:].var(axis=1) * seeds / (seeds - 1)
+    variance = parts.sum()
+    freedom = (seeds - 1) * variance**2 / (parts @ parts) if variance > 0 else seeds - 1
+    half = float(special.stdtrit(freedom, (1 + LEVEL) / 2) * np.sqrt(variance)) + uncertainty
+    return Interval(middle - half, middle + half)
 
 
 def means(losses: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -17,7 +17,8 @@ def verdict(a: Analysis) -> str:
             f"{a.parametrization}: no answer, since {what} is at an edge of the "
             f"grid at width {at}; widen the grid."
         )
-    return f"{a.parametrization}: {what} {_outcome(a)}; {_drift(a)}, and {_penalty(a)}."
+    numbers = f"{_drift(a, a.drift)}, and {_penalty(a)}{_worse(a)}"
+    return f"{a.parametrization}: {what} {_outcome(a)}; {numbers}."
 
 
 def name(over: str) -> str:
@@ -32,19 +33,19 @@ def name(over: str) -> str:
 
 def _outcome(a: Analysis) -> str:
     """The claim, and whether the seeds are enough for it."""
-    if a.decided or a.deciding is None:
-        return "transfers" if a.transfers else "does not transfer"
+    if a.outcome != "undecided":
+        return a.outcome
     claim = "seems to transfer" if a.transfers else "seems not to transfer"
     seeds = "one seed is" if a.seeds == 1 else f"{a.seeds} seeds are"
     return f"{claim}, but {seeds} not enough seeds to decide"
 
 
-def _drift(a: Analysis) -> str:
+def _drift(a: Analysis, drift: float) -> str:
     ends = f"from width {a.curves[0].width} to {a.curves[-1].width}"
     if a.scale == "linear":
-        return f"it moves by {a.drift:+.3g}{_evidence(a.drift_interval, '+.3g')} {ends}"
+        return f"it moves by {drift:+.3g}{_evidence(a.drift_interval, '+.3g')} {ends}"
     evidence = _evidence(a.drift_interval, "+.2f", f"±{a.limit:g}")
-    return f"it moves by {a.drift:+.2f} octaves {ends}{evidence}"
+    return f"it moves by {round(drift, 2) + 0.0:+.2f} octaves {ends}{evidence}"
 
 
 def _penalty(a: Analysis) -> str:
@@ -58,6 +59,14 @@ def _penalty(a: Analysis) -> str:
     limit = f"{a.limit:g}" if a.scale == "linear" else None
     evidence = _evidence(a.penalty_interval, ".1f", limit)
     return f"{small} costs {large} {a.penalty:.1f} %{evidence}: {losses}"
+
+
+def _worse(a: Analysis) -> str:
+    """What speaks against it beside: a wider network that trains worse."""
+    worse = [c for c in a.crossings or () if c.certain]
+    if not worse:
+        return ""
+    return f"; width {worse[-1].wide} trains worse than {worse[-1].narrow}"
 
 
 def _evidence(interval: Interval | None, form: str, limit: str | None = None) -> str:

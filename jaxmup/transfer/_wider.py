@@ -1,14 +1,16 @@
 """Wider is better at every step: the end-to-end sign of a right parametrization."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from scipy import special
 
-from jaxmup.transfer._findings import Crossing
-from jaxmup.transfer._statistics import LEVEL
+from jaxmup.transfer._findings import Analysis, Crossing
 from jaxmup.transfer._trial import Trial
+
+# Of the loss: what a float32 mean over a batch may differ by, and what is worth a word.
+_ROUNDING, _VISIBLE = 1e-5, 0.01
 
 
 def training_curves(trials: Sequence[Trial]) -> dict[int, dict[int, np.ndarray]]:
@@ -29,21 +31,44 @@ def training_curves(trials: Sequence[Trial]) -> dict[int, dict[int, np.ndarray]]
     return dict(sorted(curves.items()))
 
 
+def transferred_curves(
+    analysis: Analysis, trials: Iterable[Trial]
+) -> dict[int, dict[int, np.ndarray]]:
+    """The `training_curves` of the analysis's parametrization at the transferred point.
+
+    Args:
+      analysis: of the trials of one parametrization.
+      trials: those, and maybe of others.
+    """
+    small = analysis.curves[0]
+    if small.best is None:
+        return {}
+    point = dict(small.others) | {analysis.over: small.values[small.best]}
+    return training_curves(
+        [
+            t
+            for t in trials
+            if t.parametrization == analysis.parametrization
+            and {"learning_rate": t.learning_rate} | dict(t.others) == point
+        ]
+    )
+
+
 def crossings(
     curves: Mapping[int, Mapping[int, np.ndarray]],
 ) -> tuple[Crossing, ...] | None:
     """Where a wider network is worse than the next narrower one by more than the noise.
 
     A seed gives both networks the same data, so their losses are compared seed by seed. An excess
-    counts if Student's t says that not even one such excess would be seen in 95 of 100 comparisons
-    of all widths and steps where there is none (Bonferroni).
+    counts if, for a tenth of the run, Student's one-sided 99 % bound is above zero, or the mean is
+    above a percent of the loss: then it may be noise, which `Crossing.certain` says.
 
     Args:
       curves: by width, then seed; all of one length.
 
     Returns:
-      For each pair of widths the largest excess that counts; `None` without curves or with fewer
-      than two seeds that both widths have.
+      For each pair of widths where one counts, the largest excess; `None` without curves, or with
+      fewer than two seeds that both widths have.
 
     Example:
       >>> narrow = {0: np.array([2.0, 1.0]), 1: np.array([2.1, 1.1])}
@@ -53,6 +78,8 @@ def crossings(
       0.5
     """
     pairs = list(itertools.pairwise(curves))
+    if not pairs:
+        return None
     found = []
     for narrow, wide in pairs:
         seeds = sorted(curves[narrow].keys() & curves[wide].keys())
@@ -60,27 +87,37 @@ def crossings(
             return None
         below = np.stack([curves[narrow][seed] for seed in seeds])
         above = np.stack([curves[wide][seed] for seed in seeds])
-        found += _worst(narrow, wide, below, above, len(pairs))
+        found += _worst(narrow, wide, below, above)
     return tuple(found)
 
 
-def _worst(
-    narrow: int, wide: int, below: np.ndarray, above: np.ndarray, pairs: int
-) -> list[Crossing]:
+def _worst(narrow: int, wide: int, below: np.ndarray, above: np.ndarray) -> list[Crossing]:
     """The largest excess of a pair that counts, if any; losses of shape `(seeds, steps)`."""
     seeds, steps = below.shape
     diverged = np.isinf(above).any(axis=0) & np.isfinite(below).all(axis=0)
     if diverged.any():
-        return [Crossing(narrow, wide, (int(diverged.argmax()) + 1) / steps, None)]
+        return [Crossing(narrow, wide, (int(diverged.argmax()) + 1) / steps, None, None)]
     both = np.isfinite(below).all(axis=0) & np.isfinite(above).all(axis=0)
-    excess = np.where(both, above, 0.0) - np.where(both, below, 0.0)
+    below = np.where(both, below, 0.0)
+    excess = np.where(both, above, 0.0) - below
     mean, error = excess.mean(axis=0), excess.std(axis=0, ddof=1) / np.sqrt(seeds)
-    noise = special.stdtrit(seeds - 1, 1 - (1 - LEVEL) / (steps * pairs)) * error
-    counts = np.where(mean > np.maximum(noise, _ROUNDING * abs(below.mean(axis=0))), mean, 0.0)
+    level = abs(below).mean(axis=0)
+    noise = np.maximum(special.stdtrit(seeds - 1, 0.99) * error, _ROUNDING * level)
+    beyond, visible = (_lasting(mean > by, steps) for by in (noise, _VISIBLE * level))
+    counts = beyond if beyond.any() else visible
     if not counts.any():
         return []
-    step = int(counts.argmax())
-    return [Crossing(narrow, wide, (step + 1) / steps, float(mean[step]))]
+    step = int(np.where(counts, mean, 0.0).argmax())
+    return [Crossing(narrow, wide, (step + 1) / steps, float(mean[step]), float(noise[step]))]
 
 
-_ROUNDING = 1e-5  # relative; of a float32 mean over a batch: no excess
+def _lasting(flags: np.ndarray, steps: int) -> np.ndarray:
+    """The flags that are set for a tenth of the steps in a row.
+
+    Example:
+      >>> _lasting(np.array([True, False, True, True]), 20)
+      array([False, False,  True,  True])
+    """
+    tenth = max(1, steps // 10)
+    rows = np.lib.stride_tricks.sliding_window_view(flags, tenth).all(axis=1)
+    return np.convolve(rows, np.ones(tenth)) > 0
