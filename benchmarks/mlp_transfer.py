@@ -11,9 +11,10 @@ from _transfer import measure, prepare
 
 from jaxmup import transfer
 
+SEEDS = tuple(range(8))
 CONFIGS = {
-    "sgd": transfer.Config(optimizer="sgd"),
-    "adamw": transfer.Config(optimizer="adamw", sweep={"weight_decay": (0.1,)}),
+    "sgd": transfer.Config(optimizer="sgd", seeds=SEEDS),
+    "adamw": transfer.Config(optimizer="adamw", seeds=SEEDS, sweep={"weight_decay": (0.1,)}),
 }
 
 

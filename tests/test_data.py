@@ -88,9 +88,9 @@ def test_any_file_is_a_text(tmp_path):
 
 def test_a_text_that_is_too_short_is_refused(tmp_path):
     (tmp_path / "short").write_bytes(b"123456789")
-    with pytest.raises(ValueError, match="at least 10 bytes. Got 9 in short"):
+    with pytest.raises(ValueError, match=r"at least 10 bytes\. Got 9 in short"):
         data.text(tmp_path / "short")
-    with pytest.raises(ValueError, match="longer than a sequence of 9 tokens. Got 9"):
+    with pytest.raises(ValueError, match=r"longer than a sequence of 9 tokens\. Got 9"):
         data.sequences(np.arange(9), 9, 1, 0, 0)
 
 

@@ -15,7 +15,7 @@ from helpers import require_close
 import jaxmup
 from jaxmup import transfer
 from jaxmup.transfer import _network, _search, _task, _train
-from jaxmup.transfer._models import language_model
+from jaxmup.transfer._models import classification, images, language_model
 from jaxmup.transfer._search import Cell
 from jaxmup.transfer._store import Store
 
@@ -152,16 +152,23 @@ def test_state_that_is_no_parameter_goes_on_from_step_to_step():
     assert any(np.any(x != y) for x, y in zip(before, after, strict=True))
 
 
-def test_a_gpt_predicts_text():
-    corpus = jaxmup.data.Text(
-        "abc",
-        np.tile(np.arange(97, 100, dtype=np.uint8), 50),
-        np.tile(np.arange(97, 100, dtype=np.uint8), 9),
-    )
-    config = dataclasses.replace(CONFIG, widths=(8, 16), depth=1, steps=12, learning_rates=(0.1,))
-    [trial] = train(language_model(corpus, context=8, sequences=2), config, width=8)
-    assert 5 < trial.curve[0] < 8
-    assert trial.loss < 4.0
+def test_the_models_that_have_a_name():
+    tokens = np.arange(60, dtype=np.uint8)
+    text = language_model(jaxmup.data.Text("numbers", tokens, tokens[:20]), context=8, sequences=2)
+    digits = jaxmup.data.digits()
+    cases = {
+        # Embedding and readout of 256 tokens, 3 norms; 4 kernels of 8 x 8 and 3 of 8 x 16.
+        "gpt": (text, 2 * 256 * 8 + 3 * 8 + 4 * 64 + 3 * 128, (3, 4, 8)),
+        # A convolution of 3 x 3 to 8 features with its bias and norm, and the readout.
+        "cnn": (images(digits), 9 * 8 + 8 + 16 + 8 * 10 + 10, (3, 4, 8, 8, 1)),
+        "mlp": (classification(digits), 64 * 8 + 8 + 8 * 10 + 10, (3, 4, 64)),
+    }
+    for name, (of, size, shape) in cases.items():
+        config = dataclasses.replace(CONFIG, model=name, depth=1)
+        assert _network.network(of, config, Cell("mup", 8)).size == size
+        batches = _task.run_batches(of.batches, 0, 3, {"batch_size": 4})
+        assert batches[0].shape == shape
+        assert batches[1].shape == (shape if name == "gpt" else shape[:2])
 
 
 # --- Other hyper-parameters
@@ -194,7 +201,7 @@ def test_a_parameter_of_the_factory_and_sizes_are_swept():
     config = dataclasses.replace(
         CONFIG, sweep={"gain": (1.0, 2.0), "steps": (1, 2), "batch_size": (3, 4)}
     )
-    cells = [Cell("mup", 16, s) for s in _search.settings(config)[::3]]
+    cells = [Cell("mup", 16, s) for s in _search.settings(config)[::7]]
     trials = _train.train(task(layers_nnx, batches), config, cells, Store())
     assert [len(t.curve) for t in trials] == [dict(t.others)["steps"] for t in trials]
     assert set(sizes) == {3, 4}

@@ -69,8 +69,8 @@ class Config:
     """Everything that decides the outcome; checked in full when it is made.
 
     A run takes `steps` steps of the optimizer while the learning rate falls linearly to zero, after
-    it has risen linearly for the first `warmup` of them. Its loss is that at the end, on data of its
-    own, in nats for the models that are named here.
+    it has risen linearly for the first `warmup` of them. Its loss is that at the end, on data of
+    its own, in nats for the models that are named here.
 
     Args:
       widths: at least two different ones; sorted by whoever reads them.
