@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from jaxmup import counterexample as counterexample
     from jaxmup import data as data
     from jaxmup import functional as functional
+    from jaxmup import fused as fused
     from jaxmup import gauge as gauge
     from jaxmup import linen as linen
     from jaxmup import manifest as manifest
@@ -53,6 +54,7 @@ _SUBMODULES = (
     "counterexample",
     "data",
     "functional",
+    "fused",
     "gauge",
     "linen",
     "manifest",
