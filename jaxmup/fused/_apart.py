@@ -50,9 +50,11 @@ def _through(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -
     if name in _CALLS:
         return _called(equation, known)
     if not any(isinstance(w, int) for w in known):
-        return [_everywhere(v) if not v.aval.shape else frozenset() for v in equation.outvars] if (
-            name not in _RULES
-        ) else _RULES[name](equation, known, shapes)
+        return (
+            [_everywhere(v) if not v.aval.shape else frozenset() for v in equation.outvars]
+            if (name not in _RULES)
+            else _RULES[name](equation, known, shapes)
+        )
     rule = _RULES.get(name) or (_reduce if name.startswith(("reduce_", "arg")) else None)
     if rule is None:
         raise MixesLayersError(f"`{name}` is not known to keep layers apart")
@@ -82,9 +84,7 @@ def _broadcast(equation: Any, known: list[Where], shapes: list[tuple[int, ...]])
     dims, shape = equation.params["broadcast_dimensions"], equation.params["shape"]
     if isinstance(known[0], int):
         return [dims[known[0]]]
-    kept = {
-        d for i, d in enumerate(dims) if i not in known[0] and shapes[0][i] == shape[d]
-    }
+    kept = {d for i, d in enumerate(dims) if i not in known[0] and shapes[0][i] == shape[d]}
     return [frozenset(range(len(shape))) - kept]
 
 
@@ -216,14 +216,82 @@ def _everywhere(atom: Any) -> frozenset[int]:
 
 
 _ELEMENTWISE = frozenset(
-    "abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp conj "
-    "convert_element_type copy copy_p cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 "
-    "floor ge gt imag integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg "
-    "nextafter not one_minus_square or pow real reduce_precision rem round rsqrt select_n "
-    "shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square "
-    "stop_gradient sub tan tanh xor".split()
+    [
+        "abs",
+        "acos",
+        "acosh",
+        "add",
+        "add_any",
+        "and",
+        "asin",
+        "asinh",
+        "atan",
+        "atan2",
+        "atanh",
+        "cbrt",
+        "ceil",
+        "clamp",
+        "conj",
+        "convert_element_type",
+        "copy",
+        "copy_p",
+        "cos",
+        "cosh",
+        "digamma",
+        "div",
+        "eq",
+        "erf",
+        "erf_inv",
+        "erfc",
+        "exp",
+        "exp2",
+        "expm1",
+        "floor",
+        "ge",
+        "gt",
+        "imag",
+        "integer_pow",
+        "is_finite",
+        "le",
+        "lgamma",
+        "log",
+        "log1p",
+        "logistic",
+        "lt",
+        "max",
+        "min",
+        "mul",
+        "ne",
+        "neg",
+        "nextafter",
+        "not",
+        "one_minus_square",
+        "or",
+        "pow",
+        "real",
+        "reduce_precision",
+        "rem",
+        "round",
+        "rsqrt",
+        "select_n",
+        "shift_left",
+        "shift_right_arithmetic",
+        "shift_right_logical",
+        "sign",
+        "sin",
+        "sinh",
+        "sqrt",
+        "square",
+        "stop_gradient",
+        "sub",
+        "tan",
+        "tanh",
+        "xor",
+    ]
 )
-_CALLS = frozenset("jit pjit closed_call core_call custom_jvp_call custom_vjp_call checkpoint".split())
+_CALLS = frozenset(
+    ["jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "checkpoint"]
+)
 _RULES: dict[str, Rule] = {
     "argsort": _along,
     "broadcast_in_dim": _broadcast,

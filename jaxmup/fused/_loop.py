@@ -104,6 +104,17 @@ def linearize(
     return Linearized(stack, active, program, found["results"], found["structure"], plan)
 
 
+def scan(stack: Stack, block: Callable[..., Any], inputs: Inputs) -> list[Array]:
+    """The results of the loop, without anything kept."""
+
+    def body(carry: list[Any], slices: tuple[list[Any], list[Any]]) -> tuple[Any, Any]:
+        return block(inputs.constants, carry, *slices)
+
+    slices = (inputs.layer, inputs.others)
+    carry, outputs = lax.scan(body, inputs.carry, slices, **_order(stack))
+    return [*carry, *outputs]
+
+
 def run_forward(layer: Linearized, inputs: Inputs) -> tuple[list[Array], Tape]:
     """The results of the loop, and what its backward pass needs."""
     loop, plan, count = layer.stack.loop, layer.plan, len(layer.results)
@@ -172,12 +183,10 @@ def run_backward(
     start = (stacks, _read(stacks, last), last) if write else ((), 0, 0)
     order = _order(layer.stack)
     order["reverse"] = not order["reverse"]
-    (of_carry, of_constants, stacks, *pending), (of_others, collected) = lax.scan(
-        body,
-        (of_carry, zeros, *start),
-        (indices, tape.stored, tape.inputs.others, of_outputs),
-        **order,
-    )
+    slices = (indices, tape.stored, tape.inputs.others, of_outputs)
+    with jax.named_scope("transpose(blocks)"):  # as XLA's names of what JAX transposes itself
+        state, (of_others, collected) = lax.scan(body, (of_carry, zeros, *start), slices, **order)
+    of_carry, of_constants, stacks, *pending = state
     stacks = _write(stacks, *pending) if write else whole
     constants, carry, layers, others = layer.active
     found = Inputs(

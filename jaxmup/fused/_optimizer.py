@@ -1,6 +1,6 @@
 """An optax transform as a program, and the parts of it that update one stack, or all the rest."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -37,9 +37,7 @@ class Model(NamedTuple):
         """The types of the parameters of the model whose stacks have this many layers."""
         leaves, structure = jax.tree.flatten(self.params)
         stacked = {i for stack in self.stacks for i in stack}
-        shapes = [
-            (length, *x.shape[1:]) if i in stacked else x.shape for i, x in enumerate(leaves)
-        ]
+        shapes = [(length, *x.shape[1:]) if i in stacked else x.shape for i, x in enumerate(leaves)]
         types = [jax.ShapeDtypeStruct(s, x.dtype) for s, x in zip(shapes, leaves, strict=True)]
         return jax.tree.unflatten(structure, types)
 
@@ -179,8 +177,9 @@ def _layered_state(model: Model) -> list[int]:
             unknown.append(f"{name} {leaf.shape}, and {one.shape} for one layer")
     if unknown:
         raise ValueError(
-            "The state of a stacked parameter must have a leading axis of layers, as it has, and be "
-            f"for one layer what it is for all but for that axis. Got{listed(unknown)}\n{_PER_LAYER}"
+            "The state of a stacked parameter must have a leading axis of layers, as it has, and "
+            "be for one layer what it is for all but for that axis. "
+            f"Got{listed(unknown)}\n{_PER_LAYER}"
         )
     return layered
 
@@ -200,7 +199,9 @@ def _owners(model: Model, program: ClosedJaxpr, layered: list[int], P: int) -> d
             if i - P in found:
                 found[i - P].add(s)
     names = list(leaves_by_path(model.state))
-    astray = [f"{names[k]}: of {len(stacks)} stacks" for k, stacks in found.items() if len(stacks) != 1]
+    astray = [
+        f"{names[k]}: of {len(stacks)} stacks" for k, stacks in found.items() if len(stacks) != 1
+    ]
     if astray:
         raise ValueError(
             "A leaf of the state that has an axis of layers must belong to one stack. "

@@ -23,7 +23,7 @@ class Traced(NamedTuple):
 def trace(function: Callable[..., Any], *args: Any) -> Traced:
     """Traces `function` at arguments of these shapes and dtypes, without what it does not need."""
     program, result = jax.make_jaxpr(function, return_shape=True)(*args)
-    program = _with_inlined_calls(program)
+    program = inlined(program, _hides_a_loop)
     every_output = [True] * len(program.jaxpr.outvars)
     jaxpr, _ = partial_eval.dce_jaxpr(program.jaxpr, every_output, instantiate=True)
     return Traced(ClosedJaxpr(jaxpr, program.consts), result)
@@ -57,27 +57,33 @@ def is_loop(equation: Any) -> bool:
     return equation.primitive.name == "scan"
 
 
-def _with_inlined_calls(program: ClosedJaxpr) -> ClosedJaxpr:
-    """The program with the bodies of inner `jax.jit`s in their places, where they have loops."""
-    if not any(_hides_a_loop(equation) for equation in program.jaxpr.eqns):
+def inlined(program: ClosedJaxpr, wanted: Callable[[Any], bool]) -> ClosedJaxpr:
+    """The program with the bodies of the equations that are wanted in their places."""
+    if not any(wanted(equation) for equation in program.jaxpr.eqns):
         return program
     inputs = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in program.jaxpr.invars]
-    return jax.make_jaxpr(lambda *args: _run_inlined(program, args))(*inputs)
+    return jax.make_jaxpr(lambda *args: _run_inlined(program, args, wanted))(*inputs)
 
 
-def _run_inlined(program: ClosedJaxpr, args: Sequence[Any]) -> list[Any]:
+def _run_inlined(
+    program: ClosedJaxpr, args: Sequence[Any], wanted: Callable[[Any], bool]
+) -> list[Any]:
     values: dict[Var, Any] = dict(zip(program.jaxpr.constvars, program.consts, strict=True))
     values |= zip(program.jaxpr.invars, args, strict=True)
     for equation in program.jaxpr.eqns:
-        if _hides_a_loop(equation):
+        if wanted(equation):
             inputs = [_value(values, atom) for atom in equation.invars]
-            results = _run_inlined(equation.params["jaxpr"], inputs)
+            results = _run_inlined(_closed(equation.params["jaxpr"]), inputs, wanted)
         else:
             inputs = variables(equation.invars)
             run = piece(program.jaxpr, [equation], inputs, equation.outvars)
             results = run(*(values[v] for v in inputs))
         values |= zip(equation.outvars, results, strict=True)
     return [_value(values, atom) for atom in program.jaxpr.outvars]
+
+
+def _closed(jaxpr: Any) -> ClosedJaxpr:
+    return jaxpr if hasattr(jaxpr, "consts") else ClosedJaxpr(jaxpr, ())
 
 
 def _value(values: dict[Var, Any], atom: Any) -> Any:

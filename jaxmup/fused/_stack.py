@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Literal, Var, jaxpr_as_fun
 
 from jaxmup._tree import listed
-from jaxmup.fused._program import is_loop
+from jaxmup.fused._program import inlined, is_loop
 
 Block = Callable[..., list[Any]]  # (*constants, *carry, *per-layer inputs) to (*carry, *outputs)
 
@@ -93,6 +94,17 @@ def as_written(body: ClosedJaxpr) -> Block:
     return jaxpr_as_fun(body)
 
 
+def stored(body: ClosedJaxpr) -> Block:
+    """The block without any `jax.checkpoint` around what it does."""
+    return jaxpr_as_fun(inlined(body, lambda equation: equation.primitive.name == "checkpoint"))
+
+
+def rematerialized(body: ClosedJaxpr) -> Block:
+    """The block inside one `jax.checkpoint` that stores nothing but its inputs."""
+    # Forward and backward are loops of their own, whose equal parts XLA cannot unite.
+    return jax.checkpoint(stored(body), prevent_cse=False)  # type: ignore[return-value]
+
+
 def find_stacks(program: ClosedJaxpr, names: Sequence[str]) -> list[Stack]:
     """The stacks of a traced loss whose inputs are parameters of these names.
 
@@ -114,6 +126,8 @@ def find_stacks(program: ClosedJaxpr, names: Sequence[str]) -> list[Stack]:
                 continue
             if uses[source] > 1 or uses[atom] > 1:
                 shared.append(position[source])
+                continue
+            if not jnp.issubdtype(source.aval.dtype, jnp.floating):
                 continue
             parameters[i] = position[source]
             if source is not atom:

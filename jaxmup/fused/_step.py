@@ -39,6 +39,11 @@ class Step:
     clip: Clip | None = None
     block: Callable[[ClosedJaxpr], Block] = as_written
 
+    @property
+    def __name__(self) -> str:
+        """What JAX calls the compiled program."""
+        return "value_and_update"
+
     def __call__(self, params: Any, state: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
         """The value (with `has_aux` a pair), the new parameters and the new state."""
         _warn_if_eager(params, state)
@@ -127,7 +132,7 @@ def value_and_update(
       >>> params, tx = {"w": jnp.ones((3, 4, 4))}, optax.adam(0.1)
       >>> step = jax.jit(fused.value_and_update(loss_fn, tx), donate_argnums=(0, 1))
       >>> value, params, state = step(params, tx.init(params), jnp.ones((2, 4)))
-      >>> float(params["w"][0, 0, 0].round(3))
+      >>> round(float(params["w"][0, 0, 0]), 3)
       0.9
     """
     return Step(loss_fn, tx, has_aux, clip)

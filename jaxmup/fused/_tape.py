@@ -1,6 +1,7 @@
 """A traced loss forward and backward, with its stacks of blocks in the hands of `_loop`."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ from jax.extend.core import ClosedJaxpr, Literal, Var
 
 from jaxmup.fused import _loop
 from jaxmup.fused._loop import Inputs, Linearized
-from jaxmup.fused._program import is_loop, piece, variables
+from jaxmup.fused._program import piece, variables
 from jaxmup.fused._stack import Block, Stack
 
 Gradients = dict[Var, Array]
@@ -60,6 +61,17 @@ class Tape(NamedTuple):
         """The stacks, in order."""
         return [step for step in self.steps if isinstance(step, Loop)]
 
+    @property
+    def kept(self) -> list[Array]:
+        """What the forward pass keeps for the backward pass, parameters among it."""
+        return [
+            x
+            for step in self.steps
+            for x in jax.tree.leaves(
+                (step.tape.constant, step.tape.stored) if isinstance(step, Loop) else step.pull_back
+            )
+        ]
+
 
 def run_forward(
     program: ClosedJaxpr,
@@ -83,14 +95,33 @@ def run_forward(
         segment = _run_segment(program, equations, needed, values, active)
         steps += [segment] if segment.inputs else []
         if stack is not None:
-            inputs = _inputs(stack, lambda atom: _value(values, atom), params)
-            moves = _inputs(stack, lambda atom: atom in active, [True] * len(params))
+            inputs = _inputs(stack, partial(_value, values), params)
+            moves = _inputs(stack, active.__contains__, [True] * len(params))
             moves = moves._replace(carry=[_loop.is_inexact(jnp.asarray(x)) for x in inputs.carry])
             layer = _loop.linearize(stack, block, inputs, moves)
             results, tape = _loop.run_forward(layer, inputs)
             values |= zip(stack.loop.equation.outvars, results, strict=True)
             steps.append(Loop(layer, tape))
     return Tape(program, steps, [_value(values, atom) for atom in jaxpr.outvars])
+
+
+def run_plainly(
+    program: ClosedJaxpr,
+    stacks: Sequence[Stack],
+    params: Sequence[Array],
+    block: Callable[[ClosedJaxpr], Block],
+) -> Array:
+    """The loss alone, each stack a `jax.lax.scan`; arguments as `run_forward`."""
+    jaxpr = program.jaxpr
+    values: dict[Var, Any] = dict(zip(jaxpr.constvars, program.consts, strict=True))
+    values |= zip(jaxpr.invars, params, strict=True)
+    for equations, stack, needed in _pieces(program, stacks):
+        _run_segment(program, equations, needed, values, set())
+        if stack is not None:
+            inputs = _inputs(stack, partial(_value, values), params)
+            results = _loop.scan(stack, stack.block(block), inputs)
+            values |= zip(stack.loop.equation.outvars, results, strict=True)
+    return _value(values, jaxpr.outvars[0])
 
 
 def run_backward(tape: Tape, back: Callable[[int, list[Array]], Inputs]) -> Callable[[Var], Any]:
