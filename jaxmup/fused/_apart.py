@@ -49,12 +49,8 @@ def _through(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -
         return [axis] * len(equation.outvars)
     if name in _CALLS:
         return _called(equation, known)
-    if not any(isinstance(w, int) for w in known):
-        return (
-            [_everywhere(v) if not v.aval.shape else frozenset() for v in equation.outvars]
-            if (name not in _RULES)
-            else _RULES[name](equation, known, shapes)
-        )
+    if name not in _OF_SHARED and not any(isinstance(w, int) for w in known):
+        return [frozenset() if v.aval.shape else _everywhere(v) for v in equation.outvars]
     rule = _RULES.get(name) or (_reduce if name.startswith(("reduce_", "arg")) else None)
     if rule is None:
         raise MixesLayersError(f"`{name}` is not known to keep layers apart")
@@ -216,82 +212,19 @@ def _everywhere(atom: Any) -> frozenset[int]:
 
 
 _ELEMENTWISE = frozenset(
-    [
-        "abs",
-        "acos",
-        "acosh",
-        "add",
-        "add_any",
-        "and",
-        "asin",
-        "asinh",
-        "atan",
-        "atan2",
-        "atanh",
-        "cbrt",
-        "ceil",
-        "clamp",
-        "conj",
-        "convert_element_type",
-        "copy",
-        "copy_p",
-        "cos",
-        "cosh",
-        "digamma",
-        "div",
-        "eq",
-        "erf",
-        "erf_inv",
-        "erfc",
-        "exp",
-        "exp2",
-        "expm1",
-        "floor",
-        "ge",
-        "gt",
-        "imag",
-        "integer_pow",
-        "is_finite",
-        "le",
-        "lgamma",
-        "log",
-        "log1p",
-        "logistic",
-        "lt",
-        "max",
-        "min",
-        "mul",
-        "ne",
-        "neg",
-        "nextafter",
-        "not",
-        "one_minus_square",
-        "or",
-        "pow",
-        "real",
-        "reduce_precision",
-        "rem",
-        "round",
-        "rsqrt",
-        "select_n",
-        "shift_left",
-        "shift_right_arithmetic",
-        "shift_right_logical",
-        "sign",
-        "sin",
-        "sinh",
-        "sqrt",
-        "square",
-        "stop_gradient",
-        "sub",
-        "tan",
-        "tanh",
-        "xor",
-    ]
+    """
+    abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp conj
+    convert_element_type copy copy_p cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor
+    ge gt imag integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg nextafter
+    not one_minus_square or pow real reduce_precision rem round rsqrt select_n shift_left
+    shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh
+    xor
+    """.split()  # noqa: SIM905
 )
 _CALLS = frozenset(
-    ["jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "checkpoint"]
+    "jit pjit closed_call core_call custom_jvp_call custom_vjp_call checkpoint".split()  # noqa: SIM905
 )
+_OF_SHARED = frozenset({"broadcast_in_dim", "reshape", "cond", "scan", "while"})
 _RULES: dict[str, Rule] = {
     "argsort": _along,
     "broadcast_in_dim": _broadcast,
