@@ -1,7 +1,5 @@
 """The backward pass fused with the update: the same numbers as the plain step, in less memory."""
 
-import subprocess
-import sys
 from functools import partial
 from typing import Any
 
@@ -10,12 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import linen, nnx
 from helpers import TOL, cases
 
 import jaxmup
 from jaxmup import fused, optim
-from jaxmup.models import GPT
 
 LAYERS, N, BATCH = 4, 6, 3
 SCHEDULE = optax.cosine_decay_schedule(0.02, 40)
@@ -122,7 +118,7 @@ def require_equal(got: Any, expected: Any, *row: str) -> None:
 
 
 def scalings(shapes: Any, family: Any) -> Any:
-    """muP at twice the base width, with a batch axis where parameters are stacked."""
+    """MuP at twice the base width, with a batch axis where parameters are stacked."""
 
     def spec(shape):
         grows = [jaxmup.Axis(k, n, base=n // 2) for k, n in zip(("input", "output"), shape[-2:])]
@@ -194,9 +190,7 @@ def test_sgd_is_the_same_to_the_last_bit(dtype):
 @pytest.mark.usefixtures("x64")
 def test_a_global_norm_is_measured_in_a_pass_of_its_own(scaled):
     of_leaves = scalings(RESIDUAL, "adam")[1] if scaled else None
-    clip = (
-        optim.clip_by_global_norm(0.1, of_leaves) if scaled else optax.clip_by_global_norm(0.1)
-    )
+    clip = optim.clip_by_global_norm(0.1, of_leaves) if scaled else optax.clip_by_global_norm(0.1)
     tx, params = optax.sgd(0.3), draw(RESIDUAL)
     chain = optax.chain(clip, tx)
     ours = fused.value_and_update(residual, tx, clip=fused.clip_by_global_norm(0.1, of_leaves))

@@ -38,7 +38,9 @@ def axes_of_layers(program: ClosedJaxpr, inputs: Sequence[Where]) -> list[Where]
     for equation in jaxpr.eqns:
         known = [where(atom) for atom in equation.invars]
         shapes = [atom.aval.shape for atom in equation.invars]
-        found |= zip(equation.outvars, _through(equation, known, shapes), strict=True)
+        through = _through(equation, known, shapes)
+        axes = [w if isinstance(w, frozenset) else int(w) for w in through]  # NumPy's are no `int`
+        found |= zip(equation.outvars, axes, strict=True)
     return [where(atom) for atom in jaxpr.outvars]
 
 

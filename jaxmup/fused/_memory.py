@@ -11,6 +11,7 @@ import optax
 
 from jaxmup._tree import leaves_by_path
 from jaxmup.fused import _tape
+from jaxmup.fused._clip import squared_norm
 from jaxmup.fused._live import read_live_gradients
 from jaxmup.fused._stack import find_stacks, rematerialized, stored
 from jaxmup.fused._step import Step
@@ -102,26 +103,44 @@ def memory_report(
         raise TypeError(
             f"`step` must come from `jaxmup.fused.value_and_update`, compiled or not. Got {step!r}."
         )
-    unknown = [form for form in forms if form not in get_args(Form)]
-    if unknown:
-        raise ValueError(f"`forms` must be among {get_args(Form)}. Got {unknown}.")
     if step is not plain_step:
         _warn_if_not_donated(step, params, state, *args)
     found = {form: _measure(form, plain_step, params, state, *args) for form in forms}
     return MemoryReport(found)
 
 
-def _measure(form: Form, step: Step, params: Any, state: Any, *args: Any) -> Memory:
+def in_form(step: Step, form: Form) -> Callable[..., Any]:
+    """The step in one of the forms of `memory_report`, all with the same arguments and results.
+
+    Raises:
+      ValueError: if the form is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmup import fused
+      >>> def loss_fn(params):
+      ...     return jax.lax.scan(lambda x, w: (x * w, None), 1.0, params)[0]
+      >>> step, params = fused.value_and_update(loss_fn, optax.sgd(0.5)), jnp.array([2.0, 3.0])
+      >>> plain = jax.jit(in_form(step, "plain"))
+      >>> plain(params, optax.sgd(0.5).init(params))[1]
+      Array([0.5, 2. ], dtype=float32)
+    """
+    if form not in get_args(Form):
+        raise ValueError(f"`form` must be one of {get_args(Form)}. Got {form!r}.")
     block = rematerialized if form.startswith("remat") else stored
     step = dataclasses.replace(step, block=block)
-    function = step if form.endswith("fused") else _plain(step)
+    return step if form.endswith("fused") else _plain(step)
+
+
+def _measure(form: Form, step: Step, params: Any, state: Any, *args: Any) -> Memory:
+    function = in_form(step, form)
     compiled = jax.jit(function, donate_argnums=(0, 1)).lower(params, state, *args).compile()
     sizes = compiled.memory_analysis()
     arguments, results = sizes.argument_size_in_bytes, sizes.output_size_in_bytes
     return Memory(
         _size(params),
         _size(state),
-        _activations(step, params, *args),
+        _activations(step, form, params, *args),
         read_live_gradients(compiled.as_text(), params).peak,
         sizes.temp_size_in_bytes,
         arguments + results - sizes.alias_size_in_bytes + sizes.temp_size_in_bytes,
@@ -132,27 +151,34 @@ def _plain(step: Step) -> Callable[..., Any]:
     """The step with all gradients first, its blocks as this step has them."""
 
     def run(params: Any, state: Any, *args: Any) -> tuple[Any, Any, Any]:
-        program, _ = step.traced(params, *args)
+        program, result = step.traced(params, *args)
         stacks = find_stacks(program, list(leaves_by_path(params)))
 
         def loss(params: Any) -> Any:
-            return _tape.run_plainly(program, stacks, jax.tree.leaves(params), step.block)
+            found = _tape.run_plainly(program, stacks, jax.tree.leaves(params), step.block)
+            return found[0], found
 
-        value, gradients = jax.value_and_grad(loss)(params)
+        (_, found), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+        if step.clip is not None:
+            squares = [squared_norm(g) for g in jax.tree.leaves(gradients)]
+            factor = step.clip.factor(params, squares)
+            gradients = jax.tree.map(lambda g: (g * factor).astype(g.dtype), gradients)
         updates, state = step.tx.update(gradients, state, params)
+        value = jax.tree.unflatten(jax.tree.structure(result), found)
         return value, optax.apply_updates(params, updates), state
 
     return run
 
 
-def _activations(step: Step, params: Any, *args: Any) -> int:
+def _activations(step: Step, form: Form, params: Any, *args: Any) -> int:
     """Bytes of what the forward pass of the fused step keeps, but for parameters and arguments."""
+    block = rematerialized if form.startswith("remat") else stored
 
     def forward(params: Any, args: Any) -> list[Any]:
         program, _ = step.traced(params, *args)
         stacks = find_stacks(program, list(leaves_by_path(params)))
         leaves = jax.tree.leaves(params)
-        kept = _tape.run_forward(program, stacks, leaves, step.block).kept
+        kept = _tape.run_forward(program, stacks, leaves, block).kept
         given = {id(x) for x in [*leaves, *jax.tree.leaves(args)]}
         return list({id(x): x for x in kept if id(x) not in given}.values())
 

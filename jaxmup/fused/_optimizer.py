@@ -198,16 +198,19 @@ def _owners(model: Model, program: ClosedJaxpr, layered: list[int], P: int) -> d
         for i in used:
             if i - P in found:
                 found[i - P].add(s)
-    names = list(leaves_by_path(model.state))
-    astray = [
-        f"{names[k]}: of {len(stacks)} stacks" for k, stacks in found.items() if len(stacks) != 1
-    ]
-    if astray:
+    leaves = list(leaves_by_path(model.state).items())
+    shared = [leaves[k][0] for k, stacks in found.items() if len(stacks) > 1]
+    if shared:
         raise ValueError(
-            "A leaf of the state that has an axis of layers must belong to one stack. "
-            f"Got{listed(astray)}\n{_COUPLED}"
+            "A leaf of the state that has an axis of layers must belong to one stack. Got of "
+            f"several{listed(shared)}\n{_COUPLED}"
         )
-    return {k: stacks.pop() for k, stacks in found.items()}
+    lengths = [jax.tree.leaves(model.params)[stack[0]].shape[0] for stack in model.stacks]
+    # What no parameter reads or moves, as placeholders, goes with any stack of its length.
+    return {
+        k: stacks.pop() if stacks else lengths.index(leaves[k][1].shape[0])
+        for k, stacks in found.items()
+    }
 
 
 def _require_independent(model: Model, update: Update) -> None:

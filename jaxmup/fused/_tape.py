@@ -96,7 +96,7 @@ def run_forward(
         steps += [segment] if segment.inputs else []
         if stack is not None:
             inputs = _inputs(stack, partial(_value, values), params)
-            moves = _inputs(stack, active.__contains__, [True] * len(params))
+            moves = _inputs(stack, partial(_is_active, active), [True] * len(params))
             moves = moves._replace(carry=[_loop.is_inexact(jnp.asarray(x)) for x in inputs.carry])
             layer = _loop.linearize(stack, block, inputs, moves)
             results, tape = _loop.run_forward(layer, inputs)
@@ -110,8 +110,8 @@ def run_plainly(
     stacks: Sequence[Stack],
     params: Sequence[Array],
     block: Callable[[ClosedJaxpr], Block],
-) -> Array:
-    """The loss alone, each stack a `jax.lax.scan`; arguments as `run_forward`."""
+) -> list[Array]:
+    """The outputs of the program, each stack a `jax.lax.scan`; arguments as `run_forward`."""
     jaxpr = program.jaxpr
     values: dict[Var, Any] = dict(zip(jaxpr.constvars, program.consts, strict=True))
     values |= zip(jaxpr.invars, params, strict=True)
@@ -121,7 +121,7 @@ def run_plainly(
             inputs = _inputs(stack, partial(_value, values), params)
             results = _loop.scan(stack, stack.block(block), inputs)
             values |= zip(stack.loop.equation.outvars, results, strict=True)
-    return _value(values, jaxpr.outvars[0])
+    return [_value(values, atom) for atom in jaxpr.outvars]
 
 
 def run_backward(tape: Tape, back: Callable[[int, list[Array]], Inputs]) -> Callable[[Var], Any]:
@@ -208,6 +208,10 @@ def _active(program: ClosedJaxpr) -> set[Var]:
         if not active.isdisjoint(variables(equation.invars)):
             active |= {v for v in equation.outvars if _loop.is_inexact(v.aval)}
     return active
+
+
+def _is_active(active: set[Var], atom: Any) -> bool:
+    return isinstance(atom, Var) and atom in active
 
 
 def _inputs(stack: Stack, of: Callable[[Any], Any], params: Sequence[Any]) -> Inputs:
