@@ -1,4 +1,4 @@
-"""The GPT of `jaxmup.models` in PyTorch, trained with an optimizer step inside each gradient hook."""
+"""The GPT of `jaxmup.models` in PyTorch; a hook updates each parameter as its gradient appears."""
 
 from collections.abc import Callable
 
