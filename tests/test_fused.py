@@ -16,7 +16,6 @@ from helpers import TOL, cases
 
 import jaxmup
 from jaxmup import fused, optim
-from jaxmup.models import GPT
 
 LAYERS, N, BATCH = 4, 6, 3
 SCHEDULE = optax.cosine_decay_schedule(0.02, 40)
@@ -188,8 +187,9 @@ def test_a_model_with_everything_that_a_loop_can_have():
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 @pytest.mark.usefixtures("x64")
-def test_sgd_is_the_same_to_the_last_bit(dtype):
-    tx, params, inputs = optax.sgd(0.1), draw(RESIDUAL, dtype), INPUTS.astype(dtype)
+def test_without_contractions_of_products_and_sums_it_is_the_same_to_the_last_bit(dtype):
+    """Compiled with them, the two programs round the optimizer's products in other places."""
+    tx, params, inputs = optax.adam(0.01), draw(RESIDUAL, dtype), INPUTS.astype(dtype)
     steps = (plain(residual, tx), fused.value_and_update(residual, tx))
     expected, got = (trained(step, tx, params, inputs) for step in steps)
     require_equal(got, expected)
@@ -262,22 +262,18 @@ def of_linen():
     return loss, params, (x,), True
 
 
-def of_gpt():
-    """A GPT that computes in bfloat16 and casts its parameters before the loop."""
-    sizes = {"width": 16, "num_layers": 3, "num_heads": 2, "base_width": 8}
-    model = GPT(11, **sizes, stacked=True, tied=True, rngs=nnx.Rngs(0))
-    graph, params = nnx.split(model, nnx.Param)
+def of_half():
+    """A plain function that computes in bfloat16: its parameters are cast before the loop."""
 
     @jax.jit
-    def loss(params, tokens):
+    def loss(params, x):
         half = jax.tree.map(lambda w: w.astype(jnp.bfloat16), params)
-        logits = nnx.merge(graph, half)(tokens).astype(jnp.float32)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, tokens).mean()
+        return residual(half, x.astype(jnp.bfloat16)).astype(jnp.float32)
 
-    return loss, params, (TOKENS[None],), False
+    return loss, draw(RESIDUAL, jnp.float32), (jnp.asarray(INPUTS, jnp.float32),), False
 
 
-MODELS = {"nnx": (of_nnx, "float32"), "linen": (of_linen, "float32"), "gpt": (of_gpt, "bfloat16")}
+MODELS = {"nnx": (of_nnx, "float32"), "linen": (of_linen, "float32"), "half": (of_half, "bfloat16")}
 
 
 @pytest.mark.parametrize(("make", "dtype"), cases(MODELS))
@@ -409,7 +405,9 @@ def mean_over_layers(updates, params):
 FULL = {"blocks": BLOCKS, "in": (5, N), "out": (N, 3)}
 ADAM = optax.adam(0.1)
 SCALED = optax.adafactor(0.1)
-PER_RATE = optax.stateless(lambda u, _: jax.tree.map(lambda x: x * jnp.ones((4, 1, 1)), u))
+PER_RATE = optax.stateless(
+    lambda u, _: jax.tree.map(lambda x: x * jnp.ones((4, 1, 1)) if x.ndim == 3 else x, u)
+)
 WRONG = {
     "no loop": (of_one_layer, {"in": (5, N)}, ADAM, "Got none. The parameters are\n  in"),
     "a block that is not stacked": (looped, {"up": (5, 5)}, ADAM, "leading axis of layers"),
@@ -419,7 +417,7 @@ WRONG = {
     "norm of a stack": (residual, FULL, SCALED, "takes all layers together.*per_layer"),
     "mean over layers": (residual, FULL, optax.stateless(mean_over_layers), "layers together"),
     "noise": (residual, FULL, optax.stateless(noisy), "several layers|not known"),
-    "a constant a layer": (residual, FULL, PER_RATE, "shapes and dtypes|incompatible"),
+    "a constant a layer": (residual, FULL, PER_RATE, "shapes and dtypes as they are"),
 }
 
 
@@ -438,10 +436,11 @@ def test_other_bad_input():
     step = fused.value_and_update(residual, ADAM)
     with pytest.raises(ValueError, match="state must be that of the optimizer"):
         jax.eval_shape(step, params, state[0], x)
-    short = state[0]._replace(mu={**state[0].mu, "blocks": jax.eval_shape(lambda: draw(BLOCKS3))})
+    three = jax.eval_shape(lambda: draw(BLOCKS3, jnp.float32))
+    short = state[0]._replace(mu={**state[0].mu, "blocks": three})
     with pytest.raises(ValueError, match=r"mu/blocks/up \(3, 6, 12\)"):
         jax.eval_shape(step, params, (short, state[1]), x)
-    uneven = {**params, "blocks": {**params["blocks"], "up": short.mu["blocks"]["up"]}}
+    uneven = {**params, "blocks": {**params["blocks"], "up": three["up"]}}
     with pytest.raises(ValueError, match="leading axis sizes"):
         jax.eval_shape(step, uneven, jax.eval_shape(ADAM.init, uneven), x)
     with pytest.raises(TypeError, match="real scalar"):
@@ -491,7 +490,7 @@ whole = jax.jit(plain(residual, tx))(params, tx.init(params), np.asarray(x))
 compiled = step.lower(apart, state, x).compile()
 sizes = compiled.memory_analysis()
 got = compiled(apart, state, x)
-errors = jax.tree.map(lambda a, b: float(np.linalg.norm(a - b) / np.linalg.norm(b)), got, whole)
+errors = jax.tree.map(lambda a, b: float(np.linalg.norm(a - b) / np.linalg.norm(b)), got[:2], whole[:2])
 total = sum(x.size * 4 for x in jax.tree.leaves(params))
 print(max(jax.tree.leaves(errors)), sizes.temp_size_in_bytes / total)
 print(jax.tree.leaves(got[1])[0].sharding.spec)

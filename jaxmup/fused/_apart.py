@@ -63,7 +63,7 @@ def _common(name: str, known: Sequence[Where], shapes: Sequence[tuple[int, ...]]
     arrays = [(w, shape) for w, shape in zip(known, shapes, strict=True) if shape]
     axes = {w for w, _ in arrays if isinstance(w, int)}
     if not axes:
-        return frozenset.intersection(*(w for w, _ in arrays)) if arrays else frozenset()
+        return _shared_axes([w for w, _ in arrays])
     axis = axes.pop()
     for w, shape in arrays:
         if w != axis and not (isinstance(w, frozenset) and (axis in w or shape[axis] == 1)):
@@ -193,11 +193,17 @@ def _joined(ways: Sequence[Where]) -> Where:
     if len(axes) > 1:
         raise MixesLayersError("layers lie along different axes")
     if not axes:
-        return frozenset.intersection(*ways)  # type: ignore[arg-type]
+        return _shared_axes(ways)
     axis = axes.pop()
     if any(isinstance(w, frozenset) and axis not in w for w in ways):
         raise MixesLayersError("an array of several layers is chosen as a whole")
     return axis
+
+
+def _shared_axes(ways: Sequence[Where]) -> frozenset[int]:
+    """The axes along which all of these arrays are uniform; none has an axis of layers."""
+    sets = [w for w in ways if isinstance(w, frozenset)]
+    return frozenset.intersection(*sets) if sets else frozenset()
 
 
 def _shifted(w: Where, by: int) -> Where:

@@ -105,7 +105,9 @@ def memory_report(
         )
     if step is not plain_step:
         _warn_if_not_donated(step, params, state, *args)
-    found = {form: _measure(form, plain_step, params, state, *args) for form in forms}
+    found: dict[Form, Memory] = {
+        form: _measure(form, plain_step, params, state, *args) for form in forms
+    }
     return MemoryReport(found)
 
 
@@ -135,13 +137,13 @@ def in_form(step: Step, form: Form) -> Callable[..., Any]:
 def _measure(form: Form, step: Step, params: Any, state: Any, *args: Any) -> Memory:
     function = in_form(step, form)
     compiled = jax.jit(function, donate_argnums=(0, 1)).lower(params, state, *args).compile()
-    sizes = compiled.memory_analysis()
+    sizes: Any = compiled.memory_analysis()
     arguments, results = sizes.argument_size_in_bytes, sizes.output_size_in_bytes
     return Memory(
         _size(params),
         _size(state),
         _activations(step, form, params, *args),
-        read_live_gradients(compiled.as_text(), params).peak,
+        read_live_gradients(compiled.as_text() or "", params).peak,
         sizes.temp_size_in_bytes,
         arguments + results - sizes.alias_size_in_bytes + sizes.temp_size_in_bytes,
     )

@@ -127,11 +127,11 @@ def find_stacks(program: ClosedJaxpr, names: Sequence[str]) -> list[Stack]:
             if uses[source] > 1 or uses[atom] > 1:
                 shared.append(position[source])
                 continue
-            if not jnp.issubdtype(source.aval.dtype, jnp.floating):
+            if not jnp.issubdtype(_dtype(source), jnp.floating):
                 continue
             parameters[i] = position[source]
             if source is not atom:
-                dtypes[i] = atom.aval.dtype
+                dtypes[i] = _dtype(atom)
         if parameters:
             stacks.append(Stack(loop, parameters, dtypes))
     shapes = [f"{name} {v.aval.shape}" for name, v in zip(names, program.jaxpr.invars, strict=True)]
@@ -141,6 +141,10 @@ def find_stacks(program: ClosedJaxpr, names: Sequence[str]) -> list[Stack]:
 
 def _shorter(outer: Sequence[Any], inner: Sequence[Any]) -> int:
     return sum(len(a.aval.shape) > len(b.aval.shape) for a, b in zip(outer, inner, strict=True))
+
+
+def _dtype(atom: Any) -> Any:
+    return atom.aval.dtype
 
 
 def _casts(program: ClosedJaxpr, position: Mapping[Var, int]) -> dict[Var, Var]:

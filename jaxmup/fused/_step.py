@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr
 
 from jaxmup._tree import leaves_by_path
@@ -198,7 +199,7 @@ def _put(leaves: list[Array], positions: Sequence[int], values: Sequence[Array])
 
 def _warn_if_eager(params: Any, state: Any) -> None:
     leaves = jax.tree.leaves((params, state))
-    if any(isinstance(x, jax.core.Tracer | jax.ShapeDtypeStruct) for x in leaves):
+    if any(not isinstance(x, Array) or isinstance(x, Tracer) for x in leaves):
         return
     size = sum(x.size * x.dtype.itemsize for x in leaves)
     warnings.warn(

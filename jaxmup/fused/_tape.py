@@ -230,7 +230,7 @@ def _value(values: Mapping[Var, Any], atom: Any) -> Any:
 
 
 def _gradient(found: Gradients, v: Any) -> Array:
-    return found[v] if v in found else jnp.zeros(v.aval.shape, v.aval.dtype)
+    return found[v] if v in found else jnp.zeros_like(v.aval)
 
 
 def _add(found: Gradients, pairs: Any) -> None:

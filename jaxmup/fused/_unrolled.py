@@ -79,4 +79,4 @@ def _compiled_backward(
         updates, state = tx.update(of_params, state, params)
         return optax.apply_updates(params, updates), state, of_x
 
-    return jax.jit(backward, donate_argnums=(0, 1, 3))
+    return jax.jit(backward, donate_argnums=(0, 1))
