@@ -226,7 +226,7 @@ def _inputs(stack: Stack, of: Callable[[Any], Any], params: Sequence[Any]) -> In
 
 
 def _value(values: Mapping[Var, Any], atom: Any) -> Any:
-    return jnp.asarray(atom.val, atom.aval.dtype) if isinstance(atom, Literal) else values[atom]
+    return values[atom] if isinstance(atom, Var) else jnp.asarray(atom.val, atom.aval.dtype)
 
 
 def _gradient(found: Gradients, v: Any) -> Array:
