@@ -247,8 +247,11 @@ def _require_layers_apart(model: Model, update: Update) -> None:
                 "The optimizer must update each layer of a stack on its own. In its update of"
                 f"{listed(names[:3])}\n{error}.\n{_PER_LAYER} {_COUPLED}"
             ) from None
-        if any(axis != 0 for axis in found if isinstance(axis, int)):
-            raise ValueError(f"The optimizer must leave the axis of layers in front. {_PER_LAYER}")
+        if not all(w == 0 or (isinstance(w, frozenset) and 0 in w) for w in found):
+            raise ValueError(
+                "The optimizer must leave the axis of layers in front, and what it makes of nothing "
+                f"that a layer has must be the same for all layers. {_PER_LAYER}"
+            )
 
 
 _PER_LAYER = (

@@ -97,7 +97,7 @@ def run_forward(
         if stack is not None:
             inputs = _inputs(stack, partial(_value, values), params)
             moves = _inputs(stack, partial(_is_active, active), [True] * len(params))
-            moves = moves._replace(carry=[_loop.is_inexact(jnp.asarray(x)) for x in inputs.carry])
+            moves = moves._replace(carry=[_loop.is_inexact(x) for x in inputs.carry])
             layer = _loop.linearize(stack, block, inputs, moves)
             results, tape = _loop.run_forward(layer, inputs)
             values |= zip(stack.loop.equation.outvars, results, strict=True)

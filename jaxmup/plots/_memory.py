@@ -45,9 +45,14 @@ def memory_figure(report: MemoryReport) -> "Figure":
     for (name, widths), color in zip(parts.items(), colors(len(parts))[::-1], strict=True):
         axis.barh(forms, widths, left=left, color=color, label=name, height=0.62)
         left = [a + b for a, b in zip(left, widths, strict=True)]
-    for form, end in zip(forms, left, strict=True):
+    for (form, memory), end in zip(report.forms.items(), left, strict=True):
         axis.annotate(
-            f"{end:,.1f}", (end, form), (4, 0), textcoords="offset points", va="center", color=MUTED
+            f"{memory.peak / size:,.1f}",
+            (end, form),
+            (4, 0),
+            textcoords="offset points",
+            va="center",
+            color=MUTED,
         )
     axis.invert_yaxis()
     axis.margins(x=0.1)
