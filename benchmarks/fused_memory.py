@@ -145,7 +145,7 @@ def _peak() -> int:
 def main() -> None:
     """Measures what is asked for, prints it and adds it to the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--depths", type=int, nargs="+", default=[8, 24, 48])
+    parser.add_argument("--depths", type=int, nargs="*", default=[8, 24, 48])
     parser.add_argument("--blocks", type=int, default=24, help="of what is timed")
     parser.add_argument("--time", action="store_true", help="take times and peaks of processes")
     parser.add_argument("--torch", action="store_true", help="compare with PyTorch too")
