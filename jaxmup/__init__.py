@@ -5,8 +5,9 @@ Tune hyper-parameters on a small network and use them, unchanged, on a large one
 `import jaxmup` loads neither Flax nor optax; the submodules load on first use: `jaxmup.nnx` and
 `jaxmup.linen` (layers), `jaxmup.optim` (optax transforms), `jaxmup.functional`, `jaxmup.models`,
 `jaxmup.data`, `jaxmup.gauge`, `jaxmup.manifest`, `jaxmup.transfer`, `jaxmup.budget` (batch size and
-length of training), `jaxmup.parity` and `jaxmup.counterexample`; so do the functions `jaxmup.infer`
-and `jaxmup.rescale` (unmodified models).
+length of training), `jaxmup.fused` (backward pass fused with the update), `jaxmup.parity` and
+`jaxmup.counterexample`; so do the functions `jaxmup.infer` and `jaxmup.rescale` (unmodified
+models).
 """
 
 import importlib
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from jaxmup import counterexample as counterexample
     from jaxmup import data as data
     from jaxmup import functional as functional
+    from jaxmup import fused as fused
     from jaxmup import gauge as gauge
     from jaxmup import linen as linen
     from jaxmup import manifest as manifest
@@ -54,6 +56,7 @@ _SUBMODULES = (
     "counterexample",
     "data",
     "functional",
+    "fused",
     "gauge",
     "linen",
     "manifest",

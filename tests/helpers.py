@@ -39,6 +39,9 @@ TOL = {
     ("adam", "float32"): Tol(1e-6, "the same; seen: 1e-7"),
     ("muon", "float64"): Tol(1e-11, "Newton-Schulz grows roundings 3.4^5 times; seen: 4e-13"),
     ("update", "float32"): Tol(2e-6, "a few float32 roundings; seen: 2e-7"),
+    ("fused", "float64"): Tol(1e-12, "50 steps; seen: 1e-14 with Muon, else 0"),
+    ("fused", "float32"): Tol(1e-6, "10 steps of SGD, or of other fusions; seen: 3e-7"),
+    ("fused", "bfloat16"): Tol(2e-2, "5 steps, rounded in other places; seen: 0"),
     ("update", "bfloat16"): Tol(2e-2, "a few bfloat16 roundings; seen: 4e-3"),
 }
 

@@ -1,4 +1,4 @@
-"""The figure of a transfer measurement."""
+"""The figures of a transfer measurement and of a memory report."""
 
 import dataclasses
 import math
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from jaxmup import plots, transfer
+from jaxmup import fused, plots, transfer
 
 RATES = (0.25, 0.5, 1.0, 2.0)
 LOSSES = {
@@ -136,3 +136,18 @@ def test_png_and_no_global_state(figure):
     assert (
         "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
     )
+
+
+def test_a_bar_for_each_form_adds_up_to_its_peak():
+    gib = 2**30
+    plain = fused.Memory(2 * gib, 4 * gib, 3 * gib, 2 * gib, 6 * gib, 12 * gib)
+    ours = fused.Memory(2 * gib, 4 * gib, 3 * gib, gib, 2 * gib, 8 * gib)
+    figure = plots.memory_figure(fused.MemoryReport({"plain": plain, "fused": ours}))
+    (axis,) = figure.axes
+    widths = {bar.get_label(): [p.get_width() for p in bar] for bar in axis.containers}
+    assert widths["parameters"] == [2, 2]
+    assert widths["gradients"] == [2, 1]
+    assert widths["activations"] == [3, 1]  # of three GiB, one is left beside the gradients
+    assert widths["other temporaries"] == [1, 0]
+    assert [text.get_text() for text in axis.texts] == ["12.0", "8.0"]
+    assert axis.get_xlabel() == "peak of a step (GiB)"

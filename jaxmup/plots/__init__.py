@@ -1,6 +1,7 @@
 """Figures of what the tools measure; matplotlib without its global state."""
 
 from jaxmup.plots._curves import curves_figure as curves_figure
+from jaxmup.plots._memory import memory_figure as memory_figure
 from jaxmup.plots._optima import optima_figure as optima_figure
 from jaxmup.plots._style import new_figure as new_figure
 from jaxmup.plots._style import png as png

@@ -1,0 +1,255 @@
+"""Whether a program keeps layers apart: each slice of its results follows from its own slices.
+
+Each variable that has an axis of layers is followed through the program. Other arrays must be the
+same for all layers, so that of each is known along which axes it is uniform.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jax.extend.core import ClosedJaxpr, Literal, Var
+
+Where = int | frozenset[int]  # the axis of layers, or the axes along which an array is uniform
+Rule = Callable[[Any, list[Where], list[tuple[int, ...]]], Sequence[Where]]
+
+
+class MixesLayersError(ValueError):
+    """An equation mixes layers, or does what is not known to keep them apart."""
+
+
+def axes_of_layers(program: ClosedJaxpr, inputs: Sequence[Where]) -> list[Where]:
+    """Where the axis of layers of each output is.
+
+    Args:
+      program: traced.
+      inputs: the axis of layers of each input, or the axes along which it is uniform.
+
+    Raises:
+      MixesLayersError: naming the operation that mixes them.
+    """
+    jaxpr = program.jaxpr
+    found: dict[Var, Where] = dict.fromkeys(jaxpr.constvars, frozenset())
+    found |= zip(jaxpr.invars, inputs, strict=True)
+
+    def where(atom: Any) -> Where:
+        return _everywhere(atom) if isinstance(atom, Literal) else found[atom]
+
+    for equation in jaxpr.eqns:
+        known = [where(atom) for atom in equation.invars]
+        shapes = [atom.aval.shape for atom in equation.invars]
+        through = _through(equation, known, shapes)
+        axes = [w if isinstance(w, frozenset) else int(w) for w in through]  # NumPy's are no `int`
+        found |= zip(equation.outvars, axes, strict=True)
+    return [where(atom) for atom in jaxpr.outvars]
+
+
+def _through(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> Sequence[Where]:
+    name = equation.primitive.name
+    if name in _ELEMENTWISE:
+        axis = _common(name, known, shapes)
+        return [axis] * len(equation.outvars)
+    if name in _CALLS:
+        return _called(equation, known)
+    if name not in _OF_SHARED and not any(isinstance(w, int) for w in known):
+        return [frozenset() if v.aval.shape else _everywhere(v) for v in equation.outvars]
+    rule = _RULES.get(name) or (_reduce if name.startswith(("reduce_", "arg")) else None)
+    if rule is None:
+        raise MixesLayersError(f"`{name}` is not known to keep layers apart")
+    return rule(equation, known, shapes)
+
+
+def _common(name: str, known: Sequence[Where], shapes: Sequence[tuple[int, ...]]) -> Where:
+    arrays = [(w, shape) for w, shape in zip(known, shapes, strict=True) if shape]
+    axes = {w for w, _ in arrays if isinstance(w, int)}
+    if not axes:
+        return _shared_axes([w for w, _ in arrays])
+    axis = axes.pop()
+    for w, shape in arrays:
+        if w != axis and not (isinstance(w, frozenset) and (axis in w or shape[axis] == 1)):
+            raise MixesLayersError(f"`{name}` brings together arrays of several layers")
+    return axis
+
+
+def _reduce(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
+    axis, axes = _one(known), equation.params["axes"]
+    if axis in axes:
+        raise MixesLayersError(f"`{equation.primitive.name}` takes all layers together")
+    return [axis - sum(a < axis for a in axes)] * len(equation.outvars)
+
+
+def _broadcast(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
+    dims, shape = equation.params["broadcast_dimensions"], equation.params["shape"]
+    if isinstance(known[0], int):
+        return [dims[known[0]]]
+    kept = {d for i, d in enumerate(dims) if i not in known[0] and shapes[0][i] == shape[d]}
+    return [frozenset(range(len(shape))) - kept]
+
+
+def _reshape(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
+    new, old = equation.outvars[0].aval.shape, shapes[0]
+    if not isinstance(known[0], int):
+        return [_everywhere(equation.outvars[0]) if len(known[0]) == len(old) else frozenset()]
+    axis = known[0]
+    for i, size in enumerate(new):
+        if size == old[axis] and math.prod(new[:i]) == math.prod(old[:axis]):
+            return [i]
+    raise MixesLayersError("`reshape` takes layers together with another axis")
+
+
+def _transpose(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
+    return [equation.params["permutation"].index(_one(known))]
+
+
+def _squeeze(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
+    axis = _one(known)
+    return [axis - sum(a < axis for a in equation.params["dimensions"])]
+
+
+def _slice(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
+    axis = _one(known)
+    if equation.outvars[0].aval.shape[axis] != shapes[0][axis]:
+        raise MixesLayersError(f"`{equation.primitive.name}` takes some of the layers")
+    return [axis]
+
+
+def _dot(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
+    contracted, batch = equation.params["dimension_numbers"]
+    for side, axis in enumerate(known):
+        if isinstance(axis, int) and axis in contracted[side]:
+            raise MixesLayersError("`dot_general` sums over layers")
+    places = {
+        batch[side].index(axis)
+        for side, axis in enumerate(known)
+        if isinstance(axis, int) and axis in batch[side]
+    }
+    both = all(isinstance(axis, int) for axis in known)
+    if len(places) == 1 and both:
+        return [places.pop()]
+    raise MixesLayersError("`dot_general` multiplies layers with each other")
+
+
+def _along(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
+    """What acts along one axis: a cumulative sum, a sort, a reversal, a join."""
+    params, axis = equation.params, _common(equation.primitive.name, known, shapes)
+    acted = params.get("axis", params.get("dimension", params.get("dimensions")))
+    if axis in (acted if isinstance(acted, tuple) else (acted,)):
+        raise MixesLayersError(f"`{equation.primitive.name}` goes along the layers")
+    return [axis] * len(equation.outvars)
+
+
+def _branch(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
+    if isinstance(known[0], int):
+        raise MixesLayersError("`cond` decides for all layers by one of them")
+    found = [axes_of_layers(branch, known[1:]) for branch in equation.params["branches"]]
+    return [_joined(ways) for ways in zip(*found, strict=True)]
+
+
+def _repeat(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
+    """A `while` whose number of iterations is no layer's own."""
+    params = equation.params
+    test, body = params["cond_nconsts"], params["body_nconsts"]
+    carry = known[test + body :]
+    for _ in range(len(carry) + 1):
+        found = axes_of_layers(params["body_jaxpr"], [*known[test : test + body], *carry])
+        joined = [_joined(pair) for pair in zip(carry, found, strict=True)]
+        if joined == carry:
+            axes_of_layers(params["cond_jaxpr"], [*known[:test], *carry])
+            return carry
+        carry = joined
+    raise MixesLayersError("`while` moves the axis of layers")
+
+
+def _scan(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
+    body = equation.params["jaxpr"]
+    inner = [len(v.aval.shape) for v in body.jaxpr.invars]
+    scanned = [len(shape) > n for shape, n in zip(shapes, inner, strict=True)]
+    carries = sum(
+        len(a.aval.shape) == len(b.aval.shape)
+        for a, b in zip(equation.outvars, body.jaxpr.outvars, strict=True)
+    )
+    first = scanned.count(False) - carries
+    if any(w == 0 and s for w, s in zip(known, scanned, strict=True)):
+        raise MixesLayersError("`scan` goes through the layers")
+    inside = [_shifted(w, -1) if s else w for w, s in zip(known, scanned, strict=True)]
+    for _ in range(carries + 1):
+        found = axes_of_layers(body, inside)
+        carry = inside[first : first + carries]
+        joined = [_joined(pair) for pair in zip(carry, found[:carries], strict=True)]
+        if joined == carry:
+            return [*carry, *(_shifted(w, 1) for w in found[carries:])]
+        inside[first : first + carries] = joined
+    raise MixesLayersError("`scan` moves the axis of layers")
+
+
+def _called(equation: Any, known: list[Where]) -> list[Where]:
+    inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+    closed = inner if hasattr(inner, "consts") else ClosedJaxpr(inner, ())
+    return axes_of_layers(closed, known)
+
+
+def _joined(ways: Sequence[Where]) -> Where:
+    axes = {w for w in ways if isinstance(w, int)}
+    if len(axes) > 1:
+        raise MixesLayersError("layers lie along different axes")
+    if not axes:
+        return _shared_axes(ways)
+    axis = axes.pop()
+    if any(isinstance(w, frozenset) and axis not in w for w in ways):
+        raise MixesLayersError("an array of several layers is chosen as a whole")
+    return axis
+
+
+def _shared_axes(ways: Sequence[Where]) -> frozenset[int]:
+    """The axes along which all of these arrays are uniform; none has an axis of layers."""
+    sets = [w for w in ways if isinstance(w, frozenset)]
+    return frozenset.intersection(*sets) if sets else frozenset()
+
+
+def _shifted(w: Where, by: int) -> Where:
+    return w + by if isinstance(w, int) else frozenset(a + by for a in w if a + by >= 0)
+
+
+def _one(known: Sequence[Where]) -> int:
+    (axis,) = {w for w in known if isinstance(w, int)}
+    return axis
+
+
+def _everywhere(atom: Any) -> frozenset[int]:
+    return frozenset(range(len(atom.aval.shape)))
+
+
+_ELEMENTWISE = frozenset(
+    """
+    abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp conj
+    convert_element_type copy copy_p cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor
+    ge gt imag integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg nextafter
+    not one_minus_square or pow real reduce_precision rem round rsqrt select_n shift_left
+    shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh
+    xor
+    """.split()  # noqa: SIM905
+)
+_CALLS = frozenset(
+    "jit pjit closed_call core_call custom_jvp_call custom_vjp_call checkpoint".split()  # noqa: SIM905
+)
+_OF_SHARED = frozenset({"broadcast_in_dim", "reshape", "cond", "scan", "while"})
+_RULES: dict[str, Rule] = {
+    "argsort": _along,
+    "broadcast_in_dim": _broadcast,
+    "concatenate": _along,
+    "cond": _branch,
+    "cumlogsumexp": _along,
+    "cummax": _along,
+    "cummin": _along,
+    "cumprod": _along,
+    "cumsum": _along,
+    "dot_general": _dot,
+    "reshape": _reshape,
+    "rev": _along,
+    "scan": _scan,
+    "slice": _slice,
+    "sort": _along,
+    "squeeze": _squeeze,
+    "transpose": _transpose,
+    "while": _repeat,
+}

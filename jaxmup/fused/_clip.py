@@ -1,0 +1,82 @@
+"""Clipping by a global norm that is measured in a backward pass of its own."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxmup._scaling import Scaling
+from jaxmup._spec import require_positive
+from jaxmup._tree import leaves_by_path, listed, require_leaves
+
+
+class Clip(NamedTuple):
+    """How gradients are clipped; see `clip_by_global_norm`.
+
+    Args:
+      max_norm: the largest norm that is left as it is.
+      weights: on the norm of each parameter by name; `None` for 1.
+    """
+
+    max_norm: Any
+    weights: dict[str, float] | None
+
+    def factor(self, params: Any, squared_norms: list[Array]) -> Array:
+        """What all gradients are multiplied by, from the squared norm of each."""
+        names = list(leaves_by_path(params))
+        weights = dict.fromkeys(names, 1.0) if self.weights is None else self.weights
+        missing = [name for name in names if name not in weights]
+        if missing:
+            raise ValueError(
+                f"`scalings` must have the paths of the parameters. It lacks{listed(missing)}\n"
+                "Make the specs from the model that is trained, and resolve those."
+            )
+        rows = zip(names, squared_norms, strict=True)
+        norm = jnp.sqrt(sum(square * weights[name] ** 2 for name, square in rows))
+        return jnp.where(norm > self.max_norm, self.max_norm / norm, 1.0)
+
+
+def clip_by_global_norm(max_norm: Any, scalings: Any = None) -> Clip:
+    r"""Clips by the norm of all gradients, for the `clip` of `value_and_update`.
+
+    With g the gradients, and n their `Scaling.norm` or 1, all are multiplied by
+
+    .. math::
+      \min\left(1, \frac{max\_norm}{N}\right), \qquad N^2 = \sum_i n_i^2\, \|g_i\|^2 ,
+
+    before the optimizer sees them, as `optax.clip_by_global_norm` (with scalings
+    `jaxmup.optim.clip_by_global_norm`) first in a chain would. N is known only when the backward
+    pass is over, and by then the gradients are gone; so there are two passes, the first of which
+    measures N. A step takes that much longer and no more memory.
+
+    Args:
+      max_norm: a number or a scalar array, in units of the gradients.
+      scalings: a tree of `Scaling` with the paths of the parameters; `None` for the plain norm.
+
+    Raises:
+      TypeError: if a leaf of `scalings` is no `Scaling`.
+      ValueError: if `max_norm` is not a finite positive number; at the step, if a parameter has no
+        scaling, naming it.
+
+    Example:
+      >>> from jaxmup import fused
+      >>> clip = fused.clip_by_global_norm(2.5)
+      >>> float(clip.factor({"b": 0, "w": 0}, [jnp.array(9.0), jnp.array(16.0)]))
+      0.5
+
+    References:
+      Pascanu et al., "On the difficulty of training recurrent neural networks", arXiv:1211.5063,
+      Algorithm 1.
+    """
+    if isinstance(max_norm, int | float):
+        require_positive("max_norm", max_norm, "It is the largest norm that is left as it is.")
+    if scalings is None:
+        return Clip(max_norm, None)
+    remedy = "Use `jaxmup.resolve(specs, parametrization)`."
+    by_name = require_leaves("scalings", scalings, Scaling, remedy)
+    return Clip(max_norm, {name: scaling.norm for name, scaling in by_name.items()})
+
+
+def squared_norm(x: Array) -> Array:
+    """The sum of squares of an array, in float32 at least."""
+    return jnp.sum(jnp.square(jnp.abs(x.astype(jnp.promote_types(x.dtype, jnp.float32)))))

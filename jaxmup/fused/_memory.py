@@ -1,0 +1,209 @@
+"""What a training step takes of memory in each of its forms, from the compiled programs."""
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import optax
+
+from jaxmup._tree import leaves_by_path
+from jaxmup.fused import _tape
+from jaxmup.fused._clip import squared_norm
+from jaxmup.fused._live import read_live_gradients
+from jaxmup.fused._stack import find_stacks, rematerialized, stored
+from jaxmup.fused._step import Step
+
+Form = Literal["plain", "remat", "fused", "remat + fused"]
+
+
+class Memory(NamedTuple):
+    """Bytes that one form of a step takes; on one device, if it is sharded.
+
+    Args:
+      parameters: of the parameters.
+      state: of the optimizer's state.
+      activations: kept from the forward pass for the backward pass.
+      gradients: the most that exist at one time, an upper bound; see `LiveGradients`.
+      temporaries: all that the program needs beside arguments and results, among it activations and
+        gradients, though not always at the same time.
+      peak: arguments, results and temporaries together.
+    """
+
+    parameters: int
+    state: int
+    activations: int
+    gradients: int
+    temporaries: int
+    peak: int
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryReport:
+    """The memory of each form of a step, by name; as text, a table in MiB."""
+
+    forms: Mapping[Form, Memory]
+
+    def __str__(self) -> str:
+        names = ["MiB", *(name for name in Memory._fields)]
+        rows = [
+            [form, *(f"{size / 2**20:,.1f}" for size in memory)]
+            for form, memory in self.forms.items()
+        ]
+        widths = [max(len(row[i]) for row in [names, *rows]) for i in range(len(names))]
+        return "\n".join(
+            "  ".join(
+                cell.rjust(width) if i else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in [names, *rows]
+        )
+
+
+def memory_report(
+    step: Any, params: Any, state: Any, *args: Any, forms: Sequence[Form] = get_args(Form)
+) -> MemoryReport:
+    """Compiles a step in four forms and reads from XLA what each takes.
+
+    `plain` computes all gradients and then updates; `remat` does so and keeps the inputs of each
+    block alone; `fused` is `value_and_update`; `remat + fused` is both. In `plain` and `fused` the
+    block has no `jax.checkpoint`, whatever the model says. Nothing is computed and no array is
+    made, so that arguments may be shapes and dtypes, of a model that the machine could not hold.
+
+    Args:
+      step: what `value_and_update` returns, or that compiled by `jax.jit`.
+      params: the parameters, or `jax.ShapeDtypeStruct`s, with shardings if they have some.
+      state: the optimizer's state, or its shapes and dtypes: `jax.eval_shape(tx.init, params)`.
+      *args: the other arguments of the loss, or their shapes and dtypes.
+      forms: which forms to compile.
+
+    Raises:
+      TypeError: if `step` is neither.
+      ValueError: if a form is unknown; as `value_and_update`.
+
+    Warns:
+      UserWarning: if `step` is compiled without donating parameters and state: what that costs.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmup import fused
+      >>> def loss_fn(params, x):
+      ...     return jnp.sum(jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, params)[0])
+      >>> params, tx = jax.ShapeDtypeStruct((16, 64, 64), jnp.float32), optax.sgd(0.1)
+      >>> step = fused.value_and_update(loss_fn, tx)
+      >>> x = jax.ShapeDtypeStruct((2, 64), jnp.float32)
+      >>> report = fused.memory_report(step, params, jax.eval_shape(tx.init, params), x)
+      >>> report.forms["plain"].gradients >= 8 * report.forms["fused"].gradients
+      True
+    """
+    plain_step = getattr(step, "__wrapped__", step)
+    if not isinstance(plain_step, Step):
+        raise TypeError(
+            f"`step` must come from `jaxmup.fused.value_and_update`, compiled or not. Got {step!r}."
+        )
+    if step is not plain_step:
+        _warn_if_not_donated(step, params, state, *args)
+    found: dict[Form, Memory] = {
+        form: _measure(form, plain_step, params, state, *args) for form in forms
+    }
+    return MemoryReport(found)
+
+
+def in_form(step: Step, form: Form) -> Callable[..., Any]:
+    """The step in one of the forms of `memory_report`, all with the same arguments and results.
+
+    Raises:
+      ValueError: if the form is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxmup import fused
+      >>> def loss_fn(params):
+      ...     return jax.lax.scan(lambda x, w: (x * w, None), 1.0, params)[0]
+      >>> step, params = fused.value_and_update(loss_fn, optax.sgd(0.5)), jnp.array([2.0, 3.0])
+      >>> plain = jax.jit(in_form(step, "plain"))
+      >>> plain(params, optax.sgd(0.5).init(params))[1]
+      Array([0.5, 2. ], dtype=float32)
+    """
+    if form not in get_args(Form):
+        raise ValueError(f"`form` must be one of {get_args(Form)}. Got {form!r}.")
+    block = rematerialized if form.startswith("remat") else stored
+    step = dataclasses.replace(step, block=block)
+    return step if form.endswith("fused") else _plain(step)
+
+
+def _measure(form: Form, step: Step, params: Any, state: Any, *args: Any) -> Memory:
+    function = in_form(step, form)
+    compiled = jax.jit(function, donate_argnums=(0, 1)).lower(params, state, *args).compile()
+    sizes: Any = compiled.memory_analysis()
+    arguments, results = sizes.argument_size_in_bytes, sizes.output_size_in_bytes
+    return Memory(
+        _size(params),
+        _size(state),
+        _activations(step, form, params, *args),
+        read_live_gradients(compiled.as_text() or "", params).peak,
+        sizes.temp_size_in_bytes,
+        arguments + results - sizes.alias_size_in_bytes + sizes.temp_size_in_bytes,
+    )
+
+
+def _plain(step: Step) -> Callable[..., Any]:
+    """The step with all gradients first, its blocks as this step has them."""
+
+    def run(params: Any, state: Any, *args: Any) -> tuple[Any, Any, Any]:
+        program, result = step.traced(params, *args)
+        stacks = find_stacks(program, list(leaves_by_path(params)))
+
+        def loss(params: Any) -> Any:
+            found = _tape.run_plainly(program, stacks, jax.tree.leaves(params), step.block)
+            return found[0], found
+
+        (_, found), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+        if step.clip is not None:
+            squares = [squared_norm(g) for g in jax.tree.leaves(gradients)]
+            factor = step.clip.factor(params, squares)
+            gradients = jax.tree.map(lambda g: (g * factor).astype(g.dtype), gradients)
+        updates, state = step.tx.update(gradients, state, params)
+        value = jax.tree.unflatten(jax.tree.structure(result), found)
+        return value, optax.apply_updates(params, updates), state
+
+    return run
+
+
+def _activations(step: Step, form: Form, params: Any, *args: Any) -> int:
+    """Bytes of what the forward pass of the fused step keeps, but for parameters and arguments."""
+    block = rematerialized if form.startswith("remat") else stored
+
+    def forward(params: Any, args: Any) -> list[Any]:
+        program, _ = step.traced(params, *args)
+        stacks = find_stacks(program, list(leaves_by_path(params)))
+        leaves = jax.tree.leaves(params)
+        kept = _tape.run_forward(program, stacks, leaves, block).kept
+        given = {id(x) for x in [*leaves, *jax.tree.leaves(args)]}
+        return list({id(x): x for x in kept if id(x) not in given}.values())
+
+    return _size(jax.eval_shape(forward, params, args))
+
+
+def _warn_if_not_donated(step: Any, params: Any, state: Any, *args: Any) -> None:
+    aliased = step.lower(params, state, *args).compile().memory_analysis().alias_size_in_bytes
+    lacking = _size((params, state)) - aliased
+    if lacking > 0:
+        warnings.warn(
+            f"Parameters and state are not donated: {lacking:,} bytes exist twice. Use "
+            "`jax.jit(step, donate_argnums=(0, 1))`.",
+            stacklevel=3,
+        )
+
+
+def _size(tree: Any) -> int:
+    """Bytes of the arrays of a tree, on one device."""
+    return sum(_on_one_device(x) for x in jax.tree.leaves(tree))
+
+
+def _on_one_device(x: Any) -> int:
+    sharding = getattr(x, "sharding", None)
+    shape = x.shape if sharding is None else sharding.shard_shape(x.shape)
+    return math.prod(shape) * x.dtype.itemsize

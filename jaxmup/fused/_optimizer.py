@@ -1,0 +1,265 @@
+"""An optax transform as a program, and the parts of it that update one stack, or all the rest."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from jax import Array
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+
+from jaxmup._tree import leaves_by_path, listed
+from jaxmup.fused._apart import MixesLayersError, Where, axes_of_layers
+from jaxmup.fused._program import part, trace
+
+
+class Model(NamedTuple):
+    """The parameters and the optimizer's state of a model, and which parameters are stacked.
+
+    Args:
+      tx: the optimizer.
+      params: the tree of parameters, or of their shapes and dtypes.
+      state: that of the optimizer's state.
+      stacks: positions of the parameters of each stack among the leaves.
+    """
+
+    tx: optax.GradientTransformation
+    params: Any
+    state: Any
+    stacks: Sequence[Sequence[int]]
+
+    @property
+    def names(self) -> list[str]:
+        """The paths of parameters, then of the state."""
+        return [*leaves_by_path(self.params), *(f"state {x}" for x in leaves_by_path(self.state))]
+
+    def with_length(self, length: int) -> Any:
+        """The types of the parameters of the model whose stacks have this many layers."""
+        leaves, structure = jax.tree.flatten(self.params)
+        stacked = {i for stack in self.stacks for i in stack}
+        shapes = [(length, *x.shape[1:]) if i in stacked else x.shape for i, x in enumerate(leaves)]
+        types = [jax.ShapeDtypeStruct(s, x.dtype) for s, x in zip(shapes, leaves, strict=True)]
+        return jax.tree.unflatten(structure, types)
+
+
+class Share(NamedTuple):
+    """What the optimizer does to one stack, or to all parameters that are in none.
+
+    Args:
+      params: positions of the parameters.
+      state: positions of the leaves of the state.
+      program: makes the new parameters, then the new state.
+      used: positions of its inputs in the numbering of `Update`.
+    """
+
+    params: list[int]
+    state: list[int]
+    program: ClosedJaxpr
+    used: list[int]
+
+
+class Update(NamedTuple):
+    """What the optimizer does, in parts that need nothing of each other.
+
+    Inputs are numbered: gradients first, then the leaves of the state, then the parameters.
+
+    Args:
+      num_params: number of parameters.
+      num_state: number of leaves of the state.
+      stacks: the part of each stack, for one layer with a leading axis of length 1.
+      rest: the part of all else, among it state that is no parameter's own.
+    """
+
+    num_params: int
+    num_state: int
+    stacks: list[Share]
+    rest: Share
+
+    def run(
+        self,
+        share: Share,
+        gradients: Sequence[Array],
+        state: Sequence[Array],
+        params: Sequence[Array],
+        common: Sequence[Array] = (),
+    ) -> tuple[list[Array], list[Array]]:
+        """New parameters and state of a part.
+
+        Args:
+          share: the part.
+          gradients: of its parameters.
+          state: its leaves.
+          params: its parameters.
+          common: the leaves of the part `rest`, before the step.
+        """
+        P, K = self.num_params, self.num_state
+        values = dict(zip([P + k for k in self.rest.state], common, strict=False))
+        values |= zip(share.params, gradients, strict=True)
+        values |= zip([P + k for k in share.state], state, strict=True)
+        values |= zip([P + K + j for j in share.params], params, strict=True)
+        results = jaxpr_as_fun(share.program)(*(values[i] for i in share.used))
+        return results[: len(share.params)], results[len(share.params) :]
+
+
+def divide(model: Model) -> Update:
+    """Divides the update of a model among its stacks and the rest.
+
+    Raises:
+      ValueError: if the state is not that of the transform, a leaf of it is laid out in a way that
+        is not known, the update of a stack needs what belongs to others, or it mixes the layers of
+        a stack.
+    """
+    layered = _layered_state(model)
+    program = _program(model, 1)
+    P, K = len(jax.tree.leaves(model.params)), len(jax.tree.leaves(model.state))
+    owners = _owners(model, program, layered, P)
+    shares, taken = [], set()
+    for s, params in enumerate(model.stacks):
+        state = [k for k in layered if owners[k] == s]
+        taken |= {*params, *(P + k for k in state)}
+        shares.append(_share(program, list(params), state, P))
+    rest = _share(
+        program,
+        [j for j in range(P) if j not in taken],
+        [k for k in range(K) if P + k not in taken],
+        P,
+    )
+    update = Update(P, K, shares, rest)
+    _require_independent(model, update)
+    _require_layers_apart(model, update)
+    return update
+
+
+def _share(program: ClosedJaxpr, params: list[int], state: list[int], P: int) -> Share:
+    return Share(params, state, *part(program, [*params, *(P + k for k in state)]))
+
+
+def _program(model: Model, length: int) -> ClosedJaxpr:
+    """The whole update of the model whose stacks have this many layers."""
+
+    def apply(gradients: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        updates, state = model.tx.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = model.with_length(length)
+    state = jax.eval_shape(model.tx.init, params)
+    traced = trace(apply, params, state, params)
+    types = jax.tree.leaves((params, state))
+    for name, old, new in zip(model.names, types, jax.tree.leaves(traced.result), strict=True):
+        if (old.shape, old.dtype) != (new.shape, new.dtype):
+            raise ValueError(
+                f"A step must leave shapes and dtypes as they are. {name} goes from "
+                f"{old.dtype}{list(old.shape)} to {new.dtype}{list(new.shape)} for a stack of "
+                f"{length}. Give the transform one value for all layers, or the dtype of its state."
+            )
+    return traced.program
+
+
+def _layered_state(model: Model) -> list[int]:
+    """Positions of the leaves of the state that have a leading axis of layers."""
+    types = [jax.eval_shape(model.tx.init, model.with_length(n)) for n in (1, 2)]
+    expected, got = (jax.tree.structure(tree) for tree in (types[0], model.state))
+    if expected != got:
+        raise ValueError(
+            "The state must be that of the optimizer, `tx.init(params)`.\n"
+            f"Expected {expected}\nGot {got}"
+        )
+    lengths = {jax.tree.leaves(model.params)[stack[0]].shape[0] for stack in model.stacks}
+    names, layered, unknown = leaves_by_path(model.state), [], []
+    rows = zip(names.items(), *(jax.tree.leaves(tree) for tree in types), strict=True)
+    for k, ((name, leaf), one, two) in enumerate(rows):
+        if one.shape == two.shape == leaf.shape:
+            continue
+        grows = one.shape == (1, *leaf.shape[1:]) and two.shape == (2, *leaf.shape[1:])
+        if leaf.shape and grows and leaf.shape[0] in lengths:
+            layered.append(k)
+        else:
+            unknown.append(f"{name} {leaf.shape}, and {one.shape} for one layer")
+    if unknown:
+        raise ValueError(
+            "The state of a stacked parameter must have a leading axis of layers, as it has, and "
+            "be for one layer what it is for all but for that axis. "
+            f"Got{listed(unknown)}\n{_PER_LAYER}"
+        )
+    return layered
+
+
+def _owners(model: Model, program: ClosedJaxpr, layered: list[int], P: int) -> dict[int, int]:
+    """The stack that each layered leaf of the state belongs to: what it follows, or moves."""
+    stack_of = {j: s for s, stack in enumerate(model.stacks) for j in stack}
+    K = len(jax.tree.leaves(model.state))
+    found: dict[int, set[int]] = {k: set() for k in layered}
+    for k in layered:
+        _, used = part(program, [P + k])
+        positions = [i if i < P else i - P - K for i in used if i < P or i >= P + K]
+        found[k] |= {stack_of[j] for j in positions if j in stack_of}
+    for s, stack in enumerate(model.stacks):
+        _, used = part(program, stack)
+        for i in used:
+            if i - P in found:
+                found[i - P].add(s)
+    leaves = list(leaves_by_path(model.state).items())
+    shared = [leaves[k][0] for k, stacks in found.items() if len(stacks) > 1]
+    if shared:
+        raise ValueError(
+            "A leaf of the state that has an axis of layers must belong to one stack. Got of "
+            f"several{listed(shared)}\n{_COUPLED}"
+        )
+    lengths = [jax.tree.leaves(model.params)[stack[0]].shape[0] for stack in model.stacks]
+    # What no parameter reads or moves, as placeholders, goes with any stack of its length.
+    return {
+        k: stacks.pop() if stacks else lengths.index(leaves[k][1].shape[0])
+        for k, stacks in found.items()
+    }
+
+
+def _require_independent(model: Model, update: Update) -> None:
+    P, K, names = update.num_params, update.num_state, model.names
+    for share in (*update.stacks, update.rest):
+        own = {*share.params, *(P + k for k in share.state), *(P + K + j for j in share.params)}
+        own |= {P + k for k in update.rest.state}
+        foreign = [
+            f"the gradient of {names[i]}" if i < P else names[i if i < P + K else i - P - K]
+            for i in share.used
+            if i not in own
+        ]
+        if foreign:
+            what = [names[j] for j in share.params] or [names[P + k] for k in share.state]
+            raise ValueError(
+                "The optimizer must update each layer from what is its own: the gradients of the "
+                f"others do not exist at the same time. The update of{listed(what[:3])}\n"
+                f"needs{listed(dict.fromkeys(foreign))}\n{_COUPLED}"
+            )
+
+
+def _require_layers_apart(model: Model, update: Update) -> None:
+    program = _program(model, 2)
+    P, K = update.num_params, update.num_state
+    for stack in update.stacks:
+        layered = {*stack.params, *(P + k for k in stack.state), *(P + K + j for j in stack.params)}
+        piece, used = part(program, [*stack.params, *(P + k for k in stack.state)])
+        known: list[Where] = [0 if i in layered else frozenset() for i in used]
+        try:
+            found = axes_of_layers(piece, known)
+        except MixesLayersError as error:
+            names = [model.names[j] for j in stack.params]
+            raise ValueError(
+                "The optimizer must update each layer of a stack on its own. In its update of"
+                f"{listed(names[:3])}\n{error}.\n{_PER_LAYER} {_COUPLED}"
+            ) from None
+        if not all(w == 0 or (isinstance(w, frozenset) and 0 in w) for w in found):
+            raise ValueError(
+                "The optimizer must leave the axis of layers in front, and what it makes of "
+                f"nothing that a layer has must be the same for all layers. {_PER_LAYER}"
+            )
+
+
+_PER_LAYER = (
+    "For an optimizer that treats each layer as a parameter of its own, as that of an unrolled "
+    "model does, use `jaxmup.fused.per_layer(tx, path)`."
+)
+_COUPLED = (
+    "For clipping by a global norm, take it out of the chain and pass "
+    "`clip=jaxmup.fused.clip_by_global_norm(max_norm)`: a first backward pass then measures the "
+    "norm. For anything else that couples parameters, use `jax.value_and_grad` and the plain step."
+)

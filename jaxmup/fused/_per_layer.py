@@ -1,0 +1,78 @@
+"""An optimizer that treats each layer of a stack as a parameter of its own."""
+
+from typing import Any
+
+import jax
+import optax
+
+from jaxmup._tree import leaves_by_path, listed, path_name
+
+
+def per_layer(
+    tx: optax.GradientTransformation, *paths: str
+) -> optax.GradientTransformationExtraArgs:
+    """`tx` for each layer of each stack on its own, as it would be in the unrolled model.
+
+    A stack of layers is one array, so a transform that looks at a parameter as a whole takes its
+    layers together: the norms of Adafactor, LAMB and LARS, the matrices of Muon. This runs it on
+    each layer by itself; what does not look at a whole parameter it leaves as it is.
+
+    Args:
+      tx: any optax transform that does not couple parameters.
+      *paths: where the stacks are, such as `"blocks"`: each names a parameter or a subtree, all of
+        whose arrays have a leading axis of layers.
+
+    Returns:
+      A transform with the state of `optax.partition`; that of a stack has a leading axis of layers
+      on every leaf.
+
+    Raises:
+      ValueError: at `init`, if a path names no parameter, or parameters of unequal lengths.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> tx = per_layer(optax.clip_by_block_rms(1.0), "w")
+      >>> gradients = {"w": jnp.array([[3.0], [0.5]])}  # as one parameter it has an RMS of 2.2
+      >>> tx.update(gradients, tx.init(gradients))[0]["w"].tolist()
+      [[1.0], [0.5]]
+    """
+
+    def label(path: tuple[Any, ...], _: Any) -> str:
+        name = path_name(path)
+        found = [p for p in paths if name == p or name.startswith(f"{p}/")]
+        return found[0] if found else ""
+
+    partition = optax.partition(
+        {"": tx, **{path: _over_layers(tx) for path in paths}},
+        lambda params: jax.tree_util.tree_map_with_path(label, params),
+    )
+
+    def init(params: Any) -> Any:
+        _require_stacks(params, paths)
+        return partition.init(params)
+
+    return optax.GradientTransformationExtraArgs(init, partition.update)
+
+
+def _over_layers(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    tx = optax.with_extra_args_support(tx)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        def one(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
+            return tx.update(updates, state, params, **extra)
+
+        return jax.vmap(one)(updates, state, params)
+
+    return optax.GradientTransformationExtraArgs(jax.vmap(tx.init), update)
+
+
+def _require_stacks(params: Any, paths: tuple[str, ...]) -> None:
+    leaves = leaves_by_path(params)
+    for path in paths:
+        shapes = {n: x.shape for n, x in leaves.items() if n == path or n.startswith(f"{path}/")}
+        if not shapes or len({shape[:1] for shape in shapes.values()}) > 1 or () in shapes.values():
+            rows = listed(f"{name} {shape}" for name, shape in shapes.items()) or " none"
+            raise ValueError(
+                f"The parameters at {path!r} must all have a leading axis of as many layers. "
+                f"Got{rows}\nThe parameters are{listed(leaves)}"
+            )

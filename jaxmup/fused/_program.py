@@ -1,0 +1,96 @@
+"""Programs as JAX traces them, and the parts of them that compute some of their results."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var, jaxpr_as_fun
+from jax.interpreters import partial_eval
+
+
+class Traced(NamedTuple):
+    """A function as a program on flat lists of arrays.
+
+    Args:
+      program: its inputs are the leaves of the arguments, its outputs those of the result.
+      result: shapes and dtypes of the result, as a tree.
+    """
+
+    program: ClosedJaxpr
+    result: Any
+
+
+def trace(function: Callable[..., Any], *args: Any) -> Traced:
+    """Traces `function` at arguments of these shapes and dtypes, without what it does not need."""
+    program, result = jax.make_jaxpr(function, return_shape=True)(*args)
+    program = inlined(program, _hides_a_loop)
+    every_output = [True] * len(program.jaxpr.outvars)
+    jaxpr, _ = partial_eval.dce_jaxpr(program.jaxpr, every_output, instantiate=True)
+    return Traced(ClosedJaxpr(jaxpr, program.consts), result)
+
+
+def part(program: ClosedJaxpr, outputs: Iterable[int]) -> tuple[ClosedJaxpr, list[int]]:
+    """The part of a program that computes some of its outputs, and the inputs that it needs."""
+    wanted = set(outputs)
+    mask = [i in wanted for i in range(len(program.jaxpr.outvars))]
+    jaxpr, used = partial_eval.dce_jaxpr(program.jaxpr, mask)
+    return ClosedJaxpr(jaxpr, program.consts), [i for i, needed in enumerate(used) if needed]
+
+
+def piece(
+    jaxpr: Jaxpr, equations: Sequence[Any], inputs: Sequence[Var], outputs: Sequence[Any]
+) -> Callable[..., list[Any]]:
+    """Some equations of a program, as a function from some of its variables to others."""
+    replaced = jaxpr.replace(
+        eqns=list(equations), constvars=[], invars=list(inputs), outvars=list(outputs)
+    )
+    return jaxpr_as_fun(ClosedJaxpr(replaced, ()))
+
+
+def variables(atoms: Iterable[Any]) -> list[Var]:
+    """The variables among the inputs of an equation, each once, without the literals."""
+    return list(dict.fromkeys(atom for atom in atoms if not isinstance(atom, Literal)))
+
+
+def is_loop(equation: Any) -> bool:
+    """Whether an equation is a `jax.lax.scan`."""
+    return equation.primitive.name == "scan"
+
+
+def inlined(program: ClosedJaxpr, wanted: Callable[[Any], bool]) -> ClosedJaxpr:
+    """The program with the bodies of the equations that are wanted in their places."""
+    if not any(wanted(equation) for equation in program.jaxpr.eqns):
+        return program
+    inputs = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in program.jaxpr.invars]
+    return jax.make_jaxpr(lambda *args: _run_inlined(program, args, wanted))(*inputs)
+
+
+def _run_inlined(
+    program: ClosedJaxpr, args: Sequence[Any], wanted: Callable[[Any], bool]
+) -> list[Any]:
+    values: dict[Var, Any] = dict(zip(program.jaxpr.constvars, program.consts, strict=True))
+    values |= zip(program.jaxpr.invars, args, strict=True)
+    for equation in program.jaxpr.eqns:
+        if wanted(equation):
+            inputs = [_value(values, atom) for atom in equation.invars]
+            results = _run_inlined(_closed(equation.params["jaxpr"]), inputs, wanted)
+        else:
+            inputs = variables(equation.invars)
+            run = piece(program.jaxpr, [equation], inputs, equation.outvars)
+            results = run(*(values[v] for v in inputs))
+        values |= zip(equation.outvars, results, strict=True)
+    return [_value(values, atom) for atom in program.jaxpr.outvars]
+
+
+def _closed(jaxpr: Any) -> ClosedJaxpr:
+    return jaxpr if hasattr(jaxpr, "consts") else ClosedJaxpr(jaxpr, ())
+
+
+def _value(values: dict[Var, Any], atom: Any) -> Any:
+    return atom.val if isinstance(atom, Literal) else values[atom]
+
+
+def _hides_a_loop(equation: Any) -> bool:
+    return equation.primitive.name in ("jit", "pjit") and any(
+        is_loop(inner) or _hides_a_loop(inner) for inner in equation.params["jaxpr"].jaxpr.eqns
+    )

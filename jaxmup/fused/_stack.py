@@ -1,0 +1,191 @@
+"""The stacks of a model: which of its loops run over stacked parameters."""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Literal, Var, jaxpr_as_fun
+
+from jaxmup._tree import listed
+from jaxmup.fused._program import inlined, is_loop
+
+Block = Callable[..., list[Any]]  # (*constants, *carry, *per-layer inputs) to (*carry, *outputs)
+
+
+class Loop(NamedTuple):
+    """A `jax.lax.scan` of a traced program, its inputs and outputs told apart.
+
+    Args:
+      equation: the scan.
+      constants: number of inputs that every iteration sees.
+      carry: number of values that one iteration hands to the next.
+    """
+
+    equation: Any
+    constants: int
+    carry: int
+
+    @classmethod
+    def of(cls, equation: Any) -> "Loop":
+        """Inputs and outputs of each iteration have one axis less than those of the loop."""
+        body = equation.params["jaxpr"].jaxpr
+        scanned = _shorter(equation.invars, body.invars)
+        collected = _shorter(equation.outvars, body.outvars)
+        carry = len(equation.outvars) - collected
+        return cls(equation, len(equation.invars) - scanned - carry, carry)
+
+    @property
+    def body(self) -> ClosedJaxpr:
+        """What an iteration does: constants, carry and its inputs to carry and its outputs."""
+        return self.equation.params["jaxpr"]
+
+    @property
+    def length(self) -> int:
+        """Number of iterations."""
+        return self.equation.params["length"]
+
+    @property
+    def scanned(self) -> Sequence[Any]:
+        """The inputs of which each iteration sees a slice."""
+        return self.equation.invars[self.constants + self.carry :]
+
+
+class Stack(NamedTuple):
+    """A loop, and which of its scanned inputs are parameters that it alone uses.
+
+    Args:
+      loop: the loop.
+      parameters: position in the parameters of each such input, by its position in `loop.scanned`.
+      casts: dtype that the loop sees it in, if it is cast before the loop.
+    """
+
+    loop: Loop
+    parameters: Mapping[int, int]
+    casts: Mapping[int, Any]
+
+    def block(self, change: Callable[[ClosedJaxpr], Block]) -> Callable[..., tuple[Any, Any]]:
+        """One layer, `(constants, carry, parameters, others)` to `(carry, outputs)`, all lists."""
+        body, carried = change(self.loop.body), self.loop.carry
+
+        def run(constants: Any, carry: Any, layer: Any, others: Any) -> tuple[Any, Any]:
+            slices, rest = dict(zip(self.parameters, layer, strict=True)), iter(others)
+            slices = {i: w.astype(self.casts.get(i, w.dtype)) for i, w in slices.items()}
+            inputs = [slices[i] if i in slices else next(rest) for i in self._positions]
+            results = body(*constants, *carry, *inputs)
+            return results[:carried], results[carried:]
+
+        return run
+
+    @property
+    def others(self) -> list[Any]:
+        """The scanned inputs that are no such parameters."""
+        return [x for i, x in enumerate(self.loop.scanned) if i not in self.parameters]
+
+    @property
+    def _positions(self) -> range:
+        return range(len(self.loop.scanned))
+
+
+def as_written(body: ClosedJaxpr) -> Block:
+    """The block as the model has it."""
+    return jaxpr_as_fun(body)
+
+
+def stored(body: ClosedJaxpr) -> Block:
+    """The block without any `jax.checkpoint` around what it does."""
+    return jaxpr_as_fun(inlined(body, lambda equation: equation.primitive.name == "checkpoint"))
+
+
+def rematerialized(body: ClosedJaxpr) -> Block:
+    """The block inside one `jax.checkpoint` that stores nothing but its inputs."""
+    # Forward and backward are loops of their own, whose equal parts XLA cannot unite.
+    return jax.checkpoint(stored(body), prevent_cse=False)  # type: ignore[return-value]
+
+
+def find_stacks(program: ClosedJaxpr, names: Sequence[str]) -> list[Stack]:
+    """The stacks of a traced loss whose inputs are parameters of these names.
+
+    A parameter that is also used elsewhere is left out, with a warning: its gradient is not
+    finished when the loop runs back.
+
+    Raises:
+      ValueError: if no loop runs over a parameter.
+    """
+    position = {v: i for i, v in enumerate(program.jaxpr.invars)}
+    casts = _casts(program, position)
+    uses = _number_of_uses(program)
+    stacks, shared = [], []
+    for loop in (Loop.of(eqn) for eqn in program.jaxpr.eqns if is_loop(eqn)):
+        parameters, dtypes = {}, {}
+        for i, atom in enumerate(loop.scanned):
+            source = casts.get(atom, atom) if isinstance(atom, Var) else atom
+            if isinstance(source, Literal) or source not in position:
+                continue
+            if uses[source] > 1 or uses[atom] > 1:
+                shared.append(position[source])
+                continue
+            if not jnp.issubdtype(_dtype(source), jnp.floating):
+                continue
+            parameters[i] = position[source]
+            if source is not atom:
+                dtypes[i] = _dtype(atom)
+        if parameters:
+            stacks.append(Stack(loop, parameters, dtypes))
+    shapes = [f"{name} {v.aval.shape}" for name, v in zip(names, program.jaxpr.invars, strict=True)]
+    _require_stacks(stacks, [shapes[i] for i in dict.fromkeys(shared)], shapes)
+    return stacks
+
+
+def _shorter(outer: Sequence[Any], inner: Sequence[Any]) -> int:
+    return sum(len(a.aval.shape) > len(b.aval.shape) for a, b in zip(outer, inner, strict=True))
+
+
+def _dtype(atom: Any) -> Any:
+    return atom.aval.dtype
+
+
+def _casts(program: ClosedJaxpr, position: Mapping[Var, int]) -> dict[Var, Var]:
+    """The parameter behind each variable that is nothing but a parameter in another dtype."""
+    return {
+        eqn.outvars[0]: eqn.invars[0]
+        for eqn in program.jaxpr.eqns
+        if eqn.primitive.name == "convert_element_type"
+        and not isinstance(eqn.invars[0], Literal)
+        and eqn.invars[0] in position
+    }
+
+
+def _number_of_uses(program: ClosedJaxpr) -> Counter[Var]:
+    def read() -> Iterator[Any]:
+        for eqn in program.jaxpr.eqns:
+            yield from eqn.invars
+        yield from program.jaxpr.outvars
+
+    return Counter(atom for atom in read() if isinstance(atom, Var))
+
+
+def _require_stacks(stacks: Sequence[Stack], shared: list[str], shapes: list[str]) -> None:
+    if not stacks and not shared:
+        raise ValueError(
+            "The loss must run a block over stacked parameters: a `jax.lax.scan` (or `nnx.scan`, "
+            "`nn.scan`, `jaxmup.nnx.Stack`) whose scanned inputs are parameters with a leading "
+            f"axis of layers. Got none. The parameters are{listed(shapes)}\n"
+            "Stack the parameters of equal blocks and scan over them. An unrolled model needs "
+            "nothing: XLA applies each update as its gradient appears, which "
+            "`jaxmup.fused.live_gradients` shows."
+        )
+    if not stacks:
+        raise ValueError(_SHARED.format(listed(shared)))
+    if shared:
+        warnings.warn(_SHARED.format(listed(shared)), stacklevel=4)
+
+
+_SHARED = (
+    "Stacked parameters must be used by one loop alone, once: a gradient that has other parts is "
+    "not finished when the loop runs back. These are used elsewhere too, and their whole gradient "
+    "is held:{}\nMove the other use into the block. A penalty on weights belongs into the "
+    "optimizer, as weight decay."
+)

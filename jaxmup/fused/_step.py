@@ -1,0 +1,209 @@
+"""`value_and_update`: a training step whose backward pass is the optimizer's update."""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.core import Tracer
+from jax.extend.core import ClosedJaxpr
+
+from jaxmup._tree import leaves_by_path
+from jaxmup.fused import _loop, _tape
+from jaxmup.fused._clip import Clip, squared_norm
+from jaxmup.fused._loop import Inputs
+from jaxmup.fused._optimizer import Model, Update, divide
+from jaxmup.fused._program import Traced, trace
+from jaxmup.fused._stack import Block, as_written, find_stacks
+from jaxmup.fused._tape import Tape
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Step:
+    """A training step, and what `value_and_update` made it of.
+
+    Args:
+      loss_fn: the loss.
+      tx: the optimizer.
+      has_aux: whether the loss returns more than its value.
+      clip: how gradients are clipped by their global norm, if they are.
+      block: what becomes of the body of each stack's loop.
+    """
+
+    loss_fn: Callable[..., Any]
+    tx: optax.GradientTransformation
+    has_aux: bool = False
+    clip: Clip | None = None
+    block: Callable[[ClosedJaxpr], Block] = as_written
+
+    @property
+    def __name__(self) -> str:
+        """What JAX calls the compiled program."""
+        return "value_and_update"
+
+    def __call__(self, params: Any, state: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
+        """The value (with `has_aux` a pair), the new parameters and the new state."""
+        _warn_if_eager(params, state)
+        program, result = self.traced(params, *args, **kwargs)
+        stacks = find_stacks(program, list(leaves_by_path(params)))
+        positions = [list(stack.parameters.values()) for stack in stacks]
+        update = divide(Model(self.tx, params, state, positions))
+        leaves = jax.tree.leaves(params)
+        tape = _tape.run_forward(program, stacks, leaves, self.block)
+        factor = None
+        if self.clip is not None:
+            factor = self.clip.factor(params, _measure(tape, positions, leaves))
+        new = _update(tape, update, leaves, jax.tree.leaves(state), factor)
+        value = jax.tree.unflatten(jax.tree.structure(result), tape.results)
+        trees = zip((params, state), new, strict=True)
+        return value, *(jax.tree.unflatten(jax.tree.structure(t), x) for t, x in trees)
+
+    def traced(self, params: Any, *args: Any, **kwargs: Any) -> Traced:
+        """The loss as a program of the parameters alone.
+
+        Raises:
+          TypeError: if the loss is no real scalar.
+        """
+        types = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+        traced = trace(lambda params: self.loss_fn(params, *args, **kwargs), types)
+        loss = traced.result[0] if self.has_aux else traced.result
+        if getattr(loss, "shape", None) != () or not jnp.issubdtype(loss.dtype, jnp.floating):
+            raise TypeError(
+                "The loss must be a real scalar, with `has_aux` the first of a pair. "
+                f"Got {jax.tree.map(lambda x: f'{x.dtype}{list(x.shape)}', loss)}. Take the mean, "
+                "or pass `has_aux=True`."
+            )
+        return traced
+
+
+def value_and_update(
+    loss_fn: Callable[..., Any],
+    tx: optax.GradientTransformation,
+    *,
+    has_aux: bool = False,
+    clip: Clip | None = None,
+) -> Step:
+    """A training step like `jax.value_and_grad`, with the optimizer inside the backward pass.
+
+    Where the loss runs a block over stacked parameters (`jax.lax.scan`, `flax.nnx.scan`,
+    `flax.linen.scan`, `jaxmup.nnx.Stack`), the backward pass updates each layer as its gradient
+    appears, in place, and forgets the gradient: one layer's gradients exist at a time. All other
+    parameters get their gradients and the same update. The result is that of the plain step.
+
+    The loss is written as for `jax.value_and_grad`: nothing in the model knows of this. It may have
+    several stacks, and in each of them extra inputs, outputs that are collected, random keys,
+    statistics and `jax.checkpoint` with any policy; a stack of stacks is updated by the outer one.
+
+    Compile it with its first two arguments donated, or parameters and state exist twice::
+
+        step = jax.jit(fused.value_and_update(loss_fn, tx), donate_argnums=(0, 1))
+        loss, params, state = step(params, state, batch)
+
+    Any transform serves that updates each layer from what is its own: its gradient, parameters and
+    state, and state that all share, such as a count. `optax.MultiSteps` accumulates gradients over
+    several steps. What couples parameters is refused, but see `clip`; what treats a stack as one
+    parameter, as Adafactor does with its norms, is refused, but see `per_layer`.
+
+    Args:
+      loss_fn: takes parameters and any other arguments to a real scalar; parameters are any tree of
+        arrays, such as an `nnx.State` of `nnx.split(model, nnx.Param)`.
+      tx: the optimizer.
+      has_aux: whether `loss_fn` returns a pair, of the loss and anything else.
+      clip: see `clip_by_global_norm`; costs a second backward pass.
+
+    Returns:
+      A function from `(params, tx's state, *args, **kwargs)` to `(value, params, state)`.
+
+    Raises:
+      TypeError: at the step, if the loss is no real scalar.
+      ValueError: at the step, before anything is computed: if no block runs over stacked
+        parameters, the optimizer couples parameters or layers, or its state is laid out in a way
+        that is not known.
+
+    Example:
+      >>> from jaxmup import fused
+      >>> def loss_fn(params, x):
+      ...     def block(x, w):
+      ...         return x + jnp.tanh(x @ w), None
+      ...     return jnp.sum(jax.lax.scan(block, x, params["w"])[0] ** 2)
+      >>> params, tx = {"w": jnp.ones((3, 4, 4))}, optax.adam(0.1)
+      >>> step = jax.jit(fused.value_and_update(loss_fn, tx), donate_argnums=(0, 1))
+      >>> value, params, state = step(params, tx.init(params), jnp.ones((2, 4)))
+      >>> round(float(params["w"][0, 0, 0]), 3)
+      0.9
+    """
+    return Step(loss_fn, tx, has_aux, clip)
+
+
+def _update(
+    tape: Tape, update: Update, params: list[Array], state: list[Array], factor: Any
+) -> tuple[list[Array], list[Array]]:
+    """New leaves of parameters and state, of stacks in the backward pass and then of the rest."""
+    common = [state[k] for k in update.rest.state]
+    new_params, new_state = list(params), list(state)
+
+    def scaled(gradients: list[Array]) -> list[Array]:
+        if factor is None:
+            return gradients
+        return [(g * factor).astype(g.dtype) for g in gradients]
+
+    def back(number: int, outputs: list[Array]) -> Inputs:
+        share = update.stacks[number]
+
+        def visit(gradients: list[Array], here: Any) -> tuple[Any, Any]:
+            return update.run(share, scaled(gradients), here[1], here[0], common), ()
+
+        stacks = ([params[j] for j in share.params], [state[k] for k in share.state])
+        found, stacks, _ = _loop.run_backward(*tape.loops[number], outputs, stacks, visit, True)
+        _put(new_params, share.params, stacks[0])
+        _put(new_state, share.state, stacks[1])
+        return found
+
+    gradient = _tape.run_backward(tape, back)
+    rest = update.rest
+    gradients = scaled([gradient(tape.program.jaxpr.invars[j]) for j in rest.params])
+    found = update.run(rest, gradients, common, [params[j] for j in rest.params])
+    _put(new_params, rest.params, found[0])
+    _put(new_state, rest.state, found[1])
+    return new_params, new_state
+
+
+def _measure(tape: Tape, positions: Sequence[Sequence[int]], params: list[Array]) -> list[Array]:
+    """The squared norm of the gradient of each parameter, from a backward pass without updates."""
+    found: dict[int, Array] = {}
+
+    def back(number: int, outputs: list[Array]) -> Inputs:
+        def visit(gradients: list[Array], here: Any) -> tuple[Any, Any]:
+            return here, [squared_norm(g) for g in gradients]
+
+        stacks = ([params[j] for j in positions[number]],)
+        loop = tape.loops[number]
+        of_inputs, _, squares = _loop.run_backward(*loop, outputs, stacks, visit, False)
+        found.update(zip(positions[number], [jnp.sum(s) for s in squares], strict=True))
+        return of_inputs
+
+    gradient = _tape.run_backward(tape, back)
+    inputs = enumerate(tape.program.jaxpr.invars)
+    found |= {j: squared_norm(gradient(v)) for j, v in inputs if j not in found}
+    return [found[j] for j in range(len(params))]
+
+
+def _put(leaves: list[Array], positions: Sequence[int], values: Sequence[Array]) -> None:
+    for position, value in zip(positions, values, strict=True):
+        leaves[position] = value
+
+
+def _warn_if_eager(params: Any, state: Any) -> None:
+    leaves = jax.tree.leaves((params, state))
+    if any(not isinstance(x, Array) or isinstance(x, Tracer) for x in leaves):
+        return
+    size = sum(x.size * x.dtype.itemsize for x in leaves)
+    warnings.warn(
+        f"Parameters and state were not donated: they exist twice, {size:,} bytes more. Compile "
+        "the step: `jax.jit(step, donate_argnums=(0, 1))`.",
+        stacklevel=3,
+    )

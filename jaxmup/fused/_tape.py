@@ -1,0 +1,238 @@
+"""A traced loss forward and backward, with its stacks of blocks in the hands of `_loop`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.extend.core import ClosedJaxpr, Literal, Var
+
+from jaxmup.fused import _loop
+from jaxmup.fused._loop import Inputs, Linearized
+from jaxmup.fused._program import piece, variables
+from jaxmup.fused._stack import Block, Stack
+
+Gradients = dict[Var, Array]
+
+
+class Segment(NamedTuple):
+    """What lies between two stacks.
+
+    Args:
+      inputs: the variables that it has gradients for.
+      outputs: the variables whose gradients it needs.
+      pull_back: from these gradients to those.
+    """
+
+    inputs: list[Var]
+    outputs: list[Var]
+    pull_back: Callable[[list[Array]], tuple[list[Array]]]
+
+
+class Loop(NamedTuple):
+    """A stack that has run forward.
+
+    Args:
+      layer: its layer, differentiated.
+      tape: what was kept of it.
+    """
+
+    layer: Linearized
+    tape: _loop.Tape
+
+
+class Tape(NamedTuple):
+    """A loss that has run forward.
+
+    Args:
+      program: the traced loss.
+      steps: what was done, in order.
+      results: the values of the outputs of the program, the loss first.
+    """
+
+    program: ClosedJaxpr
+    steps: list[Segment | Loop]
+    results: list[Array]
+
+    @property
+    def loops(self) -> list[Loop]:
+        """The stacks, in order."""
+        return [step for step in self.steps if isinstance(step, Loop)]
+
+    @property
+    def kept(self) -> list[Array]:
+        """What the forward pass keeps for the backward pass, parameters among it."""
+        return [
+            x
+            for step in self.steps
+            for x in jax.tree.leaves(
+                (step.tape.constant, step.tape.stored) if isinstance(step, Loop) else step.pull_back
+            )
+        ]
+
+
+def run_forward(
+    program: ClosedJaxpr,
+    stacks: Sequence[Stack],
+    params: Sequence[Array],
+    block: Callable[[ClosedJaxpr], Block],
+) -> Tape:
+    """Computes the loss and keeps what the backward pass needs.
+
+    Args:
+      program: the traced loss.
+      stacks: its stacks, in order.
+      params: the leaves of its parameters.
+      block: what becomes of the body of each stack's loop.
+    """
+    jaxpr = program.jaxpr
+    values: dict[Var, Any] = dict(zip(jaxpr.constvars, program.consts, strict=True))
+    values |= zip(jaxpr.invars, params, strict=True)
+    active, steps = _active(program), []
+    for equations, stack, needed in _pieces(program, stacks):
+        segment = _run_segment(program, equations, needed, values, active)
+        steps += [segment] if segment.inputs else []
+        if stack is not None:
+            inputs = _inputs(stack, partial(_value, values), params)
+            moves = _inputs(stack, partial(_is_active, active), [True] * len(params))
+            moves = moves._replace(carry=[_loop.is_inexact(x) for x in inputs.carry])
+            layer = _loop.linearize(stack, block, inputs, moves)
+            results, tape = _loop.run_forward(layer, inputs)
+            values |= zip(stack.loop.equation.outvars, results, strict=True)
+            steps.append(Loop(layer, tape))
+    return Tape(program, steps, [_value(values, atom) for atom in jaxpr.outvars])
+
+
+def run_plainly(
+    program: ClosedJaxpr,
+    stacks: Sequence[Stack],
+    params: Sequence[Array],
+    block: Callable[[ClosedJaxpr], Block],
+) -> list[Array]:
+    """The outputs of the program, each stack a `jax.lax.scan`; arguments as `run_forward`."""
+    jaxpr = program.jaxpr
+    values: dict[Var, Any] = dict(zip(jaxpr.constvars, program.consts, strict=True))
+    values |= zip(jaxpr.invars, params, strict=True)
+    for equations, stack, needed in _pieces(program, stacks):
+        _run_segment(program, equations, needed, values, set())
+        if stack is not None:
+            inputs = _inputs(stack, partial(_value, values), params)
+            results = _loop.scan(stack, stack.block(block), inputs)
+            values |= zip(stack.loop.equation.outvars, results, strict=True)
+    return [_value(values, atom) for atom in jaxpr.outvars]
+
+
+def run_backward(tape: Tape, back: Callable[[int, list[Array]], Inputs]) -> Callable[[Var], Any]:
+    """The gradient of the loss with respect to each parameter outside of the stacks.
+
+    Args:
+      tape: of `run_forward`.
+      back: runs back through the stack of this number with these gradients of its results, and
+        returns the gradients with respect to its inputs.
+    """
+    loss = tape.program.jaxpr.outvars[0]
+    found: Gradients = {} if isinstance(loss, Literal) else {loss: jnp.ones_like(tape.results[0])}
+    number = len(tape.loops)
+    for step in reversed(tape.steps):
+        if isinstance(step, Segment):
+            (gradients,) = step.pull_back([_gradient(found, v) for v in step.outputs])
+            _add(found, zip(step.inputs, gradients, strict=True))
+            continue
+        number -= 1
+        stack = step.layer.stack
+        outputs = [_gradient(found, v) for v in stack.loop.equation.outvars]
+        gradients = back(number, outputs)
+        atoms = _inputs(stack, lambda atom: atom, tape.program.jaxpr.invars)
+        pairs = zip(
+            [*atoms.constants, *atoms.carry, *atoms.others],
+            [*gradients.constants, *gradients.carry, *gradients.others],
+            strict=True,
+        )
+        _add(found, ((a, g) for a, g in pairs if isinstance(a, Var) and g is not None))
+    return lambda v: _gradient(found, v)
+
+
+def _pieces(program: ClosedJaxpr, stacks: Sequence[Stack]) -> list[tuple[list[Any], Any, set[Var]]]:
+    """The program as equations followed by a stack, and what is needed after those equations."""
+    by_loop = {id(stack.loop.equation): stack for stack in stacks}
+    dropped = {stack.loop.scanned[i] for stack in stacks for i in stack.casts}
+    needed = {atom for atom in program.jaxpr.outvars if isinstance(atom, Var)}
+    pieces: list[tuple[list[Any], Any, set[Var]]] = [([], None, set(needed))]
+    for equation in reversed(program.jaxpr.eqns):
+        if stack := by_loop.get(id(equation)):
+            needed |= set(variables(equation.invars))
+            pieces.append(([], stack, set(needed)))
+        elif dropped.isdisjoint(equation.outvars):
+            pieces[-1][0].insert(0, equation)
+            needed |= set(variables(equation.invars))
+    return pieces[::-1]
+
+
+def _run_segment(
+    program: ClosedJaxpr,
+    equations: list[Any],
+    needed: set[Var],
+    values: dict[Var, Any],
+    active: set[Var],
+) -> Segment:
+    made = {v: None for equation in equations for v in equation.outvars}
+    inputs = [v for eqn in equations for v in variables(eqn.invars) if v not in made]
+    inputs = list(dict.fromkeys(inputs))
+    outputs = [v for v in made if v in needed]
+    smooth = [v for v in outputs if v in active]
+    moving = [v for v in inputs if v in active]
+    rest = [v for v in outputs if v not in active]
+    run = piece(program.jaxpr, equations, inputs, [*smooth, *rest])
+
+    def function(moved: list[Array]) -> tuple[list[Array], list[Array]]:
+        given = values | dict(zip(moving, moved, strict=True))
+        results = run(*(given[v] for v in inputs))
+        return results[: len(smooth)], results[len(smooth) :]
+
+    before = [values[v] for v in moving]
+    if not (moving and smooth):
+        first, second = function(before)
+        values |= zip([*smooth, *rest], [*first, *second], strict=True)
+        return Segment([], [], lambda _: ([],))
+    first, pull_back, second = jax.vjp(function, before, has_aux=True)
+    values |= zip([*smooth, *rest], [*first, *second], strict=True)
+    return Segment(moving, smooth, pull_back)
+
+
+def _active(program: ClosedJaxpr) -> set[Var]:
+    """The variables that have a gradient, since they follow from the parameters."""
+    active = {v for v in program.jaxpr.invars if _loop.is_inexact(v.aval)}
+    for equation in program.jaxpr.eqns:
+        if not active.isdisjoint(variables(equation.invars)):
+            active |= {v for v in equation.outvars if _loop.is_inexact(v.aval)}
+    return active
+
+
+def _is_active(active: set[Var], atom: Any) -> bool:
+    return isinstance(atom, Var) and atom in active
+
+
+def _inputs(stack: Stack, of: Callable[[Any], Any], params: Sequence[Any]) -> Inputs:
+    """Something about each input of a stack; about the parameters, by their positions."""
+    loop, atoms = stack.loop, stack.loop.equation.invars
+    return Inputs(
+        [of(atom) for atom in atoms[: loop.constants]],
+        [of(atom) for atom in atoms[loop.constants : loop.constants + loop.carry]],
+        [params[j] for j in stack.parameters.values()],
+        [of(atom) for atom in stack.others],
+    )
+
+
+def _value(values: Mapping[Var, Any], atom: Any) -> Any:
+    return values[atom] if isinstance(atom, Var) else jnp.asarray(atom.val, atom.aval.dtype)
+
+
+def _gradient(found: Gradients, v: Any) -> Array:
+    return found[v] if v in found else jnp.zeros_like(v.aval)
+
+
+def _add(found: Gradients, pairs: Any) -> None:
+    for v, gradient in pairs:
+        found[v] = found[v] + gradient if v in found else gradient
