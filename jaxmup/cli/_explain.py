@@ -100,8 +100,8 @@ def explain(
     for option, width in (("--base", base), ("--target", target), ("--delta", delta)):
         if width is not None and width < 1:
             raise BadInputError(f"`{option}` must be at least 1. Got {width}.")
-    make_model = _function(model, "MODULE:FUNCTION")
-    make_inputs = None if inputs is None else _function(inputs, "--inputs")
+    make_model = function_named(model, "MODULE:FUNCTION")
+    make_inputs = None if inputs is None else function_named(inputs, "--inputs")
     with bad_input(ValueError, TypeError):
         specs, at_base = _specs(make_model, make_inputs, target, base, delta)
         rule = _parametrization(specs, parametrization, family, gauge, depth_alpha)
@@ -120,7 +120,7 @@ def explain(
         _show(explanation, findings)
 
 
-def _function(reference: str, option: str) -> Callable[..., Any]:
+def function_named(reference: str, option: str) -> Callable[..., Any]:
     """What `package.module:name` names."""
     module_name, colon, name = reference.partition(":")
     if not (module_name and colon and name):
@@ -135,13 +135,13 @@ def _function(reference: str, option: str) -> Callable[..., Any]:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise _failed(f"Module {module_name!r} could not be imported", error) from error
+            raise failed(f"Module {module_name!r} could not be imported", error) from error
         raise BadInputError(
             f"There is no module {error.name!r}, for {reference!r}. It is looked for in {here} and "
             "among the installed packages."
         ) from error
     except Exception as error:
-        raise _failed(f"Module {module_name!r} could not be imported", error) from error
+        raise failed(f"Module {module_name!r} could not be imported", error) from error
     for part in name.split("."):
         if not hasattr(found, part):
             raise BadInputError(f"Module {module_name!r} has no {name!r}, for {reference!r}.")
@@ -151,7 +151,7 @@ def _function(reference: str, option: str) -> Callable[..., Any]:
     return found
 
 
-def _failed(what: str, error: BaseException) -> BadInputError:
+def failed(what: str, error: BaseException) -> BadInputError:
     """An error of the user's code, with the line of it that raised."""
     place, at = "", error.__traceback__
     while at is not None:
@@ -210,7 +210,7 @@ def _declared(
     except ValueError:
         return None
     except Exception as error:  # whatever calling the user's module raises
-        raise _failed(f"The model of width {width} could not be called", error) from error
+        raise failed(f"The model of width {width} could not be called", error) from error
 
 
 def _abstract(make_model: Callable[..., Any], width: int) -> Any:
@@ -229,7 +229,7 @@ def _abstract(make_model: Callable[..., Any], width: int) -> Any:
     try:
         model = nnx.eval_shape(made)
     except Exception as error:  # whatever the user's function raises
-        raise _failed(f"The model of width {width} could not be built", error) from error
+        raise failed(f"The model of width {width} could not be built", error) from error
     return unbuilt[0] if unbuilt else model
 
 
@@ -248,7 +248,7 @@ def _example(make_inputs: Callable[..., Any] | None, width: int) -> tuple[Any, .
     try:
         inputs = make_inputs(width)
     except Exception as error:  # whatever the user's function raises
-        raise _failed(f"The inputs of width {width} could not be made", error) from error
+        raise failed(f"The inputs of width {width} could not be made", error) from error
     return tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
 
 

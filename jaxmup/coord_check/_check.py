@@ -1,6 +1,7 @@
 """The coordinate check of a model."""
 
 import dataclasses
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,15 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxmup._rules import Parametrization, parametrization
+from jaxmup._rules import Parametrization
 from jaxmup._tree import listed
 from jaxmup.coord_check._expected import FLAT, Expected, Theory
-from jaxmup.coord_check._measure import QUANTITIES, Measured, Quantity, Training, measure
+from jaxmup.coord_check._measure import Measured, Training, measure
 from jaxmup.coord_check._subject import Family, Subject
 from jaxmup.coord_check._verdict import TOLERANCE, Outcome, Verdict, overall, verdict
 
 Over = Literal["width", "depth"]
-Optimizer = optax.GradientTransformation | Callable[[Any], optax.GradientTransformation]
+Optimizer = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
 
 # The step at which each quantity is judged: what is random at the first, what is learned at the last.
 JUDGED_FIRST = ("activation", "logits", "weight")
@@ -35,6 +36,9 @@ class CoordCheck:
       seeds: of the runs.
       steps: of each run.
       parametrization: under which they ran, as text.
+      family: of the optimizer.
+      follows_rule: whether the models would follow another parametrization; those of jaxmup layers
+        only do if `make_model` takes one.
       verdicts: one for each quantity of each module and parameter that is not zero everywhere.
       rows: everything that was measured, one row for each quantity, name, layer, size, seed and
         step, as plain dicts.
@@ -45,6 +49,8 @@ class CoordCheck:
     seeds: tuple[int, ...]
     steps: int
     parametrization: str
+    family: str
+    follows_rule: bool
     verdicts: tuple[Verdict, ...]
     rows: tuple[Mapping[str, Any], ...]
 
@@ -96,7 +102,8 @@ def coord_check(
       data: one batch `(inputs, targets)`, for every step; or an iterable of one batch a step, of
         which the first is what outputs are compared on.
       optimizer: an optax transform, or what makes one for each size from its scalings, such as
-        `lambda scalings: jaxmup.optim.adam(2**-7, scalings)`. A large learning rate shows more.
+        `lambda scalings: jaxmup.optim.adam(2**-7, scalings)`; if it has a parameter `specs` it is
+        given those too. A large learning rate shows more.
       parametrization: the rule under check; `None` for muP with Adam.
       loss: of outputs and targets; `None` for the mean squared error, or for integer targets the
         cross-entropy.
@@ -141,10 +148,9 @@ def coord_check(
     subjects = family.subjects()
     runs = []
     for subject in subjects:
-        tx = optimizer
-        if not isinstance(tx, optax.GradientTransformation):
-            tx = tx(subject.scalings)
-        training = Training(tx, loss or default_loss, steps, seeds, repeated)
+        training = Training(
+            _transform(optimizer, subject), loss or default_loss, steps, seeds, repeated
+        )
         measured, _ = measure(subject, training, batches)
         runs.append(jax.device_get(measured))
     theory = Theory(
@@ -159,9 +165,20 @@ def coord_check(
         seeds=seeds,
         steps=steps,
         parametrization=str(subjects[0].rule),
+        family=subjects[0].rule.family,
+        follows_rule=family.takes_rule or not subjects[0].declares,
         verdicts=tuple(_verdicts(theory, runs, tolerance, confidence)),
         rows=tuple(_rows(sizes, seeds, runs)),
     )
+
+
+def _transform(optimizer: Optimizer, subject: Subject) -> optax.GradientTransformation:
+    """The optimizer of one model."""
+    if isinstance(optimizer, optax.GradientTransformation):
+        return optimizer
+    if "specs" in inspect.signature(optimizer).parameters:
+        return optimizer(subject.scalings, specs=subject.specs)  # type: ignore[call-arg]
+    return optimizer(subject.scalings)
 
 
 def default_loss(outputs: Any, targets: Any) -> Any:
@@ -199,16 +216,16 @@ def _expected(
     theory: Theory, of_sizes: Sequence[Measured], decays: bool, starts_at_zero: bool
 ) -> Expected:
     quantity, name = of_sizes[0].quantity, of_sizes[0].name
-    if quantity.endswith("change") and quantity != "weight_change":
+    if quantity == "activation_change":
         return FLAT
     if quantity in ("activation", "logits"):
         return theory.of_output(of_sizes)
+    if quantity == "logits_change":  # a few steps may not have aligned queries and keys
+        return Expected.between(theory.of_output(of_sizes).low, 0.0)
     return theory.of_parameter(quantity, name, decays, starts_at_zero)
 
 
-def _of_layers(
-    of_sizes: Sequence[Measured], step: int
-) -> Iterable[tuple[int | None, np.ndarray]]:
+def _of_layers(of_sizes: Sequence[Measured], step: int) -> Iterable[tuple[int | None, np.ndarray]]:
     """The values of shape `(sizes, seeds)` of each layer that the models of all sizes have."""
     if not of_sizes[0].layered:
         yield None, np.stack([one.rms[:, step] for one in of_sizes]).astype(float)
@@ -243,16 +260,16 @@ def _number(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _require_numbers(
-    sizes: Sequence[int], steps: int, tolerance: float, confidence: float
-) -> None:
+def _require_numbers(sizes: Sequence[int], steps: int, tolerance: float, confidence: float) -> None:
     if len(set(sizes)) < 2 or len(set(sizes)) < len(sizes) or min(sizes) < 1:
         raise ValueError(
             "`sizes` must be at least two different positive integers: one has no slope. Got "
             f"{tuple(sizes)}. Try (64, 128, 256, 512)."
         )
     if steps < 2:
-        raise ValueError(f"`steps` must be at least 2: nothing has changed at the first. Got {steps}.")
+        raise ValueError(
+            f"`steps` must be at least 2: nothing has changed at the first. Got {steps}."
+        )
     if not 0 <= tolerance < 0.5:
         raise ValueError(f"`tolerance` must be from 0 to below 0.5. Got {tolerance}.")
     if not 0 < confidence < 1:

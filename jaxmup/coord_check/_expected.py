@@ -84,7 +84,9 @@ class Theory:
         """The parameters that the models of all sizes have."""
         return [name for name in self.specs[0] if all(name in one for one in self.specs)]
 
-    def of_parameter(self, quantity: str, name: str, decays: bool, starts_at_zero: bool) -> Expected:
+    def of_parameter(
+        self, quantity: str, name: str, decays: bool, starts_at_zero: bool
+    ) -> Expected:
         """The exponent of a quantity of a parameter."""
         weight, step = self._of(name, MUP.weight * GAIN), self._step(name)
         match quantity:
@@ -111,7 +113,9 @@ class Theory:
                 return Expected(-self._open(name), 0.0)
 
     def _of(self, name: str, power: Power) -> float:
-        return self._growth(name, lambda s: power.at(s.r_in, s.r_out, depth=s.depth, gain=s.forward_gain))
+        return self._growth(
+            name, lambda s: power.at(s.r_in, s.r_out, depth=s.depth, gain=s.forward_gain)
+        )
 
     def _growth(self, name: str, value: Any) -> float:
         return log_slope(self.sizes, [value(specs[name]) for specs in self.specs])
@@ -137,7 +141,9 @@ class Theory:
             return Expected.exactly(step)
         family = family.at(spec.role)
         if family.unit != ONE:
-            return Expected.between(step, step + self._growth(name, lambda s: min(s.r_in, s.r_out)) / 2)
+            return Expected.between(
+                step, step + self._growth(name, lambda s: min(s.r_in, s.r_out)) / 2
+            )
         return Expected(step - self._open(name) * family.gradient_degree, step)
 
     def _decay(self, name: str) -> float:

@@ -96,15 +96,24 @@ def measure(subject: Subject, training: Training, batches: Any) -> tuple[list[Me
     Returns:
       What was measured, and the losses of shape `(seeds, steps)`.
     """
-    seeds = jnp.asarray(training.seeds, jnp.uint32)
-    return jax.jit(jax.vmap(partial(_run, subject, training), in_axes=(0, None)))(seeds, batches)
+    run = jax.jit(partial(_run, subject, training))
+    return run(jnp.asarray(training.seeds, jnp.uint32), batches)
 
 
-def _run(subject: Subject, training: Training, seed: Array, batches: Any) -> Any:
+def _run(subject: Subject, training: Training, seeds: Array, batches: Any) -> Any:
+    # Initial values are drawn one seed after the other: in a batch, a key of this generator gives
+    # other numbers. JAX's default generator takes XLA longer to compile than all the rest.
+    params, rest = jax.lax.map(
+        lambda seed: subject.draw(jax.random.key(seed, impl="unsafe_rbg")), seeds
+    )
+    train = partial(_train, subject, training)
+    return jax.vmap(train, in_axes=(0, 0, None))(params, rest, batches)
+
+
+def _train(subject: Subject, training: Training, params: Any, rest: Any, batches: Any) -> Any:
     tx = training.optimizer
-    params, rest, forward = subject.start(jax.random.key(seed))
-    seen = collecting(forward)
     probe = batches if training.repeated else jax.tree.map(lambda leaf: leaf[0], batches)
+    seen = collecting(subject.forward, params, rest, probe[0])
     _, shapes = jax.eval_shape(seen, params, rest, probe[0])
     first = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     layers = _layered(shapes, subject.spec_of)

@@ -4,9 +4,10 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
+from flax import linen as nn
 from flax import nnx
 
 from jaxmup._infer._infer import infer
@@ -17,6 +18,7 @@ from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import leaves_by_path, listed, resolve
 from jaxmup.coord_check._modules import tag_nnx, tagging_linen
+from jaxmup.coord_check._tags import tag
 from jaxmup.linen._specs import specs as linen_specs
 from jaxmup.nnx._specs import specs as nnx_specs
 
@@ -24,20 +26,6 @@ RULE = "parametrization"  # of the parameter of `make_model` that takes one
 
 Apply = Callable[[Any, Any], Any]
 Forward = Callable[[Any, Any, Any], tuple[Any, Any]]
-
-
-class Start(NamedTuple):
-    """A model at initialization.
-
-    Args:
-      params: its parameters.
-      rest: what else changes as it is called, such as batch statistics.
-      forward: `(params, rest, inputs)` to its outputs and the new `rest`, with tags inside.
-    """
-
-    params: Any
-    rest: Any
-    forward: Forward
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,14 +37,19 @@ class Subject:
       specs: a tree of `ParamSpec` like its parameters.
       rule: the parametrization under check.
       scalings: what it makes of the specs.
-      start: the model that is drawn with a key.
+      declares: whether the specs are declared by its layers, which apply a parametrization.
+      draw: a key to the parameters, and the rest of what changes as the model is called, such as
+        batch statistics.
+      forward: `(params, rest, inputs)` to the outputs and the new `rest`, with tags inside.
     """
 
     size: Any
     specs: Any
     rule: Parametrization
     scalings: Any
-    start: Callable[[Any], Start]
+    declares: bool
+    draw: Callable[[Any], tuple[Any, Any]]
+    forward: Forward
 
     @property
     def spec_of(self) -> dict[str, ParamSpec]:
@@ -119,12 +112,11 @@ class Family:
         return self.rule or parametrization("mup", "adam", gauge=gauge)
 
     def _abstract(self, size: Any) -> Made:
-        key = jax.random.key(0)
         source = self._source
         try:
-            kind = source.make(size).api if _is_linen(source, size) else ""
-            inputs = (self.inputs,) if kind == "linen" else None
-            return dataclasses.replace(source, inputs=inputs).make_abstract(size, "size", key)
+            if _is_linen(source, size):
+                source = dataclasses.replace(source, inputs=(self.inputs,))
+            return source.make_abstract(size, "size", jax.random.key(0))
         except Exception as error:  # whatever the user's function raises
             raise ValueError(
                 f"`make_model` must make a model of each size. For {size!r} it raised "
@@ -164,8 +156,11 @@ class Family:
                 model = rescale(source.make_model, specs, rule, key=key, **sizes)
                 return _taken_apart(model, made)
 
-        start = functools.partial(_start, make, self.apply)
-        return Subject(size, specs, rule, resolve(specs, rule), start)
+        def draw(key: Any) -> tuple[Any, Any]:
+            return _parts(make(key))
+
+        forward = _forward(made, self.apply)
+        return Subject(size, specs, rule, resolve(specs, rule), declared is not None, draw, forward)
 
     def _declared(self, made: Made) -> Any:
         """The specs that jaxmup layers declare; `None` if any parameter is of another layer."""
@@ -180,15 +175,14 @@ class Family:
 
 
 def _is_linen(source: Source, size: Any) -> bool:
-    from flax import linen as nn
-
+    """Whether `make_model` makes a Linen module; found without allocating anything."""
     seen: list[Any] = []
 
-    def made() -> Any:
+    def arrays() -> Any:
         seen.append(source.make(size))
-        return seen[-1].arrays if seen[-1].api != "linen" else ()
+        return seen[-1].arrays
 
-    jax.eval_shape(made)
+    jax.eval_shape(arrays)
     return isinstance(seen[-1].rest, nn.Module)
 
 
@@ -201,15 +195,25 @@ def _taken_apart(model: Any, like: Made) -> Made:
     return Made("tree", model, like.rest)
 
 
-def _start(make: Callable[[Any], Made], apply: Apply | None, key: Any) -> Start:
-    made = make(key)
+def _parts(made: Made) -> tuple[Any, Any]:
+    """The parameters of a model, and its other state."""
     if made.api == "linen":
-        rest = {name: values for name, values in made.arrays.items() if name != "params"}
-        return Start(made.arrays["params"], rest, functools.partial(_call_linen, made.rest))
+        others = {name: values for name, values in made.arrays.items() if name != "params"}
+        return made.arrays["params"], others
     if made.api == "nnx":
-        graph, params, rest = nnx.split(made.model, nnx.Param, ...)
-        return Start(params, rest, functools.partial(_call_nnx, graph, apply))
-    return Start(made.arrays, {}, functools.partial(_call_tree, made, apply))
+        _, params, rest = nnx.split(made.model, nnx.Param, ...)
+        return params, rest
+    return made.arrays, {}
+
+
+def _forward(made: Made, apply: Apply | None) -> Forward:
+    """The function that a model is."""
+    if made.api == "linen":
+        return functools.partial(_call_linen, made.rest)
+    if made.api == "nnx":
+        graph, _, _ = nnx.split(made.model, nnx.Param, ...)
+        return functools.partial(_call_nnx, graph, apply)
+    return functools.partial(_call_tree, made, apply)
 
 
 def _call_linen(module: Any, params: Any, rest: Any, inputs: Any) -> tuple[Any, Any]:
@@ -228,9 +232,7 @@ def _call_nnx(
     return outputs, rest
 
 
-def _call_tree(
-    made: Made, apply: Apply, params: Any, rest: Any, inputs: Any
-) -> tuple[Any, Any]:
+def _call_tree(made: Made, apply: Apply, params: Any, rest: Any, inputs: Any) -> tuple[Any, Any]:
     model = dataclasses.replace(made, arrays=params).model
     return tag("", apply(model, inputs)), rest
 

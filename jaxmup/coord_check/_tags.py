@@ -79,23 +79,30 @@ def scope(name: str) -> Any:
     return jax.named_scope("coord_check:" + name.replace("/", _SLASH))
 
 
-def collecting(function: Callable[..., Any]) -> Callable[..., tuple[Any, list[Found]]]:
+def collecting(
+    function: Callable[..., Any], *examples: Any
+) -> Callable[..., tuple[Any, list[Found]]]:
     """`function`, which then returns its result and the values tagged inside it.
 
     Attention logits are found without a tag: they are what a softmax over the last axis of at least
     three takes.
 
+    Args:
+      function: of trees of arrays.
+      *examples: what it will be called with, or the shapes of that.
+
     Example:
       >>> def model(x):
-      ...     hidden, _ = jax.lax.scan(lambda h, w: (tag("layer", h * w), None), x, jnp.arange(1., 4))
-      ...     return hidden
-      >>> result, (found,) = collecting(model)(jnp.ones(()))
+      ...     layer = lambda h, w: (tag("layer", h * w), None)
+      ...     return jax.lax.scan(layer, x, jnp.arange(1.0, 4.0))[0]
+      >>> x = jnp.ones(())
+      >>> result, (found,) = collecting(model, x)(x)
       >>> float(result), found.name, found.value
       (6.0, 'layer', Array([1., 2., 6.], dtype=float32))
     """
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(*examples)
 
     def collected(*args: Any) -> tuple[Any, list[Found]]:
-        closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
         tagged = _Tagged()
         results = tagged.evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(args))
         return jax.tree.unflatten(jax.tree.structure(shapes), results), _numbered(tagged.found)
@@ -213,7 +220,11 @@ def _arguments_of_scan(
         consts, carry, xs = params["ft_in"].update(inputs).unpack()
         return list(consts), list(carry), list(xs)
     end = params["num_consts"] + params["num_carry"]
-    return list(inputs[: params["num_consts"]]), list(inputs[params["num_consts"] : end]), list(inputs[end:])
+    return (
+        list(inputs[: params["num_consts"]]),
+        list(inputs[params["num_consts"] : end]),
+        list(inputs[end:]),
+    )
 
 
 def _jaxprs(eqn: Any) -> list[Any]:

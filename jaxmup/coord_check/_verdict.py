@@ -42,7 +42,7 @@ class Verdict:
 
     @property
     def title(self) -> str:
-        """The name with the layer."""
+        """The name, with the layer of a stack."""
         return self.name if self.layer is None else f"{self.name} (layer {self.layer})"
 
 
@@ -66,12 +66,18 @@ def judge(slope: Slope, expected: Expected, tolerance: float = TOLERANCE) -> Out
     """
     if slope.low > expected.high + tolerance or slope.high < expected.low - tolerance:
         return "fail"
-    excluded = expected.low - LEAST_MISTAKE < slope.low and slope.high < expected.high + LEAST_MISTAKE
+    excluded = (
+        expected.low - LEAST_MISTAKE < slope.low and slope.high < expected.high + LEAST_MISTAKE
+    )
     return "pass" if excluded else "not enough seeds"
 
 
 def verdict(
-    sizes: Sequence[float], values: np.ndarray, expected: Expected, tolerance: float, confidence: float
+    sizes: Sequence[float],
+    values: np.ndarray,
+    expected: Expected,
+    tolerance: float,
+    confidence: float,
 ) -> tuple[Slope | None, Outcome]:
     """The slope of values of shape `(sizes, seeds)` and the verdict on it.
 
