@@ -4,9 +4,9 @@ Tune hyper-parameters on a small network and use them, unchanged, on a large one
 
 `import jaxmup` loads neither Flax nor optax; the submodules load on first use: `jaxmup.nnx` and
 `jaxmup.linen` (layers), `jaxmup.optim` (optax transforms), `jaxmup.functional`, `jaxmup.models`,
-`jaxmup.data`, `jaxmup.gauge`, `jaxmup.manifest`, `jaxmup.transfer`, `jaxmup.coord_check`, `jaxmup.budget` (batch size and
-length of training), `jaxmup.parity` and `jaxmup.counterexample`; so do the functions `jaxmup.infer`
-and `jaxmup.rescale` (unmodified models).
+`jaxmup.data`, `jaxmup.gauge`, `jaxmup.manifest`, `jaxmup.transfer`, `jaxmup.coord_check`,
+`jaxmup.budget` (batch size and length of training), `jaxmup.parity` and `jaxmup.counterexample`; so
+do the functions `jaxmup.infer` and `jaxmup.rescale` (unmodified models).
 """
 
 import importlib

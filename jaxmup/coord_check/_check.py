@@ -22,7 +22,7 @@ from jaxmup.coord_check._verdict import TOLERANCE, Outcome, Verdict, overall, ve
 Over = Literal["width", "depth"]
 Optimizer = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
 
-# The step at which each quantity is judged: what is random at the first, what is learned at the last.
+# Judged as they start; what is learned is judged at the last step.
 JUDGED_FIRST = ("activation", "logits", "weight")
 
 

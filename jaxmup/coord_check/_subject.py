@@ -77,8 +77,10 @@ class Family:
     def takes_rule(self) -> bool:
         """Whether `make_model` is told the parametrization."""
         function = self.make_model
-        if isinstance(function, functools.partial) and RULE in function.keywords:
-            return False
+        while isinstance(function, functools.partial):
+            if RULE in function.keywords:
+                return False
+            function = function.func
         function = function.__init__ if isinstance(function, type) else function
         return RULE in inspect.signature(function).parameters
 
