@@ -100,7 +100,7 @@ def coord_check(
     from jaxmup.plots import coord_check_figure, png
 
     make_model = function_named(model, "MODULE:FUNCTION")
-    functions = {
+    functions: dict[str, Any] = {
         name: None if reference is None else function_named(reference, f"--{name}")
         for name, reference in (("loss", loss), ("apply", apply))
     }

@@ -209,7 +209,7 @@ def _verdicts(
                 continue
             slope, outcome = verdict(theory.sizes, values, expected, tolerance, confidence)
             means = tuple(map(float, values.mean(1)))
-            yield Verdict(quantity, name, layer, step, slope, expected, outcome, means)
+            yield Verdict(of_sizes[0].quantity, name, layer, step, slope, expected, outcome, means)
 
 
 def _expected(

@@ -54,7 +54,7 @@ def read_record(path: str | os.PathLike[str]) -> CoordCheck:
     try:
         first, *lines = map(json.loads, text.splitlines())
     except ValueError:
-        first, lines = None, []
+        first, lines = {}, []
     found = (first.get("format"), first.get("version")) if isinstance(first, dict) else None
     if found != (FORMAT, VERSION):
         raise ValueError(

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 from flax import linen as nn
@@ -215,7 +215,7 @@ def _forward(made: Made, apply: Apply | None) -> Forward:
     if made.api == "nnx":
         graph, _, _ = nnx.split(made.model, nnx.Param, ...)
         return functools.partial(_call_nnx, graph, apply)
-    return functools.partial(_call_tree, made, apply)
+    return functools.partial(_call_tree, made, cast(Apply, apply))
 
 
 def _call_linen(module: Any, params: Any, rest: Any, inputs: Any) -> tuple[Any, Any]:

@@ -44,7 +44,9 @@ def coord_check_figure(check: CoordCheck, quantities: Sequence[Quantity] = QUANT
     Raises:
       ModuleNotFoundError: if matplotlib is not installed.
     """
-    shown = [name for name in quantities if any(v.quantity == name for v in check.verdicts)]
+    shown: list[Quantity] = [
+        name for name in quantities if any(v.quantity == name for v in check.verdicts)
+    ]
     columns = min(_COLUMNS, len(shown))
     rows = math.ceil(len(shown) / columns)
     figure = new_figure(0.4 + 3.1 * columns, 1.1 + 2.5 * rows)
