@@ -36,9 +36,8 @@ class Expected:
         return cls(min(one, other), max(one, other))
 
     def __str__(self) -> str:
-        if self.low == self.high:
-            return f"{self.low:+.2g}".replace("+0", "0")
-        return f"{self.low:+.2g} to {self.high:+.2g}"
+        ends = [f"{round(end, 2) + 0.0:+g}" for end in (self.low, self.high)]
+        return " to ".join(dict.fromkeys("0" if end == "+0" else end for end in ends))
 
 
 FLAT = Expected.exactly(0.0)
@@ -110,7 +109,7 @@ class Theory:
             case "decay":
                 return Expected.exactly(self._decay(name))
             case _:  # eps: gradients may still have to find their alignment, see `_gradient`
-                return Expected(-self._open(name), 0.0)
+                return Expected(-self._open, 0.0)
 
     def _of(self, name: str, power: Power) -> float:
         return self._growth(
@@ -144,7 +143,7 @@ class Theory:
             return Expected.between(
                 step, step + self._growth(name, lambda s: min(s.r_in, s.r_out)) / 2
             )
-        return Expected(step - self._open(name) * family.gradient_degree, step)
+        return Expected(step - self._open * family.gradient_degree, step)
 
     def _decay(self, name: str) -> float:
         return self._of(name, self._depth().decay)
@@ -155,11 +154,15 @@ class Theory:
         gradient += log_slope(self.sizes, [scaling.multiplier for scaling in of_name])
         if quantity == "scaled_gradient":
             gradient += log_slope(self.sizes, [scaling.grad for scaling in of_name])
-        return Expected(gradient - self._open(name), gradient)
+        return Expected(gradient - self._open, gradient)
 
-    def _open(self, name: str) -> float:
-        """By how much the gradient may be smaller before features have aligned.
+    @property
+    def _open(self) -> float:
+        """By how much gradients may fall faster in the first steps than later.
 
-        Queries and keys learn from attention logits, which are sums of random signs at first.
+        Queries and keys learn from attention logits, which are sums of random signs until features
+        have aligned; and every gradient has the outputs' error as a factor, to which sums of random
+        signs at initialization contribute.
         """
-        return self._growth(name, lambda s: max(s.r_in, s.r_out)) / 2
+        growths = [self._growth(name, lambda s: max(s.r_in, s.r_out)) for name in self.common]
+        return max(growths) / 2
