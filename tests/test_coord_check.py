@@ -96,7 +96,8 @@ def mistaken(scalings):
 def test_a_mistake_fails_where_it_is():
     found = failing(check(mistaken))
     assert {("update", "hidden"), ("decay", "readout"), ("eps", "first")} <= found
-    assert not found & {("decay", "hidden"), ("update", "readout"), ("weight", "hidden")}
+    # What starts right or is decayed right stays so; steps elsewhere may follow the wrong one.
+    assert not found & {("decay", "hidden"), ("decay", "first"), ("weight", "hidden")}
 
 
 def test_the_control_fails_and_the_message_names_rows(correct, monkeypatch):
