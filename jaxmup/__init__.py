@@ -4,10 +4,10 @@ Tune hyper-parameters on a small network and use them, unchanged, on a large one
 
 `import jaxmup` loads neither Flax nor optax; the submodules load on first use: `jaxmup.nnx` and
 `jaxmup.linen` (layers), `jaxmup.optim` (optax transforms), `jaxmup.functional`, `jaxmup.models`,
-`jaxmup.data`, `jaxmup.gauge`, `jaxmup.manifest`, `jaxmup.transfer`, `jaxmup.budget` (batch size and
-length of training), `jaxmup.fused` (backward pass fused with the update), `jaxmup.parity` and
-`jaxmup.counterexample`; so do the functions `jaxmup.infer` and `jaxmup.rescale` (unmodified
-models).
+`jaxmup.data`, `jaxmup.gauge`, `jaxmup.manifest`, `jaxmup.coord_check`, `jaxmup.transfer`,
+`jaxmup.budget` (batch size and length of training), `jaxmup.fused` (backward pass fused with the
+update), `jaxmup.parity` and `jaxmup.counterexample`; so do the functions `jaxmup.infer` and
+`jaxmup.rescale` (unmodified models).
 """
 
 import importlib
@@ -33,6 +33,7 @@ from jaxmup._tree import resolve as resolve
 
 if TYPE_CHECKING:
     from jaxmup import budget as budget
+    from jaxmup import coord_check as coord_check
     from jaxmup import counterexample as counterexample
     from jaxmup import data as data
     from jaxmup import functional as functional
@@ -53,6 +54,7 @@ __version__ = importlib.metadata.version("jaxmup")
 
 _SUBMODULES = (
     "budget",
+    "coord_check",
     "counterexample",
     "data",
     "functional",

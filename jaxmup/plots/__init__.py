@@ -1,5 +1,6 @@
 """Figures of what the tools measure; matplotlib without its global state."""
 
+from jaxmup.plots._coord_check import coord_check_figure as coord_check_figure
 from jaxmup.plots._curves import curves_figure as curves_figure
 from jaxmup.plots._memory import memory_figure as memory_figure
 from jaxmup.plots._optima import optima_figure as optima_figure

@@ -1,0 +1,338 @@
+"""Claim: the coordinate check fails each of over 20 seeded mistakes, and passes 20 correct runs.
+
+A mistake is one rule dropped, squared or applied to the wrong side; everything else is right. Each
+correct run has another model, optimizer, gauge or other seeds.
+"""
+
+import argparse
+import dataclasses
+import functools
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from _record import RESULTS, write_record
+from flax import nnx
+
+import jaxmup
+from jaxmup import parametrization
+from jaxmup.coord_check import CoordCheck, coord_check, failure_message
+from jaxmup.models.gpt import GPT
+from jaxmup.models.mlp import MLP
+from jaxmup.nnx import Linear, Residual
+from jaxmup.optim import adam, adamw, amsgrad, from_direction, muon, sgd
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from plain_models import MODELS
+
+OUT = RESULTS / "coord_check_detection.json"
+BASE, WIDTHS = 64, (64, 256, 1024)
+GPT_WIDTHS = (64, 128, 256, 512)
+KEY = jax.random.key(7)
+DIGITS = jax.random.normal(KEY, (64, 8)), jnp.arange(64) % 5
+TOKENS = jax.random.randint(KEY, (8, 17), 0, 50)
+TEXT = TOKENS[:, :-1], TOKENS[:, 1:]
+STANDARD = parametrization("standard", "adam")
+
+
+class Case(NamedTuple):
+    """A call of `coord_check`, and a change of the model after it is made."""
+
+    make_model: Callable[..., Any]
+    optimizer: Any
+    data: Any = DIGITS
+    sizes: tuple[int, ...] = WIDTHS
+    options: dict[str, Any] = {}  # noqa: RUF012
+
+    def run(self, seeds: tuple[int, ...]) -> CoordCheck:
+        """The check of the case."""
+        options = {"seeds": seeds, **self.options}
+        return coord_check(self.make_model, self.sizes, self.data, self.optimizer, **options)
+
+
+def mlp(width: int, parametrization: Any, rngs: nnx.Rngs, **options: Any) -> MLP:
+    options = {"depth": 2, "base_width": BASE, **options}
+    return MLP(8, 5, width=width, parametrization=parametrization, rngs=rngs, **options)
+
+
+def gpt(width: int, parametrization: Any, rngs: nnx.Rngs, **options: Any) -> GPT:
+    sizes = {"num_layers": 1, "num_heads": 2, "base_width": 64}
+    return GPT(50, width=width, parametrization=parametrization, rngs=rngs, **sizes | options)
+
+
+class Two(nnx.Module):
+    """An MLP whose second hidden layer grows as the root of the first's width."""
+
+    def __init__(self, width: int, parametrization: Any, rngs: nnx.Rngs):
+        narrow = round(64 * (width / BASE) ** 0.5)
+        common = {"parametrization": parametrization, "rngs": rngs}
+        self.first = Linear(8, width, base_out_features=BASE, **common)
+        self.hidden = Linear(width, narrow, base_in_features=BASE, base_out_features=64, **common)
+        self.readout = Linear(narrow, 5, base_in_features=64, **common)
+
+    def __call__(self, x: Any) -> Any:
+        return self.readout(nnx.relu(self.hidden(nnx.relu(self.first(x)))))
+
+
+class Deep(nnx.Module):
+    """Residual blocks."""
+
+    def __init__(self, depth: int, parametrization: Any, rngs: nnx.Rngs, asked: bool = True):
+        common = {"parametrization": parametrization, "rngs": rngs}
+        self.first = Linear(8, 64, **common)
+        layers = {**common, "depth": depth / 4}
+        self.blocks = jaxmup.nnx.Stack(
+            lambda rngs: Residual(
+                nnx.Sequential(nnx.relu, Linear(64, 64, **{**layers, "rngs": rngs})),
+                depth=depth / 4 if asked else 1.0,
+                parametrization=parametrization,
+            ),
+            depth,
+            rngs=rngs,
+        )
+        self.readout = Linear(64, 5, **common)
+
+    def __call__(self, x: Any) -> Any:
+        return self.readout(self.blocks(self.first(x)))
+
+
+def with_kernel(name: str, power: float) -> Callable[..., Any]:
+    """The MLP whose kernel of this name starts `r^power` times too large."""
+
+    def make(width: int, parametrization: Any, rngs: nnx.Rngs) -> MLP:
+        model = mlp(width, parametrization, rngs)
+        layer = model.readout if name == "readout" else model.hidden[int(name)]
+        layer.kernel[...] = layer.kernel[...] * (width / BASE) ** power
+        return model
+
+    return make
+
+
+def plain_attention(width: int, parametrization: Any, rngs: nnx.Rngs) -> GPT:
+    """A GPT that divides its attention logits by the root of the head size."""
+    model = gpt(width, parametrization, rngs)
+    for block in model.blocks:
+        block.attention.attention_fn = block.attention.attention_fn.attention_fn
+    return model
+
+
+def mistaken(
+    optimizer: Callable[..., Any], field: str, change: Callable[[str, Any, float], float]
+) -> Callable[[Any], Any]:
+    """The optimizer with a field of the scalings changed: `change(name, scaling, ratio)`."""
+
+    def make(scalings: Any) -> Any:
+        def at(path: tuple[Any, ...], s: Any) -> Any:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            return dataclasses.replace(s, **{field: change(name, s, ratio)})
+
+        leaves = jaxmup._tree.leaves_by_path(scalings)
+        ratio = 1 / leaves["hidden/1/kernel"].lr
+        return optimizer(jax.tree_util.tree_map_with_path(at, scalings))
+
+    return make
+
+
+def at_(name: str, value: Callable[[Any, float], float], field: str) -> Any:
+    """A change of the parameters whose name has `name` in it."""
+    return lambda path, s, r: value(s, r) if name in path else getattr(s, field)
+
+
+def adam_w(scalings: Any) -> Any:
+    return adamw(2**-7, scalings, weight_decay=0.1)
+
+
+def plain_sgd(scalings: Any) -> Any:
+    return sgd(2**-3, scalings)
+
+
+def wrong(field: str, name: str, value: Callable[[Any, float], float]) -> Case:
+    return Case(mlp, mistaken(adam_w, field, at_(name, value, field)))
+
+
+SGD = {"parametrization": parametrization("mup", "sgd")}
+COMPLETE = {"over": "depth", "parametrization": parametrization("mup", "adam", depth_alpha=1.0)}
+
+
+def wrong_sgd(name: str, power: float) -> Case:
+    def make(scalings: Any) -> Any:
+        leaves = jaxmup._tree.leaves_by_path(scalings)
+        r = leaves["hidden/0/kernel"].lr
+
+        def at(path: Any, s: Any) -> Any:
+            here = name in jax.tree_util.keystr(path, simple=True, separator="/")
+            return dataclasses.replace(s, lr=s.lr * r**power) if here else s
+
+        return plain_sgd(jax.tree_util.tree_map_with_path(at, scalings))
+
+    return Case(mlp, make, options=SGD)
+
+
+def wrong_fan(scalings: Any) -> Any:
+    def at(path: Any, s: Any) -> Any:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return dataclasses.replace(s, lr=s.lr**0.5) if name == "hidden/kernel" else s
+
+    return adam_w(jax.tree_util.tree_map_with_path(at, scalings))
+
+
+HIDDEN, IN, OUT_KERNEL = "hidden/1/kernel", "hidden/0/kernel", "readout/kernel"
+
+MISTAKES: dict[str, Case] = {
+    "standard parametrization": Case(mlp, adam_w, options={"parametrization": STANDARD}),
+    "hidden learning rate dropped": wrong("lr", HIDDEN, lambda s, r: 1.0),
+    "hidden learning rate squared": wrong("lr", HIDDEN, lambda s, r: s.lr**2),
+    "input learning rate as hidden": wrong("lr", IN, lambda s, r: 1 / r),
+    "readout learning rate as hidden": wrong("lr", OUT_KERNEL, lambda s, r: 1 / r),
+    "bias learning rate as hidden": wrong("lr", "hidden/1/bias", lambda s, r: 1 / r),
+    "hidden initial scale dropped": Case(with_kernel("1", 0.5), adam_w),
+    "hidden initial scale squared": Case(with_kernel("1", -0.5), adam_w),
+    "readout initial scale dropped": Case(with_kernel("readout", 1.0), adam_w),
+    "readout as a hidden layer": Case(with_kernel("readout", 0.5), adam_w),
+    "input scaled as hidden": Case(with_kernel("0", -0.5), adam_w),
+    "decay of hidden not compensated": wrong("weight_decay", HIDDEN, lambda s, r: 1.0),
+    "decay of hidden on the wrong side": wrong("weight_decay", HIDDEN, lambda s, r: s.lr),
+    "decay of hidden squared": wrong("weight_decay", HIDDEN, lambda s, r: s.weight_decay**2),
+    "decay of the readout as of hidden": wrong("weight_decay", OUT_KERNEL, lambda s, r: r),
+    "eps constant": wrong("eps", "", lambda s, r: 1.0),
+    "eps of hidden squared": wrong("eps", HIDDEN, lambda s, r: s.eps**2),
+    "eps on the wrong side": wrong("eps", HIDDEN, lambda s, r: 1 / s.eps),
+    "SGD input learning rate dropped": wrong_sgd(IN, -1.0),
+    "SGD readout learning rate dropped": wrong_sgd(OUT_KERNEL, -1.0),
+    "SGD hidden learning rate as Adam's": wrong_sgd(HIDDEN, -1.0),
+    "SGD with Adam's rule": Case(
+        mlp, lambda s: optax.chain(jaxmup.optim.scale_updates(s), optax.sgd(2**-3))
+    ),
+    "wrong fan in a rectangular layer": Case(Two, wrong_fan),
+    "attention logits over the root of d": Case(plain_attention, adam_w, TEXT, GPT_WIDTHS),
+    "one learning rate, stock Adam": Case(mlp, optax.adam(2**-7)),
+    "residual branches not scaled": Case(
+        functools.partial(Deep, asked=False),
+        lambda s: adam(2**-6, s),
+        DIGITS,
+        (4, 8, 16, 32),
+        COMPLETE,
+    ),
+}
+
+
+def gauge(name: str, family: str = "adam") -> dict[str, Any]:
+    return {"parametrization": parametrization("mup", family, gauge=name)}
+
+
+def plain(name: str, optimizer: Any = adam_w, sizes: tuple[int, ...] = WIDTHS) -> Case:
+    model = MODELS[name]
+    make, call = model.make_model, model.apply
+    batch = (model.batch, jnp.arange(len(model.batch)) % 5)
+
+    def loss(outputs: Any, targets: Any) -> Any:
+        return optax.softmax_cross_entropy_with_integer_labels(outputs[0], targets).mean()
+
+    return Case(make, optimizer, batch, sizes, {"loss": loss, "apply": call, "rules": model.rules})
+
+
+def lion(scalings: Any) -> Any:
+    return from_direction(optax.scale_by_lion(), 2**-8, scalings, family="lion")
+
+
+def rmsprop(scalings: Any) -> Any:
+    return from_direction(optax.scale_by_rms(), 2**-8, scalings, family="rmsprop")
+
+
+def orthogonal(scalings: Any) -> Any:
+    return muon(2**-6, scalings)
+
+
+CORRECT: dict[str, Case] = {
+    **{
+        f"MLP, {name}": Case(mlp, adam_w, options=gauge(name))
+        for name in ("table3", "table8", "table9", "tp4b", "unit")
+    },
+    "MLP, cellarium": Case(
+        mlp, adam_w, options={"parametrization": parametrization("cellarium", "adam")}
+    ),
+    "MLP, SGD": Case(mlp, plain_sgd, options=SGD),
+    "MLP, momentum, table3": Case(
+        mlp, lambda s: sgd(2**-4, s, momentum=0.9), options=gauge("table3", "sgd")
+    ),
+    "MLP, Nesterov with decay, table9": Case(
+        mlp,
+        lambda s: sgd(2**-4, s, momentum=0.9, nesterov=True, weight_decay=0.1),
+        options=gauge("table9", "sgd"),
+    ),
+    "MLP, AMSGrad": Case(mlp, lambda s: amsgrad(2**-7, s)),
+    "MLP, Lion": Case(mlp, lion),
+    "MLP, RMSProp": Case(mlp, rmsprop, options=gauge("table9")),
+    "MLP, tanh, 3 layers": Case(functools.partial(mlp, activation=jnp.tanh, depth=3), adam_w),
+    "MLP, independent decay": Case(
+        mlp, lambda s: adamw(2**-7, s, weight_decay=0.01, weight_decay_mode="independent")
+    ),
+    "MLP, large eps": Case(mlp, lambda s: adam(2**-7, s, eps=1e-3)),
+    "rectangular layers": Case(Two, adam_w),
+    "GPT": Case(gpt, adam_w, TEXT, GPT_WIDTHS),
+    "GPT-2, tied": Case(
+        functools.partial(
+            gpt, positions="learned", context=16, norm="layer", feed_forward="plain", tied=True
+        ),
+        adam_w,
+        TEXT,
+        GPT_WIDTHS,
+    ),
+    "plain MLP": plain("MLP"),
+    "plain CNN": plain("CNN", sizes=(32, 64, 128, 256)),
+    "plain mixer": plain("mixer"),
+    "plain LSTM": plain("LSTM"),
+    "plain scanned Linen transformer": plain("scanned Linen transformer", sizes=GPT_WIDTHS),
+    "CompleteP over depth": Case(Deep, lambda s: adam(2**-6, s), DIGITS, (4, 8, 16, 32), COMPLETE),
+}
+
+
+def main() -> None:
+    """Runs every case, prints a line for each and adds it to the record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", nargs="+", help="those whose name has one of these in it")
+    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--show", action="store_true", help="print the rows that do not pass")
+    args = parser.parse_args()
+    done: dict[str, Any] = {}
+    for kind, cases in (("mistake", MISTAKES), ("correct", CORRECT)):
+        for i, (name, case) in enumerate(cases.items()):
+            if args.cases and not any(part in name for part in args.cases):
+                continue
+            begin = time.perf_counter()
+            check = case.run(tuple(range(100 * i, 100 * i + args.seeds)))
+            holds = check.outcome == ("fail" if kind == "mistake" else "pass")
+            done[f"{kind}: {name}"] = {
+                "holds": holds,
+                "outcome": check.outcome,
+                "rows": len(check.verdicts),
+                "failing": [f"{v.quantity} of {v.title}" for v in check.of("fail")][:20],
+                "open": [f"{v.quantity} of {v.title}" for v in check.of("not enough seeds")][:20],
+                "seconds": round(time.perf_counter() - begin, 1),
+            }
+            counts = f"{len(check.of('fail')):>4} fail of {len(check.verdicts):<4}"
+            print(
+                f"{kind:<8}{name:<40}{check.outcome:<18}{counts}"
+                f"{'holds' if holds else 'DOES NOT HOLD'}",
+                flush=True,
+            )
+            if args.show and check.outcome != "pass" and (kind == "correct" or not holds):
+                print(failure_message(check, most=30), flush=True)
+            held = {
+                kind: f"{sum(v['holds'] for k, v in done.items() if k.startswith(kind))} of "
+                f"{sum(k.startswith(kind) for k in done)}"
+                for kind in ("mistake", "correct")
+            }
+            measured = {"seeds": args.seeds, "holds": held, "cases": done}
+            write_record(args.out, measured, "jax", "flax", "optax", "jaxmup")
+
+
+if __name__ == "__main__":
+    main()

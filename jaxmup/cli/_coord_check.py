@@ -1,0 +1,208 @@
+"""The command `jaxmup coord-check`."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from jaxmup.cli._errors import BadInputError, bad_input
+from jaxmup.cli._function import failed, function
+
+if TYPE_CHECKING:
+    from jaxmup import Parametrization
+    from jaxmup.coord_check import CoordCheck, Verdict
+
+_COLORS = {"pass": "green", "fail": "red", "not enough seeds": "yellow"}
+
+
+def coord_check(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODULE:FUNCTION",
+            help="What makes the model: a function of the width that returns an NNX module, a "
+            "Linen module or a tree of parameters. The module is looked for here first.",
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="A function without arguments that returns a batch `(inputs, targets)`, for every "
+            "step, or an iterable of such batches.",
+        ),
+    ],
+    sizes: Annotated[
+        str, typer.Option("--widths", "--sizes", help="Of the models, with commas between.")
+    ] = "64,128,256,512",
+    over: Annotated[Literal["width", "depth"], typer.Option(help="What the sizes are.")] = "width",
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="A function of outputs and targets.",
+            show_default="cross-entropy of integer targets, else the mean squared error",
+        ),
+    ] = None,
+    apply: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION", help="A function of a tree of parameters and the inputs."
+        ),
+    ] = None,
+    optimizer: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="adam, adamw, amsgrad or sgd; or MODULE:FUNCTION, a function of the scalings that "
+            "returns an optax transform.",
+        ),
+    ] = "adam",
+    learning_rate: Annotated[float, typer.Option(help="The base model's.")] = 2**-7,
+    weight_decay: Annotated[float | None, typer.Option(help="Of a named optimizer.")] = None,
+    parametrization: Annotated[
+        str, typer.Option(help="Name of the parametrization.", metavar="NAME")
+    ] = "mup",
+    family: Annotated[
+        str | None,
+        typer.Option(
+            help="The optimizer family.", metavar="NAME", show_default="that of the optimizer"
+        ),
+    ] = None,
+    gauge: Annotated[
+        str | None,
+        typer.Option(help="How weights are stored.", metavar="NAME", show_default="a fitting one"),
+    ] = None,
+    depth_alpha: Annotated[
+        float | None, typer.Option(help="Exponent of depth in residual blocks; 1 is CompleteP.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="How many, each with other initial values.")] = 4,
+    steps: Annotated[int, typer.Option(help="Of the optimizer.")] = 4,
+    out: Annotated[
+        Path, typer.Option(help="Folder for coord_check.jsonl and coord_check.png.")
+    ] = Path(),
+    every: Annotated[bool, typer.Option("--every", help="Show the rows that pass, too.")] = False,
+) -> None:
+    """Does everything in a model grow with its width as muP says? Trains it, and measures.
+
+    Trains a model of every width for a few steps and compares how outputs, weights, steps, weight
+    decay and eps grow with what theory expects. Exits with 0 if all rows pass, with 1 if any fails
+    or needs more seeds.
+
+    Example: jaxmup coord-check my_project.model:make_model --data my_project.model:make_batch
+    """
+    from jaxmup.coord_check import coord_check, write_record
+    from jaxmup.plots import coord_check_figure, png
+
+    make_model = function(model, "MODULE:FUNCTION")
+    functions: dict[str, Any] = {
+        name: None if reference is None else function(reference, f"--{name}")
+        for name, reference in (("loss", loss), ("apply", apply))
+    }
+    numbers = _sizes(sizes)
+    _require_writable(out)
+    with bad_input(ValueError, TypeError):
+        make_optimizer = _optimizer(optimizer, learning_rate, weight_decay)
+        rule = _rule(parametrization, family or _family(optimizer), gauge, depth_alpha)
+        batches = _data(data)
+        check = coord_check(
+            make_model,
+            numbers,
+            batches,
+            make_optimizer,
+            parametrization=rule,
+            over=over,
+            seeds=seeds,
+            steps=steps,
+            **functions,
+        )
+    with bad_input(OSError):
+        write_record(check, out / "coord_check.jsonl")
+        (out / "coord_check.png").write_bytes(png(coord_check_figure(check)))
+    _show(check, every, out)
+    if check.outcome != "pass":
+        raise typer.Exit(1)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise BadInputError(
+            f"`--widths` must be integers with commas between. Got {text!r}. Try 64,128,256."
+        ) from error
+
+
+def _require_writable(folder: Path) -> None:
+    """Refuses a folder that cannot be written to before anything is trained."""
+    with bad_input(OSError, prefix="`--out` must be a folder that can be written to. "):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+
+
+def _data(reference: str) -> Any:
+    make = function(reference, "--data")
+    try:
+        return make()
+    except Exception as error:  # whatever the user's function raises
+        raise failed("The data could not be made", error) from error
+
+
+def _family(optimizer: str) -> str:
+    return "adam" if ":" in optimizer else optimizer
+
+
+def _optimizer(name: str, learning_rate: float, weight_decay: float | None) -> Any:
+    import jaxmup
+
+    if ":" in name:
+        return function(name, "--optimizer")
+    if name not in ("adam", "adamw", "amsgrad", "sgd"):
+        raise BadInputError(
+            f"`--optimizer` must be adam, adamw, amsgrad, sgd, or MODULE:FUNCTION. Got {name!r}."
+        )
+    make = getattr(jaxmup.optim, name)
+    options = {} if weight_decay is None else {"weight_decay": weight_decay}
+    return lambda scalings: make(learning_rate, scalings, **options)
+
+
+def _rule(
+    name: str, family: str, gauge: str | None, depth_alpha: float | None
+) -> "Parametrization | None":
+    import jaxmup
+
+    if (name, family, gauge, depth_alpha) == ("mup", "adam", None, None):
+        return None  # the check takes the gauge that fits the model
+    names = cast(Any, (name, family))  # `parametrization` checks them
+    return jaxmup.parametrization(*names, gauge=cast(Any, gauge), depth_alpha=depth_alpha)
+
+
+def _show(check: "CoordCheck", every: bool, out: Path) -> None:
+    console = Console(highlight=False)
+    rows = [one for one in check.verdicts if every or one.outcome != "pass"]
+    console.print(
+        f"Coordinate check over {check.over} {', '.join(map(str, check.sizes))}, "
+        f"{len(check.seeds)} seeds, {check.steps} steps, {check.parametrization}"
+    )
+    if rows:
+        console.print("", _table(rows), sep="\n")
+    passed = len(check.of("pass"))
+    verdict = Text(f"\n{check.outcome}", _COLORS[check.outcome])
+    console.print(verdict.append(f": {passed} of {len(check.verdicts)} rows pass", ""))
+    console.print(f"Written: {out / 'coord_check.jsonl'}, {out / 'coord_check.png'}", style="dim")
+
+
+def _table(rows: "list[Verdict]") -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for title in ("quantity", "of", "step", "slope", "expected", "verdict"):
+        table.add_column(title, justify="right" if title in ("step", "slope") else "left")
+    for one in rows:
+        slope = one.slope and f"{one.slope.value:+.2f} ± {one.slope.half_width:.2f}"
+        cells = [one.quantity, one.title, str(one.step), slope or "none", str(one.expected)]
+        table.add_row(*cells, Text(one.outcome, _COLORS[one.outcome]))
+    return table

@@ -1,0 +1,132 @@
+"""The coordinate check as an assertion, with its control."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from jaxmup._rules import Parametrization
+from jaxmup._rules import parametrization as named_parametrization
+from jaxmup.coord_check._check import CoordCheck, Optimizer, coord_check
+from jaxmup.coord_check._verdict import Outcome, Verdict
+
+
+def assert_coord_check(
+    make_model: Callable[..., Any],
+    sizes: Sequence[int],
+    data: Any,
+    optimizer: Optimizer,
+    *,
+    control: bool = True,
+    parametrization: Parametrization | None = None,
+    **options: Any,
+) -> CoordCheck:
+    """Asserts that `coord_check` passes, and that under the standard parametrization it fails.
+
+    A check that passes whatever the parametrization says nothing, so the control is run with it: a
+    learning rate that is too small to see, say, is found by it.
+
+    Args:
+      make_model: as for `coord_check`. For the control, a model of jaxmup layers must have a
+        parameter `parametrization`.
+      sizes: as for `coord_check`.
+      data: as for `coord_check`; for the control, what can be iterated again.
+      optimizer: as for `coord_check`.
+      control: whether to run the control too.
+      parametrization: as for `coord_check`.
+      **options: the other arguments of `coord_check`.
+
+    Returns:
+      The check that passed.
+
+    Raises:
+      AssertionError: if a row fails or needs more seeds, naming it, or the control passes.
+      ValueError: if the control cannot tell the model its parametrization.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxmup
+      >>> from flax import nnx
+      >>> def make_model(width, rngs):
+      ...     return nnx.Sequential(
+      ...         nnx.Linear(4, width, rngs=rngs), nnx.relu, nnx.Linear(width, 2, rngs=rngs)
+      ...     )
+      >>> data = jax.random.normal(jax.random.key(0), (32, 4)), jnp.arange(32) % 2
+      >>> adam = lambda scalings: jaxmup.optim.adam(2**-6, scalings)
+      >>> check = assert_coord_check(make_model, (32, 64, 128, 256), data, adam)
+      >>> check.outcome
+      'pass'
+    """
+    data = data if isinstance(data, tuple) else list(data)
+    arguments = (make_model, sizes, data, optimizer)
+    check = coord_check(*arguments, parametrization=parametrization, **options)
+    if check.outcome != "pass":
+        raise AssertionError(failure_message(check))
+    if control:
+        other = coord_check(*arguments, parametrization=standard(check), **options)
+        if other.outcome != "fail":
+            raise AssertionError(
+                "The coordinate check passes, but says nothing: under the standard parametrization "
+                f"its outcome is {other.outcome!r} too. Take a larger learning rate, more steps or "
+                f"larger {check.over}s. The control ran under {other.parametrization}."
+            )
+    return check
+
+
+def standard(check: CoordCheck) -> Parametrization:
+    """The standard parametrization for the optimizer of a check.
+
+    Raises:
+      ValueError: if the model of the check would not follow it.
+    """
+    if not check.follows_rule:
+        raise ValueError(
+            "The control runs the model under the standard parametrization, so `make_model` must "
+            "take one. Its jaxmup layers have their own. Give it a parameter `parametrization` and "
+            "pass that on to them, or leave the control out with `control=False`."
+        )
+    return named_parametrization("standard", check.family)  # type: ignore[arg-type]
+
+
+def failure_message(check: CoordCheck, most: int = 12) -> str:
+    """What is wrong, the worst row first.
+
+    Args:
+      check: one that has not passed.
+      most: rows to list of each outcome.
+    """
+    parts = [
+        f"The coordinate check over {check.over} {check.sizes} under {check.parametrization}: "
+        f"{check.outcome}. {len(check.of('pass'))} of {len(check.verdicts)} rows pass."
+    ]
+    remedies: dict[Outcome, str] = {
+        "fail": "does not grow as expected",
+        "not enough seeds": "is too noisy to tell; use more seeds, or more or larger sizes",
+    }
+    for outcome, what in remedies.items():
+        rows = sorted(check.of(outcome), key=_distance, reverse=True)
+        if rows:
+            number = f"{len(rows)} row" + ("s" if len(rows) > 1 else "")
+            shown = [
+                *_lines(rows[:most]),
+                *([f"  ... and {len(rows) - most} more"] * (len(rows) > most)),
+            ]
+            parts.append("\n".join([f"{number}: {what}", *shown]))
+    return "\n\n".join(parts)
+
+
+def _distance(one: Verdict) -> float:
+    """How far the slope is from what is expected; a value that has no slope is furthest."""
+    if one.slope is None:
+        return float("inf")
+    return max(one.slope.value - one.expected.high, one.expected.low - one.slope.value)
+
+
+def _lines(verdicts: Sequence[Verdict]) -> Iterable[str]:
+    width = max(len(f"{one.quantity} of {one.title}") for one in verdicts)
+    for one in verdicts:
+        name = f"{one.quantity} of {one.title}"
+        slope = (
+            "zero or not finite at some sizes"
+            if one.slope is None
+            else f"slope {one.slope.value:+.2f} ± {one.slope.half_width:.2f}"
+        )
+        values = ", ".join(f"{value:.2g}" for value in one.values)
+        yield f"  {name:<{width}}  {slope}, expected {one.expected}  (step {one.step}: {values})"

@@ -1,0 +1,312 @@
+"""The coordinate check of a model."""
+
+import dataclasses
+import inspect
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxmup._rules import Parametrization
+from jaxmup._tree import listed
+from jaxmup.coord_check._expected import FLAT, Expected, Theory
+from jaxmup.coord_check._measure import Measured, Training, measure
+from jaxmup.coord_check._subject import Family, Subject
+from jaxmup.coord_check._verdict import TOLERANCE, Outcome, Verdict, overall, verdict
+
+Over = Literal["width", "depth"]
+Optimizer = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
+
+# Judged as they start; what is learned is judged at the last step.
+JUDGED_FIRST = ("activation", "logits", "weight")
+
+
+@dataclasses.dataclass(frozen=True)
+class CoordCheck:
+    """What a coordinate check has found.
+
+    Args:
+      over: what grows.
+      sizes: of the models.
+      seeds: of the runs.
+      steps: of each run.
+      parametrization: under which they ran, as text.
+      family: of the optimizer.
+      follows_rule: whether the models would follow another parametrization; those of jaxmup layers
+        only do if `make_model` takes one.
+      verdicts: one for each quantity of each module and parameter that is not zero everywhere.
+      rows: everything that was measured, one row for each quantity, name, layer, size, seed and
+        step, as plain dicts.
+    """
+
+    over: Over
+    sizes: tuple[int, ...]
+    seeds: tuple[int, ...]
+    steps: int
+    parametrization: str
+    family: str
+    follows_rule: bool
+    verdicts: tuple[Verdict, ...]
+    rows: tuple[Mapping[str, Any], ...]
+
+    @property
+    def outcome(self) -> Outcome:
+        """`pass` if every row passes; `fail` if any fails."""
+        return overall(self.verdicts)
+
+    def of(self, outcome: Outcome) -> tuple[Verdict, ...]:
+        """The verdicts with this outcome."""
+        return tuple(one for one in self.verdicts if one.outcome == outcome)
+
+
+def coord_check(
+    make_model: Callable[..., Any],
+    sizes: Sequence[int],
+    data: Any,
+    optimizer: Optimizer,
+    *,
+    parametrization: Parametrization | None = None,
+    loss: Callable[[Any, Any], Any] | None = None,
+    apply: Callable[[Any, Any], Any] | None = None,
+    rules: Mapping[Any, Any] | None = None,
+    over: Over = "width",
+    seeds: int | Sequence[int] = 4,
+    steps: int = 4,
+    tolerance: float = TOLERANCE,
+    confidence: float = 0.95,
+) -> CoordCheck:
+    r"""Trains a model of several widths for a few steps: does everything grow as muP says?
+
+    Recorded are, for every call of a module, its output and how it has changed on one fixed batch
+    since initialization; the logits of attention; and for every parameter the effective weight W,
+    its change since initialization, the gradient before and after `scale_gradients`, one step of
+    the optimizer, what weight decay takes off, and what the gradient is beside the optimizer's eps.
+    Of each the slope of log RMS over log width is compared with the exponent that theory expects.
+
+    A row passes if the confidence interval of its slope is within `tolerance` of what is expected
+    and excludes exponents that are off by 1/2. Its interval is that of the mean over seeds. Some
+    exponents are open: what is read out of features falls as :math:`n^{-1/2}` at initialization,
+    since random signs add up, and not at all once it has learned.
+
+    Args:
+      make_model: makes a model of a size, as for `jaxmup.infer`: an NNX module, a Linen module or a
+        tree of arrays. If it has a parameter `rngs` or `key` it is given one, if it has a parameter
+        `parametrization`, that. A model of jaxmup layers is taken as it is; any other gets the
+        initial values of `jaxmup.rescale`, with the smallest size as base.
+      sizes: widths, or numbers of layers, at least two different ones.
+      data: one batch `(inputs, targets)`, for every step; or an iterable of one batch a step, of
+        which the first is what outputs are compared on.
+      optimizer: an optax transform, or what makes one for each size from its scalings, such as
+        `lambda scalings: jaxmup.optim.adam(2**-7, scalings)`; if it has a parameter `specs` it is
+        given those too. A large learning rate shows more.
+      parametrization: the rule under check; `None` for muP with Adam.
+      loss: of outputs and targets; `None` for the mean squared error, or for integer targets the
+        cross-entropy.
+      apply: calls an NNX model or a tree of arrays with the inputs; `None` to call the model. Tag
+        the values inside a plain function with `tag`.
+      rules: as for `jaxmup.infer`.
+      over: what the sizes are.
+      seeds: how many, or which; each draws other initial values. The data are the same.
+      steps: of the optimizer, at least 2. Outputs are those that a step's gradient was taken at.
+      tolerance: what a finite size may do to an exponent; dimensionless.
+      confidence: of the intervals, below 1.
+
+    Raises:
+      TypeError: if `make_model` returns no model, or an argument is of another type.
+      ValueError: if there are fewer than two sizes, `make_model` fails or ignores the size, the
+        data run out or are not finite, or a number is out of range.
+
+    Example:
+      >>> import jaxmup
+      >>> from flax import nnx
+      >>> def make_model(width, rngs):
+      ...     return nnx.Sequential(
+      ...         nnx.Linear(4, width, rngs=rngs), nnx.relu, nnx.Linear(width, 2, rngs=rngs)
+      ...     )
+      >>> data = jax.random.normal(jax.random.key(0), (32, 4)), jnp.arange(32) % 2
+      >>> adam = lambda scalings: jaxmup.optim.adam(2**-6, scalings)
+      >>> coord_check(make_model, (32, 64, 128, 256), data, adam).outcome
+      'pass'
+
+    References:
+      Yang et al., "Tensor Programs V", arXiv:2203.03466, Appendix D.1.
+      Dey et al., "Don't be lazy: CompleteP enables compute-efficient deep transformers",
+      arXiv:2505.01618, Figure 7 (depth).
+    """
+    _require_numbers(sizes, steps, tolerance, confidence)
+    seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if not seeds:
+        raise ValueError("`seeds` must hold at least one. Got none. Four are a good start.")
+    batches, repeated = _batches(data, steps)
+    probe = batches if repeated else jax.tree.map(lambda leaf: leaf[0], batches)
+    family = Family(make_model, tuple(sizes), probe[0], parametrization, apply, rules)
+    subjects = family.subjects()
+    runs = []
+    for subject in subjects:
+        training = Training(
+            _transform(optimizer, subject), loss or default_loss, steps, seeds, repeated
+        )
+        measured, _ = measure(subject, training, batches)
+        runs.append(jax.device_get(measured))
+    theory = Theory(
+        tuple(map(float, sizes)),
+        tuple(subject.spec_of for subject in subjects),
+        tuple(subject.scaling_of for subject in subjects),
+        subjects[0].rule,
+    )
+    return CoordCheck(
+        over=over,
+        sizes=tuple(sizes),
+        seeds=seeds,
+        steps=steps,
+        parametrization=str(subjects[0].rule),
+        family=subjects[0].rule.family,
+        follows_rule=family.takes_rule or not subjects[0].declares,
+        verdicts=tuple(_verdicts(theory, runs, tolerance, confidence)),
+        rows=tuple(_rows(sizes, seeds, runs)),
+    )
+
+
+def _transform(optimizer: Optimizer, subject: Subject) -> optax.GradientTransformation:
+    """The optimizer of one model."""
+    if isinstance(optimizer, optax.GradientTransformation):
+        return optimizer
+    if "specs" in inspect.signature(optimizer).parameters:
+        return optimizer(subject.scalings, specs=subject.specs)  # type: ignore[call-arg]
+    return optimizer(subject.scalings)
+
+
+def default_loss(outputs: Any, targets: Any) -> Any:
+    """Cross-entropy for integer targets, in nats, else the mean squared error."""
+    if jnp.issubdtype(targets.dtype, jnp.integer):
+        return optax.softmax_cross_entropy_with_integer_labels(outputs, targets).mean()
+    return jnp.mean(jnp.square(outputs - targets))
+
+
+def _verdicts(
+    theory: Theory, runs: Sequence[Sequence[Measured]], tolerance: float, confidence: float
+) -> Iterable[Verdict]:
+    by_key = [{(one.quantity, one.name): one for one in run} for run in runs]
+    zero = {
+        name
+        for quantity, name in by_key[0]
+        if quantity == "weight" and not by_key[0][quantity, name].rms[:, 0].any()
+    }
+    decays = any(one.quantity == "decay" and one.rms.any() for run in runs for one in run)
+    for quantity, name in by_key[0]:
+        if not all((quantity, name) in run for run in by_key):
+            continue
+        of_sizes = [run[quantity, name] for run in by_key]
+        step = 0 if quantity in JUDGED_FIRST else of_sizes[0].rms.shape[1] - 1
+        expected = _expected(theory, of_sizes, decays, name in zero)
+        for layer, values in _of_layers(of_sizes, step):
+            if not values.any():
+                continue
+            slope, outcome = verdict(theory.sizes, values, expected, tolerance, confidence)
+            means = tuple(map(float, values.mean(1)))
+            yield Verdict(of_sizes[0].quantity, name, layer, step, slope, expected, outcome, means)
+
+
+def _expected(
+    theory: Theory, of_sizes: Sequence[Measured], decays: bool, starts_at_zero: bool
+) -> Expected:
+    quantity, name = of_sizes[0].quantity, of_sizes[0].name
+    if quantity == "activation_change":
+        return FLAT
+    if quantity in ("activation", "logits"):
+        return theory.of_output(of_sizes)
+    if quantity == "logits_change":  # a few steps may not have aligned queries and keys
+        return Expected.between(theory.of_output(of_sizes).low, 0.0)
+    return theory.of_parameter(quantity, name, decays, starts_at_zero)
+
+
+def _of_layers(of_sizes: Sequence[Measured], step: int) -> Iterable[tuple[int | None, np.ndarray]]:
+    """The values of shape `(sizes, seeds)` of each layer that the models of all sizes have."""
+    if not of_sizes[0].layered:
+        yield None, np.stack([one.rms[:, step] for one in of_sizes]).astype(float)
+        return
+    for layer in range(min(one.rms.shape[2] for one in of_sizes)):
+        yield layer, np.stack([one.rms[:, step, layer] for one in of_sizes]).astype(float)
+
+
+def _rows(
+    sizes: Sequence[int], seeds: Sequence[int], runs: Sequence[Sequence[Measured]]
+) -> Iterable[dict[str, Any]]:
+    """Everything that was measured, as plain dicts; a number that is not finite is `None`."""
+    for size, run in zip(sizes, runs, strict=True):
+        for one in run:
+            for index in np.ndindex(one.rms.shape):
+                seed, step, *layer = index
+                if one.quantity == "eps" and step != one.rms.shape[1] - 1:
+                    continue
+                yield {
+                    "quantity": one.quantity,
+                    "name": one.name,
+                    "layer": layer[0] if layer else None,
+                    "size": size,
+                    "seed": seeds[seed],
+                    "step": step,
+                    "rms": _number(one.rms[index]),
+                    "mean_abs": None if one.mean_abs is None else _number(one.mean_abs[index]),
+                }
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _require_numbers(sizes: Sequence[int], steps: int, tolerance: float, confidence: float) -> None:
+    if len(set(sizes)) < 2 or len(set(sizes)) < len(sizes) or min(sizes) < 1:
+        raise ValueError(
+            "`sizes` must be at least two different positive integers: one has no slope. Got "
+            f"{tuple(sizes)}. Try (64, 128, 256, 512)."
+        )
+    if steps < 2:
+        raise ValueError(
+            f"`steps` must be at least 2: nothing has changed at the first. Got {steps}."
+        )
+    if not 0 <= tolerance < 0.5:
+        raise ValueError(f"`tolerance` must be from 0 to below 0.5. Got {tolerance}.")
+    if not 0 < confidence < 1:
+        raise ValueError(f"`confidence` must be between 0 and 1. Got {confidence}.")
+
+
+def _batches(data: Any, steps: int) -> tuple[Any, bool]:
+    """The batch of every step, or those of all steps stacked, and which of the two."""
+    if isinstance(data, tuple):
+        _require_batch(data, 0)
+        return jax.tree.map(jnp.asarray, data), True
+    if not isinstance(data, Iterable):
+        raise TypeError(
+            "`data` must be a batch `(inputs, targets)` or an iterable of such batches. Got "
+            f"{type(data).__name__}."
+        )
+    batches = list(itertools.islice(data, steps))
+    if len(batches) < steps:
+        raise ValueError(
+            f"`data` must hold a batch for each of the {steps} steps. It ran out after "
+            f"{len(batches)}. Pass one batch as a tuple to train on it at every step."
+        )
+    for i, batch in enumerate(batches):
+        _require_batch(batch, i)
+    shapes = [jax.tree.map(np.shape, batch) for batch in batches]
+    if any(shape != shapes[0] for shape in shapes):
+        raise ValueError(f"All batches must have one shape. Got {listed(map(str, shapes))}")
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches), False
+
+
+def _require_batch(batch: Any, step: int) -> None:
+    if not (isinstance(batch, tuple) and len(batch) == 2):
+        raise TypeError(f"A batch must be a tuple `(inputs, targets)`. Got {type(batch).__name__}.")
+    for leaf in jax.tree.leaves(batch):
+        values = np.asarray(leaf)
+        if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+            raise ValueError(
+                f"The data must be finite. Batch {step} has {np.sum(~np.isfinite(values))} entries "
+                f"that are not, in an array of shape {values.shape}."
+            )

@@ -1,0 +1,168 @@
+"""The exponents that muP gives every quantity, from the roles of the parameters.
+
+They are muP's own, whatever the parametrization under check: features and their changes keep their
+size, and everything else follows from that.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxmup._families import FAMILIES
+from jaxmup._physics import MUP
+from jaxmup._power import GAIN, ONE, Power
+from jaxmup._rules import Parametrization
+from jaxmup._scaling import Scaling
+from jaxmup._spec import ParamSpec
+from jaxmup.coord_check._measure import Measured, owner
+from jaxmup.coord_check._slopes import log_slope
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """The exponents from `low` to `high`, which are one where theory leaves nothing open."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def exactly(cls, exponent: float) -> "Expected":
+        """One exponent."""
+        return cls(exponent, exponent)
+
+    @classmethod
+    def between(cls, one: float, other: float) -> "Expected":
+        """All exponents between two, in any order."""
+        return cls(min(one, other), max(one, other))
+
+    def __str__(self) -> str:
+        ends = [f"{round(end, 2) + 0.0:+g}" for end in (self.low, self.high)]
+        return " to ".join(dict.fromkeys("0" if end == "+0" else end for end in ends))
+
+
+FLAT = Expected.exactly(0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Theory:
+    """What is expected of the models of all sizes.
+
+    Args:
+      sizes: widths or depths.
+      specs: of the model of each size, by name.
+      scalings: what the parametrization under check makes of them.
+      rule: the parametrization under check, of which the optimizer's family and the exponent of
+        depth are used.
+    """
+
+    sizes: tuple[float, ...]
+    specs: tuple[Mapping[str, ParamSpec], ...]
+    scalings: tuple[Mapping[str, Scaling], ...]
+    rule: Parametrization
+
+    def of_output(self, of_sizes: Sequence[Measured]) -> Expected:
+        """The exponent of a module's output at initialization.
+
+        One whose shape does not grow is read out of features: it sums over them with random signs
+        until it has learned, which makes it fall as `width^-1/2`.
+        """
+        shapes = {one.shape for one in of_sizes}
+        name = owner(of_sizes[0].name)
+        if len(shapes) > 1 and not of_sizes[0].quantity.startswith("logits"):
+            return FLAT
+        kernels = [f"{name}/kernel", f"{name.removesuffix('/logits')}/query/kernel"]
+        if kernels[0] in self.specs[0] and self.specs[0][kernels[0]].role == "output":
+            return Expected.exactly(-self._growth(kernels[0], lambda spec: spec.r_in) / 2)
+        if of_sizes[0].quantity.startswith("logits") and kernels[1] in self.specs[0]:
+            return Expected.exactly(-self._growth(kernels[1], lambda s: s.axes[-1].ratio) / 2)
+        growths = [self._growth(name, lambda spec: spec.r_in) for name in self.common]
+        return Expected.between(-max(growths) / 2, 0.0)
+
+    @property
+    def common(self) -> list[str]:
+        """The parameters that the models of all sizes have."""
+        return [name for name in self.specs[0] if all(name in one for one in self.specs)]
+
+    def of_parameter(
+        self, quantity: str, name: str, decays: bool, starts_at_zero: bool
+    ) -> Expected:
+        """The exponent of a quantity of a parameter."""
+        weight, step = self._of(name, MUP.weight * GAIN), self._step(name)
+        match quantity:
+            case "weight":
+                return Expected.exactly(weight)
+            case "weight_change" if decays:  # the decay of the initial values is part of it
+                return Expected.between(step.low, max(step.high, weight))
+            case "weight_change" | "update":
+                return step
+            case "gradient" | "scaled_gradient":
+                return self._gradient(name, quantity)
+            case "update_ratio" if starts_at_zero:
+                return FLAT
+            case "update_ratio":
+                return Expected(step.low - weight, step.high - weight)
+            case "decay_ratio" if starts_at_zero:
+                return Expected.exactly(self._decay(name))
+            case "decay_ratio":
+                d = weight + self._decay(name)
+                return Expected(d - step.high, d - step.low)
+            case "decay":
+                return Expected.exactly(self._decay(name))
+            case _:  # eps: gradients may still have to find their alignment, see `_gradient`
+                return Expected(-self._open, 0.0)
+
+    def _of(self, name: str, power: Power) -> float:
+        return self._growth(
+            name, lambda s: power.at(s.r_in, s.r_out, depth=s.depth, gain=s.forward_gain)
+        )
+
+    def _growth(self, name: str, value: Any) -> float:
+        return log_slope(self.sizes, [value(specs[name]) for specs in self.specs])
+
+    def _depth(self) -> Any:
+        return MUP.in_depth(self.rule.depth_alpha or 0.0) if self._knows_depth else MUP
+
+    @property
+    def _knows_depth(self) -> bool:
+        return bool(self.rule.depth_alpha)
+
+    def _step(self, name: str) -> Expected:
+        """A step moves every entry as muP says.
+
+        The step of an orthogonalizing optimizer has other parts than the one that acts on
+        activations: up to as many as the matrix has rows or columns. The step of SGD is as large as
+        its gradient.
+        """
+        step = self._of(name, self._depth().step * GAIN)
+        spec = self.specs[0][name]
+        family = FAMILIES.get(self.rule.family)
+        if family is None:
+            return Expected.exactly(step)
+        family = family.at(spec.role)
+        if family.unit != ONE:
+            return Expected.between(
+                step, step + self._growth(name, lambda s: min(s.r_in, s.r_out)) / 2
+            )
+        return Expected(step - self._open * family.gradient_degree, step)
+
+    def _decay(self, name: str) -> float:
+        return self._of(name, self._depth().decay)
+
+    def _gradient(self, name: str, quantity: str) -> Expected:
+        gradient = self._of(name, self._depth().gradient / GAIN)
+        of_name = [scalings[name] for scalings in self.scalings]
+        gradient += log_slope(self.sizes, [scaling.multiplier for scaling in of_name])
+        if quantity == "scaled_gradient":
+            gradient += log_slope(self.sizes, [scaling.grad for scaling in of_name])
+        return Expected(gradient - self._open, gradient)
+
+    @property
+    def _open(self) -> float:
+        """By how much gradients may fall faster in the first steps than later.
+
+        Queries and keys learn from attention logits, which are sums of random signs until features
+        have aligned; and every gradient has the outputs' error as a factor, to which sums of random
+        signs at initialization contribute.
+        """
+        growths = [self._growth(name, lambda s: max(s.r_in, s.r_out)) for name in self.common]
+        return max(growths) / 2

@@ -1,0 +1,50 @@
+"""Modules whose outputs are tagged with their paths, by the means of their framework.
+
+Neither the user's model nor any class is changed: an NNX model is a copy already when it comes
+here, and Linen intercepts calls itself.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from flax import linen as nn
+from flax import nnx
+
+from jaxmup.coord_check._tags import scope, tag
+
+
+def tag_nnx(model: nnx.Module) -> nnx.Module:
+    """`model`, a copy that nobody else holds, with every call of a module in it tagged."""
+    for path, module in list(nnx.iter_modules(model)):
+        if callable(module):
+            name = "/".join(map(str, path))
+            object.__setattr__(module, "__class__", _tagged(type(module), name))
+    return model
+
+
+@functools.cache  # JAX keeps every class that it has seen
+def _tagged(cls: Any, name: str) -> Any:
+    """A class like `cls` whose calls return tagged outputs."""
+
+    @functools.wraps(cls.__call__)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with scope(name):
+            return tag(name, cls.__call__(self, *args, **kwargs))
+
+    return type(cls)(cls.__name__, (cls,), {"__call__": call, "__module__": cls.__module__})
+
+
+def tagging_linen() -> Any:
+    """A context in which every call of a Linen module returns tagged outputs."""
+
+    def interceptor(
+        call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
+    ) -> Any:
+        if context.method_name not in ("__call__", "attend"):
+            return call(*args, **kwargs)
+        name = "/".join(context.module.path)
+        with scope(name):
+            return tag(name, call(*args, **kwargs))
+
+    return nn.intercept_methods(interceptor)

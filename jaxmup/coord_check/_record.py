@@ -1,0 +1,92 @@
+"""What a coordinate check has found as JSON lines."""
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from jaxmup._files import write_atomically
+from jaxmup.coord_check._check import CoordCheck
+from jaxmup.coord_check._expected import Expected
+from jaxmup.coord_check._slopes import Slope
+from jaxmup.coord_check._verdict import Verdict
+
+FORMAT = "jaxmup.coord_check"
+VERSION = 1
+_PACKAGES = ("jaxmup", "jax", "jaxlib", "flax", "optax", "numpy")
+
+
+def to_lines(check: CoordCheck) -> list[dict[str, Any]]:
+    """A check as plain dicts: first what was run, then every verdict, then every measurement."""
+    run = {
+        field.name: getattr(check, field.name)
+        for field in dataclasses.fields(check)
+        if field.name not in ("verdicts", "rows")
+    }
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    versions["python"] = platform.python_version()
+    first = {"format": FORMAT, "version": VERSION, **run, "versions": versions}
+    verdicts = [{"kind": "verdict", **_verdict_line(one)} for one in check.verdicts]
+    return [first, *verdicts, *({"kind": "measurement", **row} for row in check.rows)]
+
+
+def write_record(check: CoordCheck, path: str | os.PathLike[str]) -> None:
+    """Writes `to_lines(check)` to `path`, one JSON object a line, all or nothing.
+
+    Raises:
+      OSError: if it cannot be written; what was at `path` is then as it was.
+    """
+    lines = [json.dumps(line, allow_nan=False) for line in to_lines(check)]
+    write_atomically(path, ("\n".join(lines) + "\n").encode())
+
+
+def read_record(path: str | os.PathLike[str]) -> CoordCheck:
+    """Reads what `write_record` wrote.
+
+    Raises:
+      ValueError: if the file is no record of this version.
+    """
+    text = Path(path).read_text()
+    try:
+        first, *lines = map(json.loads, text.splitlines())
+    except ValueError:
+        first, lines = {}, []
+    found = (first.get("format"), first.get("version")) if isinstance(first, dict) else None
+    if found != (FORMAT, VERSION):
+        raise ValueError(
+            f"A record must be of format {FORMAT!r}, version {VERSION}. Got {found} in {path}. "
+            "Write it with `jaxmup.coord_check.write_record`."
+        )
+    run: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in first.items()
+        if name not in ("format", "version", "versions")
+    }
+    of_kind: dict[str, list[dict[str, Any]]] = {"verdict": [], "measurement": []}
+    for line in lines:
+        of_kind[line.pop("kind")].append(line)
+    verdicts = tuple(map(_verdict, of_kind["verdict"]))
+    return CoordCheck(**run, verdicts=verdicts, rows=tuple(of_kind["measurement"]))
+
+
+def _verdict_line(one: Verdict) -> dict[str, Any]:
+    """A verdict as JSON types; what is not finite is `None`."""
+    line = dataclasses.asdict(one)
+    line["values"] = [value if math.isfinite(value) else None for value in one.values]
+    if one.slope is not None and math.isinf(one.slope.half_width):
+        line["slope"]["half_width"] = None
+    return line
+
+
+def _verdict(line: dict[str, Any]) -> Verdict:
+    slope = line["slope"]
+    if slope is not None:
+        half_width = math.inf if slope["half_width"] is None else slope["half_width"]
+        slope = Slope(slope["value"], half_width)
+    values = tuple(math.nan if value is None else value for value in line["values"])
+    parts = {"slope": slope, "expected": Expected(**line["expected"]), "values": values}
+    return Verdict(**line | parts)

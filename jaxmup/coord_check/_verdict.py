@@ -1,0 +1,98 @@
+"""Does a quantity grow as it should? The slope over sizes against what theory expects."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from jaxmup.coord_check._expected import Expected
+from jaxmup.coord_check._measure import Quantity
+from jaxmup.coord_check._slopes import Slope, fit
+
+Outcome = Literal["pass", "fail", "not enough seeds"]
+
+TOLERANCE = 0.15
+LEAST_MISTAKE = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """The verdict on one quantity of one module or parameter.
+
+    Args:
+      quantity: what was measured.
+      name: of the module or parameter.
+      layer: of a scanned stack; `None` elsewhere.
+      step: of the training run.
+      slope: its exponent over sizes; `None` where a value is zero or not finite.
+      expected: the exponents that theory expects.
+      outcome: `pass`, `fail` or `not enough seeds`.
+      values: mean over seeds, one for each size.
+    """
+
+    quantity: Quantity
+    name: str
+    layer: int | None
+    step: int
+    slope: Slope | None
+    expected: Expected
+    outcome: Outcome
+    values: tuple[float, ...]
+
+    @property
+    def title(self) -> str:
+        """The name, with the layer of a stack."""
+        return self.name if self.layer is None else f"{self.name} (layer {self.layer})"
+
+
+def judge(slope: Slope, expected: Expected, tolerance: float = TOLERANCE) -> Outcome:
+    """The verdict on a slope.
+
+    - `fail`: the whole interval is further than `tolerance` from every expected exponent.
+    - `pass`: it is not, and the interval excludes exponents that are off by 1/2, the least that a
+      wrong power of the width can do.
+    - `not enough seeds`: it is so wide that it excludes neither.
+
+    Args:
+      slope: with its interval.
+      expected: what theory expects.
+      tolerance: what a finite size may do to an exponent; dimensionless.
+
+    Example:
+      >>> flat = Expected.exactly(0.0)
+      >>> judge(Slope(0.05, 0.1), flat), judge(Slope(0.5, 0.1), flat), judge(Slope(0.3, 0.4), flat)
+      ('pass', 'fail', 'not enough seeds')
+    """
+    if slope.low > expected.high + tolerance or slope.high < expected.low - tolerance:
+        return "fail"
+    excluded = (
+        expected.low - LEAST_MISTAKE < slope.low and slope.high < expected.high + LEAST_MISTAKE
+    )
+    return "pass" if excluded else "not enough seeds"
+
+
+def verdict(
+    sizes: Sequence[float],
+    values: np.ndarray,
+    expected: Expected,
+    tolerance: float,
+    confidence: float,
+) -> tuple[Slope | None, Outcome]:
+    """The slope of values of shape `(sizes, seeds)` and the verdict on it.
+
+    What is zero or not finite at some sizes has no slope, and is as it should be nowhere.
+    """
+    if not (np.isfinite(values).all() and (values > 0).all()):
+        return None, "fail"
+    slope = fit(sizes, values, confidence)
+    return slope, judge(slope, expected, tolerance)
+
+
+def overall(verdicts: Iterable[Verdict]) -> Outcome:
+    """`fail` if anything fails, else `not enough seeds` if anything is open, else `pass`."""
+    outcomes = {one.outcome for one in verdicts}
+    for outcome in ("fail", "not enough seeds"):
+        if outcome in outcomes:
+            return outcome
+    return "pass"

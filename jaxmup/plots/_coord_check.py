@@ -1,0 +1,128 @@
+"""The figure of a coordinate check."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from jaxmup.coord_check import QUANTITIES, CoordCheck, Outcome, Quantity, Verdict
+from jaxmup.plots._style import INK, MUTED, new_figure, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_TITLES: dict[Quantity, str] = {
+    "activation": "outputs at initialization",
+    "activation_change": "change of outputs",
+    "logits": "attention logits at initialization",
+    "logits_change": "change of attention logits",
+    "weight": "weights at initialization",
+    "weight_change": "change of weights",
+    "gradient": "gradients",
+    "scaled_gradient": "gradients after scale_gradients",
+    "update": "one step",
+    "update_ratio": "one step over the weight",
+    "decay": "weight decay over the weight",
+    "decay_ratio": "weight decay over the step",
+    "eps": "gradient over eps",
+}
+_COLORS: dict[Outcome, str] = {"pass": "#2f8f5b", "not enough seeds": "#c58b00", "fail": "#cf2e2e"}
+_COLUMNS = 4
+
+
+def coord_check_figure(check: CoordCheck, quantities: Sequence[Quantity] = QUANTITIES) -> "Figure":
+    """RMS against width (or depth): a panel per quantity, a line per module or parameter.
+
+    Each line is relative to its value at the smallest size, so that it starts at 1 whatever its
+    unit, and has the color of its verdict. Dashed: the exponents that theory expects, each once.
+    The figure belongs to no window and to no `pyplot`; save it with `figure.savefig(path)`.
+
+    Args:
+      check: of `jaxmup.coord_check.coord_check`.
+      quantities: which to show, in this order; those without a verdict are left out.
+
+    Raises:
+      ModuleNotFoundError: if matplotlib is not installed.
+    """
+    shown: list[Quantity] = [
+        name for name in quantities if any(v.quantity == name for v in check.verdicts)
+    ]
+    columns = min(_COLUMNS, len(shown))
+    rows = math.ceil(len(shown) / columns)
+    figure = new_figure(0.4 + 3.1 * columns, 1.1 + 2.5 * rows)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+    for axis, quantity in zip(axes, shown, strict=False):
+        _panel(axis, check, quantity)
+    for axis in axes[len(shown) :]:
+        axis.set_visible(False)
+    figure.suptitle(_headline(check), x=0.01, ha="left", color=INK, fontsize=11.5)
+    figure.supxlabel(_caption(check), x=0.01, ha="left", fontsize=8, color=MUTED)
+    return figure
+
+
+def _panel(axis: "Axes", check: CoordCheck, quantity: Quantity) -> None:
+    verdicts = [one for one in check.verdicts if one.quantity == quantity]
+    x = check.sizes
+    exponents = sorted({e for one in verdicts for e in (one.expected.low, one.expected.high)})
+    for exponent in exponents:
+        line = [(size / x[0]) ** exponent for size in x]
+        axis.plot(x, line, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    for one in sorted(verdicts, key=lambda one: list(_COLORS).index(one.outcome)):
+        _line(axis, x, one)
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log", base=2)
+    axis.set_xticks(x, [str(size) for size in x])
+    axis.minorticks_off()
+    low, high = axis.get_ylim()
+    middle = math.sqrt(low * high)
+    axis.set_ylim(min(low, middle / 2), max(high, middle * 2))  # noise must not look like a slope
+    passed = sum(one.outcome == "pass" for one in verdicts)
+    axis.set_title(
+        f"{_TITLES[quantity]}\n{passed} of {len(verdicts)}", loc="left", color=INK, fontsize=9
+    )
+    style(axis)
+    axis.tick_params(labelsize=8)
+
+
+def _line(axis: "Axes", x: Sequence[int], one: Verdict) -> None:
+    start = one.values[0]
+    if not (math.isfinite(start) and start > 0):
+        return
+    values = [
+        value / start if math.isfinite(value) and value > 0 else math.nan for value in one.values
+    ]
+    color, failed = _COLORS[one.outcome], one.outcome != "pass"
+    axis.plot(
+        x,
+        values,
+        color=color,
+        linewidth=1.8 if failed else 1.2,
+        alpha=0.95 if failed else 0.55,
+        marker="o",
+        markersize=2.5,
+        zorder=3 if failed else 2,
+    )
+    if failed and math.isfinite(values[-1]):
+        axis.annotate(
+            one.title,
+            (x[-1], values[-1]),
+            (-3, 3),
+            textcoords="offset points",
+            ha="right",
+            fontsize=6.5,
+            color=color,
+        )
+
+
+def _headline(check: CoordCheck) -> str:
+    failed, open_ = len(check.of("fail")), len(check.of("not enough seeds"))
+    total = len(check.verdicts)
+    found = [f"{failed} fail"] * (failed > 0) + [f"{open_} need more seeds"] * (open_ > 0)
+    return f"Of {total} rows {' and '.join(found)}" if found else f"All {total} rows pass"
+
+
+def _caption(check: CoordCheck) -> str:
+    return (
+        f"RMS over {check.over}, relative to {check.over} {check.sizes[0]}; mean of "
+        f"{len(check.seeds)} seeds, {check.steps} steps; {check.parametrization}. Dashed: expected."
+    )

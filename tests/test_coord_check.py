@@ -1,0 +1,401 @@
+"""The coordinate check: what it sees, what it expects, and what it says about it."""
+
+import dataclasses
+import itertools
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+from flax import nnx
+from helpers import cases, named
+from plain_models import MODELS
+
+import jaxmup
+from jaxmup import cli
+from jaxmup.coord_check import (
+    Expected,
+    Slope,
+    assert_coord_check,
+    coord_check,
+    failure_message,
+    read_record,
+    tag,
+    write_record,
+)
+from jaxmup.coord_check._expected import Theory
+from jaxmup.coord_check._measure import Measured
+from jaxmup.coord_check._modules import tag_nnx, tagging_linen
+from jaxmup.coord_check._slopes import fit
+from jaxmup.coord_check._tags import collecting
+from jaxmup.coord_check._verdict import judge, verdict
+from jaxmup.models.gpt import GPT
+
+BASE, WIDTHS = 32, (32, 256)
+DATA = (
+    np.random.default_rng(0).normal(size=(32, 6)).astype(np.float32),
+    np.arange(32, dtype=np.int32) % 4,
+)
+RULES = {"*": ("input", "output")}
+
+
+def make_model(width, key):
+    """Three matrices, as a plain function has them."""
+    keys = jax.random.split(key, 3)
+    sizes = {"first": (6, width), "hidden": (width, width), "readout": (width, 4)}
+    return {
+        name: jax.random.normal(one, size) / math.sqrt(size[0])
+        for one, (name, size) in zip(keys, sizes.items(), strict=True)
+    }
+
+
+def apply(params, x):
+    h = tag("features", jnp.tanh(x @ params["first"]))
+    return tag("features", jnp.tanh(h @ params["hidden"])) @ params["readout"]
+
+
+def adamw(scalings):
+    return jaxmup.optim.adamw(2**-6, scalings, weight_decay=0.1)
+
+
+def check(optimizer=adamw, make_model=make_model, **options):
+    options = {"apply": apply, "rules": RULES, **options}
+    return coord_check(make_model, WIDTHS, DATA, optimizer, **options)
+
+
+@pytest.fixture(scope="module")
+def correct():
+    return check()
+
+
+def failing(found):
+    return {(one.quantity, one.name) for one in found.of("fail")}
+
+
+def test_a_correct_model_passes(correct):
+    assert correct.outcome == "pass", failure_message(correct)
+    kinds = {(one.quantity, one.name) for one in correct.verdicts}
+    assert {("activation_change", name) for name in ("features", "features#1", "output")} <= kinds
+    assert {("decay", name) for name in ("first", "hidden", "readout")} <= kinds
+
+
+def mistaken(scalings):
+    """AdamW with three mistakes: hidden learning rate, readout decay, eps of the first."""
+    wrong = {
+        "hidden": {"lr": 1.0, "weight_decay": 1.0},
+        "readout": {"weight_decay": 1.0},
+        "first": {"eps": 1.0},
+    }
+    return adamw({n: dataclasses.replace(s, **wrong[n]) for n, s in scalings.items()})
+
+
+def test_a_mistake_fails_where_it_is():
+    found = failing(check(mistaken))
+    assert {("update", "hidden"), ("decay", "readout"), ("eps", "first")} <= found
+    # What starts right or is decayed right stays so; steps elsewhere may follow the wrong one.
+    assert not found & {("decay", "hidden"), ("decay", "first"), ("weight", "hidden")}
+
+
+def test_the_control_fails_and_the_message_names_rows(correct, monkeypatch):
+    from jaxmup.coord_check import _assert
+
+    standard = check(parametrization=named("standard adam"))
+    assert {("activation_change", "output"), ("weight", "readout")} <= failing(standard)
+    message = failure_message(standard)
+    assert "update of hidden" in message
+    assert "expected -1" in message
+    answers = iter([correct, standard, standard, correct, correct])
+    monkeypatch.setattr(_assert, "coord_check", lambda *_, **__: next(answers))
+    arguments = (make_model, WIDTHS, DATA, adamw)
+    assert assert_coord_check(*arguments) is correct
+    with pytest.raises(AssertionError, match="update of hidden"):
+        assert_coord_check(*arguments)
+    with pytest.raises(AssertionError, match="says nothing"):
+        assert_coord_check(*arguments)
+
+
+def test_rows_are_what_a_plain_loop_measures(correct):
+    """The base model, whose factors are all 1, with optax's AdamW."""
+    seed, size, tx = 2, WIDTHS[0], optax.adamw(2**-6, weight_decay=0.1)
+    rows = {
+        (r["quantity"], r["name"], r["step"]): r["rms"]
+        for r in correct.rows
+        if (r["size"], r["seed"]) == (size, seed)
+    }
+    params = make_model(size, jax.random.key(jnp.uint32(seed), impl="unsafe_rbg"))
+    state, first = tx.init(params), params
+
+    def loss(params):
+        logits = apply(params, DATA[0])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, DATA[1]).mean(), logits
+
+    seen = []
+    for step in range(4):
+        (_, logits), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+        seen.append(logits)
+        updates, state = tx.update(gradients, state, params)
+        new = optax.apply_updates(params, updates)
+        expected = {
+            ("activation", "output"): logits,
+            ("activation_change", "output"): logits - seen[0],
+            ("weight", "hidden"): params["hidden"],
+            ("weight_change", "hidden"): new["hidden"] - first["hidden"],
+            ("gradient", "hidden"): gradients["hidden"],
+            ("update", "hidden"): updates["hidden"] + 2**-6 * 0.1 * params["hidden"],
+        }
+        for (quantity, name), value in expected.items():
+            rms = float(jnp.sqrt(jnp.mean(value**2)))
+            assert rows[quantity, name, step] == pytest.approx(rms, rel=1e-3, abs=1e-9)
+        assert rows["decay", "hidden", step] == pytest.approx(2**-6 * 0.1, rel=1e-3)
+        params = new
+
+
+def test_the_interval_is_students():
+    """Slopes 1, 2 and 3: mean 2, standard error 1/√3, t = 4.302653 with two degrees of freedom."""
+    values = np.array([[1.0, 1.0, 1.0], [2.0, 4.0, 8.0], [4.0, 16.0, 64.0]])
+    slope = fit((1, 2, 4), values, 0.95)
+    assert slope.value == pytest.approx(2)
+    assert slope.half_width == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
+
+
+FLAT = Expected.exactly(0.0)
+OPEN = Expected(-0.5, 0.0)
+JUDGED = {
+    "within": (Slope(0.1, 0.1), FLAT, "pass"),
+    "a little off": (Slope(0.2, 0.04), FLAT, "fail"),
+    "a little off, but noisy": (Slope(0.2, 0.06), FLAT, "pass"),
+    "off by a half": (Slope(-0.5, 0.3), FLAT, "fail"),
+    "cannot exclude a half": (Slope(0.1, 0.4), FLAT, "not enough seeds"),
+    "one seed": (Slope(0.0, math.inf), FLAT, "not enough seeds"),
+    "between": (Slope(-0.3, 0.1), OPEN, "pass"),
+    "beyond": (Slope(-1.0, 0.1), OPEN, "fail"),
+}
+
+
+@pytest.mark.parametrize(("slope", "expected", "outcome"), cases(JUDGED))
+def test_judge(slope, expected, outcome):
+    assert judge(slope, expected, tolerance=0.15) == outcome
+
+
+@pytest.mark.parametrize("bad", [0.0, math.nan, math.inf])
+def test_what_has_no_slope_fails(bad):
+    assert verdict((1, 2), np.array([[1.0, 1.0], [1.0, bad]]), FLAT, 0.1, 0.95) == (None, "fail")
+
+
+# Exponents of the width by hand: TP-V, Table 3 and Appendix B.3, for weights without multipliers;
+# gradients and steps of SGD may be smaller by n^-1/2 before features have aligned.
+BY_HAND = {
+    "weight": {"first": 0, "hidden": -0.5, "readout": -1},
+    "update": {"first": 0, "hidden": -1, "readout": -1},
+    "gradient": {"first": -1, "hidden": -1, "readout": 0},
+    "update_ratio": {"first": 0, "hidden": -0.5, "readout": 0},
+    "decay": {"first": 0, "hidden": 0, "readout": 0},
+    "decay_ratio": {"first": 0, "hidden": 0.5, "readout": 0},
+    "eps": {"first": 0, "hidden": 0, "readout": 0},
+}
+
+
+def theory(family="adam"):
+    rule = named(f"mup {family} table3")
+    specs = [
+        jaxmup.infer(make_model, base=32, delta=64, target=width, rules=RULES) for width in WIDTHS
+    ]
+    scalings = tuple(jaxmup.resolve(one, rule) for one in specs)
+    return Theory(tuple(map(float, WIDTHS)), tuple(specs), scalings, rule)
+
+
+@pytest.mark.parametrize("quantity", BY_HAND)
+def test_expected_exponents(quantity):
+    for name, exponent in BY_HAND[quantity].items():
+        expected = theory().of_parameter(quantity, name, decays=False, starts_at_zero=False)
+        assert expected.high == pytest.approx(exponent), name
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes", "low", "high"),
+    [("features", ((2, 8), (2, 16)), 0, 0), ("output", ((2, 4), (2, 4)), -0.5, 0)],
+)
+def test_expected_exponents_of_outputs(name, shapes, low, high):
+    outputs = [Measured("activation", name, shape, False, jnp.ones(1)) for shape in shapes]
+    expected = theory().of_output(outputs)
+    assert (expected.low, expected.high) == pytest.approx((low, high))
+
+
+def seen(model, inputs):
+    """The tagged values of an NNX model or a Linen module with its variables."""
+    if isinstance(model, tuple):
+        module, variables = model
+
+        def linen(variables, inputs):
+            with tagging_linen():
+                return module.apply(variables, inputs)
+
+        return module.apply(variables, inputs), collecting(linen, variables, inputs)(
+            variables, inputs
+        )
+    graph, state = nnx.split(model)
+
+    def call(state, inputs):
+        return tag_nnx(nnx.merge(graph, state, copy=True))(inputs)
+
+    return model(inputs), collecting(call, state, inputs)(state, inputs)
+
+
+def names(found):
+    return [one.name or "output" for one in found]
+
+
+class Twice(nnx.Module):
+    """Uses one layer twice, once inside of remat and jit."""
+
+    def __init__(self, rngs):
+        self.layer = nnx.Linear(3, 3, rngs=rngs)
+
+    def __call__(self, x):
+        again = nnx.jit(nnx.remat(lambda layer, x: nnx.relu(layer(x))))
+        return again(self.layer, self.layer(x))
+
+
+def test_every_use_is_seen_and_the_model_is_left_alone():
+    model = Twice(nnx.Rngs(0))
+    types = [type(module) for _, module in nnx.iter_modules(model)]
+    result, (again, found) = seen(model, jnp.ones((2, 3)))
+    assert names(found) == ["layer", "layer#1", "output"]
+    np.testing.assert_array_equal(found[1].value, model.layer(model.layer(jnp.ones((2, 3)))))
+    np.testing.assert_array_equal(again, result)
+    assert types == [type(module) for _, module in nnx.iter_modules(model)]
+    assert type(model.layer) is nnx.Linear
+
+
+def test_the_layers_of_a_stack_are_seen_one_by_one():
+    sizes = {"width": 8, "num_layers": 3, "num_heads": 2, "base_width": 8}
+    tokens = jnp.arange(5)[None]
+    stacked = GPT(11, **sizes, stacked=True, rngs=nnx.Rngs(0))
+    result, (again, found) = seen(stacked, tokens)
+    np.testing.assert_allclose(again, result, rtol=1e-5, atol=1e-6)
+    by_name = {one.name: one for one in found}
+    ups = by_name["blocks/blocks/feed_forward/up"]
+    assert (ups.value.shape, ups.scanned, ups.shape) == ((3, 1, 5, 32), 1, (1, 5, 32))
+    logits = by_name["blocks/blocks/attention/logits"]
+    assert logits.is_logits
+    assert logits.value.shape[-2:] == (5, 5)
+
+
+def test_gradients_pass_through_a_scanned_linen_model():
+    plain = MODELS["scanned Linen transformer"]
+    module = plain.make_model(8)
+    variables = module.init(jax.random.key(0), plain.batch[:1])
+    result, (again, found) = seen((module, variables), plain.batch[:1])
+    np.testing.assert_allclose(again[1], result[1], rtol=1e-5, atol=1e-6)
+    assert "blocks/up" in names(found)
+    assert [one.scanned for one in found if one.name == "blocks/up"] == [1]
+    assert "blocks/attention/logits" in names(found)
+
+
+class Once(nn.Module):
+    """Has two outputs, and a layer that is called twice."""
+
+    @nn.compact
+    def __call__(self, x):
+        layer = nn.Dense(3, name="layer")
+        return layer(layer(x)), x
+
+
+def test_a_linen_module_with_several_outputs():
+    module, x = Once(), jnp.ones((1, 3))
+    _, (_, found) = seen((module, module.init(jax.random.key(0), x)), x)
+    assert names(found) == ["layer", "layer#1", "[0]", "[1]"]
+
+
+def test_a_record_is_read_as_it_was_written(correct, tmp_path):
+    write_record(correct, tmp_path / "record.jsonl")
+    assert read_record(tmp_path / "record.jsonl") == correct
+    for line in (tmp_path / "record.jsonl").read_text().splitlines():
+        json.loads(line)
+    (tmp_path / "other").write_text("{}\n")
+    with pytest.raises(ValueError, match=r"of format 'jaxmup.coord_check'"):
+        read_record(tmp_path / "other")
+
+
+def ignores(width, key):
+    return make_model(16, key)
+
+
+def breaks(width, key):
+    raise KeyError("no such width")
+
+
+def with_nan():
+    inputs = DATA[0].copy()
+    inputs[1, 2] = math.nan
+    return inputs, DATA[1]
+
+
+BAD = {
+    "one width": ({"sizes": (64,)}, "at least two different"),
+    "a width twice": ({"sizes": (64, 64)}, "at least two different"),
+    "ignores the width": ({"make_model": ignores}, r"(?s)must use the size.*first \(6, 16\)"),
+    "raises": ({"make_model": breaks}, "For 32 it raised KeyError: 'no such width'"),
+    "another type": ({"make_model": lambda width: "model"}, "Got 'model' for size 32"),
+    "no apply": ({"apply": None}, "`apply` must be given"),
+    "data run out": ({"data": iter([DATA] * 3)}, "4 steps. It ran out after 3"),
+    "NaN": ({"data": with_nan()}, "Batch 0 has 1 entries"),
+    "NaN later": ({"data": itertools.chain([DATA] * 2, [with_nan()] * 2)}, "Batch 2 has 1"),
+    "other batches": ({"data": [DATA, tuple(x[:2] for x in DATA)] * 2}, "one shape"),
+    "no batch": ({"data": [DATA[0]] * 4}, "A batch must be a tuple"),
+    "no data": ({"data": 3}, "Got int"),
+    "one step": ({"steps": 1}, "at least 2"),
+    "no seeds": ({"seeds": 0}, "at least one"),
+    "confidence": ({"confidence": 1.0}, "between 0 and 1"),
+    "tolerance": ({"tolerance": 0.5}, "from 0 to below 0.5"),
+}
+
+
+@pytest.mark.parametrize(("changed", "message"), cases(BAD))
+def test_bad_input_is_refused_before_anything_is_trained(changed, message):
+    arguments = {
+        "make_model": make_model, "sizes": WIDTHS, "data": DATA, "optimizer": adamw,
+        "apply": apply, "rules": RULES,
+    }  # fmt: skip
+    with pytest.raises((TypeError, ValueError), match=message):
+        coord_check(**arguments | changed)
+
+
+USER = """
+import numpy as np
+from flax import nnx
+
+def make_model(width, rngs):
+    return nnx.Sequential(nnx.Linear(3, width, rngs=rngs), nnx.Linear(width, 2, rngs=rngs))
+
+def make_batch():
+    return np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32), np.arange(16) % 2
+"""
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    (tmp_path / "coord_user.py").write_text(USER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    command = ["coord-check", "coord_user:make_model", "--data", "coord_user:make_batch"]
+    sizes = ["--widths", "16,64", "--steps", "2", "--seeds", "2", "--out", "out"]
+    assert cli.run([*command, *sizes]) == 1  # two seeds are not enough
+    printed = capsys.readouterr().out
+    assert "not enough seeds" in printed
+    assert read_record("out/coord_check.jsonl").sizes == (16, 64)
+    assert (tmp_path / "out" / "coord_check.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "file").touch()
+    bad = {
+        ("--widths", "16"): "at least two",
+        ("--widths", "a"): "integers with commas",
+        ("--out", "file"): "--out",
+        ("--optimizer", "adagrad"): "'adagrad'",
+        ("--data", "coord_user:nothing"): "has no 'nothing'",
+    }
+    for changed, message in bad.items():
+        assert cli.run([*command, *changed]) == 2
+        assert message in capsys.readouterr().err
