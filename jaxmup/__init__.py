@@ -5,8 +5,8 @@ Tune hyper-parameters on a small network and use them, unchanged, on a large one
 `import jaxmup` loads neither Flax nor optax; the submodules load on first use: `jaxmup.nnx` and
 `jaxmup.linen` (layers), `jaxmup.optim` (optax transforms), `jaxmup.functional`, `jaxmup.models`,
 `jaxmup.data`, `jaxmup.gauge`, `jaxmup.manifest`, `jaxmup.transfer`, `jaxmup.budget` (batch size and
-length of training), `jaxmup.parity` and `jaxmup.counterexample`; so do the functions `jaxmup.infer`
-and `jaxmup.rescale` (unmodified models).
+length of training), `jaxmup.bridge` (PyTorch), `jaxmup.parity` and `jaxmup.counterexample`; so do
+the functions `jaxmup.infer` and `jaxmup.rescale` (unmodified models).
 """
 
 import importlib
@@ -31,6 +31,7 @@ from jaxmup._spec import ParamSpec as ParamSpec
 from jaxmup._tree import resolve as resolve
 
 if TYPE_CHECKING:
+    from jaxmup import bridge as bridge
     from jaxmup import budget as budget
     from jaxmup import counterexample as counterexample
     from jaxmup import data as data
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 __version__ = importlib.metadata.version("jaxmup")
 
 _SUBMODULES = (
+    "bridge",
     "budget",
     "counterexample",
     "data",

@@ -1,0 +1,18 @@
+"""Between PyTorch and JAX: checkpoints of one framework for the other.
+
+- `from_torch` and `to_torch` convert weights; `plan` shows what they do with each tensor.
+- `load` and `save` read and write files of a state dict, as arrays of numpy; `as_tensors` makes
+  tensors of PyTorch of them.
+"""
+
+from jaxmup.bridge._convert import from_torch as from_torch
+from jaxmup.bridge._convert import plan as plan
+from jaxmup.bridge._convert import to_torch as to_torch
+from jaxmup.bridge._layouts import Layout as Layout
+from jaxmup.bridge._plan import Entry as Entry
+from jaxmup.bridge._plan import Place as Place
+from jaxmup.bridge._plan import Plan as Plan
+from jaxmup.bridge._plan import Source as Source
+from jaxmup.bridge._safetensors import save as save
+from jaxmup.bridge._sources import as_tensors as as_tensors
+from jaxmup.bridge._sources import load as load
