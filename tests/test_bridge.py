@@ -133,6 +133,12 @@ def test_shapes_names_and_numbers_match(source, target, expected):
                 None,
                 ["which of equal shapes", "fc1.weight", "down/kernel"],
             ),
+            "a word that both share and that says something else": (
+                state(input_norm__weight=(2,), post_attention_norm__weight=(2,)),
+                tree(attention_norm__scale=(2,), feed_forward_norm__scale=(2,)),
+                None,
+                ["which of equal shapes", "post_attention_norm.weight", "attention_norm/scale"],
+            ),
             "lists nested the other way": (
                 state(**{f"layer{i}__conv{j}__weight": (2, 2) for i in (0, 1) for j in (0, 1)}),
                 tree(**{f"conv{j}__layer{i}__kernel": (2, 2) for i in (0, 1) for j in (0, 1)}),
