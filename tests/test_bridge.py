@@ -380,6 +380,15 @@ def test_dtypes_are_kept():
         assert bridge.from_torch(source, layer).kernel[...].dtype == jnp.float64
 
 
+def test_the_model_does_not_share_the_memory_of_the_tensors():
+    memory = np.zeros(1 << 14, np.float32)  # large, and aligned as JAX would share it
+    start = -memory.ctypes.data % 64 // 4
+    source = {"weight": memory[start:][:4096].reshape(64, 64)}
+    made = bridge.from_torch(source, nnx.Embed(64, 64, rngs=RNGS))
+    source["weight"] += 1
+    assert not np.any(made.embedding[...])
+
+
 def test_the_model_is_left_as_it_is_and_nan_is_reported():
     layer = nnx.Linear(2, 3, rngs=RNGS)
     before = np.asarray(layer.kernel[...])
