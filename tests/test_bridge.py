@@ -63,7 +63,7 @@ MATCHED = {
         {"fc.weight": "fc/kernel", "other.weight": "thing/kernel"},
     ),
     "numbers with gaps, and ten after nine": (
-        state(net__0__weight=(2, 2), net__9__weight=(2, 2), net__10__weight=(2, 2)),
+        state(net__10__weight=(2, 2), net__9__weight=(2, 2), net__0__weight=(2, 2)),
         tree(Dense_0__kernel=(2, 2), Dense_1__kernel=(2, 2), Dense_2__kernel=(2, 2)),
         {
             "net.0.weight": "Dense_0/kernel",
