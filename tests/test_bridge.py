@@ -139,6 +139,12 @@ def test_shapes_names_and_numbers_match(source, target, expected):
                 None,
                 ["which of equal shapes", "post_attention_norm.weight", "attention_norm/scale"],
             ),
+            "a word that only two share": (
+                state(first__weight=(2,), post_attention__weight=(2,)),
+                tree(attention__scale=(2,), last__scale=(2,)),
+                None,
+                ["which of equal shapes", "post_attention.weight"],
+            ),
             "lists nested the other way": (
                 state(**{f"layer{i}__conv{j}__weight": (2, 2) for i in (0, 1) for j in (0, 1)}),
                 tree(**{f"conv{j}__layer{i}__kernel": (2, 2) for i in (0, 1) for j in (0, 1)}),
