@@ -201,6 +201,19 @@ def test_a_conversion_writes_all_or_nothing(tmp_path):
         bridge.conversion(source, abstract_linear(), to="torch", like=source)
 
 
+def test_a_conversion_of_a_stack_writes_row_by_row(tmp_path):
+    source, out, back = (tmp_path / f"{name}.safetensors" for name in ("in", "out", "back"))
+    tensors = {f"h.{i}.fc.weight": WEIGHT + 10 * i for i in range(3)}
+    bridge.save(source, tensors)
+    stack = {"fc": {"kernel": np.zeros((3, 2, 3), np.float32)}}
+    bridge.conversion(source, stack, to="flax").write(out)
+    rows = np.stack([tensor.T for tensor in tensors.values()])
+    np.testing.assert_array_equal(bridge.load(out)["fc/kernel"], rows)
+    bridge.conversion(out, stack, to="torch", like=source).write(back)
+    for name, tensor in bridge.load(back).items():
+        np.testing.assert_array_equal(tensor, tensors[name])
+
+
 def test_a_conversion_moves_between_gauges(tmp_path):
     source, out = tmp_path / "model.safetensors", tmp_path / "out.safetensors"
     bridge.save(source, {"weight": WEIGHT.T, "bias": BIAS[:2]})
