@@ -301,6 +301,8 @@ def test_what_mup_does_with_each_parameter(mup_run):
     assert numbers == GROUPS
     multipliers = {name: p.multiplier for name, p in found.items() if p.multiplier != 1}
     assert multipliers == {"readout.weight": 0.5}  # 2 / 4
+    uneven = bridge.mup_parameters({"w": np.ones((64, 16))}, {"w": (16, 8)}, [])["w"]
+    assert (uneven.adam_lr, uneven.sgd_lr) == (1 / 2, 4 / 2)  # outputs grew by 4, inputs by 2
     wrapped = {f"module.{name}": array for name, array in state.items()}
     assert bridge.mup_parameters(wrapped, base_shapes, ["module.readout"])["module.gain"]
     with pytest.raises(ValueError, match=r"must be modules with a weight. Got \['head'\]"):
