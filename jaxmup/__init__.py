@@ -5,9 +5,9 @@ Tune hyper-parameters on a small network and use them, unchanged, on a large one
 `import jaxmup` loads neither Flax nor optax; the submodules load on first use: `jaxmup.nnx` and
 `jaxmup.linen` (layers), `jaxmup.optim` (optax transforms), `jaxmup.functional`, `jaxmup.models`,
 `jaxmup.data`, `jaxmup.gauge`, `jaxmup.manifest`, `jaxmup.coord_check`, `jaxmup.transfer`,
-`jaxmup.budget` (batch size and length of training), `jaxmup.fused` (backward pass fused with the
-update), `jaxmup.parity` and `jaxmup.counterexample`; so do the functions `jaxmup.infer` and
-`jaxmup.rescale` (unmodified models).
+`jaxmup.budget` (batch size and length of training), `jaxmup.bridge` (PyTorch), `jaxmup.fused`
+(backward pass fused with the update), `jaxmup.parity` and `jaxmup.counterexample`; so do the
+functions `jaxmup.infer` and `jaxmup.rescale` (unmodified models).
 """
 
 import importlib
@@ -32,6 +32,7 @@ from jaxmup._spec import ParamSpec as ParamSpec
 from jaxmup._tree import resolve as resolve
 
 if TYPE_CHECKING:
+    from jaxmup import bridge as bridge
     from jaxmup import budget as budget
     from jaxmup import coord_check as coord_check
     from jaxmup import counterexample as counterexample
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 __version__ = importlib.metadata.version("jaxmup")
 
 _SUBMODULES = (
+    "bridge",
     "budget",
     "coord_check",
     "counterexample",

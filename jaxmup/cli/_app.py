@@ -2,6 +2,7 @@
 
 import typer
 
+from jaxmup.cli._convert import convert
 from jaxmup.cli._coord_check import coord_check
 from jaxmup.cli._explain import explain
 from jaxmup.cli._parity import parity
@@ -13,7 +14,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (transfer, coord_check, explain, parity):
+for command in (transfer, coord_check, explain, convert, parity):
     app.command()(command)
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from jaxmup.cli._errors import BadInputError, bad_input
 from jaxmup.cli._function import failed, function
+from jaxmup.cli._model import abstract, example, is_linen
 
 if TYPE_CHECKING:
     from jaxmup import Explanation, Finding
@@ -143,7 +144,7 @@ def _specs(
 
     delta = base + max(base // 2, 1) if delta is None else delta
     for width in (base, delta):
-        _abstract(make_model, width)
+        abstract(make_model, width)
     specs = infer(make_model, base=base, delta=delta, target=target, inputs=make_inputs)
     return specs, jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.base_shape, "float32"), specs)
 
@@ -156,56 +157,17 @@ def _declared(
 
     import jaxmup
 
-    model = _abstract(make_model, width)
-    if not (_is_linen(model) or isinstance(model, nnx.Module)):
+    model = abstract(make_model, width)
+    if not (is_linen(model) or isinstance(model, nnx.Module)):
         return None
-    inputs = _example(make_inputs, width) if _is_linen(model) else ()
-    specs: Any = jaxmup.linen.specs if _is_linen(model) else jaxmup.nnx.specs
+    inputs = example(make_inputs, width) if is_linen(model) else ()
+    specs: Any = jaxmup.linen.specs if is_linen(model) else jaxmup.nnx.specs
     try:
         return specs(model, *inputs)
     except ValueError:
         return None
     except Exception as error:  # whatever calling the user's module raises
         raise failed(f"The model of width {width} could not be called", error) from error
-
-
-def _abstract(make_model: Callable[..., Any], width: int) -> Any:
-    """The model of this width, without its arrays."""
-    from flax import nnx
-
-    unbuilt: list[Any] = []
-
-    def made() -> Any:
-        model = make_model(width)
-        if not _is_linen(model):
-            return model
-        unbuilt.append(model)  # a Linen module has no arrays yet
-        return ()
-
-    try:
-        model = nnx.eval_shape(made)
-    except Exception as error:  # whatever the user's function raises
-        raise failed(f"The model of width {width} could not be built", error) from error
-    return unbuilt[0] if unbuilt else model
-
-
-def _is_linen(model: Any) -> bool:
-    from flax import linen
-
-    return isinstance(model, linen.Module)
-
-
-def _example(make_inputs: Callable[..., Any] | None, width: int) -> tuple[Any, ...]:
-    if make_inputs is None:
-        raise BadInputError(
-            "A Linen module has parameters once it is called. Got no `--inputs`. Pass a function "
-            "of the width that returns example inputs, such as package.module:make_inputs."
-        )
-    try:
-        inputs = make_inputs(width)
-    except Exception as error:  # whatever the user's function raises
-        raise failed(f"The inputs of width {width} could not be made", error) from error
-    return tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
 
 
 def _parametrization(

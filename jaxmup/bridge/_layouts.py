@@ -1,0 +1,215 @@
+"""How PyTorch lays a parameter out, and how Flax does: transforms as data, each with its inverse.
+
+A `Layout` says what becomes of a few arrays of one framework. It moves elements and never computes
+with them, the sums of two biases excepted, so it serves a weight and its optimizer moments alike.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+Shape = tuple[int, ...]
+Join = Literal["one", "equal", "sum", "gru"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """One transform between tensors of PyTorch and leaves of Flax.
+
+    Forwards: `join` makes one array of the sources; it is cut along its first axis into one part
+    per target; the axes of each part are permuted, some reversed, and it takes the target's shape.
+
+    Args:
+      name: what a table calls it.
+      key: what a rule calls it; empty if shapes always tell.
+      permutation: of a part's axes, as of `numpy.transpose`; empty keeps them.
+      reversed_axes: axes of the permuted part along which the order of the elements turns around.
+      join: `"one"` is for one source, `"equal"` for tied copies, `"sum"` for the two biases of an
+        LSTM, which Flax has as one, `"gru"` for those of a GRU.
+      input_first: whether the source is stored as (inputs, outputs), as `Conv1D` of GPT-2 does.
+    """
+
+    name: str
+    key: str = ""
+    permutation: tuple[int, ...] = ()
+    reversed_axes: tuple[int, ...] = ()
+    join: Join = "one"
+    input_first: bool = False
+
+    @property
+    def is_permutation(self) -> bool:
+        """Whether every element of either side is one of the other, so that moments go along."""
+        return self.join in ("one", "equal")
+
+    def forward(self, sources: Sequence[Array], target_shapes: Sequence[Shape]) -> list[Array]:
+        """The arrays of Flax; views of `sources` wherever numpy can make them.
+
+        Raises:
+          ValueError: if tied copies differ, or a GRU's second bias has no place in Flax.
+
+        Example:
+          >>> weight = np.arange(6.0).reshape(3, 2)  # (out_features, in_features)
+          >>> LINEAR.forward([weight], [(2, 3)])[0].tolist()
+          [[0.0, 2.0, 4.0], [1.0, 3.0, 5.0]]
+        """
+        if not target_shapes:
+            return []
+        whole = _JOINS[self.join].forward(sources, sum(map(math.prod, target_shapes)))
+        if self.input_first:
+            whole = whole.swapaxes(-1, -2)
+        rows = _rows(target_shapes, math.prod(whole.shape[1:]))
+        parts = np.split(whole, np.cumsum(rows)[:-1]) if len(rows) > 1 else [whole]
+        return [
+            self._permuted(part).reshape(shape)
+            for part, shape in zip(parts, target_shapes, strict=True)
+        ]
+
+    def backward(
+        self, targets: Sequence[Array], source_shapes: Sequence[Shape], dtype: Any = None
+    ) -> list[Array]:
+        """The tensors of PyTorch; what Flax has no place for is zero.
+
+        Args:
+          targets: arrays of Flax.
+          source_shapes: of the tensors.
+          dtype: of tensors that Flax has no array for.
+
+        Example:
+          >>> LINEAR.backward([np.array([[0.0, 2.0, 4.0], [1.0, 3.0, 5.0]])], [(3, 2)])[0].tolist()
+          [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]
+        """
+        if not targets:
+            return [np.zeros(shape, dtype) for shape in source_shapes]
+        shape = source_shapes[0]
+        if self.input_first:
+            shape = (*shape[:-2], shape[-1], shape[-2])
+        rest = shape[1:]
+        parts = [
+            self._unpermuted(target, rows, rest)
+            for target, rows in zip(
+                targets, _rows([t.shape for t in targets], math.prod(rest)), strict=True
+            )
+        ]
+        whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if self.join == "one":
+            whole = whole.reshape(shape)  # a scalar has no rows
+        if self.input_first:
+            whole = whole.swapaxes(-1, -2)
+        return _JOINS[self.join].backward(whole, source_shapes)
+
+    def _permuted(self, part: Array) -> Array:
+        moved = part.transpose(self.permutation) if self.permutation else part
+        return np.flip(moved, self.reversed_axes) if self.reversed_axes else moved
+
+    def _unpermuted(self, target: Array, rows: int, rest: Shape) -> Array:
+        shape = (rows, *rest)
+        if not self.permutation:
+            return target.reshape(shape)
+        moved = target.reshape([shape[axis] for axis in self.permutation])
+        moved = np.flip(moved, self.reversed_axes) if self.reversed_axes else moved
+        return moved.transpose(np.argsort(self.permutation))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Joined:
+    """How several tensors of PyTorch make one array, given its number of elements, and back."""
+
+    forward: Callable[[Sequence[Array], int], Array]
+    backward: Callable[[Array, Sequence[Shape]], list[Array]]
+
+
+def _rows(shapes: Sequence[Shape], row: int) -> list[int]:
+    return [math.prod(shape) // max(row, 1) for shape in shapes]
+
+
+def _one(sources: Sequence[Array], size: int) -> Array:
+    (source,) = sources
+    return source if source.ndim else source.reshape(1)
+
+
+def _equal(sources: Sequence[Array], size: int) -> Array:
+    first, *others = sources
+    if not all(np.array_equal(first, other, equal_nan=True) for other in others):
+        raise ValueError("tied tensors must hold the same values, and these differ")
+    return first
+
+
+def _sum(sources: Sequence[Array], size: int) -> Array:
+    return np.add(*sources)
+
+
+def _sum_back(whole: Array, shapes: Sequence[Shape]) -> list[Array]:
+    return [whole, np.zeros_like(whole)]
+
+
+def _gru(sources: Sequence[Array], size: int) -> Array:
+    """The biases of r, z and n, and where there is room for it, that of n's recurrent product.
+
+    PyTorch adds its second bias of n inside the product with r: it is another parameter.
+    """
+    inputs, state = sources
+    n = inputs.shape[0] // 3
+    gates = inputs[: 2 * n] + state[: 2 * n]
+    if size == 4 * n:
+        return np.concatenate([gates, inputs[2 * n :], state[2 * n :]])
+    if np.any(state[2 * n :]):
+        raise ValueError(
+            "flax.nnx.GRUCell has no bias inside the product with r, torch's b_hn, and here it is "
+            "not zero; flax.linen.GRUCell has one"
+        )
+    return np.concatenate([gates, inputs[2 * n :]])
+
+
+def _gru_back(whole: Array, shapes: Sequence[Shape]) -> list[Array]:
+    inputs = whole[: shapes[0][0]]
+    n = inputs.shape[0] // 3
+    state = np.zeros_like(inputs)
+    if whole.shape[0] == 4 * n:
+        state[2 * n :] = whole[3 * n :]
+    return [inputs, state]
+
+
+_JOINS = MappingProxyType(
+    {
+        "one": _Joined(_one, lambda whole, shapes: [whole]),
+        "equal": _Joined(_equal, lambda whole, shapes: [whole] * len(shapes)),
+        "sum": _Joined(_sum, _sum_back),
+        "gru": _Joined(_gru, _gru_back),
+    }
+)
+
+COPY = Layout("as it is")
+LINEAR = Layout("transposed", "linear", (1, 0))
+INPUT_FIRST = Layout("as it is (Conv1D)", "conv1d", (1, 0), input_first=True)
+DROPPED = Layout("left out")
+TWO_BIASES = Layout("sum of both biases", join="sum")
+GRU_BIASES = Layout("biases of a GRU", join="gru")
+
+
+def convolution(rank: int) -> Layout:
+    """(out, in, *window) to (*window, in, out) for a kernel of `rank` axes."""
+    return Layout("window first", "conv", (*range(2, rank), 1, 0))
+
+
+def transposed_convolution(rank: int, transpose_kernel: bool) -> Layout:
+    """(in, out, *window) to Flax's `ConvTranspose`.
+
+    With `transpose_kernel` Flax's is the gradient of a convolution too, as PyTorch's; without, it
+    slides the kernel over the spread-out input, which turns the window around.
+    """
+    window = tuple(range(2, rank))
+    if transpose_kernel:
+        return Layout("window first, in and out swapped", "conv_transpose", (*window, 1, 0))
+    return Layout(
+        "window first and reversed", "conv_transpose", (*window, 0, 1), tuple(range(rank - 2))
+    )
+
+
+def tied(layout: Layout) -> Layout:
+    """The layout for several equal copies of one tensor."""
+    return dataclasses.replace(layout, name=f"{layout.name}, tied", join="equal")

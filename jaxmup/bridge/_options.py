@@ -1,0 +1,183 @@
+"""Whether a module of PyTorch can be a layer of Flax, and which transforms that takes."""
+
+import math
+from collections.abc import Iterator, Mapping
+
+from jaxmup.bridge._layouts import (
+    COPY,
+    DROPPED,
+    GRU_BIASES,
+    INPUT_FIRST,
+    LINEAR,
+    TWO_BIASES,
+    Layout,
+    Shape,
+    convolution,
+    transposed_convolution,
+)
+from jaxmup.bridge._plan import Entry, Place
+from jaxmup.bridge._units import QKV, FlaxLayer, TorchLayer, fits_matrix, is_packed
+
+Option = tuple[Entry, ...]
+_ROLES = {"weight": ("kernel", "scale", "embedding"), "bias": ("bias",)}
+_ROLES |= {"running_mean": ("mean",), "running_var": ("var",)}
+_COUNTER = "num_batches_tracked"  # how many batches a running average has seen; Flax keeps none
+
+
+def options(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
+    """The ways in which a module can be a layer, by their shapes; none if they don't fit.
+
+    There are several where shapes do not tell: of a square matrix, or a square convolution in a
+    tree that has no types.
+    """
+    match torch.kind, flax.kind:
+        case "cell", "cell":
+            return _cell(torch, flax)
+        case (("in_proj" | "layer"), "attention"):
+            return _attention(torch, flax) if is_packed(torch) else []
+        case "array", "array":
+            return _array(torch, flax)
+        case "layer", ("attention" | "cell" | "array"):
+            return []
+        case "layer", _:
+            return _layer(torch, flax)
+    return []
+
+
+def _array(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
+    (source,), (place,) = torch.tensors.values(), flax.places.values()
+    return [(Entry((source,), (place,), COPY),)] if source.shape == place.shape else []
+
+
+def _layer(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
+    pairs: list[tuple[str, str]] = []
+    for local in torch.tensors:
+        if local != _COUNTER:
+            role = next((role for role in _ROLES[local] if role in flax.places), None)
+            if role is None:
+                return []
+            pairs.append((local, role))
+    if {role for _, role in pairs} != flax.places.keys():
+        return []
+    fixed: list[Entry] = []
+    kernels: list[Entry] = []
+    for local, role in pairs:
+        source, place = torch.tensors[local], flax.places[role]
+        if role == "kernel":
+            layouts = kernel_layouts(source.shape, place.shape, flax.kind)
+            kernels = [Entry((source,), (place,), layout) for layout in layouts]
+            if not kernels:
+                return []
+        elif _fits(source.shape, place.shape, flat=role == "bias"):
+            fixed.append(Entry((source,), (place,), COPY))
+        else:
+            return []
+    if _COUNTER in torch.tensors:
+        fixed.append(Entry((torch.tensors[_COUNTER],), (), DROPPED))
+    return [(kernel, *fixed) for kernel in kernels] if kernels else [tuple(fixed)]
+
+
+def _fits(source: Shape, place: Shape, *, flat: bool) -> bool:
+    return source == place or (flat and source == (math.prod(place),))
+
+
+def kernel_layouts(weight: Shape, kernel: Shape, kind: str | None) -> Iterator[Layout]:
+    """The layouts that take a weight of PyTorch to a kernel of Flax, by their shapes.
+
+    Example:
+      >>> [layout.name for layout in kernel_layouts((3, 2), (2, 3), "linear")]
+      ['transposed']
+      >>> [layout.name for layout in kernel_layouts((2, 2), (2, 2), "linear")]
+      ['transposed', 'as it is (Conv1D)']
+    """
+    if len(weight) == 2 and kind in ("linear", "einsum", None):
+        if fits_matrix(weight, kernel):
+            yield LINEAR
+        if fits_matrix(weight[::-1], kernel):
+            yield INPUT_FIRST
+    elif len(weight) == len(kernel) >= 3:
+        rank = len(kernel)
+        window, first, second = weight[2:], weight[0], weight[1]
+        if kind in ("conv", None) and kernel == (*window, second, first):
+            yield convolution(rank)
+        if kind in ("conv_transpose", None) and kernel == (*window, first, second):
+            yield transposed_convolution(rank, transpose_kernel=False)
+        if kind == "conv_gradient" and kernel == (*window, second, first):
+            yield transposed_convolution(rank, transpose_kernel=True)
+
+
+def _attention(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
+    """Query, key and value in one tensor, one after another, or their biases alone in one."""
+    kernels, biases = (
+        tuple(flax.places[f"{name}/{leaf}"] for name in QKV if f"{name}/{leaf}" in flax.places)
+        for leaf in ("kernel", "bias")
+    )
+    tensors = {local.removeprefix("in_proj_"): source for local, source in torch.tensors.items()}
+    fixed: list[Entry] = []
+    for place, letter in zip(kernels, "qkv", strict=True):
+        if source := tensors.pop(f"{letter}_proj_weight", None):
+            if not fits_matrix(source.shape, place.shape):
+                return []
+            fixed.append(Entry((source,), (place,), LINEAR))
+    if ("bias" in tensors) != bool(biases):
+        return []
+    if source := tensors.get("bias"):
+        if source.shape != (sum(math.prod(place.shape) for place in biases),):
+            return []
+        fixed.append(Entry((source,), biases, COPY))
+    if fixed and "weight" not in tensors:
+        return [tuple(fixed)] if len(fixed) == 3 + bool(biases) else []
+    if "weight" not in tensors or tensors.keys() - {"weight", "bias"}:
+        return []
+    source, inputs = tensors["weight"], kernels[0].shape[0]
+    if any(place.shape[0] != inputs for place in kernels):
+        return []
+    rows = sum(math.prod(place.shape) for place in kernels) // inputs
+    return [
+        (Entry((source,), kernels, layout), *fixed)
+        for layout, shape in ((LINEAR, (rows, inputs)), (INPUT_FIRST, (inputs, rows)))
+        if source.shape == shape
+    ]
+
+
+def _cell(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
+    """A recurrent layer: the gates of PyTorch are rows of one matrix, in Flax's order."""
+    of_inputs = [p for name, p in flax.places.items() if _is_kernel(name, "i")]
+    of_state = [p for name, p in flax.places.items() if _is_kernel(name, "h")]
+    order = _GATES.get(frozenset(name.partition("/")[0] for name in flax.places))
+    if order is not None:
+        of_inputs = [flax.places[f"i{gate}/kernel"] for gate in order]
+        of_state = [flax.places[f"h{gate}/kernel"] for gate in order]
+    entries: list[Entry] = []
+    for local, places in (("weight_ih", of_inputs), ("weight_hh", of_state)):
+        source = torch.tensors.get(local)
+        inputs = places[0].shape[0]
+        rows = sum(math.prod(place.shape) for place in places) // inputs
+        if source is None or source.shape != (rows, inputs):
+            return []
+        entries.append(Entry((source,), tuple(places), LINEAR))
+    biases = _cell_biases(flax.places, order)
+    sources = tuple(torch.tensors[n] for n in ("bias_ih", "bias_hh") if n in torch.tensors)
+    gates = entries[0].sources[0].shape[0] // entries[1].sources[0].shape[1]
+    if bool(sources) != bool(biases) or len(sources) == 1:
+        return []
+    if biases:
+        entries.append(Entry(sources, biases, GRU_BIASES if gates == 3 else TWO_BIASES))
+    return [tuple(entries)]
+
+
+_GATES = {
+    frozenset({"ii", "if", "ig", "io", "hi", "hf", "hg", "ho"}): "ifgo",
+    frozenset({"ir", "iz", "in", "hr", "hz", "hn"}): "rzn",
+}
+
+
+def _is_kernel(name: str, side: str) -> bool:
+    return name.removeprefix("dense_").startswith(side) and name.endswith("/kernel")
+
+
+def _cell_biases(places: Mapping[str, Place], order: str | None) -> tuple[Place, ...]:
+    if order is None:
+        return tuple(place for name, place in places.items() if name.endswith("/bias"))
+    names = [f"i{gate}/bias" for gate in order] + [f"h{gate}/bias" for gate in order]
+    return tuple(places[name] for name in names if name in places)

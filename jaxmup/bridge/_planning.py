@@ -1,0 +1,200 @@
+"""From two sets of names and shapes to a plan."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from jaxmup._tree import listed
+from jaxmup.bridge import _rules
+from jaxmup.bridge._layouts import DROPPED, INPUT_FIRST, LINEAR, tied
+from jaxmup.bridge._match import match
+from jaxmup.bridge._options import Option, options
+from jaxmup.bridge._plan import Entry, Plan, Source
+from jaxmup.bridge._rules import Rules, Ruling
+from jaxmup.bridge._units import (
+    FlaxLayer,
+    Leaf,
+    TorchLayer,
+    flax_layers,
+    is_packed,
+    torch_layers,
+)
+
+Fits = Mapping[int, frozenset[int]]  # which layers a module could be, by their indices
+Copies = Mapping[int, int]  # from a module to the one that it is tied to, by their indices
+
+
+def make_plan(
+    sources: Sequence[Source],
+    leaves: Sequence[Leaf],
+    rules: Rules | None = None,
+    ties: Sequence[tuple[str, ...]] = (),
+    multipliers: Mapping[str, float] | None = None,
+) -> Plan:
+    """Which tensor becomes which leaf.
+
+    Args:
+      sources: the tensors of PyTorch.
+      leaves: the leaves of Flax.
+      rules: what the user says of them.
+      ties: names of tensors that share their memory.
+      multipliers: of PyTorch's layers, by the name of the tensor; 1.0 for those left out.
+
+    Raises:
+      ValueError: naming tensors and leaves without a partner, those that nothing tells apart, and
+        rules that are about nothing.
+    """
+    parsed = _rules.parse(rules)
+    torch = torch_layers(sources)
+    weights = [source.shape for source in sources if len(source.shape) > 1]
+    flax = flax_layers(leaves, weights, packed=any(map(is_packed, torch)))
+    ruling = _rules.apply(parsed, torch, flax)
+    fits = _fits(torch, flax, ruling)
+    by_rule = _copies_by_rule(ruling, fits)
+    by_memory = by_rule | _copies_by_memory(torch, fits, ties)
+    try:
+        entries = list(_entries(torch, flax, ruling, fits, by_memory))
+    except ValueError:
+        if by_memory == by_rule:
+            raise
+        # The model of Flax may have a leaf for each copy.
+        entries = list(_entries(torch, flax, ruling, fits, by_rule))
+    entries += [
+        Entry((source,), (), DROPPED)
+        for u in sorted(ruling.dropped)
+        for source in torch[u].tensors.values()
+    ]
+    own = {leaf.path: leaf.multiplier for leaf in leaves}
+    return Plan(
+        tuple(_with_factor(entry, own, multipliers or {}) for entry in entries),
+        {leaf.path: leaf.shape for leaf in leaves},
+    )
+
+
+def _fits(torch: Sequence[TorchLayer], flax: Sequence[FlaxLayer], ruling: Ruling) -> Fits:
+    """Which layers each module could be; equal layers of a deep model are looked at once."""
+    alike: dict[Any, list[int]] = {}
+    for v, layer in enumerate(flax):
+        shapes = tuple((local, place.shape) for local, place in layer.places.items())
+        alike.setdefault((layer.kind, shapes), []).append(v)
+    found: dict[Any, frozenset[int]] = {}
+    fits: dict[int, frozenset[int]] = {}
+    for u, module in enumerate(torch):
+        shapes = tuple((local, source.shape) for local, source in module.tensors.items())
+        key = (module.kind, is_packed(module), shapes, ruling.layouts.get(u))
+        if key not in found:
+            fitting = (vs for vs in alike.values() if ruling.among(u, options(module, flax[vs[0]])))
+            found[key] = frozenset(itertools.chain.from_iterable(fitting))
+        if u not in ruling.dropped:
+            fits[u] = found[key] & ruling.allowed(u)
+    return fits
+
+
+def _copies_by_rule(ruling: Ruling, fits: Fits) -> dict[int, int]:
+    """Modules that the rules lead to a layer that is already another's."""
+    first: dict[int, int] = {}
+    copies: dict[int, int] = {}
+    for u, vs in ruling.forced.items():
+        fitting = [v for v in vs if v in fits[u]]
+        if len(vs) == len(fitting) == 1:
+            other = first.setdefault(fitting[0], u)
+            if other != u:
+                copies[u] = other
+    return copies
+
+
+def _copies_by_memory(
+    torch: Sequence[TorchLayer], fits: Fits, ties: Sequence[tuple[str, ...]]
+) -> dict[int, int]:
+    """Modules with one tensor, whose memory is that of another module."""
+    alone = {
+        next(iter(module.tensors.values())).name: u
+        for u, module in enumerate(torch)
+        if u in fits and len(module.tensors) == 1
+    }
+    copies: dict[int, int] = {}
+    for names in ties:
+        first, *others = [alone[name] for name in names if name in alone] or [0]
+        copies |= dict.fromkeys(others, first)
+    return copies
+
+
+def _entries(
+    torch: Sequence[TorchLayer],
+    flax: Sequence[FlaxLayer],
+    ruling: Ruling,
+    fits: Fits,
+    copies: Copies,
+) -> Iterator[Entry]:
+    kept = [u for u in fits if u not in copies]
+    pairs = match([torch[u] for u in kept], flax, {i: fits[u] for i, u in enumerate(kept)})
+    ways = {
+        kept[i]: ruling.among(kept[i], options(torch[kept[i]], flax[v])) for i, v in pairs.items()
+    }
+    chosen = _chosen(torch, ways)
+    for u in sorted(chosen):
+        copied = [torch[c].tensors for c, primary in copies.items() if primary == u]
+        for entry in chosen[u]:
+            yield _with_copies(entry, copied) if copied else entry
+
+
+def _with_copies(entry: Entry, copied: Sequence[Mapping[str, Source]]) -> Entry:
+    more = tuple(source for tensors in copied for source in tensors.values())
+    return dataclasses.replace(entry, sources=entry.sources + more, layout=tied(entry.layout))
+
+
+def _chosen(
+    torch: Sequence[TorchLayer], found: Mapping[int, Sequence[Option]]
+) -> dict[int, Option]:
+    """One way for each module, where shapes leave several.
+
+    A square matrix is stored as the matrices are that are not square: those of modules of its own
+    name if there are any, else all. If there are none, it is a `torch.nn.Linear`.
+    """
+    chosen = {u: ways[0] for u, ways in found.items() if len(ways) == 1}
+    known = [(_local_name(torch[u]), option[0].layout) for u, option in chosen.items()]
+    known = [(name, layout) for name, layout in known if layout in (LINEAR, INPUT_FIRST)]
+    unclear: list[str] = []
+    for u, ways in found.items():
+        if u in chosen:
+            continue
+        by_layout = {option[0].layout: option for option in ways}
+        if by_layout.keys() != {LINEAR, INPUT_FIRST}:
+            unclear.append(f"{torch[u]}: {' or '.join(layout.name for layout in by_layout)}")
+            continue
+        name = _local_name(torch[u])
+        evidence = {layout for other, layout in known if other == name}
+        evidence = evidence or {layout for _, layout in known} or {LINEAR}
+        if len(evidence) > 1:
+            unclear.append(f"{torch[u]}: {' or '.join(layout.name for layout in by_layout)}")
+        else:
+            chosen[u] = by_layout[evidence.pop()]
+    if unclear:
+        raise ValueError(
+            f"Shapes must tell how these are stored, and don't:{listed(unclear)}\n"
+            'Say it in a rule such as {"**.conv*": ("", "conv")}, of "linear", "conv1d", "conv" '
+            'and "conv_transpose".'
+        )
+    return chosen
+
+
+def _local_name(module: TorchLayer) -> str:
+    return module.name.rpartition(".")[2]
+
+
+def _with_factor(entry: Entry, flax: Mapping[str, float], torch: Mapping[str, float]) -> Entry:
+    """The entry with the factor that keeps the effective weight."""
+    factors = {
+        torch.get(source.name, 1.0) / flax[place.path]
+        for source in entry.sources
+        for place in entry.targets
+    }
+    if len(factors) > 1:
+        names = ", ".join(source.name for source in entry.sources)
+        raise ValueError(
+            f"Tensors that are converted together must have one multiplier. {names} and "
+            f"{', '.join(map(str, entry.targets))} have the ratios {sorted(factors)}. Convert to "
+            "the gauge table3, in which there are no multipliers, or without packed tensors."
+        )
+    return dataclasses.replace(entry, factor=factors.pop()) if factors else entry

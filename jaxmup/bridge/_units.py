@@ -1,0 +1,245 @@
+"""Both sides as layers: what stands together, under which name."""
+
+import itertools
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from jaxmup.bridge._layouts import Shape
+from jaxmup.bridge._plan import Place, Source
+from jaxmup.bridge._words import Words, read
+
+LayerKind = Literal["linear", "conv", "conv_transpose", "conv_gradient", "einsum", "other"]
+
+
+class Leaf(NamedTuple):
+    """A leaf of a Flax model.
+
+    Args:
+      path: in the tree, such as `"params/Dense_0/kernel"`.
+      shape: with the axes of stacked layers.
+      dtype: of the model; `None` where it says none.
+      kind: of the layer that owns it; `None` if nothing says so.
+      rank: number of axes without those of stacked layers; `None` if nothing says so.
+      multiplier: of the layer's forward pass; dimensionless.
+    """
+
+    path: str
+    shape: Shape
+    dtype: np.dtype | None = None
+    kind: LayerKind | None = None
+    rank: int | None = None
+    multiplier: float = 1.0
+
+
+class TorchLayer(NamedTuple):
+    """Tensors of one module of PyTorch, or of one direction of one layer of an RNN.
+
+    Args:
+      name: of the module.
+      words: of the name.
+      kind: `"layer"` has a weight or a bias or both, `"in_proj"` packs query, key and value,
+        `"cell"` is recurrent, `"array"` is a tensor on its own.
+      tensors: by their local name.
+    """
+
+    name: str
+    words: Words
+    kind: Literal["layer", "in_proj", "cell", "array"]
+    tensors: Mapping[str, Source]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{s.name} {_shape(s.shape)}" for s in self.tensors.values())
+
+
+class FlaxLayer(NamedTuple):
+    """Leaves of one layer of Flax, or of a row of a stack of layers, or of a group.
+
+    Args:
+      name: of the layer.
+      words: of the name.
+      kind: of the layer; `"attention"` is the group of query, key and value, `"cell"` that of a
+        recurrent cell, `"array"` a leaf on its own; `None` if nothing says what it is.
+      places: by their local name; in a group with that of the layer, such as `"query/kernel"`.
+    """
+
+    name: str
+    words: Words
+    kind: LayerKind | Literal["attention", "cell", "array"] | None
+    places: Mapping[str, Place]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{p} {_shape(p.shape)}" for p in self.places.values())
+
+
+_TORCH_LOCAL = re.compile(r"weight|bias|running_mean|running_var|num_batches_tracked")
+_IN_PROJ = re.compile(r"in_proj_weight|in_proj_bias|[qkv]_proj_weight")
+_CELL = re.compile(r"(weight|bias)_(ih|hh)((?:_l\d+)?)((?:_reverse)?)")
+_UNSCALED = "_unscaled"  # the abcd layer of torch_ref and of Cellarium
+_FLAX_LOCAL = ("kernel", "bias", "scale", "embedding", "mean", "var")
+COLLECTIONS = ("params", "batch_stats")
+PACKED_NAMES = ("in_proj", "qkv", "c_attn", "Wqkv", "wqkv", "qkv_proj")
+QKV = ("query", "key", "value")
+CELLS = MappingProxyType(
+    {
+        frozenset({"ii", "if", "ig", "io", "hi", "hf", "hg", "ho"}): "lstm",
+        frozenset({"ir", "iz", "in", "hr", "hz", "hn"}): "gru",
+        frozenset({"dense_i", "dense_h"}): "dense",
+        frozenset({"i", "h"}): "simple",
+    }
+)
+
+
+def torch_layers(sources: Iterable[Source]) -> list[TorchLayer]:
+    """The tensors of a state dict, module by module.
+
+    Example:
+      >>> shapes = {"fc.weight": (3, 2), "fc.bias": (3,), "scale": ()}
+      >>> layers = torch_layers(Source(n, s, np.dtype("f4")) for n, s in shapes.items())
+      >>> [(layer.name, layer.kind, list(layer.tensors)) for layer in layers]
+      [('fc', 'layer', ['weight', 'bias']), ('scale', 'array', ['scale'])]
+    """
+    found: dict[tuple[str, str], dict[str, Source]] = {}
+    for source in sources:
+        owner, _, local = source.name.rpartition(".")
+        plain = local.removesuffix(_UNSCALED)
+        if cell := _CELL.fullmatch(local):
+            part, side, layer, direction = cell.groups()
+            name = ".".join(filter(None, (owner, layer[1:], direction[1:])))
+            found.setdefault((name, "cell"), {})[f"{part}_{side}"] = source
+        elif _IN_PROJ.fullmatch(local):
+            found.setdefault((owner, "in_proj"), {})[local] = source
+        elif _TORCH_LOCAL.fullmatch(plain):
+            found.setdefault((owner, "layer"), {})[plain] = source
+        else:
+            found.setdefault((source.name, "array"), {})[local] = source
+    return [
+        TorchLayer(name, read(name), kind, tensors)  # type: ignore[arg-type]
+        for (name, kind), tensors in found.items()
+    ]
+
+
+def is_packed(layer: TorchLayer) -> bool:
+    """Whether a module of PyTorch has query, key and value in one tensor, one after another."""
+    return layer.kind == "in_proj" or layer.name.rpartition(".")[2] in PACKED_NAMES
+
+
+def flax_layers(
+    leaves: Sequence[Leaf], weights: Iterable[Shape], *, packed: bool
+) -> list[FlaxLayer]:
+    """The leaves of a model, layer by layer; of a layer that is stacked, each row.
+
+    Args:
+      leaves: of the model.
+      weights: the shapes of PyTorch's weights, by which a kernel of a tree without types is seen to
+        be a stack.
+      packed: whether query, key and value of an attention belong together.
+    """
+    owned: dict[str, dict[str, Leaf]] = {}
+    for leaf in leaves:
+        owner, _, local = without_collection(leaf.path).rpartition("/")
+        name, local = (owner, local) if local in _FLAX_LOCAL else (leaf.path, "")
+        owned.setdefault(name, {})[local] = leaf
+    known = frozenset(weights)
+    layers = [
+        layer for name, parts in owned.items() for layer in _rows_of_layer(name, parts, known)
+    ]
+    return _grouped(layers, packed=packed)
+
+
+def without_collection(path: str) -> str:
+    """A path without the name of Linen's collection in front."""
+    first, _, rest = path.partition("/")
+    return rest if first in COLLECTIONS and rest else path
+
+
+def _rows_of_layer(
+    name: str, parts: Mapping[str, Leaf], weights: frozenset[Shape]
+) -> list[FlaxLayer]:
+    stacked = _stacked_axes(parts, weights)
+    words = read(without_collection(name))
+    first = next(iter(parts.values()))
+    kind = "array" if "" in parts else first.kind
+    return [
+        FlaxLayer(
+            name + (str(list(row)) if row else ""),
+            words.at(*row),
+            kind,
+            {local: Place(leaf.path, row, leaf.shape[len(row) :]) for local, leaf in parts.items()},
+        )
+        for row in itertools.product(*map(range, first.shape[:stacked]))
+    ]
+
+
+def _stacked_axes(parts: Mapping[str, Leaf], weights: frozenset[Shape]) -> int:
+    """How many leading axes index equal layers."""
+    name, leaf = next(iter(parts.items()))
+    if leaf.rank is not None:
+        return len(leaf.shape) - leaf.rank
+    if "kernel" in parts:
+        bias = parts["bias"].shape if "bias" in parts else None
+        return int(_is_stack(parts["kernel"].shape, bias, weights))
+    rank = {"scale": 1, "bias": 1, "mean": 1, "var": 1, "embedding": 2}.get(name)
+    return 0 if rank is None else max(len(leaf.shape) - rank, 0)
+
+
+def _is_stack(kernel: Shape, bias: Shape | None, weights: frozenset[Shape]) -> bool:
+    """Whether a kernel of a tree without types stacks matrices along its first axis.
+
+    The bias says so, and if it does not, what there is in PyTorch for the kernel to be.
+    """
+    if len(kernel) < 3:
+        return False
+    if bias is not None:
+        as_whole = bias == kernel[len(kernel) - len(bias) :]
+        as_rows = len(bias) > 1 and bias == (kernel[0], *kernel[len(kernel) - len(bias) + 1 :])
+        if as_whole != as_rows:
+            return as_rows
+    sizes = sorted(kernel)
+    return not any(
+        sorted(weight) == sizes or (len(weight) == 2 and fits_matrix(weight, kernel))
+        for weight in weights
+    )
+
+
+def fits_matrix(weight: Shape, kernel: Shape) -> bool:
+    """Whether a kernel has the inputs and outputs of a weight (outputs, inputs), each on axes."""
+    outputs, inputs = weight
+    return any(
+        math.prod(kernel[:i]) == inputs and math.prod(kernel[i:]) == outputs
+        for i in range(1, len(kernel))
+    )
+
+
+def _grouped(layers: Sequence[FlaxLayer], *, packed: bool) -> list[FlaxLayer]:
+    """The layers, with those of a recurrent cell, and of a packed attention, as one."""
+    siblings: dict[tuple[str, tuple[int, ...]], dict[str, FlaxLayer]] = {}
+    for layer in layers:
+        path = layer.name.partition("[")[0]
+        owner, _, child = path.rpartition("/")
+        row = next(iter(layer.places.values())).row
+        siblings.setdefault((owner, row), {})[child.removesuffix("_")] = layer
+    found: list[FlaxLayer] = []
+    for (owner, row), children in siblings.items():
+        rest = dict(children)
+        name = owner + (str(list(row)) if row else "")
+        for names in [*CELLS, *([frozenset(QKV)] if packed else [])]:
+            if names <= rest.keys() and all(rest[n].kind != "array" for n in names):
+                kind = "attention" if names == frozenset(QKV) else "cell"
+                group = {n: rest.pop(n) for n in sorted(names)}
+                places = {
+                    f"{n}/{local}": place
+                    for n, layer in group.items()
+                    for local, place in layer.places.items()
+                }
+                found.append(FlaxLayer(name, read(owner).at(*row), kind, places))
+        found += rest.values()
+    return found
+
+
+def _shape(shape: Shape) -> str:
+    return f"({', '.join(map(str, shape))})"
