@@ -16,3 +16,6 @@ from jaxmup.bridge._plan import Source as Source
 from jaxmup.bridge._safetensors import save as save
 from jaxmup.bridge._sources import as_tensors as as_tensors
 from jaxmup.bridge._sources import load as load
+from jaxmup.bridge._optimizer import optimizer_from_torch as optimizer_from_torch
+from jaxmup.bridge._optimizer import optimizer_to_torch as optimizer_to_torch
+from jaxmup.bridge._optimizer import parameter_groups as parameter_groups
