@@ -102,7 +102,7 @@ class LSTM(nnx.Module):
         arguments = {"param_dtype": jnp.float64, "rngs": rngs}
         self.embed = nnx.Embed(vocabulary, width, **arguments)
         cells = [nnx.OptimizedLSTMCell(width, width, **arguments) for _ in range(2)]
-        self.lstm = nnx.List([nnx.RNN(cell, rngs=rngs) for cell in cells])
+        self.lstm = nnx.List([nnx.RNN(cell, rngs=False) for cell in cells])
         self.readout = nnx.Linear(width, vocabulary, **arguments)
 
     def __call__(self, tokens: Array) -> Array:

@@ -138,14 +138,6 @@ def with_fields(state: Any, fields: Mapping[str, Any], path: str = "") -> Any:
     return state._replace(**values) if values else state
 
 
-def is_initial(state: Any, path: str, initial: Any) -> bool:
-    """Whether what stands at rest between two steps, such as accumulated gradients, is at rest."""
-    for new, old in zip(jax.tree.leaves(state), jax.tree.leaves(initial), strict=True):
-        if not np.array_equal(np.asarray(new), np.asarray(old)):
-            return False
-    return True
-
-
 def leaf_like(value: Any, leaf: Any) -> Array:
     """`value` as an array of the dtype of `leaf`, where `leaf` is."""
     array = jnp.asarray(value, leaf.dtype)
@@ -184,15 +176,15 @@ def filled(
         elif field.kind in counts:
             fields[field.path] = _count(field, counts[field.kind])
         elif field.kind == "rate" and rate is not None and "learning_rate" in field.value:
-            held = field.value["learning_rate"]
-            fields[field.path] = {**field.value, "learning_rate": leaf_like(rate, held)}
+            held = jax.tree.map(lambda leaf: leaf_like(rate, leaf), field.value["learning_rate"])
+            fields[field.path] = {**field.value, "learning_rate": held}
     return with_fields(state, fields)
 
 
-def _count(field: Field, count: int | None) -> Array:
+def _count(field: Field, count: int | None) -> Any:
     if count is None:
         raise ValueError(
             f"The number of steps must be known where an optimizer counts. `{field.path}` counts, "
             "and torch's SGD does not. Pass `step`, or `scheduler=scheduler.state_dict()`."
         )
-    return leaf_like(count, field.value)
+    return jax.tree.map(lambda leaf: leaf_like(count, leaf), field.value)
