@@ -239,8 +239,8 @@ PAIRS = {
         channels_last=True,
     ),
     "GPT": Pair(
-        lambda: torch_ref.GPT2(TOKENS, context=6, width=WIDTH, num_layers=2, num_heads=2),
-        lambda: gpt2(TOKENS, WIDTH, 2, 2, 6, jnp.float64),
+        lambda: torch_ref.GPT2(TOKENS, context=6, width=WIDTH, num_layers=1, num_heads=2),
+        lambda: gpt2(TOKENS, WIDTH, 1, 2, 6, jnp.float64),
         lambda rng: rng.integers(0, TOKENS, (3, 6)),
         TOKENS,
         GPT2_RULES,

@@ -20,7 +20,13 @@ from parity_tests.published import PAIRS, Pair
 
 STEPS, SEAM = 8, 3
 LR, SGD_LR, MOMENTUM, DECAY = 0.01, 0.1, 0.9, 0.1
+EPS = 1e-5  # the bias of a key has no gradient but rounding, which a small eps would magnify
 Arrays = dict[str, np.ndarray]
+
+
+# Programs that are made quickly rather than well: each runs a few times.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+jit = functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
 
 
 class Optimizer(NamedTuple):
@@ -38,18 +44,18 @@ OPTIMIZERS = {
     "SGD": Optimizer(
         lambda p: SGD(p, SGD_LR, momentum=MOMENTUM), optax.sgd(SGD_LR, momentum=MOMENTUM)
     ),
-    "Adam": Optimizer(lambda p: Adam(p, LR), optax.adam(LR)),
+    "Adam": Optimizer(lambda p: Adam(p, LR, eps=EPS), optax.adam(LR, eps=EPS)),
     "AdamW": Optimizer(
-        lambda p: AdamW(p, LR, weight_decay=DECAY), optax.adamw(LR, weight_decay=DECAY)
+        lambda p: AdamW(p, LR, eps=EPS, weight_decay=DECAY), optax.adamw(LR, eps=EPS, weight_decay=DECAY)
     ),
     "AMSGrad": Optimizer(
-        lambda p: Adam(p, LR, amsgrad=True), chain(jaxmup.optim.scale_by_adam(amsgrad=True))
+        lambda p: Adam(p, LR, eps=EPS, amsgrad=True), chain(jaxmup.optim.scale_by_adam(eps=EPS, amsgrad=True))
     ),
     "RMSprop": Optimizer(
-        lambda p: RMSprop(p, LR, momentum=0.5),
-        chain(optax.scale_by_rms(0.99, eps_in_sqrt=False), optax.trace(0.5)),
+        lambda p: RMSprop(p, LR, eps=EPS, momentum=0.5),
+        chain(optax.scale_by_rms(0.99, EPS, eps_in_sqrt=False), optax.trace(0.5)),
     ),
-    "Adagrad": Optimizer(lambda p: Adagrad(p, LR), chain(jaxmup.optim.scale_by_adagrad())),
+    "Adagrad": Optimizer(lambda p: Adagrad(p, LR, eps=EPS), chain(jaxmup.optim.scale_by_adagrad(EPS))),
 }
 
 
@@ -88,33 +94,45 @@ def torch_loss(name: str, model: Any, step: int) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten())
 
 
-@functools.cache
-def gradient(name: str) -> Callable[..., Any]:
-    """The compiled gradient, and the state of what is no parameter."""
+@jit
+def gradient(graph: Any, params: Any, rest: Any, inputs: Any, labels: Any) -> Any:
+    """The gradient, and what the forward pass has left in what is no parameter."""
 
-    @nnx.jit
-    def compiled(model: nnx.Module, inputs: Any, labels: Any) -> Any:
-        def loss(model: Any) -> Any:
-            losses = optax.softmax_cross_entropy_with_integer_labels(model(inputs), labels)
-            return losses.mean()
+    def loss(params: Any) -> Any:
+        model = nnx.merge(graph, params, rest, copy=True)
+        losses = optax.softmax_cross_entropy_with_integer_labels(model(inputs), labels)
+        return losses.mean(), nnx.split(model, nnx.Param, ...)[2]
 
-        return nnx.grad(loss)(model)
+    return jax.grad(loss, has_aux=True)(params)
 
-    return lambda model, step: compiled(
-        model, PAIRS[name].here(data(name).inputs[step]), jnp.asarray(data(name).labels[step])
-    )
+
+@jit
+def trained(graph: Any, state: Any, gradients: Any) -> Any:
+    model, optimizer = nnx.merge(graph, state, copy=True)
+    optimizer.update(model, gradients)
+    return nnx.state((model, optimizer))
 
 
 def train_here(name: str, model: Any, optimizer: nnx.Optimizer, steps: range) -> None:
-    update = nnx.jit(lambda optimizer, model, gradients: optimizer.update(model, gradients))
     for step in steps:
-        update(optimizer, model, gradient(name)(model, step))
+        inputs = PAIRS[name].here(data(name).inputs[step])
+        gradients, rest = gradient(
+            *nnx.split(model, nnx.Param, ...), inputs, jnp.asarray(data(name).labels[step])
+        )
+        nnx.update(model, rest)
+        graph, state = nnx.split((model, optimizer))
+        nnx.update((model, optimizer), trained(graph, state, gradients))
+
+
+@functools.cache
+def abstract_model(name: str) -> nnx.Module:
+    return nnx.eval_shape(PAIRS[name].flax)
 
 
 def converted(name: str, model: torch.nn.Module, optimizer: Any, tx: Any, **kwargs: Any) -> Any:
     """Model and optimizer here, from torch."""
     pair = PAIRS[name]
-    abstract = nnx.eval_shape(pair.flax)
+    abstract = abstract_model(name)
     plan = bridge.plan(model.state_dict(), abstract, pair.rules)
     here = bridge.from_torch(model.state_dict(), abstract, pair.rules)
     ours = nnx.Optimizer(here, tx, wrt=nnx.Param)

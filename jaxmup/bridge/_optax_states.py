@@ -139,10 +139,12 @@ def with_fields(state: Any, fields: Mapping[str, Any], path: str = "") -> Any:
 
 
 def leaf_like(value: Any, leaf: Any) -> Array:
-    """`value` as an array of the dtype of `leaf`, where `leaf` is."""
+    """`value` as an array of the dtype of `leaf`, spread over devices as it is."""
     array = jnp.asarray(value, leaf.dtype)
     sharding = getattr(leaf, "sharding", None)
-    return array if sharding is None else jax.device_put(array, sharding)
+    if sharding is None or len(sharding.device_set) == 1:
+        return array
+    return jax.device_put(array, sharding)
 
 
 def filled(
