@@ -1,6 +1,7 @@
 """Between PyTorch and JAX: checkpoints of one framework for the other.
 
 - `from_torch` and `to_torch` convert weights; `plan` shows what they do with each tensor.
+- `conversion` does the same from file to file, one tensor at a time.
 - `load` and `save` read and write files of a state dict, as arrays of numpy; `as_tensors` makes
   tensors of PyTorch of them.
 """
@@ -8,6 +9,8 @@
 from jaxmup.bridge._convert import from_torch as from_torch
 from jaxmup.bridge._convert import plan as plan
 from jaxmup.bridge._convert import to_torch as to_torch
+from jaxmup.bridge._files import Conversion as Conversion
+from jaxmup.bridge._files import conversion as conversion
 from jaxmup.bridge._layouts import Layout as Layout
 from jaxmup.bridge._plan import Entry as Entry
 from jaxmup.bridge._plan import Place as Place

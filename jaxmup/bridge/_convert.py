@@ -161,7 +161,7 @@ def to_torch(
     _require_values(opened)
     leaves = {path: np.asarray(x) for path, x in opened.values.items()}
     if not allow_nan:
-        _require_no_nan("", leaves)
+        _require_no_nan(leaves)
     return made.backward(leaves.__getitem__)
 
 
@@ -186,12 +186,24 @@ def converted(entry: Entry, checkpoint: _sources.Checkpoint, *, allow_nan: bool)
     with _sources.naming(checkpoint.where, ", ".join(names)):
         arrays = [checkpoint.read(name) for name in names]
         if not allow_nan and entry.targets:
-            for name, array in zip(names, arrays, strict=True):
-                _require_no_nan("", {name: array})
+            _require_no_nan(dict(zip(names, arrays, strict=True)))
         return entry.forward(arrays)
 
 
-def _require_no_nan(where: str, arrays: Mapping[str, Array]) -> None:
+def reverted(entry: Entry, leaves: _sources.Checkpoint, *, allow_nan: bool) -> list[Array]:
+    """What the sources of one entry get, from a file of leaves.
+
+    Raises:
+      ValueError: naming file and leaves.
+    """
+    with _sources.naming(leaves.where, ", ".join(map(str, entry.targets))):
+        arrays = [leaves.read(place.path)[place.row] for place in entry.targets]
+        if not allow_nan:
+            _require_no_nan(dict(zip(map(str, entry.targets), arrays, strict=True)))
+        return entry.backward(arrays)
+
+
+def _require_no_nan(arrays: Mapping[str, Array]) -> None:
     wrong = [
         f"{name}: {count} of {array.size}"
         for name, array in arrays.items()

@@ -183,6 +183,8 @@ def _left_over(
                 f"These are {len(us)} of PyTorch:{listed(str(torch[u]) for u in us)}\n"
                 f"for {len(vs)} of Flax:{listed(str(flax[v]) for v in vs)}"
             )
+    if any(us and vs and len(us) > len(vs) for us, vs in groups):
+        parts.append("If they are tied, lead each of them to the one layer by a rule.")
     return "\n".join([*parts, _REMEDY])
 
 

@@ -154,8 +154,8 @@ def _chosen(
     if unclear:
         raise ValueError(
             f"Shapes must tell how these are stored, and don't:{listed(unclear)}\n"
-            "Say it in a rule: {name: (path, layout)} with one of "
-            '"linear", "conv1d", "conv" and "conv_transpose".'
+            'Say it in a rule such as {"**.conv*": ("", "conv")}, of "linear", "conv1d", "conv" '
+            'and "conv_transpose".'
         )
     return chosen
 

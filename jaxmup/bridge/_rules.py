@@ -17,9 +17,10 @@ class Rule:
     """One rule.
 
     Args:
-      pattern: name of a tensor or module of PyTorch; a `*` stands for a part without dots.
+      pattern: name of a tensor or module of PyTorch; a `*` stands for a part without dots, `**`
+        for any.
       path: of the leaf or layer of Flax, with the same parts for its `*`; `None` for what is left
-        out.
+        out, empty for what only needs a layout.
       layout: the key of the layout, if shapes don't tell it.
     """
 
@@ -34,7 +35,7 @@ class Rule:
           >>> Rule("h.*.ln_1", "blocks/*/attention_norm").expanded("h.7.ln_1.weight")
           'blocks/7/attention_norm'
         """
-        pattern = re.escape(self.pattern).replace(r"\*", "([^.]*)")
+        pattern = re.escape(self.pattern).replace(r"\*\*", "(.*)").replace(r"\*", "([^.]*)")
         found = re.match(rf"{pattern}(?=\.|$)", name)
         if found is None:
             return None
@@ -116,11 +117,7 @@ def apply(rules: Sequence[Rule], torch: Sequence[TorchLayer], flax: Sequence[Fla
         )
     return Ruling(
         frozenset(u for u, rule in holding.items() if rule.path is None),
-        {
-            u: _layers_of(rule, torch[u], flax)
-            for u, rule in holding.items()
-            if rule.path is not None
-        },
+        {u: _layers_of(rule, torch[u], flax) for u, rule in holding.items() if rule.path},
         {u: rule.layout for u, rule in holding.items() if rule.layout is not None},
     )
 

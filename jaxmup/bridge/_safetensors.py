@@ -36,6 +36,7 @@ DTYPES = MappingProxyType(
         "BOOL": np.dtype("bool"),
     }
 )
+_PIECE = 2**25  # bytes
 _NAMES = MappingProxyType({dtype: name for name, dtype in DTYPES.items()})
 
 
@@ -120,7 +121,8 @@ class Writer:
             )
         index = int(np.ravel_multi_index(row, shape[: len(row)])) if row else 0
         self._file.seek(start + index * array.nbytes)
-        self._file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        for part in _parts(array):
+            self._file.write(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
 
 
 @contextmanager
@@ -184,6 +186,16 @@ def save(path: str | os.PathLike[str], arrays: Mapping[str, Array]) -> None:
     with writing(Path(path), shapes) as file:
         for name, array in arrays.items():
             file.write(name, array)
+
+
+def _parts(array: Array) -> Iterator[Array]:
+    """Consecutive pieces of an array, so that no transposed copy of a large one is made at once."""
+    if array.ndim == 0 or array.nbytes <= _PIECE:
+        yield array
+        return
+    rows = max(1, _PIECE * len(array) // array.nbytes)
+    for first in range(0, len(array), rows):
+        yield array[first : first + rows]
 
 
 def _layout(

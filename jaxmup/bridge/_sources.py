@@ -152,7 +152,7 @@ def naming(where: str, names: str) -> Iterator[None]:
         yield
     except ValueError as error:
         prefix = ": ".join(filter(None, (where, names)))
-        raise ValueError(f"{prefix}: {error}") from None
+        raise ValueError(f"{prefix}: {error}" if prefix else str(error)) from None
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Array]:

@@ -50,14 +50,9 @@ def read(model: Any, specs: Any = None) -> Target:
             "`target` must be an NNX module or a tree of arrays, such as Linen's variables. Got "
             f"{listed(wrong) if wrong else 'an empty tree'}"
         )
-    multipliers = _multipliers({} if specs is None else leaves_by_path(specs))
+    by_path = specs_by_path(model, specs)
     leaves = tuple(
-        Leaf(
-            name,
-            tuple(x.shape),
-            np.dtype(x.dtype),
-            multiplier=multipliers.get(name, multipliers.get(name.partition("/")[2], 1.0)),
-        )
+        Leaf(name, tuple(x.shape), np.dtype(x.dtype), multiplier=_multiplier(by_path.get(name)))
         for name, x in values.items()
     )
     return Target(
@@ -79,10 +74,19 @@ def on_device(array: Array) -> jax.Array:
     return jnp.asarray(array)
 
 
-def _multipliers(specs: Mapping[str, ParamSpec]) -> dict[str, float]:
-    return {
-        name: spec.applied.multiplier for name, spec in specs.items() if spec.applied is not None
-    }
+def specs_by_path(model: Any, specs: Any) -> dict[str, ParamSpec]:
+    """The specs of the leaves by path: those that are given, or an NNX module's own."""
+    if specs is None and isinstance(model, nnx.Module):
+        flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
+        found = {name_of(path): variable.get_metadata().get(SPEC) for path, variable in flat}
+        return {path: spec for path, spec in found.items() if spec is not None}
+    given = {} if specs is None else leaves_by_path(specs)
+    # Specs are of the parameters, where a model may have other collections too.
+    return given | {f"params/{path}": spec for path, spec in given.items()}
+
+
+def _multiplier(spec: ParamSpec | None) -> float:
+    return 1.0 if spec is None or spec.applied is None else spec.applied.multiplier
 
 
 def _read_nnx(model: nnx.Module) -> Target:
@@ -110,14 +114,13 @@ def _nnx_leaf(path: tuple[Any, ...], variable: Any, layer: Any) -> Leaf:
     spec: ParamSpec | None = variable.get_metadata().get(SPEC)
     kind = _kind(layer)
     rank = _rank(layer, kind, path[-1]) if spec is None else len(spec.axes)
-    applied = None if spec is None else spec.applied
     return Leaf(
         name_of(path),
         tuple(variable.shape),
         np.dtype(variable.dtype),
         kind,
         rank,
-        1.0 if applied is None else applied.multiplier,
+        _multiplier(spec),
     )
 
 

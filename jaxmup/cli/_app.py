@@ -2,6 +2,7 @@
 
 import typer
 
+from jaxmup.cli._convert import convert
 from jaxmup.cli._explain import explain
 from jaxmup.cli._parity import parity
 from jaxmup.cli._transfer import transfer
@@ -12,7 +13,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (transfer, explain, parity):
+for command in (transfer, explain, parity, convert):
     app.command()(command)
 
 

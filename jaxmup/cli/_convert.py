@@ -1,0 +1,170 @@
+"""The command `jaxmup convert`."""
+
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from jaxmup.cli import _explain
+from jaxmup.cli._errors import BadInputError, bad_input
+
+if TYPE_CHECKING:
+    from jaxmup.bridge import Conversion, Plan
+
+
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SRC",
+            help="File to read: .safetensors, .safetensors.index.json, or .pt, .pth and .bin of "
+            "torch.save.",
+        ),
+    ],
+    destination: Annotated[
+        Path, typer.Argument(metavar="DST", help="File to write, which ends in .safetensors.")
+    ],
+    to: Annotated[Literal["flax", "torch"], typer.Option("--to", help="Whose names to write.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="What makes the Flax model: a function of `--size` that returns an NNX module or "
+            "a Linen module. The module is looked for here first.",
+        ),
+    ],
+    size: Annotated[int, typer.Option(help="Width of the model.")],
+    inputs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="For a Linen module: a function of the width that returns its example inputs, an "
+            "array or a tuple.",
+        ),
+    ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            help="With `--to torch`: a file of the PyTorch model, whose names and shapes are "
+            "written."
+        ),
+    ] = None,
+    rules: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file with a table [rules], from names of PyTorch to paths of Flax; false "
+            "leaves a tensor out."
+        ),
+    ] = None,
+    gauge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Gauge of the Flax side, such as table8; table3 has no multipliers.",
+            show_default="that of the model",
+        ),
+    ] = None,
+    family: Annotated[
+        str, typer.Option(metavar="NAME", help="The optimizer, for `--gauge`.")
+    ] = "adam",
+    allow_nan: Annotated[
+        bool, typer.Option("--allow-nan", help="Convert weights that are NaN too.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done, and write nothing.")
+    ] = False,
+) -> None:
+    """A PyTorch checkpoint for a Flax model, or the reverse.
+
+    Prints every tensor with its place in the model, both shapes and the transform, then converts
+    one tensor at a time. What is left over on either side is an error that lists it. The file
+    appears whole, or not at all.
+
+    On the Flax side the file is of safetensors too, with the paths of the leaves for names.
+
+    Example: jaxmup convert gpt2.safetensors gpt2-flax.safetensors --to flax --model
+    my_project.model:make_model --size 768
+    """
+    from jaxmup import bridge, parametrization
+
+    made = _explain._function(model, "--model")
+    example = None if inputs is None else _explain._function(inputs, "--inputs")
+    with bad_input(ValueError, TypeError, OSError, ModuleNotFoundError):
+        target, specs = _target(made, example, size)
+        names = cast(Any, (family, gauge))
+        conversion = bridge.conversion(
+            source,
+            target,
+            to=to,
+            like=like,
+            rules=None if rules is None else _rules(rules),
+            gauge=None if gauge is None else parametrization("mup", names[0], gauge=names[1]),
+            specs=specs,
+        )
+        _show(conversion.plan)
+        if dry_run:
+            Console(stderr=True).print("Dry run: nothing was written.")
+        else:
+            _write(conversion, destination, allow_nan=allow_nan)
+
+
+def _target(make_model: Any, make_inputs: Any, size: int) -> tuple[Any, Any]:
+    """The abstract model; of a Linen module its variables, and its specs if it has any."""
+    model = _explain._abstract(make_model, size)
+    if not _explain._is_linen(model):
+        return model, None
+    import jax
+    from flax import linen
+
+    import jaxmup
+
+    example = _explain._example(make_inputs, size)
+    variables = jax.eval_shape(model.init, jax.random.key(0), *example)
+    try:
+        specs = jaxmup.linen.specs(model, *example)
+    except ValueError:  # not every layer is jaxmup's
+        specs = None
+    return linen.unbox(variables), specs
+
+
+def _rules(path: Path) -> dict[str, Any]:
+    """The table `[rules]` of a TOML file; `false` stands for `None`, which TOML lacks."""
+    try:
+        rules = tomllib.loads(path.read_text()).get("rules")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInputError(f"`--rules` must be a TOML file. {path}: {error}") from error
+    if not isinstance(rules, dict):
+        raise BadInputError(f"`--rules` must have a table [rules]. {path} has none.")
+    return {name: None if value is False else value for name, value in rules.items()}
+
+
+def _show(plan: "Plan") -> None:
+    console = Console(highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for title in ("PyTorch", "Flax", "shapes", "transform"):
+        table.add_column(title, no_wrap=True)
+    for row in plan.rows():
+        table.add_row(*map(Text, row))
+    wide = console.options.update(max_width=10_000)
+    fits = console.measure(table, options=wide).maximum <= console.width
+    if fits:
+        console.print(table)
+    else:
+        console.print(Text(str(plan)), no_wrap=True, overflow="ignore", crop=False)
+
+
+def _write(conversion: "Conversion", destination: Path, *, allow_nan: bool) -> None:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("Converting", total=len(conversion.plan.entries))
+        conversion.write(
+            destination,
+            allow_nan=allow_nan,
+            progress=lambda done: progress.update(task, completed=done),
+        )
