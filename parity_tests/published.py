@@ -107,8 +107,9 @@ class LSTM(nnx.Module):
 
     def __call__(self, tokens: Array) -> Array:
         x = self.embed(tokens)
+        start = jnp.zeros_like(x[:, 0])
         for layer in self.lstm:
-            x = layer(x)
+            x = layer(x, initial_carry=(start, start))
         return self.readout(x)
 
 
@@ -204,7 +205,7 @@ GPT2_RULES = {
 TOKENS, WIDTH = 11, 8
 
 
-def _double(model: nnx.Module) -> nnx.Module:
+def double(model: nnx.Module) -> nnx.Module:
     """The model with the shapes of its parameters in float64."""
     graph, state = nnx.split(model)
     return nnx.merge(
@@ -215,7 +216,7 @@ def _double(model: nnx.Module) -> nnx.Module:
 PAIRS = {
     "MLP": Pair(
         lambda: TorchMLP(3, 8, 8, 4),
-        lambda: _double(
+        lambda: double(
             MLP(
                 3,
                 4,
@@ -231,7 +232,7 @@ PAIRS = {
     ),
     "CNN": Pair(
         lambda: TorchCNN(2, 4, 3),
-        lambda: _double(
+        lambda: double(
             CNN(2, 3, width=4, num_stages=2, base_width=4, num_groups=2, rngs=nnx.Rngs(0))
         ),
         lambda rng: rng.standard_normal((4, 2, 6, 6)),

@@ -19,6 +19,8 @@ TOL = {
     "hundred steps": Tol(1e-11, "float64: each step starts from the differences of the last"),
     "schedule": Tol(1e-11, "float64: torch follows a cosine by recursion, optax by its formula"),
     "seam": Tol(1e-11, "float64: eight steps of either, and rounding where they meet"),
+    "gradients": Tol(1e-11, "float64: as a step, through the roots of norms"),
+    "whole model": Tol(1e-11, "float64: twenty steps, most of them of different programs"),
     "one step, float32": Tol(3e-6, "25 roundings of 1.2e-7; seen: 7e-7"),
     "hundred steps, float32": Tol(2e-4, "of a hundred such steps; seen: 4e-5"),
     "one step, bfloat16": Tol(6e-2, "each layer is rounded by 2^-8 = 4e-3; seen: 3e-2"),

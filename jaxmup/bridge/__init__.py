@@ -2,6 +2,8 @@
 
 - `from_torch` and `to_torch` convert weights; `plan` shows what they do with each tensor.
 - `conversion` does the same from file to file, one tensor at a time.
+- `optimizer_from_torch` and `optimizer_to_torch` convert the state of an optimizer, so that a run
+  goes on; `parameter_groups` and `schedule_position` say where it stands.
 - `load` and `save` read and write files of a state dict, as arrays of numpy; `as_tensors` makes
   tensors of PyTorch of them.
 """
@@ -22,3 +24,4 @@ from jaxmup.bridge._sources import load as load
 from jaxmup.bridge._optimizer import optimizer_from_torch as optimizer_from_torch
 from jaxmup.bridge._optimizer import optimizer_to_torch as optimizer_to_torch
 from jaxmup.bridge._optimizer import parameter_groups as parameter_groups
+from jaxmup.bridge._optimizer import schedule_position as schedule_position

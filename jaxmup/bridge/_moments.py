@@ -142,19 +142,27 @@ def _require_one(names: tuple[str, ...], entry: Entry, run: TorchRun) -> None:
 
 
 def _alike(run: TorchRun, first: str, second: str) -> bool:
+    """Whether two tensors have been trained as one, but for rounding."""
     groups, moments = run.group_of(), (run.moments[first], run.moments[second])
-    return groups[first].hyperparameters == groups[second].hyperparameters and all(
-        key in moments[1] and np.array_equal(array, moments[1][key])
-        for key, array in moments[0].items()
+    return (
+        groups[first].hyperparameters == groups[second].hyperparameters
+        and moments[0].keys() == moments[1].keys()
+        and all(_close(array, moments[1][key]) for key, array in moments[0].items())
     )
+
+
+def _close(one: np.ndarray, other: np.ndarray) -> bool:
+    largest = np.max(np.abs(one), initial=0.0)
+    return bool(np.all(np.abs(one - other) <= 1e3 * np.finfo(one.dtype).eps * largest))
 
 
 def _together(group: TorchGroup, number: int) -> TorchGroup:
     """The group that trains the sum of several tensors of one gradient as `group` trains each."""
-    held = dict(group.hyperparameters)
-    if number > 1:
-        held |= {"lr": number * held["lr"], "weight_decay": held["weight_decay"] / number}
-    return group._replace(hyperparameters=held)
+    if number == 1:
+        return group
+    held = group.hyperparameters
+    changed = {"lr": number * held["lr"], "weight_decay": held["weight_decay"] / number}
+    return group._replace(hyperparameters={**held, **changed})
 
 
 def _scaled(array: np.ndarray, factor: float) -> np.ndarray:

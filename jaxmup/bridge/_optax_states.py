@@ -140,7 +140,7 @@ def with_fields(state: Any, fields: Mapping[str, Any], path: str = "") -> Any:
 
 def leaf_like(value: Any, leaf: Any) -> Array:
     """`value` as an array of the dtype of `leaf`, spread over devices as it is."""
-    array = jnp.asarray(value, leaf.dtype)
+    array = jnp.array(value, leaf.dtype)  # a copy: torch updates its tensors in place
     sharding = getattr(leaf, "sharding", None)
     if sharding is None or len(sharding.device_set) == 1:
         return array

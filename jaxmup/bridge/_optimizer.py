@@ -49,12 +49,16 @@ def parameter_groups(
       ValueError: as `optimizer_from_torch`, where it concerns `torch_state`.
     """
     run = read_run(torch_state, names)
-    tensors = tensors_of(plan, run)
+    paths = {
+        name: tuple(place.path for place in tensor.places)
+        for tensor in tensors_of(plan, run)
+        for name in tensor.names
+    }
     return [
         ParameterGroup(
             group.optimizer.name,
             group.hyperparameters,
-            tuple(dict.fromkeys(p.path for t in tensors if t.group is group for p in t.places)),
+            tuple(dict.fromkeys(path for i in group.indices for path in paths[run.names[i]])),
             group.optimizer.counterpart(group.hyperparameters),
         )
         for group in run.groups
@@ -162,6 +166,30 @@ def optimizer_to_torch(
             for name in tensor.names:
                 by_name.setdefault(name, {})[key] = tensor.to_torch(arrays, degree)
     return {"state": _torch_states(run, by_name, step), "param_groups": torch_state["param_groups"]}
+
+
+def schedule_position(opt_state: Any) -> int | None:
+    """Where the schedules of an optimizer stand: the `last_epoch` of torch's schedulers.
+
+    In torch such a scheduler is made with `last_epoch = position - 1`, and then sets the learning
+    rates of the next step.
+
+    Args:
+      opt_state: the state of an optax optimizer; `optimizer.opt_state` of an `nnx.Optimizer`.
+
+    Returns:
+      The number of steps that the schedules have seen; `None` if there are none.
+
+    Raises:
+      ValueError: if a state in the chain is not known, or two schedules stand apart.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> tx = optax.sgd(optax.cosine_decay_schedule(0.1, 10))
+      >>> schedule_position(tx.init({"w": jnp.ones(1)}))
+      0
+    """
+    return _count(opt_state, "position")
 
 
 def params_of(model: Any) -> Any:

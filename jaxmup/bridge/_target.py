@@ -71,7 +71,7 @@ def on_device(array: Array) -> jax.Array:
             f"Dtypes are kept, and JAX has no {array.dtype} unless it is told to. Call "
             'jax.config.update("jax_enable_x64", True) first, or convert the checkpoint.'
         )
-    return jnp.asarray(array)
+    return jnp.array(array)  # a copy: PyTorch trains its tensors in place
 
 
 def specs_by_path(model: Any, specs: Any) -> dict[str, ParamSpec]:
