@@ -25,7 +25,10 @@ def load(path: Path) -> Mapping[str, Any]:
     with path.open("rb"):  # an error of the system names the file
         pass
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+        is_zip = zipfile.is_zipfile(path)  # those of PyTorch before 1.6 are none
+        if is_zip:
+            _require_checksums(path)
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} must hold tensors alone. {_first_line(error)}") from None
     except Exception as error:  # a damaged file raises whatever its bytes lead to
@@ -35,9 +38,11 @@ def load(path: Path) -> Mapping[str, Any]:
     return found
 
 
-def _is_zip(path: Path) -> bool:
-    """Whether the file can be memory-mapped; those of PyTorch before 1.6 cannot."""
-    return zipfile.is_zipfile(path)
+def _require_checksums(path: Path) -> None:
+    """Raises a `ValueError` if a part of the file is not what was written; PyTorch doesn't look."""
+    with zipfile.ZipFile(path) as file:
+        if (damaged := file.testzip()) is not None:
+            raise ValueError(f"the checksum of {damaged} is wrong")
 
 
 def _first_line(error: BaseException) -> str:

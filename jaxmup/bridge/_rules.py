@@ -84,12 +84,13 @@ class Ruling:
     Args:
       dropped: the modules of PyTorch that are left out, as indices.
       forced: for each module that a rule is about, the layers that it may become.
-      layouts: for each module of which a rule says it, how it is stored.
+      layouts: for each module of which a rule says it, how it is stored, and whether there must be
+        such a way.
     """
 
     dropped: frozenset[int]
     forced: Mapping[int, frozenset[int]]
-    layouts: Mapping[int, str]
+    layouts: Mapping[int, tuple[str, bool]]
 
     def allows(self, torch: int, flax: int) -> bool:
         """Whether the rules let this module become this layer."""
@@ -99,8 +100,11 @@ class Ruling:
 
     def among(self, torch: int, options: Sequence[Any]) -> list[Any]:
         """Those of the ways to convert a module that are stored as the rules say."""
-        key = self.layouts.get(torch)
-        return [o for o in options if key is None or o[0].layout.key == key]
+        if torch not in self.layouts:
+            return list(options)
+        key, required = self.layouts[torch]
+        found = [option for option in options if option[0].layout.key == key]
+        return found if found or required else list(options)
 
 
 def apply(rules: Sequence[Rule], torch: Sequence[TorchLayer], flax: Sequence[FlaxLayer]) -> Ruling:
@@ -118,7 +122,11 @@ def apply(rules: Sequence[Rule], torch: Sequence[TorchLayer], flax: Sequence[Fla
     return Ruling(
         frozenset(u for u, rule in holding.items() if rule.path is None),
         {u: _layers_of(rule, torch[u], flax) for u, rule in holding.items() if rule.path},
-        {u: rule.layout for u, rule in holding.items() if rule.layout is not None},
+        {
+            u: (rule.layout, bool(rule.path))
+            for u, rule in holding.items()
+            if rule.layout is not None
+        },
     )
 
 
