@@ -30,7 +30,13 @@ from jaxmup.models import GPT
 
 LIMITS = {
     # 12 blocks and 50,257 tokens of roundings of 6e-8; Adam's first steps divide by the gradient
-    "float32": {"reference": 1e-4, "logits": 1e-4, "losses": 1e-5, "gradients": 1e-3, "steps": 1e-2},
+    "float32": {
+        "reference": 1e-4,
+        "logits": 1e-4,
+        "losses": 1e-5,
+        "gradients": 1e-3,
+        "steps": 1e-2,
+    },
     "float64": {"reference": 1e-12, "logits": 1e-12, "losses": 1e-12, "gradients": 1e-11}
     | {"steps": 1e-7},
 }

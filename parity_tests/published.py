@@ -121,9 +121,7 @@ class ResNet(nnx.Module):
         self.bn1 = _norm(widths[0], rngs)
         for i, (inputs, features) in enumerate(zip((widths[0], *widths), widths, strict=False)):
             stage = nnx.List(
-                ResNetBlock(
-                    features if j else inputs, features, 1 if j or not i else 2, rngs=rngs
-                )
+                ResNetBlock(features if j else inputs, features, 1 if j or not i else 2, rngs=rngs)
                 for j in range(blocks)
             )
             setattr(self, f"layer{i + 1}", stage)

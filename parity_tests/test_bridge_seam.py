@@ -48,16 +48,20 @@ OPTIMIZERS = {
     ),
     "Adam": Optimizer(lambda p: Adam(p, LR, eps=EPS), optax.adam(LR, eps=EPS)),
     "AdamW": Optimizer(
-        lambda p: AdamW(p, LR, eps=EPS, weight_decay=DECAY), optax.adamw(LR, eps=EPS, weight_decay=DECAY)
+        lambda p: AdamW(p, LR, eps=EPS, weight_decay=DECAY),
+        optax.adamw(LR, eps=EPS, weight_decay=DECAY),
     ),
     "AMSGrad": Optimizer(
-        lambda p: Adam(p, LR, eps=EPS, amsgrad=True), chain(jaxmup.optim.scale_by_adam(eps=EPS, amsgrad=True))
+        lambda p: Adam(p, LR, eps=EPS, amsgrad=True),
+        chain(jaxmup.optim.scale_by_adam(eps=EPS, amsgrad=True)),
     ),
     "RMSprop": Optimizer(
         lambda p: RMSprop(p, LR, eps=EPS, momentum=0.5),
         chain(optax.scale_by_rms(0.99, EPS, eps_in_sqrt=False), optax.trace(0.5)),
     ),
-    "Adagrad": Optimizer(lambda p: Adagrad(p, LR, eps=EPS), chain(jaxmup.optim.scale_by_adagrad(EPS))),
+    "Adagrad": Optimizer(
+        lambda p: Adagrad(p, LR, eps=EPS), chain(jaxmup.optim.scale_by_adagrad(EPS))
+    ),
 }
 
 

@@ -121,7 +121,9 @@ def _update(
         updates, state = tx.update(gradients, state, weights)
         if any(np.any(update) for update in jax.tree.leaves(updates)):
             break
-    found = {path: np.asarray(update, np.float64) for path, update in leaves_by_path(updates).items()}
+    found = {
+        path: np.asarray(update, np.float64) for path, update in leaves_by_path(updates).items()
+    }
     return found, _rounding(state)
 
 

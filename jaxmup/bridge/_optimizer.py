@@ -113,6 +113,7 @@ def optimizer_from_torch(
     trained = trained_by_path(tensors)
     state = _initial_state(tx, model)
     _require_same_moments(state, trained)
+    _require_started(run)
     step, position = _counts(run, scheduler, step)
     rate = _one_rate(run)
     require_same_step(tx, params, trained, step, position, rate)
@@ -230,6 +231,19 @@ def _require_same_moments(state: Any, trained: Mapping[str, Trained]) -> None:
         raise ValueError(
             f"`tx` must keep for each parameter what torch keeps. It differs for{listed(wrong)}"
         )
+
+
+def _require_started(run: TorchRun) -> None:
+    """Raises a `ValueError` for a dampened momentum that has not begun: torch dampens it later."""
+    for group in run.groups:
+        held = group.hyperparameters
+        if held.get("dampening") and held["momentum"]:
+            late = [run.names[i] for i in group.indices if not run.moments[run.names[i]]]
+            if late:
+                raise ValueError(
+                    "torch's SGD does not dampen the gradient of its first step, and nothing in "
+                    f"optax does the same. Convert after it. There was no step of{listed(late)}"
+                )
 
 
 def _require_at_rest(state: Any, initial: Any) -> None:

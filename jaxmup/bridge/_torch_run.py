@@ -63,6 +63,9 @@ def read_run(torch_state: Mapping[str, Any], names: Sequence[str] | None) -> Tor
         )
     groups = tuple(_group(i, group) for i, group in enumerate(torch_state["param_groups"]))
     by_index = _names(torch_state["param_groups"], names)
+    loose = [i for i in torch_state["state"] if i not in by_index]
+    if loose:
+        raise ValueError(f"The state is of tensors in no parameter group: {loose}.")
     kept = {
         by_index[i]: _moments(by_index[i], group, torch_state["state"].get(i, {}))
         for group in groups
@@ -112,9 +115,7 @@ def _number(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _names(
-    groups: Sequence[Mapping[str, Any]], names: Sequence[str] | None
-) -> dict[int, str]:
+def _names(groups: Sequence[Mapping[str, Any]], names: Sequence[str] | None) -> dict[int, str]:
     indices = [i for group in groups for i in group["params"]]
     if names is None and all("param_names" in group for group in groups):
         held = [name for group in groups for name in group["param_names"]]
@@ -132,7 +133,9 @@ def _names(
 
 def _moments(name: str, group: TorchGroup, state: Mapping[str, Any]) -> dict[str, np.ndarray]:
     wanted = group.optimizer.moments(group.hyperparameters)
-    extra = [key for key, value in state.items() if key not in (*wanted, "step") and value is not None]
+    extra = [
+        key for key, value in state.items() if key not in (*wanted, "step") and value is not None
+    ]
     if extra:
         raise ValueError(
             f"{group.optimizer.name} with these hyper-parameters keeps {sorted(wanted)}. For {name} "
