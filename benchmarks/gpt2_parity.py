@@ -20,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
-import torch_ref
 import transformers
 from _record import RESULTS, write_record
 from flax import nnx
 
+import torch_ref
 from jaxmup import bridge
 from jaxmup.models import GPT
 

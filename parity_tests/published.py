@@ -1,5 +1,6 @@
 """Whole models, once in torch under names of its world, and once here."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -49,7 +50,7 @@ class TorchMLP(torch.nn.Module):
 
     def __init__(self, *sizes: int):
         super().__init__()
-        pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+        pairs = list(itertools.pairwise(sizes))
         self.hidden = torch.nn.ModuleList(torch.nn.Linear(*pair) for pair in pairs[:-1])
         self.readout = torch.nn.Linear(*pairs[-1])
 

@@ -1,7 +1,7 @@
 """A run that moves between torch and JAX in the middle is the run that stays in either."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -290,7 +290,7 @@ GAUGES = {
 
 @pytest.mark.parametrize("optimizer", GAUGES)
 def test_into_another_gauge(optimizer: str, agree: Any) -> None:
-    """muP in torch by learning rates alone goes on in a gauge with multipliers, and comes back."""
+    """MuP in torch by learning rates alone goes on in a gauge with multipliers, and comes back."""
     make, ours_of = GAUGES[optimizer]
     family: Any = "sgd" if optimizer == "SGD" else "adam"
     table3, table8 = (

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from flax import linen, nnx
+from flax import nnx
 from torch import nn
 
 from jaxmup import bridge

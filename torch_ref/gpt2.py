@@ -34,9 +34,10 @@ class GPT2(nn.Module):
         """Allocate and draw the parameters."""
         super().__init__()
         blocks = nn.ModuleList(_Block(width, num_heads) for _ in range(num_layers))
+        embedding = nn.Embedding(vocabulary, width)
         self.transformer = nn.ModuleDict(
             OrderedDict(
-                wte=nn.Embedding(vocabulary, width),
+                wte=embedding,
                 wpe=nn.Embedding(context, width),
                 h=blocks,
                 ln_f=nn.LayerNorm(width),
@@ -46,7 +47,7 @@ class GPT2(nn.Module):
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 nn.init.normal_(parameter, std=0.02)
-        self.lm_head.weight = self.transformer["wte"].weight
+        self.lm_head.weight = embedding.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of shape (batch, length, vocabulary)."""

@@ -61,7 +61,8 @@ def require_same_step(
     wrong = list(_differences(got, expected, trained, largest))
     if wrong:
         raise ValueError(
-            f"The next step of `tx` must be that of torch's optimizer. It differs for{listed(wrong)}"
+            "The next step of `tx` must be that of torch's optimizer. It differs for"
+            f"{listed(wrong)}"
         )
 
 

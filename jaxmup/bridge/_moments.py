@@ -1,8 +1,8 @@
-"""Moments along the plan of their weights: through the same layouts, in the unit of the gradient."""
+"""Moments along the plan of their weights: through the same layouts, in units of gradients."""
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -136,8 +136,8 @@ def _require_one(names: tuple[str, ...], entry: Entry, run: TorchRun) -> None:
     alike = all(_alike(run, names[0], name) for name in names[1:])
     if not alike or size != sum(math.prod(place.shape) for place in entry.targets):
         raise ValueError(
-            f"{', '.join(names)} become {', '.join(map(str, entry.targets))}, and torch trains them "
-            "apart: their moments or hyper-parameters differ. Freeze all but one of them in torch."
+            f"{', '.join(names)} become {', '.join(map(str, entry.targets))}, and torch trains "
+            "them apart: their moments or hyper-parameters differ. Freeze all but one in torch."
         )
 
 

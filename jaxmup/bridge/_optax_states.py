@@ -10,8 +10,8 @@ from jax import Array
 
 from jaxmup._tree import listed, path_name
 
-# What a field is: a number of steps, the position of the schedules, the learning rate among injected
-# hyper-parameters, the states of other transforms, or what both sides have between two steps alike.
+# What a field is: a number of steps, the position of the schedules, the learning rate among
+# injected hyper-parameters, the states of other transforms, or what is alike between any two steps.
 Kind = Literal["step", "position", "rate", "inner", "at rest"]
 
 
@@ -126,8 +126,7 @@ def with_fields(state: Any, fields: Mapping[str, Any], path: str = "") -> Any:
             with_fields(part, fields, f"{path}/{i}".lstrip("/")) for i, part in enumerate(state)
         )
     if isinstance(state, Mapping):
-        parts = {k: with_fields(v, fields, f"{path}/{k}".lstrip("/")) for k, v in state.items()}
-        return type(state)(parts)
+        return {k: with_fields(v, fields, f"{path}/{k}".lstrip("/")) for k, v in state.items()}
     values = {}
     for name, kind in (_row(state) or {}).items():
         at = f"{path}/{name}".lstrip("/")

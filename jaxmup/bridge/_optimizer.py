@@ -268,8 +268,8 @@ def _counts(
         return step, step
     if "last_epoch" not in scheduler:
         raise ValueError(
-            "`scheduler` must be the `state_dict()` of a scheduler, with 'last_epoch'. Got the keys "
-            f"{sorted(map(str, scheduler))}."
+            "`scheduler` must be the `state_dict()` of a scheduler, with 'last_epoch'. Got the "
+            f"keys {sorted(map(str, scheduler))}."
         )
     return step, int(scheduler["last_epoch"])
 

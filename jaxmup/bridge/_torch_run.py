@@ -138,8 +138,8 @@ def _moments(name: str, group: TorchGroup, state: Mapping[str, Any]) -> dict[str
     ]
     if extra:
         raise ValueError(
-            f"{group.optimizer.name} with these hyper-parameters keeps {sorted(wanted)}. For {name} "
-            f"the state holds {sorted(extra)} too. Is it of another optimizer?"
+            f"{group.optimizer.name} with these hyper-parameters keeps {sorted(wanted)}. For "
+            f"{name} the state holds {sorted(extra)} too. Is it of another optimizer?"
         )
     found = {key: to_numpy(state[key]) for key in wanted if state.get(key) is not None}
     missing = [key for key in wanted if key not in found]

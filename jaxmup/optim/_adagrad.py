@@ -48,7 +48,7 @@ def scale_by_adagrad(
         values_of_leaves("eps", eps, params)
         return optax.ScaleByRssState(optax.tree.full_like(params, initial_accumulator_value))
 
-    def update(updates: Any, state: optax.ScaleByRssState, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
         total = jax.tree.map(lambda g, s: s + jnp.square(g), updates, state.sum_of_squares)
         leaves, structure = jax.tree.flatten(updates)
