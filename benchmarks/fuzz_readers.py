@@ -4,8 +4,9 @@ Mutates files of every format that `jaxmup.bridge` reads and reads each in a pro
 kind, so that a crash is seen and counted. A reader may refuse a file by a `ValueError` or an
 `OSError`. What it accepts must be what the definition of the format says that the file holds:
 of safetensors, indices and base shapes by another reader; of files of torch.save, which have
-checksums, what was in the file before. Pickles with damaged or hostile code may do nothing at all:
-calls that start a process, open a socket or write a file are watched.
+checksums, what was in the file before. Mutated pickles with right checksums, and files of PyTorch
+before 1.6, which have none, may say anything, but may do nothing: calls that start a process, open
+a socket or write a file are watched.
 
     python benchmarks/fuzz_readers.py --out benchmarks/results/fuzz_readers.json
 """

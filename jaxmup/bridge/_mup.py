@@ -67,33 +67,40 @@ def read_base_shapes(path: str | os.PathLike[str]) -> dict[str, BaseShape]:
       {'fc.weight': (64, None), 'scale': ()}
     """
     shapes: dict[str, list[int | None]] = {}
-    try:
-        lines = Path(path).read_text().splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be a file of base shapes, which is text. {error}") from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        if key := _KEY.fullmatch(line):
-            name = key["quoted"] or key["name"]
-            if name in shapes:
-                raise ValueError(
-                    f"{path}, line {number}: {name} must have one base shape. Got two."
-                )
+    scalars: set[str] = set()
+    for number, line in _lines(path):
+        key, size = _KEY.fullmatch(line), _SIZE.fullmatch(line)
+        last = next(reversed(shapes), None)
+        if key and (name := key["quoted"] or key["name"]) not in shapes:
             shapes[name] = []
-        elif (size := _SIZE.fullmatch(line)) and shapes:
-            value = None if size[1] == "null" else int(size[1])
-            shapes[next(reversed(shapes))].append(value)
+            scalars |= {name} if key["scalar"] else set()
+        elif size and last is not None and last not in scalars:
+            shapes[last].append(None if size[1] == "null" else int(size[1]))
         else:
             raise ValueError(
-                f"{path}, line {number}: a file of base shapes has names and below each its sizes, "
-                f"such as '- 64' or '- null'. Got {line!r}."
+                f"{path}, line {number}: a file of base shapes has each name once, and below it "
+                f"the sizes, such as '- 64' or '- null'. Got {line!r}."
             )
+    if empty := [name for name, sizes in shapes.items() if not sizes and name not in scalars]:
+        raise ValueError(f"{path}: a base shape must have sizes, or be []. None have {empty}.")
     return {name: tuple(sizes) for name, sizes in shapes.items()}
 
 
-_KEY = re.compile(r"""(?:'(?P<quoted>[^']+)'|(?P<name>[\w.\-]+)):(?: \[\])?""")
+_KEY = re.compile(r"(?:'(?P<quoted>[^']+)'|(?P<name>(?!\d+:)[\w.\-]+)):(?P<scalar> \[\])?")
 _SIZE = re.compile(r" *- (null|[1-9]\d{0,17})")
+
+
+def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
+    """The lines that say something, with their numbers."""
+    try:
+        text = Path(path).read_text()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be a file of base shapes, which is text. {error}") from None
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.isprintable():
+            raise ValueError(f"{path}, line {number}: base shapes are plain text. Got {line!r}.")
+        if line.strip() and not line.startswith("#"):
+            yield number, line
 
 
 def mup_parameters(

@@ -140,6 +140,8 @@ def writing(
       OSError: if it cannot be written, or is a symbolic link.
     """
     refuse_link(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"A file must be written into a folder. {path.parent} is none.")
     header, places = _layout(arrays, metadata)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

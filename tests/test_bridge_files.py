@@ -1,0 +1,408 @@
+"""The bridge's files: what is read, refused and written; models of mup; the command."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import ml_dtypes
+import mutations
+import numpy as np
+import pytest
+from flax import nnx
+from helpers import cases
+
+import jaxmup
+from jaxmup import bridge, cli
+
+WEIGHT = np.arange(6, dtype=np.float32).reshape(3, 2)
+BIAS = np.float32([1, 2, 3])
+STATE = {"weight": WEIGHT, "bias": BIAS}
+
+
+def abstract_linear() -> nnx.Linear:
+    return nnx.eval_shape(lambda: nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+
+
+def test_files_hold_what_the_format_says(tmp_path):
+    path = tmp_path / "model.safetensors"
+    arrays = {"a.b": WEIGHT, "half": BIAS.astype(ml_dtypes.bfloat16), "step": np.int64(3)}
+    arrays |= {"empty": np.zeros((0, 2), np.float32), "fortran": np.asfortranarray(WEIGHT)}
+    bridge.save(path, arrays)
+    by_definition = mutations.read_by_definition(path.read_bytes())
+    for found in (by_definition, bridge.load(path)):
+        assert found.keys() == arrays.keys()
+        for name, array in arrays.items():
+            assert found[name].dtype == array.dtype
+            np.testing.assert_array_equal(found[name], array)
+    with pytest.raises(ValueError, match=r"complex.*must have one of the dtypes"):
+        bridge.save(path, {"complex": np.ones(2, np.complex64)})
+    assert bridge.load(path).keys() == arrays.keys()
+    assert os.listdir(tmp_path) == ["model.safetensors"]
+
+
+def sharded(folder: Path, **changes: str) -> Path:
+    """Two shards and their index."""
+    bridge.save(folder / "1.safetensors", {"weight": WEIGHT})
+    bridge.save(folder / "2.safetensors", {"bias": BIAS})
+    names = {"weight": "1.safetensors", "bias": "2.safetensors"} | changes
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    return index
+
+
+def test_shards_with_an_index(tmp_path):
+    layer = bridge.from_torch(sharded(tmp_path), abstract_linear())
+    np.testing.assert_array_equal(layer.kernel[...], WEIGHT.T)
+    np.testing.assert_array_equal(layer.bias[...], BIAS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    cases(
+        {
+            "a shard that is not there": ({"bias": "3.safetensors"}, OSError, "3.safetensors"),
+            "another shard": ({"bias": "1.safetensors"}, ValueError, "bias must be in 1.safeten"),
+            "outside": ({"bias": "../2.safetensors"}, ValueError, "beside it"),
+            "a pickle": ({"bias": "2.pt"}, ValueError, "beside it"),
+            "no name": ({"bias": 2}, ValueError, "weight_map"),
+        }
+    ),
+)
+def test_an_index_must_be_of_its_shards(tmp_path, changes, error, words):
+    with pytest.raises(error, match=words):
+        bridge.load(sharded(tmp_path, **changes))
+
+
+def test_an_index_must_name_every_tensor(tmp_path):
+    index = sharded(tmp_path)
+    bridge.save(tmp_path / "2.safetensors", {"bias": BIAS, "more": BIAS})
+    with pytest.raises(ValueError, match=r"that the index lacks: \['more'\]"):
+        bridge.load(index)
+    for text in ("{", "[]", "[" * 100_000):
+        index.write_text(text)
+        with pytest.raises(ValueError, match="an index must"):
+            bridge.load(index)
+
+
+GOOD = mutations.safetensors_file(*mutations.good_header())
+ONE = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+TWICE = b'{"a":%b,"a":%b}' % ((json.dumps(ONE).encode(),) * 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    cases(
+        {
+            "empty": (b"", "header too small"),
+            "truncated": (GOOD[:-1], "incomplete"),
+            "too long": (GOOD + b"x", "incomplete"),
+            "an oversized header": (b"\xff" * 7 + b"\x00" + GOOD[8:], "header too large"),
+            "no JSON": (mutations.safetensors_file(b"{{", b""), "JSON"),
+            "one name twice": (mutations.safetensors_file(TWICE, b"1234"), r"Twice: \['a'\]"),
+            "another dtype": (
+                mutations.safetensors_file({"a": ONE | {"dtype": "C64", "shape": []}}, b"12345678"),
+                "safetensors",
+            ),
+        }
+    ),
+)
+def test_damaged_files_are_refused_by_name(tmp_path, content, words):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=words) as caught:
+        bridge.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_mutated_files_are_refused_or_read_as_they_are(tmp_path):
+    path = tmp_path / "model.safetensors"
+    outcomes = {True: 0, False: 0}
+    for content in mutations.damaged_safetensors(300, seed=0):
+        path.write_bytes(content)
+        try:
+            found = {name: np.array(array) for name, array in bridge.load(path).items()}
+        except ValueError:
+            outcomes[False] += 1
+            continue
+        wanted = mutations.read_by_definition(content)
+        assert wanted is not None
+        assert found.keys() == wanted.keys()
+        for name, array in wanted.items():
+            assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
+            assert found[name].tobytes() == array.tobytes()
+        outcomes[True] += 1
+    assert min(outcomes.values()) > 10
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    cases(
+        {
+            "another shape": ({"weight": WEIGHT.T, "bias": BIAS[:2]}, "bias (2)"),
+            "another architecture": ({"conv.weight": np.ones((3, 2, 3, 3), "f4")}, "conv.weight"),
+            "missing": ({"weight": WEIGHT}, "kernel (2, 3)"),
+            "unexpected": (STATE | {"extra": BIAS}, "extra (3)"),
+            "NaN": (STATE | {"bias": BIAS * np.float32(np.nan)}, "bias: 3 of 3"),
+        }
+    ),
+)
+def test_state_dicts_that_do_not_fit_name_file_and_tensor(tmp_path, state, words):
+    path, out = tmp_path / "model.safetensors", tmp_path / "out.safetensors"
+    bridge.save(path, state)
+    with pytest.raises(ValueError, match=str(path)) as caught:
+        bridge.from_torch(path, abstract_linear())
+    assert words in str(caught.value)
+    with pytest.raises(ValueError, match=str(path)):
+        bridge.conversion(path, abstract_linear(), to="flax").write(out)
+    assert os.listdir(tmp_path) == ["model.safetensors"]
+
+
+def test_other_files_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="must end in"):
+        bridge.load(tmp_path / "model.onnx")
+    for suffix in (".safetensors", ".safetensors.index.json"):
+        with pytest.raises(FileNotFoundError, match="model"):
+            bridge.load(tmp_path / f"model{suffix}")
+
+
+def test_a_conversion_writes_all_or_nothing(tmp_path):
+    source, out = tmp_path / "model.safetensors", tmp_path / "out.safetensors"
+    bridge.save(source, STATE)
+    conversion = bridge.conversion(source, abstract_linear(), to="flax")
+    out.write_text("before")
+
+    def killed(done):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        conversion.write(out, progress=killed)
+    assert out.read_text() == "before"
+    assert sorted(os.listdir(tmp_path)) == ["model.safetensors", "out.safetensors"]
+    conversion.write(out)
+    leaves = bridge.load(out)
+    np.testing.assert_array_equal(leaves["kernel"], WEIGHT.T)
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(out)
+    with pytest.raises(OSError, match="symbolic link"):
+        conversion.write(link)
+    with pytest.raises(OSError, match="symbolic link"):
+        bridge.save(link, STATE)
+    np.testing.assert_array_equal(bridge.load(out)["kernel"], leaves["kernel"])
+    with pytest.raises(ValueError, match=r"must end in \.safetensors"):
+        conversion.write(tmp_path / "out.bin")
+    back = tmp_path / "back.safetensors"
+    bridge.conversion(out, abstract_linear(), to="torch", like=source).write(back)
+    np.testing.assert_array_equal(bridge.load(back)["weight"], WEIGHT)
+    with pytest.raises(ValueError, match="names and shapes must be known"):
+        bridge.conversion(out, abstract_linear(), to="torch")
+    with pytest.raises(ValueError, match=r"must hold the leaves(.|\n)*kernel: not there"):
+        bridge.conversion(source, abstract_linear(), to="torch", like=source)
+
+
+def test_a_conversion_moves_between_gauges(tmp_path):
+    source, out = tmp_path / "model.safetensors", tmp_path / "out.safetensors"
+    bridge.save(source, {"weight": WEIGHT.T, "bias": BIAS[:2]})
+    rule = jaxmup.parametrization("mup", "adam", gauge="table9")  # its readouts have r^-½
+    layer = nnx.eval_shape(lambda: jaxmup.nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
+    with_base = nnx.eval_shape(
+        lambda: jaxmup.nnx.Linear(12, 2, base_in_features=3, use_bias=False, rngs=nnx.Rngs(0))
+    )
+    bridge.conversion(source, layer, to="flax", gauge=rule).write(out)
+    np.testing.assert_array_equal(bridge.load(out)["kernel"], WEIGHT)
+    bridge.save(source, {"weight": np.ones((2, 12), np.float32)})
+    for gauge, value in ((None, 4.0), (rule, 2.0)):  # over 1/4 and over 1/2
+        bridge.conversion(source, with_base, to="flax", gauge=gauge).write(out)
+        assert np.all(bridge.load(out)["kernel"] == value)
+    plain = nnx.eval_shape(lambda: nnx.Linear(12, 2, use_bias=False, rngs=nnx.Rngs(0)))
+    with pytest.raises(ValueError, match="move between gauges by their specs"):
+        bridge.conversion(source, plain, to="flax", gauge=rule)
+
+
+# As microsoft/mup 1.0.0 wrote it for the network below, with base width 4.
+BASE_SHAPES = """\
+# This is a base shape file encoded in yaml
+# - `null` indicates a dimension is "finite", i.e. a non-"width" dimension
+embed.weight:
+- null
+- 4
+fc.bias:
+- 8
+fc.weight:
+- 8
+- 4
+gain: []
+readout.bias:
+- null
+readout.weight:
+- null
+- 8
+"""
+# Width 16. What its MuAdam and MuSGD had for lr=1 and weight_decay=1, read from their groups.
+GROUPS = {  # role, learning rate and decay of MuAdam, and of MuSGD
+    "embed.weight": ("input", 1.0, 1.0, 4.0, 0.25),
+    "fc.weight": ("hidden", 0.25, 4.0, 1.0, 1.0),
+    "fc.bias": ("input", 1.0, 1.0, 4.0, 0.25),
+    "gain": ("fixed", 1.0, 1.0, 1.0, 1.0),
+    "readout.weight": ("output", 1.0, 1.0, 4.0, 0.25),
+    "readout.bias": ("fixed", 1.0, 1.0, 1.0, 1.0),
+}
+
+
+class MupNet(nnx.Module):
+    """An embedding, a layer and a readout, of jaxmup."""
+
+    def __init__(self, width, base, gauge, rngs):
+        rule = jaxmup.parametrization("mup", "adam", gauge=gauge)
+        shared = {"parametrization": rule, "rngs": rngs}
+        self.embed = jaxmup.nnx.Embed(7, width, base_features=base, **shared)
+        sizes = {"base_in_features": base, "base_out_features": 2 * base}
+        self.fc = jaxmup.nnx.Linear(width, 2 * width, **sizes, **shared)
+        self.readout = jaxmup.nnx.Linear(2 * width, 3, base_in_features=2 * base, **shared)
+        self.gain = nnx.Param(jnp.ones(()))
+
+
+def mup_net(base: int, gauge: str) -> MupNet:
+    return nnx.eval_shape(lambda: MupNet(16, base, gauge, nnx.Rngs(0)))
+
+
+@pytest.fixture
+def mup_run(tmp_path):
+    """A state dict and its base shapes."""
+    shapes = {"embed.weight": (7, 16), "fc.weight": (32, 16), "fc.bias": (32,), "gain": ()}
+    shapes |= {"readout.weight": (3, 32), "readout.bias": (3,)}
+    rng = np.random.default_rng(0)
+    state = {name: np.asarray(rng.standard_normal(s), np.float32) for name, s in shapes.items()}
+    (tmp_path / "net.bsh").write_text(BASE_SHAPES)
+    return state, tmp_path / "net.bsh"
+
+
+def test_what_mup_does_with_each_parameter(mup_run):
+    state, base_shapes = mup_run
+    found = bridge.mup_parameters(state, base_shapes, ["readout"], output_mult=2.0)
+    numbers = {
+        name: (p.role, p.adam_lr, p.adam_weight_decay, p.sgd_lr, p.sgd_weight_decay)
+        for name, p in found.items()
+    }
+    assert numbers == GROUPS
+    multipliers = {name: p.multiplier for name, p in found.items() if p.multiplier != 1}
+    assert multipliers == {"readout.weight": 0.5}  # 2 / 4
+    wrapped = {f"module.{name}": array for name, array in state.items()}
+    assert bridge.mup_parameters(wrapped, base_shapes, ["module.readout"])["module.gain"]
+    with pytest.raises(ValueError, match=r"must be modules with a weight. Got \['head'\]"):
+        bridge.mup_parameters(state, base_shapes, ["head"])
+
+
+@pytest.mark.parametrize(("gauge", "stored"), [("table8", 2.0), ("table3", 0.5), ("table9", 1.0)])
+def test_mup_models_keep_their_effective_weights_in_any_gauge(mup_run, gauge, stored):
+    state, base_shapes = mup_run
+    model = bridge.from_mup(state, base_shapes, mup_net(4, gauge), output_mult=2.0)
+    np.testing.assert_array_equal(model.readout.kernel[...], stored * state["readout.weight"].T)
+    np.testing.assert_array_equal(
+        model.fc.kernel[...] * model.fc.kernel_multiplier, state["fc.weight"].T
+    )
+    with pytest.raises(ValueError, match=r"grown by the same ratios(.|\n)*fc.weight: \(4.0, 4.0\)"):
+        bridge.from_mup(state, base_shapes, mup_net(8, gauge))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    cases(
+        {
+            "a tag": ("a: !!python/object/apply:os.system ['x']\n", "line 1"),
+            "a size without a name": ("- 4\n", "line 1"),
+            "no sizes": ("a:\nb:\n- 4\n", r"None have \['a'\]"),
+            "one name twice": ("a:\n- 4\na:\n- 4\n", "line 3"),
+            "a size of zero": ("a:\n- 0\n", "line 2"),
+            "other bytes": ("a:\n- 4\n\x00", "line 3"),
+            "missing tensors": ("b:\n- 4\n", "b: no tensor"),
+            "another rank": (BASE_SHAPES.replace("gain: []", "gain:\n- 4"), "gain"),
+        }
+    ),
+)
+def test_base_shapes_that_are_none_are_refused(mup_run, text, words):
+    state, path = mup_run
+    path.write_text(text)
+    with pytest.raises(ValueError, match=words) as caught:
+        bridge.mup_parameters(state, path, ["readout"])
+    assert str(path) in str(caught.value)
+
+
+def test_layers_with_constant_multipliers():
+    layers = {
+        "in": bridge.AbcdLayer("input", "sgd", width=256, base_width=64),
+        "out": bridge.AbcdLayer("output", "adam", width=256, base_width=64, lr_scale=4.0),
+    }
+    expected = {"in.weight_unscaled": 2.0, "in.bias_unscaled": 2.0}  # r^½, a = -½
+    expected |= {"out.weight_unscaled": 0.5, "out.bias_unscaled": 2.0}  # √α r^-1 and √α
+    assert bridge.abcd_multipliers(layers) == expected
+    layer = jaxmup.nnx.Linear(16, 2, base_in_features=4, rngs=nnx.Rngs(0))  # multiplier 1/4
+    state = {"weight_unscaled": np.ones((2, 16), "f4"), "bias_unscaled": np.ones(2, "f4")}
+    own = bridge.AbcdLayer("output", "sgd", width=16, base_width=4)  # multiplier 1/2
+    made = bridge.from_torch(state, layer, multipliers=bridge.abcd_multipliers({"": own}))
+    assert np.all(made.kernel[...] == 2.0)
+    tensors, numbers = bridge.to_abcd(made, state, jaxmup.parametrization("mup", "adam"))
+    assert np.all(tensors["weight_unscaled"] == 2.0)
+    assert numbers["weight_unscaled"] | {"init_std": None} == {
+        "init_std": None,
+        "multiplier": 0.25,
+        "grad": 1.0,
+        "lr": 1.0,
+    }
+
+
+MODULE = """
+from flax import nnx
+from jaxmup.models.mlp import MLP
+
+def make(width):
+    return MLP(3, 2, width=width, depth=2, base_width=4, rngs=nnx.Rngs(0))
+"""
+
+
+@pytest.fixture
+def mlp_file(tmp_path, monkeypatch):
+    """A checkpoint of an MLP of width 8, in the folder that the command runs in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the command adds the folder to it
+    Path("bridge_model.py").write_text(MODULE)
+    shapes = {"0.weight": (8, 3), "0.bias": (8,), "2.weight": (8, 8), "2.bias": (8,)}
+    shapes |= {"4.weight": (2, 8), "4.bias": (2,)}
+    rng = np.random.default_rng(0)
+    state = {name: rng.standard_normal(s).astype(np.float32) for name, s in shapes.items()}
+    bridge.save("mlp.safetensors", state)
+    return state
+
+
+MODEL = ["--model", "bridge_model:make", "--size", "8"]
+
+
+def test_the_command_converts_and_comes_back(mlp_file, capsys):
+    to_flax = ["convert", "mlp.safetensors", "flax.safetensors", "--to", "flax", *MODEL]
+    assert cli.run([*to_flax, "--dry-run"]) == 0
+    printed = capsys.readouterr()
+    assert "4.weight   readout/kernel    (2, 8) → (8, 2)   transposed, times 2" in printed.out
+    assert "nothing was written" in printed.err
+    assert not Path("flax.safetensors").exists()
+    assert cli.run(to_flax) == 0
+    kernel = bridge.load("flax.safetensors")["readout/kernel"]
+    np.testing.assert_array_equal(kernel, 2 * mlp_file["4.weight"].T)
+    assert cli.run([*to_flax, "--gauge", "table3"]) == 0
+    kernel = bridge.load("flax.safetensors")["readout/kernel"]
+    np.testing.assert_array_equal(kernel, mlp_file["4.weight"].T)
+    back = ["convert", "flax.safetensors", "back.safetensors", "--to", "torch", *MODEL]
+    assert cli.run([*back, "--gauge", "table3", "--like", "mlp.safetensors"]) == 0
+    for name, tensor in bridge.load("back.safetensors").items():
+        np.testing.assert_array_equal(tensor, mlp_file[name])
+    rules = Path("rules.toml")
+    rules.write_text('[rules]\n"0" = "hidden/0"\n"4.bias" = false\n')
+    assert cli.run([*to_flax, "--rules", "rules.toml"]) == 2
+    assert "readout/kernel (8, 2)" in capsys.readouterr().err
+    for text, words in (("x", "must be a TOML file"), ("a = 1", "a table [rules]")):
+        rules.write_text(text)
+        assert cli.run([*to_flax, "--rules", "rules.toml"]) == 2
+        assert words in capsys.readouterr().err
+    assert cli.run([*to_flax[:2], "no/where.safetensors", *to_flax[3:]]) == 2
+    assert "must be written into a folder. no is none" in capsys.readouterr().err
