@@ -47,6 +47,18 @@ def parameter_groups(
 
     Raises:
       ValueError: as `optimizer_from_torch`, where it concerns `torch_state`.
+
+    Example:
+      >>> from jaxmup import bridge
+      >>> weight, params = np.ones((3, 2), "f4"), {"kernel": np.ones((2, 3), "f4")}
+      >>> plan = bridge.plan({"weight": weight}, params)
+      >>> sgd = {"lr": 0.1, "momentum": 0.9, "dampening": 0, "nesterov": False, "weight_decay": 0}
+      >>> state = {"state": {}, "param_groups": [{**sgd, "params": [0]}]}
+      >>> (group,) = parameter_groups(state, plan, names=["weight"])
+      >>> group.paths
+      ('kernel',)
+      >>> group.counterpart
+      'optax.chain(optax.trace(0.9), optax.scale_by_learning_rate(0.1))'
     """
     run = read_run(torch_state, names)
     paths = {
@@ -106,6 +118,18 @@ def optimizer_from_torch(
         have made different numbers of steps; if a state in the chain of `tx` has no counterpart in
         torch or the other way round, or if their next steps differ, naming the parameters and the
         optimizer that would not.
+
+    Example:
+      >>> from jaxmup import bridge
+      >>> weight, params = np.ones((3, 2), "f4"), {"kernel": np.ones((2, 3), "f4")}
+      >>> plan = bridge.plan({"weight": weight}, params)
+      >>> sgd = {"lr": 0.1, "momentum": 0.9, "dampening": 0, "nesterov": False, "weight_decay": 0}
+      >>> kept = {0: {"momentum_buffer": 2 * weight}}
+      >>> state = {"state": kept, "param_groups": [{**sgd, "params": [0]}]}
+      >>> tx = optax.sgd(0.1, momentum=0.9)
+      >>> optimizer_from_torch(state, plan, tx, params, names=["weight"])[0].trace["kernel"]
+      Array([[2., 2., 2.],
+             [2., 2., 2.]], dtype=float32)
     """
     run = read_run(torch_state, names)
     tensors = tensors_of(plan, run)
@@ -143,11 +167,22 @@ def optimizer_to_torch(
       step: number of steps made, where `tx` doesn't count them.
 
     Returns:
-      What torch's `optimizer.load_state_dict` takes.
+      Arrays of numpy where torch has tensors: `optimizer.load_state_dict(as_tensors(result))`.
 
     Raises:
       ValueError: as `optimizer_from_torch`; also if gradients have been accumulated since the last
         step, for which torch has no place.
+
+    Example:
+      >>> from jaxmup import bridge
+      >>> weight, params = np.ones((3, 2), "f4"), {"kernel": np.ones((2, 3), "f4")}
+      >>> plan = bridge.plan({"weight": weight}, params)
+      >>> sgd = {"lr": 0.1, "momentum": 0.9, "dampening": 0, "nesterov": False, "weight_decay": 0}
+      >>> state = {"state": {}, "param_groups": [{**sgd, "params": [0]}]}
+      >>> tx = optax.sgd(0.1, momentum=0.9)
+      >>> moved = optimizer_to_torch(tx.init(params), plan, tx, params, state, names=["weight"])
+      >>> moved["state"][0]["momentum_buffer"].shape
+      (3, 2)
     """
     run = read_run({**torch_state, "state": {}}, names)
     tensors = tensors_of(plan, run)
