@@ -133,6 +133,12 @@ def test_shapes_names_and_numbers_match(source, target, expected):
                 None,
                 ["which of equal shapes", "fc1.weight", "down/kernel"],
             ),
+            "a word that both share and that says something else": (
+                state(input_norm__weight=(2,), post_attention_norm__weight=(2,)),
+                tree(attention_norm__scale=(2,), feed_forward_norm__scale=(2,)),
+                None,
+                ["which of equal shapes", "post_attention_norm.weight", "attention_norm/scale"],
+            ),
             "lists nested the other way": (
                 state(**{f"layer{i}__conv{j}__weight": (2, 2) for i in (0, 1) for j in (0, 1)}),
                 tree(**{f"conv{j}__layer{i}__kernel": (2, 2) for i in (0, 1) for j in (0, 1)}),
@@ -372,6 +378,15 @@ def test_dtypes_are_kept():
         bridge.from_torch(source, layer)
     with jax.enable_x64(True):
         assert bridge.from_torch(source, layer).kernel[...].dtype == jnp.float64
+
+
+def test_the_model_does_not_share_the_memory_of_the_tensors():
+    memory = np.zeros(1 << 14, np.float32)  # large, and aligned as JAX would share it
+    start = -memory.ctypes.data % 64 // 4
+    source = {"weight": memory[start:][:4096].reshape(64, 64)}
+    made = bridge.from_torch(source, nnx.Embed(64, 64, rngs=RNGS))
+    source["weight"] += 1
+    assert not np.any(made.embedding[...])
 
 
 def test_the_model_is_left_as_it_is_and_nan_is_reported():

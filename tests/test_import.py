@@ -22,6 +22,7 @@ def loaded_by(statement: str) -> set[str]:
         ("import jaxmup; jaxmup.parametrization('mup').table(); dir(jaxmup)", set()),
         ("import jaxmup; jaxmup.functional", set()),
         ("import jaxmup; jaxmup.optim", {"optax"}),
+        ("import jaxmup; jaxmup.bridge", {"flax", "optax"}),
         ("import jaxmup; jaxmup.nnx", {"flax", "optax"}),  # flax.nnx itself imports optax
     ],
 )

@@ -2,8 +2,9 @@
 
 Nothing is guessed. Modules and layers that could stand for each other by their shapes make a group;
 within it, equal names but for their numbers make a family, whose order the numbers give. Families
-pair up if nothing else fits, or if their names share more words than any other pair of either's.
-What is left open then is an error.
+pair up if nothing else fits, or if the same words tell each from the others of its side; that two
+names share words is not enough, since a norm before attention and one after it do. What is left
+open then is an error.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -79,7 +80,7 @@ def _solve(
     pairs: dict[int, int] = {}
     while left:
         open_pairs = [(a, b) for a in left for b in right if _can_pair(a, b, fits)]
-        found = _forced(left, right, open_pairs) or _by_words(open_pairs)
+        found = _forced(left, right, open_pairs) or _by_words(left, right, open_pairs)
         if found is None:
             raise ValueError(_ambiguous(torch, flax, left, right))
         a, b = found
@@ -149,12 +150,21 @@ def _forced(
     return None
 
 
-def _by_words(pairs: Sequence[tuple[Family, Family]]) -> tuple[Family, Family] | None:
-    """A pair that shares more words than either shares with any other."""
-    for a, b in pairs:
-        shared = len(a.words & b.words)
-        rivals = [(c, d) for c, d in pairs if (c is a) != (d is b)]
-        if shared > max((len(c.words & d.words) for c, d in rivals), default=0):
+def _by_words(
+    left: list[Family], right: list[Family], pairs: Sequence[tuple[Family, Family]]
+) -> tuple[Family, Family] | None:
+    """A pair whose names differ from those of the others by the same words, and the only one."""
+    common_left, common_right = (
+        frozenset.intersection(*(family.words for family in side)) for side in (left, right)
+    )
+    equal = [
+        (a, b)
+        for a, b in pairs
+        if a.words - common_left == b.words - common_right
+        and (a.words - common_left or a.words == b.words)
+    ]
+    for a, b in equal:
+        if sum(c is a or d is b for c, d in equal) == 1:
             return a, b
     return None
 

@@ -1,7 +1,9 @@
 """From two sets of names and shapes to a plan."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from jaxmup._tree import listed
 from jaxmup.bridge import _rules
@@ -19,7 +21,7 @@ from jaxmup.bridge._units import (
     torch_layers,
 )
 
-Ways = Mapping[int, Mapping[int, list[Option]]]  # of a module to become a layer, by their indices
+Fits = Mapping[int, frozenset[int]]  # which layers a module could be, by their indices
 Copies = Mapping[int, int]  # from a module to the one that it is tied to, by their indices
 
 
@@ -48,24 +50,16 @@ def make_plan(
     weights = [source.shape for source in sources if len(source.shape) > 1]
     flax = flax_layers(leaves, weights, packed=any(map(is_packed, torch)))
     ruling = _rules.apply(parsed, torch, flax)
-    ways = {
-        u: {
-            v: found
-            for v, layer in enumerate(flax)
-            if ruling.allows(u, v) and (found := ruling.among(u, options(module, layer)))
-        }
-        for u, module in enumerate(torch)
-        if u not in ruling.dropped
-    }
-    by_rule = _copies_by_rule(ruling, ways)
-    by_memory = by_rule | _copies_by_memory(torch, ways, ties)
+    fits = _fits(torch, flax, ruling)
+    by_rule = _copies_by_rule(ruling, fits)
+    by_memory = by_rule | _copies_by_memory(torch, fits, ties)
     try:
-        entries = list(_entries(torch, flax, ways, by_memory))
+        entries = list(_entries(torch, flax, ruling, fits, by_memory))
     except ValueError:
         if by_memory == by_rule:
             raise
         # The model of Flax may have a leaf for each copy.
-        entries = list(_entries(torch, flax, ways, by_rule))
+        entries = list(_entries(torch, flax, ruling, fits, by_rule))
     entries += [
         Entry((source,), (), DROPPED)
         for u in sorted(ruling.dropped)
@@ -78,12 +72,31 @@ def make_plan(
     )
 
 
-def _copies_by_rule(ruling: Ruling, ways: Ways) -> dict[int, int]:
+def _fits(torch: Sequence[TorchLayer], flax: Sequence[FlaxLayer], ruling: Ruling) -> Fits:
+    """Which layers each module could be; equal layers of a deep model are looked at once."""
+    alike: dict[Any, list[int]] = {}
+    for v, layer in enumerate(flax):
+        shapes = tuple((local, place.shape) for local, place in layer.places.items())
+        alike.setdefault((layer.kind, shapes), []).append(v)
+    found: dict[Any, frozenset[int]] = {}
+    fits: dict[int, frozenset[int]] = {}
+    for u, module in enumerate(torch):
+        shapes = tuple((local, source.shape) for local, source in module.tensors.items())
+        key = (module.kind, is_packed(module), shapes, ruling.layouts.get(u))
+        if key not in found:
+            fitting = (vs for vs in alike.values() if ruling.among(u, options(module, flax[vs[0]])))
+            found[key] = frozenset(itertools.chain.from_iterable(fitting))
+        if u not in ruling.dropped:
+            fits[u] = found[key] & ruling.allowed(u)
+    return fits
+
+
+def _copies_by_rule(ruling: Ruling, fits: Fits) -> dict[int, int]:
     """Modules that the rules lead to a layer that is already another's."""
     first: dict[int, int] = {}
     copies: dict[int, int] = {}
     for u, vs in ruling.forced.items():
-        fitting = [v for v in vs if v in ways[u]]
+        fitting = [v for v in vs if v in fits[u]]
         if len(vs) == len(fitting) == 1:
             other = first.setdefault(fitting[0], u)
             if other != u:
@@ -92,13 +105,13 @@ def _copies_by_rule(ruling: Ruling, ways: Ways) -> dict[int, int]:
 
 
 def _copies_by_memory(
-    torch: Sequence[TorchLayer], ways: Ways, ties: Sequence[tuple[str, ...]]
+    torch: Sequence[TorchLayer], fits: Fits, ties: Sequence[tuple[str, ...]]
 ) -> dict[int, int]:
     """Modules with one tensor, whose memory is that of another module."""
     alone = {
         next(iter(module.tensors.values())).name: u
         for u, module in enumerate(torch)
-        if u in ways and len(module.tensors) == 1
+        if u in fits and len(module.tensors) == 1
     }
     copies: dict[int, int] = {}
     for names in ties:
@@ -108,12 +121,18 @@ def _copies_by_memory(
 
 
 def _entries(
-    torch: Sequence[TorchLayer], flax: Sequence[FlaxLayer], ways: Ways, copies: Copies
+    torch: Sequence[TorchLayer],
+    flax: Sequence[FlaxLayer],
+    ruling: Ruling,
+    fits: Fits,
+    copies: Copies,
 ) -> Iterator[Entry]:
-    kept = [u for u in ways if u not in copies]
-    fits = {i: frozenset(ways[u]) for i, u in enumerate(kept)}
-    pairs = match([torch[u] for u in kept], flax, fits)
-    chosen = _chosen(torch, {kept[i]: ways[kept[i]][v] for i, v in pairs.items()})
+    kept = [u for u in fits if u not in copies]
+    pairs = match([torch[u] for u in kept], flax, {i: fits[u] for i, u in enumerate(kept)})
+    ways = {
+        kept[i]: ruling.among(kept[i], options(torch[kept[i]], flax[v])) for i, v in pairs.items()
+    }
+    chosen = _chosen(torch, ways)
     for u in sorted(chosen):
         copied = [torch[c].tensors for c, primary in copies.items() if primary == u]
         for entry in chosen[u]:

@@ -84,19 +84,19 @@ class Ruling:
     Args:
       dropped: the modules of PyTorch that are left out, as indices.
       forced: for each module that a rule is about, the layers that it may become.
+      free: the layers that the other modules may become.
       layouts: for each module of which a rule says it, how it is stored, and whether there must be
         such a way.
     """
 
     dropped: frozenset[int]
     forced: Mapping[int, frozenset[int]]
+    free: frozenset[int]
     layouts: Mapping[int, tuple[str, bool]]
 
-    def allows(self, torch: int, flax: int) -> bool:
-        """Whether the rules let this module become this layer."""
-        if torch in self.forced:
-            return flax in self.forced[torch]
-        return not any(flax in layers for layers in self.forced.values())
+    def allowed(self, torch: int) -> frozenset[int]:
+        """The layers that the rules let a module become."""
+        return self.forced.get(torch, self.free)
 
     def among(self, torch: int, options: Sequence[Any]) -> list[Any]:
         """Those of the ways to convert a module that are stored as the rules say."""
@@ -119,9 +119,11 @@ def apply(rules: Sequence[Rule], torch: Sequence[TorchLayer], flax: Sequence[Fla
             "Each rule must be about a tensor. These are about none, or earlier ones are about "
             f"theirs:{listed(map(str, idle))}\nThe modules are{listed(m.name for m in torch)}"
         )
+    forced = {u: _layers_of(rule, torch[u], flax) for u, rule in holding.items() if rule.path}
     return Ruling(
         frozenset(u for u, rule in holding.items() if rule.path is None),
-        {u: _layers_of(rule, torch[u], flax) for u, rule in holding.items() if rule.path},
+        forced,
+        frozenset(range(len(flax))).difference(*forced.values()),
         {
             u: (rule.layout, bool(rule.path))
             for u, rule in holding.items()

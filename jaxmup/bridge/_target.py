@@ -61,7 +61,7 @@ def read(model: Any, specs: Any = None) -> Target:
 
 
 def on_device(array: Array) -> jax.Array:
-    """An array of JAX with the same dtype.
+    """A copy as an array of JAX with the same dtype.
 
     Raises:
       ValueError: if JAX would make it narrower.
@@ -71,7 +71,7 @@ def on_device(array: Array) -> jax.Array:
             f"Dtypes are kept, and JAX has no {array.dtype} unless it is told to. Call "
             'jax.config.update("jax_enable_x64", True) first, or convert the checkpoint.'
         )
-    return jnp.array(array)  # a copy: PyTorch trains its tensors in place
+    return jnp.array(array)  # PyTorch goes on writing to its own memory
 
 
 def specs_by_path(model: Any, specs: Any) -> dict[str, ParamSpec]:
