@@ -7,6 +7,7 @@ what it is compared with, and favours plain formulas over speed.
 from torch_ref import counterexample as counterexample
 from torch_ref.empirical import EmpiricalScale as EmpiricalScale
 from torch_ref.empirical import tune as tune
+from torch_ref.gpt2 import GPT2 as GPT2
 from torch_ref.gradient import scale_gradient as scale_gradient
 from torch_ref.layerwise import three_layers as three_layers
 from torch_ref.layerwise import train_by_hook as train_by_hook
@@ -20,6 +21,7 @@ from torch_ref.optim import AMSGrad as AMSGrad
 from torch_ref.redundancy import ABSORPTIONS as ABSORPTIONS
 from torch_ref.redundancy import Absorption as Absorption
 from torch_ref.redundancy import redundancy_gap as redundancy_gap
+from torch_ref.resnet import ResNet as ResNet
 from torch_ref.scale import ParameterScale as ParameterScale
 from torch_ref.scale import width_scale as width_scale
 from torch_ref.tables import ADAM as ADAM

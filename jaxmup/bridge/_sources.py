@@ -176,8 +176,10 @@ def load(path: str | os.PathLike[str]) -> dict[str, Array]:
     return {source.name: checkpoint.read(source.name) for source in checkpoint.sources}
 
 
-def as_tensors(state: Mapping[str, Array]) -> dict[str, Any]:
+def as_tensors(state: Mapping[Any, Any]) -> dict[Any, Any]:
     """Tensors of PyTorch with the values of arrays, for `load_state_dict`.
+
+    Mappings in the state are converted too; what is neither stays as it is.
 
     Raises:
       ModuleNotFoundError: if PyTorch is not installed.
@@ -191,4 +193,9 @@ def as_tensors(state: Mapping[str, Array]) -> dict[str, Any]:
         raw = torch.from_numpy(array.view(f"u{array.itemsize}" if array.itemsize == 1 else "i2"))
         return raw.view(getattr(torch, array.dtype.name))
 
-    return {name: tensor(array) for name, array in state.items()}
+    def converted(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: converted(held) for name, held in value.items()}
+        return tensor(value) if isinstance(value, np.ndarray) else value
+
+    return converted(state)

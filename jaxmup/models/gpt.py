@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.nnx.nn.attention import dot_product_attention_weights
 from jax import Array
 
 from jaxmup import functional
@@ -185,7 +186,7 @@ class Block(nnx.Module):
             base_num_heads=base_num_heads,
             base_head_dim=base_width // base_num_heads,
             base_in_features=base_width,
-            attention_fn=rotary_attention if rotary else nnx.dot_product_attention,
+            attention_fn=rotary_attention if rotary else attention,
             decode=False,
             **layer,
         )
@@ -264,9 +265,21 @@ def rotate(x: Array, period: float = 10_000.0) -> Array:
 
 
 @functools.wraps(nnx.dot_product_attention)  # Flax passes the arguments of the signature
+def attention(query: Array, key: Array, value: Array, *args: Any, **kwargs: Any) -> Array:
+    """`flax.nnx.dot_product_attention`, in float64 as a whole where its arguments are.
+
+    JAX's takes the softmax in float32, whatever the dtype, which is 1e-8 off.
+    """
+    if query.dtype != jnp.float64:
+        return nnx.dot_product_attention(query, key, value, *args, **kwargs)
+    weights = dot_product_attention_weights(query, key, *args, **kwargs)
+    return jnp.einsum("...hqk,...khd->...qhd", weights, value)
+
+
+@functools.wraps(nnx.dot_product_attention)
 def rotary_attention(query: Array, key: Array, value: Array, *args: Any, **kwargs: Any) -> Array:
-    """`flax.nnx.dot_product_attention` of rotated queries and keys."""
-    return nnx.dot_product_attention(rotate(query), rotate(key), value, *args, **kwargs)
+    """`attention` of rotated queries and keys."""
+    return attention(rotate(query), rotate(key), value, *args, **kwargs)
 
 
 def _make_norm(

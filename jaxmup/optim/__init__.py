@@ -22,6 +22,7 @@ the updates need no factor either). In `table3`, `table8`, `table9` and `unit` t
 differs from leaf to leaf.
 """
 
+from jaxmup.optim._adagrad import scale_by_adagrad as scale_by_adagrad
 from jaxmup.optim._adam import Convention as Convention
 from jaxmup.optim._adam import scale_by_adam as scale_by_adam
 from jaxmup.optim._chains import adam as adam

@@ -1,0 +1,154 @@
+"""Whether an optax optimizer is torch's: one step of both, where every hyper-parameter matters.
+
+What an optax transform was built from cannot be read off it, but it can be seen: on tiny tensors
+whose moments are as small as eps, a step depends on every hyper-parameter.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmup._tree import leaves_by_path, listed, path_name
+from jaxmup.bridge._moments import Trained
+from jaxmup.bridge._optax_states import filled
+
+# Hyper-parameters that are float32 arrays differ from torch's floats by less.
+LARGEST = 1e-6
+_LONGEST_WAIT = 256  # calls until an update: accumulated gradients
+
+
+class _Sample(NamedTuple):
+    """A tiny tensor, in the units of torch: its moments, its gradient and its value."""
+
+    moments: dict[str, np.ndarray]
+    gradient: np.ndarray
+    weight: np.ndarray
+
+
+def require_same_step(
+    tx: Any,
+    params: Any,
+    trained: Mapping[str, Trained],
+    step: int | None,
+    position: int | None,
+    rate: float | None,
+) -> None:
+    """Raises a `ValueError` unless the next step of `tx` is torch's.
+
+    Args:
+      tx: the optax optimizer.
+      params: the tree of its parameters.
+      trained: for each path, how torch trains it; a path that is missing is not trained.
+      step: number of steps made so far.
+      position: of the schedules.
+      rate: see `filled`.
+    """
+    rng = np.random.default_rng(0)
+    samples = {
+        path: _sample(rng, np.ndim(leaf), trained.get(path))
+        for path, leaf in leaves_by_path(params).items()
+    }
+    expected = {
+        path: _torch_update(trained.get(path), (step or 0) + 1, sample)
+        for path, sample in samples.items()
+    }
+    here = {path: _here(sample, trained.get(path)) for path, sample in samples.items()}
+    with jax.enable_x64(True):
+        got, largest = _update(tx, params, here, (step, position, rate))
+    wrong = list(_differences(got, expected, trained, largest))
+    if wrong:
+        raise ValueError(
+            "The next step of `tx` must be that of torch's optimizer. It differs for"
+            f"{listed(wrong)}"
+        )
+
+
+def _sample(rng: np.random.Generator, ndim: int, trained: Trained | None) -> _Sample:
+    """Moments around the powers of eps, and a weight that decays as much as it is trained."""
+    group = {} if trained is None else trained.group.hyperparameters
+    unit = group.get("eps") or 1e-6  # so small that no threshold on gradients is reached
+    degrees = {} if trained is None else trained.group.optimizer.moments(group)
+
+    def around(size: float) -> np.ndarray:
+        return size * 10 ** rng.uniform(-0.5, 0.5, (2,) * ndim)
+
+    moments = {name: around(unit) ** degree for name, degree in degrees.items()}
+    if "grad_avg" in moments:  # a mean is smaller than the root of the mean square
+        moments["grad_avg"] = moments["grad_avg"] / 20
+    decay = group.get("weight_decay") or 1e-3
+    direction = 1.0 if group.get("decoupled_weight_decay") else unit
+    return _Sample(moments, around(unit), around(direction / decay))
+
+
+def _here(sample: _Sample, trained: Trained | None) -> _Sample:
+    """The sample in the units of the leaf."""
+    if trained is None:
+        return sample
+    group, factor = trained
+    degrees = group.optimizer.moments(group.hyperparameters)
+    moments = {name: sample.moments[name] / factor**degree for name, degree in degrees.items()}
+    return _Sample(moments, sample.gradient / factor, sample.weight * factor)
+
+
+def _torch_update(trained: Trained | None, step: int, sample: _Sample) -> np.ndarray:
+    """What torch's step adds to the leaf."""
+    if trained is None:
+        return np.zeros_like(sample.weight)
+    group, factor = trained
+    return factor * group.optimizer.update(group.hyperparameters, step, *sample)
+
+
+def _update(
+    tx: Any, params: Any, samples: Mapping[str, _Sample], counts: tuple[Any, Any, Any]
+) -> tuple[dict[str, np.ndarray], float]:
+    """The updates of `tx` by path, and how far off the dtypes of its state may leave them."""
+
+    def tree(values: Callable[[_Sample], np.ndarray]) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: jnp.asarray(values(samples[path_name(path)]), jnp.float64), params
+        )
+
+    gradients, weights = tree(lambda sample: sample.gradient), tree(lambda sample: sample.weight)
+    moments: dict[str, dict[str, np.ndarray]] = {}
+    for path, sample in samples.items():
+        for name, array in sample.moments.items():
+            moments.setdefault(name, {})[path] = array
+    state = filled(tx.init(weights), moments, *counts)
+    updates = jax.tree.map(jnp.zeros_like, weights)
+    for _ in range(_LONGEST_WAIT):
+        updates, state = tx.update(gradients, state, weights)
+        if any(np.any(update) for update in jax.tree.leaves(updates)):
+            break
+    found = {
+        path: np.asarray(update, np.float64) for path, update in leaves_by_path(updates).items()
+    }
+    return found, _rounding(state)
+
+
+def _rounding(state: Any) -> float:
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(state)}
+    floats = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
+    return max([LARGEST, *(8 * float(jnp.finfo(dtype).eps) for dtype in floats)])
+
+
+def _differences(
+    got: Mapping[str, np.ndarray],
+    expected: Mapping[str, np.ndarray],
+    trained: Mapping[str, Trained],
+    largest: float,
+) -> Iterator[str]:
+    """A line for each path whose updates differ, with the optimizer that would not."""
+    for path, update in expected.items():
+        if path not in trained:
+            if np.any(got[path]):
+                yield f"{path}: torch does not train it. Use `optax.partition` with `set_to_zero`"
+            continue
+        difference = np.max(np.abs(got[path] - update) / np.abs(update), initial=0.0)
+        if not difference <= largest:
+            group, factor = trained[path]
+            units = "" if factor == 1.0 else f" in torch's units, {factor:g} times smaller"
+            counterpart = group.optimizer.counterpart(group.hyperparameters)
+            yield f"{path}: by {difference:.1e}. torch's is `{counterpart}`{units}"

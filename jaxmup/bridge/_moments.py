@@ -1,0 +1,169 @@
+"""Moments along the plan of their weights: through the same layouts, in units of gradients."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxmup._tree import listed
+from jaxmup.bridge._plan import Entry, Place
+from jaxmup.bridge._plan import Plan as Plan
+from jaxmup.bridge._torch_run import TorchGroup, TorchRun
+from jaxmup.bridge._units import without_collection
+
+
+class Trained(NamedTuple):
+    """How torch trains what becomes a leaf.
+
+    Args:
+      group: the parameter group.
+      factor: weight here over the weight in torch; gradients have its inverse.
+    """
+
+    group: TorchGroup
+    factor: float
+
+
+class Tensor(NamedTuple):
+    """A tensor that torch trains, with what it becomes.
+
+    Where torch trains both biases of a cell, which are one here, they share their moments, and this
+    stands for both: it moves twice as far.
+
+    Args:
+      names: its name, or those of both biases.
+      entry: of the plan.
+      group: the parameter group.
+    """
+
+    names: tuple[str, ...]
+    entry: Entry
+    group: TorchGroup
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """What it becomes, with the paths that leaves have in a tree of parameters alone."""
+        return tuple(p._replace(path=without_collection(p.path)) for p in self.entry.targets)
+
+    def to_jax(self, array: np.ndarray, degree: int) -> list[np.ndarray]:
+        """A moment at each place; `degree` is the power of the gradient that it has the unit of."""
+        moved = self._layout.forward([array], [place.shape for place in self.entry.targets])
+        return [_scaled(part, self.entry.factor**-degree) for part in moved]
+
+    def to_torch(self, arrays: list[np.ndarray], degree: int) -> np.ndarray:
+        """The moment of the tensor, from those at its places."""
+        arrays = [_scaled(array, self.entry.factor**degree) for array in arrays]
+        return self._layout.backward(arrays, [self.shape])[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor."""
+        return next(s.shape for s in self.entry.sources if s.name == self.names[0])
+
+    @property
+    def _layout(self) -> Any:
+        return dataclasses.replace(self.entry.layout, join="one")
+
+
+def tensors_of(plan: Plan, run: TorchRun) -> list[Tensor]:
+    """The tensors of an optimizer with their entries in the plan.
+
+    Raises:
+      ValueError: if the plan lacks one, a moment has another shape than its tensor, or tensors that
+        become one leaf are trained apart.
+    """
+    entries = {source.name: entry for entry in plan.entries for source in entry.sources}
+    groups = run.group_of()
+    _require_planned(groups, entries)
+    tensors: list[Tensor] = []
+    for entry in plan.entries:
+        names = tuple(source.name for source in entry.sources if source.name in groups)
+        if names and entry.targets:
+            _require_shapes(entry, run)
+            _require_one(names, entry, run)
+            tensors.append(Tensor(names, entry, _together(groups[names[0]], len(names))))
+    return tensors
+
+
+def trained_by_path(tensors: list[Tensor]) -> dict[str, Trained]:
+    """How torch trains each leaf; a leaf that is missing isn't trained.
+
+    Raises:
+      ValueError: if the rows of a leaf that stacks layers are trained differently.
+    """
+    found: dict[str, Trained] = {}
+    for tensor in tensors:
+        trained = Trained(tensor.group, tensor.entry.factor)
+        for place in tensor.places:
+            other = found.setdefault(place.path, trained)
+            if _number(other) != _number(trained):
+                raise ValueError(
+                    "The layers of a stack are trained alike here. In torch those of "
+                    f"{place.path} have other hyper-parameters: {_number(other)} and "
+                    f"{_number(trained)}. Make the model with layers that are not stacked."
+                )
+    return found
+
+
+def _number(trained: Trained) -> Any:
+    return dict(trained.group.hyperparameters), trained.factor
+
+
+def _require_planned(groups: Mapping[str, TorchGroup], entries: Mapping[str, Entry]) -> None:
+    unknown = [name for name in groups if name not in entries]
+    if unknown:
+        raise ValueError(
+            f"The optimizer must train tensors of the plan. Not in it:{listed(unknown)}\n"
+            f"The plan has{listed(entries)}"
+        )
+
+
+def _require_shapes(entry: Entry, run: TorchRun) -> None:
+    for source in entry.sources:
+        for key, array in run.moments.get(source.name, {}).items():
+            if array.shape != source.shape:
+                raise ValueError(
+                    f"A moment has the shape of its tensor. {source.name} has {source.shape}, its "
+                    f"`{key}` {array.shape}. Are `names` in the optimizer's order?"
+                )
+
+
+def _require_one(names: tuple[str, ...], entry: Entry, run: TorchRun) -> None:
+    """Raises a `ValueError` unless what becomes one leaf is trained as one."""
+    size = math.prod(next(s.shape for s in entry.sources if s.name == names[0]))
+    alike = all(_alike(run, names[0], name) for name in names[1:])
+    if not alike or size != sum(math.prod(place.shape) for place in entry.targets):
+        raise ValueError(
+            f"{', '.join(names)} become {', '.join(map(str, entry.targets))}, and torch trains "
+            "them apart: their moments or hyper-parameters differ. Freeze all but one in torch."
+        )
+
+
+def _alike(run: TorchRun, first: str, second: str) -> bool:
+    """Whether two tensors have been trained as one, but for rounding."""
+    groups, moments = run.group_of(), (run.moments[first], run.moments[second])
+    return (
+        groups[first].hyperparameters == groups[second].hyperparameters
+        and moments[0].keys() == moments[1].keys()
+        and all(_close(array, moments[1][key]) for key, array in moments[0].items())
+    )
+
+
+def _close(one: np.ndarray, other: np.ndarray) -> bool:
+    largest = np.max(np.abs(one), initial=0.0)
+    return bool(np.all(np.abs(one - other) <= 1e3 * np.finfo(one.dtype).eps * largest))
+
+
+def _together(group: TorchGroup, number: int) -> TorchGroup:
+    """The group that trains the sum of several tensors of one gradient as `group` trains each."""
+    if number == 1:
+        return group
+    held = group.hyperparameters
+    changed = {"lr": number * held["lr"], "weight_decay": held["weight_decay"] / number}
+    return group._replace(hyperparameters={**held, **changed})
+
+
+def _scaled(array: np.ndarray, factor: float) -> np.ndarray:
+    return array if factor == 1.0 else (array * np.float64(factor)).astype(array.dtype)

@@ -1,0 +1,171 @@
+"""What the state of an optimizer of torch says, checked and by the names of its tensors."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxmup._tree import listed
+from jaxmup.bridge._sources import to_numpy
+from jaxmup.bridge._torch_optimizers import TORCH_OPTIMIZERS, Group, TorchOptimizer
+
+
+class TorchGroup(NamedTuple):
+    """A parameter group.
+
+    Args:
+      optimizer: its row.
+      hyperparameters: by torch's names, as numbers.
+      indices: of its tensors.
+    """
+
+    optimizer: TorchOptimizer
+    hyperparameters: Group
+    indices: tuple[int, ...]
+
+
+class TorchRun(NamedTuple):
+    """The state of an optimizer.
+
+    Args:
+      groups: its parameter groups.
+      names: of its tensors, by index.
+      moments: what it keeps for each tensor, by the tensor's name and torch's name of the moment.
+      step: number of steps; `None` where torch counts none.
+    """
+
+    groups: tuple[TorchGroup, ...]
+    names: Mapping[int, str]
+    moments: Mapping[str, Mapping[str, np.ndarray]]
+    step: int | None
+
+    def group_of(self) -> dict[str, TorchGroup]:
+        """The group of each tensor."""
+        return {self.names[i]: group for group in self.groups for i in group.indices}
+
+
+def read_run(torch_state: Mapping[str, Any], names: Sequence[str] | None) -> TorchRun:
+    """Reads the `state_dict()` of an optimizer of torch; its arrays may be numpy's.
+
+    Args:
+      torch_state: what to read.
+      names: of the tensors in the order of their indices, where the groups do not hold them.
+
+    Raises:
+      ValueError: if it is none, or of an optimizer that is not in the table, or a moment is not
+        finite, or the tensors have made different numbers of steps.
+    """
+    if not {"state", "param_groups"} <= set(torch_state):
+        raise ValueError(
+            "The state of a torch optimizer has the keys 'state' and 'param_groups'. Got "
+            f"{sorted(map(str, torch_state))}. Pass `optimizer.state_dict()`."
+        )
+    groups = tuple(_group(i, group) for i, group in enumerate(torch_state["param_groups"]))
+    by_index = _names(torch_state["param_groups"], names)
+    loose = [i for i in torch_state["state"] if i not in by_index]
+    if loose:
+        raise ValueError(f"The state is of tensors in no parameter group: {loose}.")
+    kept = {
+        by_index[i]: _moments(by_index[i], group, torch_state["state"].get(i, {}))
+        for group in groups
+        for i in group.indices
+    }
+    counts = {
+        by_index[i]: _step(by_index[i], state["step"])
+        for i, state in torch_state["state"].items()
+        if "step" in state
+    }
+    counts |= {
+        name: 0
+        for group in groups
+        if group.optimizer.counts
+        for name in (by_index[i] for i in group.indices)
+        if name not in counts
+    }
+    return TorchRun(groups, by_index, kept, _one_step(counts))
+
+
+def _group(position: int, group: Mapping[str, Any]) -> TorchGroup:
+    optimizer = next((row for row in TORCH_OPTIMIZERS if row.marks <= set(group)), None)
+    if optimizer is None:
+        raise ValueError(
+            "The state must be that of a known torch optimizer. Group "
+            f"{position} has the hyper-parameters {sorted(set(group) - {'params'})}. Known are"
+            f"{listed(f'{row.name}: {sorted(row.marks)}' for row in TORCH_OPTIMIZERS)}"
+        )
+    if "betas" in group and group["weight_decay"] and "decoupled_weight_decay" not in group:
+        raise ValueError(
+            "Adam adds its weight decay to the gradient, AdamW does not, and a state that an older "
+            f"torch has saved does not say which of them it is of. Group {position} decays by "
+            f"{group['weight_decay']}. Set `group['decoupled_weight_decay']` to False for Adam or "
+            "True for AdamW."
+        )
+    held = {name: _number(value) for name, value in group.items() if name not in _NOT_NUMBERS}
+    return TorchGroup(optimizer, held, tuple(group["params"]))
+
+
+_NOT_NUMBERS = {"params", "param_names", "foreach", "fused", "capturable", "differentiable"}
+
+
+def _number(value: Any) -> Any:
+    """A hyper-parameter without the tensor around it."""
+    if isinstance(value, tuple | list):
+        return tuple(map(_number, value))
+    return value.item() if hasattr(value, "item") else value
+
+
+def _names(groups: Sequence[Mapping[str, Any]], names: Sequence[str] | None) -> dict[int, str]:
+    indices = [i for group in groups for i in group["params"]]
+    if names is None and all("param_names" in group for group in groups):
+        held = [name for group in groups for name in group["param_names"]]
+        return dict(zip(indices, held, strict=True))
+    names = () if names is None else names
+    if len(indices) != len(names) or len(set(names)) != len(names):
+        raise ValueError(
+            "Each tensor of the optimizer needs its name, and its state counts them only. It has "
+            f"{len(indices)} tensors; the names are {len(names)}. Pass `names`, those of the "
+            "parameters in the order in which the optimizer was given them, such as "
+            "`[name for name, _ in model.named_parameters()]`, group after group."
+        )
+    return dict(zip(sorted(indices), names, strict=True))
+
+
+def _moments(name: str, group: TorchGroup, state: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    wanted = group.optimizer.moments(group.hyperparameters)
+    extra = [
+        key for key, value in state.items() if key not in (*wanted, "step") and value is not None
+    ]
+    if extra:
+        raise ValueError(
+            f"{group.optimizer.name} with these hyper-parameters keeps {sorted(wanted)}. For "
+            f"{name} the state holds {sorted(extra)} too. Is it of another optimizer?"
+        )
+    found = {key: to_numpy(state[key]) for key in wanted if state.get(key) is not None}
+    missing = [key for key in wanted if key not in found]
+    if found and missing:
+        raise ValueError(
+            f"{group.optimizer.name} keeps {sorted(wanted)}. For {name} the state lacks {missing}."
+        )
+    for key, array in found.items():
+        if not np.all(np.isfinite(array.astype(np.float64))):
+            raise ValueError(f"Moments must be finite. `{key}` of {name} is not.")
+    return found
+
+
+def _step(name: str, value: Any) -> int:
+    step = float(_number(value))
+    if not (math.isfinite(step) and step >= 0 and step.is_integer()):
+        raise ValueError(f"A number of steps is an integer, 0 or more. {name} has {step}.")
+    return int(step)
+
+
+def _one_step(counts: Mapping[str, int]) -> int | None:
+    if len(set(counts.values())) > 1:
+        raise ValueError(
+            "Here all parameters of an optimizer share one count of steps. In torch they have made"
+            f"{listed(f'{name}: {count}' for name, count in counts.items())}\n"
+            "Some had no gradient at some steps; torch passes over them there. Such a run has no "
+            "counterpart in one optax optimizer; convert those with fewer steps apart."
+        )
+    return next(iter(counts.values()), None)
