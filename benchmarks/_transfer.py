@@ -13,10 +13,12 @@ from jaxmup import plots, transfer
 BETA_LIMIT, STANDARD_LIMIT, PENALTY_LIMIT = 0.1, -0.5, 1.0  # octaves per doubling; percent
 
 
-def measure(name: str, config: transfer.Config, trials: Path | None) -> bool:
+def measure(
+    name: str, config: transfer.Config, trials: Path | None, task: transfer.Task | None = None
+) -> bool:
     """Measures a configuration, writes `results/<name>/`, and says whether the claim holds."""
     start = time.perf_counter()
-    result = transfer.measure(config, progress=_show, directory=trials)
+    result = transfer.measure(config, task, progress=_show, directory=trials)
     seconds = round(time.perf_counter() - start)
     found = {a.parametrization: _numbers(a) for a in result.analyses}
     holds = _holds(found)
