@@ -63,7 +63,7 @@ def test_minima_are_marked_where_the_analysis_has_them(figure):
 def test_the_title_says_what_was_found(figure):
     assert figure.get_suptitle() == (
         "From width 8 to 16 the best learning rate moves by "
-        "-0.8 octaves (standard) and +0.0 octaves (muP)"
+        "−0.8 octaves (standard) and +0.0 octaves (muP)"
     )
 
 

@@ -79,14 +79,14 @@ def name(parametrization: str) -> str:
     return _NAMES.get(parametrization, parametrization.replace("$", r"\$"))  # no mathematics
 
 
-def signed(value: float) -> str:
-    """Two digits with a sign, a real minus and no negative zero.
+def signed(value: float, digits: int = 2) -> str:
+    """A number with a sign, a real minus and no negative zero.
 
     Example:
-      >>> signed(-0.001), signed(-1.5)
-      ('+0.00', '−1.50')
+      >>> signed(-0.001), signed(-1.5, digits=1)
+      ('+0.00', '−1.5')
     """
-    return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")
+    return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")
 
 
 def loss_limits(analyses: Sequence[Analysis]) -> tuple[float, float]:
@@ -136,7 +136,7 @@ def _arc(fit: Parabola) -> tuple[np.ndarray, np.ndarray]:
 
 def _headline(analyses: Sequence[Analysis]) -> str:
     moves = [
-        f"{a.drift:+.1f} octaves ({name(a.parametrization)})"
+        f"{signed(a.drift, 1)} octaves ({name(a.parametrization)})"
         for a in analyses
         if a.drift is not None
     ]
