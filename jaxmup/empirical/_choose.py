@@ -1,0 +1,43 @@
+"""Which modules of a model are wrapped."""
+
+import fnmatch
+from collections.abc import Collection, Iterable, Sequence
+
+from jaxmup._tree import listed
+
+
+def choose(
+    candidates: Collection[str], leaves: Iterable[str], patterns: Sequence[str] | None
+) -> list[str]:
+    """The modules that the patterns name.
+
+    Args:
+      candidates: every module with parameters, by name.
+      leaves: those that hold no other module with parameters.
+      patterns: names in which `*` matches any text; `None` for all leaves.
+
+    Raises:
+      ValueError: if there is none, a pattern matches none, or one chosen module holds another.
+
+    Example:
+      >>> choose(["mlp", "mlp/up", "mlp/down"], ["mlp/up", "mlp/down"], ["mlp/*"])
+      ['mlp/up', 'mlp/down']
+    """
+    if patterns is None:
+        chosen = list(leaves)
+    else:
+        unused = [p for p in patterns if not fnmatch.filter(candidates, p)]
+        if unused:
+            raise ValueError(
+                f"Every pattern must match a module that has parameters. Got{listed(unused)}\n"
+                f"The modules are{listed(candidates)}"
+            )
+        chosen = [n for n in candidates if any(fnmatch.fnmatchcase(n, p) for p in patterns)]
+    if not chosen:
+        raise ValueError("There must be a module with parameters to calibrate. Got none.")
+    nested = [n for n in chosen if any(n != m and n.startswith(f"{m}/") or not m for m in chosen)]
+    if nested and len(chosen) > 1:
+        raise ValueError(
+            f"No chosen module may hold another one. Got{listed(nested)}\nwithin{listed(chosen)}"
+        )
+    return chosen

@@ -1,0 +1,176 @@
+"""One use of a module: with its scales applied, or measured while the pass goes on."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxmup import functional
+from jaxmup.empirical._record import Given, Record, given, packed
+
+
+class Settings(NamedTuple):
+    """What a pass measures.
+
+    Args:
+      num_examples: over how many examples the loss is a mean.
+      scale_gradients: whether gradients are scaled where they leave a module.
+    """
+
+    num_examples: int
+    scale_gradients: bool
+
+
+class Use(NamedTuple):
+    """One call of a module as a pure function, `function(params, rest, *inputs)`.
+
+    It is compared by its fields: equal uses are traced once.
+
+    Args:
+      name: of the module.
+      function: the call.
+    """
+
+    name: str
+    function: Callable[..., Array]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=())
+def scale_gradient(x: Array, factor: Array) -> Array:
+    """`x`, whose gradient arrives multiplied by `factor`; the factor has none.
+
+    Example:
+      >>> jax.grad(lambda x: 2 * scale_gradient(x, jnp.array(5.0)))(1.0)
+      Array(10., dtype=float32, weak_type=True)
+    """
+    del factor
+    return x
+
+
+def _scale_gradient_forward(x: Array, factor: Array) -> tuple[Array, Array]:
+    return x, factor
+
+
+def _scale_gradient_backward(factor: Array, cotangent: Array) -> tuple[Array, None]:
+    return functional.scale(cotangent, factor), None
+
+
+scale_gradient.defvjp(_scale_gradient_forward, _scale_gradient_backward)
+
+
+def rms(x: Array) -> Array:
+    """Root mean square `√(mean |x|²)` of an array, in float32 at least, free of overflow.
+
+    Example:
+      >>> rms(jnp.array([3e30, 4j]))
+      Array(2.1213202e+30, dtype=float32)
+    """
+    size = jnp.abs(x).astype(jnp.result_type(jnp.float32, jnp.finfo(x.dtype).dtype))
+    largest = jnp.max(size, initial=0.0)
+    unit = jnp.where(largest > 0, largest, 1.0)
+    return unit * jnp.sqrt(jnp.mean(jnp.square(size / unit)))
+
+
+def inverse(size: Array) -> Array:
+    """`1 / size`; a size of zero says nothing, and leaves its scale at 1."""
+    return jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1.0), 1.0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def measured(
+    use: Use,
+    settings: Settings,
+    params: Any,
+    rest: Any,
+    scales: Array,
+    record: Array,
+    direction: Any,
+    *inputs: Array,
+) -> Array:
+    """The scaled outputs of one use; the cotangent of `record` is what the pass measured.
+
+    Args:
+      use: the call.
+      settings: what is measured.
+      params: parameters, which the call is differentiated by.
+      rest: whatever else the module holds and is given.
+      scales: a packed `Given`.
+      record: a blank.
+      direction: the gradient of the parameters over all uses, whose effect on the outputs is
+        measured; `None` for that of this use alone.
+      *inputs: those that are floating-point.
+    """
+    return _forward(use, settings, params, rest, scales, record, direction, *inputs)[0]
+
+
+def _forward(
+    use: Use,
+    settings: Settings,
+    params: Any,
+    rest: Any,
+    scales: Array,
+    record: Array,
+    direction: Any,
+    *inputs: Array,
+) -> tuple[Array, Any]:
+    del settings, record
+    outputs, pull = jax.vjp(lambda p, *x: use.function(p, rest, *x), params, *inputs)
+    known = given(scales)
+    size = rms(outputs).astype(scales.dtype)
+    factor = jnp.where(known.fixed > 0, known.activation, inverse(size))
+    saved = (pull, params, rest, inputs, direction, known, factor, size * factor)
+    return functional.scale(outputs, factor), saved
+
+
+def _backward(use: Use, settings: Settings, saved: Any, cotangent: Array) -> tuple[Any, ...]:
+    pull, params, rest, inputs, direction, known, factor, activation = saved
+    own, *to_inputs = pull(functional.scale(cotangent, factor))
+    gradient_scale, gradient = _of_gradient(known, settings, to_inputs)
+    if direction is None:
+        direction = own
+    # A step against the gradient moves a complex parameter along its conjugate, in JAX's sign.
+    _, change = jax.jvp(
+        lambda p: use.function(p, rest, *inputs), (params,), (jax.tree.map(jnp.conj, direction),)
+    )
+    change = rms(change).astype(factor.dtype) * factor
+    update_scale = jnp.where(known.fixed > 0, known.update, inverse(change))
+    found = Record(
+        uses=jnp.ones_like(factor),
+        activation=activation**2,
+        gradient=gradient**2,
+        update=(update_scale * change) ** 2,
+        reached=jnp.any(cotangent != 0).astype(factor.dtype),
+        dead=_dead(cotangent).astype(factor.dtype),
+        activation_scale=factor,
+        gradient_scale=gradient_scale,
+        update_scale=update_scale,
+    )
+    if settings.scale_gradients:
+        to_inputs = [functional.scale(x, gradient_scale) for x in to_inputs]
+    return own, None, None, packed(found), None, *to_inputs
+
+
+measured.defvjp(_forward, _backward)
+
+
+def _of_gradient(
+    known: Given, settings: Settings, to_inputs: list[Array]
+) -> tuple[Array, Array]:
+    """The scale of the gradient that leaves, and the RMS of the scaled one, per example."""
+    one = jnp.ones_like(known.gradient)
+    sizes = [settings.num_examples * rms(x).astype(one.dtype) for x in to_inputs]
+    largest = functools.reduce(jnp.maximum, sizes, 0 * one)
+    if not settings.scale_gradients:
+        return one, largest
+    scale = jnp.where(known.fixed > 0, known.gradient, inverse(largest))
+    return scale, scale * largest
+
+
+def _dead(cotangent: Array) -> Array:
+    """Fraction of features, along the last axis, whose gradient is zero everywhere."""
+    if cotangent.ndim == 0:
+        return jnp.zeros(())
+    return jnp.mean(jnp.all(cotangent == 0, axis=tuple(range(cotangent.ndim - 1))))
