@@ -15,7 +15,7 @@ from jaxmup.empirical._arguments import split_arguments
 from jaxmup.empirical._choose import choose
 from jaxmup.empirical._record import Seen, blank, stacked_axes
 from jaxmup.empirical._require import require_output, require_parameters
-from jaxmup.empirical._use import Settings, Use, measured, scale_gradient
+from jaxmup.empirical._use import Settings, measured, scale_gradient
 
 Path = tuple[str, ...]
 COLLECTION = "empirical"  # the collection of the scales
@@ -216,7 +216,7 @@ class LinenSubject:
 
             slot = call.slot
             return measured(
-                Use(self.names[call.path], of_inputs),
+                of_inputs,
                 settings,
                 call.params,
                 (rest, arrays),

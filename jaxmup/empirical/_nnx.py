@@ -15,7 +15,7 @@ from jaxmup.empirical._arguments import Split, split_arguments
 from jaxmup.empirical._record import Seen, blank, real_dtype, stacked_axes
 from jaxmup.empirical._choose import choose
 from jaxmup.empirical._require import require_output, require_parameters
-from jaxmup.empirical._use import Settings, Use, measured, scale_gradient
+from jaxmup.empirical._use import Settings, measured, scale_gradient
 from jaxmup.nnx._layer import name_of
 
 Path = tuple[Any, ...]
@@ -132,7 +132,7 @@ class _Measured(_Wrapper):
     def _apply(self, method: str, args: Any, kwargs: Any) -> Any:
         graph, params, rest = nnx.split(self.module, nnx.Param, ...)
         split, inputs, arrays = split_arguments(args, kwargs)
-        use = Use(self.name, _Call(graph, method, split))
+        use = _Call(graph, method, split)
         direction = None if self.direction is None else nnx.state(self.direction, nnx.Param)
         constants = (rest, arrays)
         scales, record = self.scales[...], self.record[...]

@@ -1,5 +1,6 @@
 """New values for the parameters of calibrated modules."""
 
+import functools
 import zlib
 from typing import Any
 
@@ -8,6 +9,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxmup.empirical._solve import Subject
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _normal(key: Array, path: int, shape: tuple[int, ...], dtype: Any) -> Array:
+    return jax.random.normal(jax.random.fold_in(key, path), shape, dtype)
 
 
 def redrawn(subject: Any, key: Array, seen: Any) -> Subject:
@@ -29,6 +35,6 @@ def redrawn(subject: Any, key: Array, seen: Any) -> Subject:
         if kind == "scale" or values.ndim - len(seen[module].lead) < 2:
             return values
         path = zlib.crc32(f"{module}/{parameter}".encode())
-        return jax.random.normal(jax.random.fold_in(key, path), values.shape, values.dtype)
+        return _normal(key, path, values.shape, values.dtype)
 
     return subject.map_parameters(draw)

@@ -69,9 +69,7 @@ def solve(subject: Subject, settings: Settings, seen: Mapping[str, Seen]) -> Sol
     tied = subject.tied()
     if tied:
         return _iterated(subject, settings, seen, scales, sorted(tied))
-    loss, records = jax.jit(functools.partial(_one_pass, subject, settings, seen))(
-        subject.arrays, scales
-    )
+    loss, records, _ = subject.run(settings, seen, scales, {})
     solution = Solution(_host(records, seen), float(loss), 1)
     require_finite(solution.records, solution.loss)
     require_dependence(solution.records)
