@@ -6,13 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxmup.empirical._solve import Subject
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def _normal(key: Array, path: int, shape: tuple[int, ...], dtype: Any) -> Array:
+def _normal(key: Array, path: np.uint32, shape: tuple[int, ...], dtype: Any) -> Array:
     return jax.random.normal(jax.random.fold_in(key, path), shape, dtype)
 
 
@@ -34,7 +35,7 @@ def redrawn(subject: Any, key: Array, seen: Any) -> Subject:
             return jnp.zeros_like(values)
         if kind == "scale" or values.ndim - len(seen[module].lead) < 2:
             return values
-        path = zlib.crc32(f"{module}/{parameter}".encode())
+        path = np.uint32(zlib.crc32(f"{module}/{parameter}".encode()))
         return _normal(key, path, values.shape, values.dtype)
 
     return subject.map_parameters(draw)
