@@ -7,17 +7,14 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
-from flax import nnx
 from jax import Array
 
-from jaxmup.empirical import _record
-from jaxmup.empirical._linen import linen_subject
-from jaxmup.empirical._nnx import nnx_subject
-from jaxmup.empirical._record import Record, Seen
+from jaxmup.empirical._record import Record
 from jaxmup.empirical._redraw import redrawn
-from jaxmup.empirical._require import require_called, require_change, require_inputs
-from jaxmup.empirical._solve import Solution, solve
+from jaxmup.empirical._report import problems, rows_of
+from jaxmup.empirical._require import require_change
+from jaxmup.empirical._solve import solve
+from jaxmup.empirical._subject import count_examples, make_subject, observed
 from jaxmup.empirical._use import Settings
 
 Gradients = Literal["scaled", "true"]
@@ -55,9 +52,76 @@ def calibrate(
     num_examples: int | None = None,
     arguments: Mapping[str, Any] | None = None,
 ) -> Calibration:
-    """A model whose modules have activations, gradients and updates of RMS 1, from one pass.
+    r"""A model whose modules have activations, gradients and updates of RMS 1, from one pass.
 
-    DOC
+    Every chosen module `f` with parameters θ becomes
+
+    .. math::
+      y = s_y\, f(\theta, x), \qquad
+      g_\theta = s_{gy}\, s_y J_\theta^T g_y, \qquad
+      g_x = s_{gx} s_{gy}\, s_y J_x^T g_y
+
+    with three scales, `scale_actv_y`, `scale_grad_x` and `scale_grad_y`, for which, on these
+    inputs,
+
+    1. the outputs have RMS 1: :math:`s_y = 1 / RMS(f)`;
+    2. the gradient that leaves through the inputs has RMS 1 per example;
+    3. a step of SGD with learning rate 1 on the module's own parameters changes the outputs by
+       RMS 1, to first order.
+
+    A module sees inputs that are scaled already, and a gradient that is, so one forward and one
+    backward pass find all scales, each where it is measured. The module's own share of the third
+    is measured in the same backward pass. Compiled is one program for each kind of module and
+    shape, not one for the model, so that the time to compile does not grow with depth.
+
+    **Several uses.** A module that is called several times, or shares a parameter, has one scale for
+    all: the mean over its uses of the mean squares is 1, and the update is that of all uses
+    together. One pass cannot know that scale, so a few more find it, in one compiled loop; their
+    number does not depend on the depth. Where scans or `vmap` stack modules, each has its own
+    scale. Of several inputs, the one with the largest gradient counts.
+
+    **Batch.** The loss is taken to be a mean over `num_examples`, so that the gradient of one
+    example is `num_examples` times what arrives, and the second property speaks of that: the scales
+    do not depend on the batch size. For a sum over examples, give 1.
+
+    **Gradients.** With `gradients="scaled"`, what `jax.grad` returns for the calibrated model is not
+    its gradient: each module scales what passes through it. SGD is meant to use that. An optimizer
+    that divides by the size of the gradient, such as Adam, hardly sees it. With `gradients="true"`
+    nothing is scaled backwards, `jax.grad` is the gradient, and the third property holds with a
+    `learning_rate` for each module, see `learning_rates`; the second is left to the model.
+
+    Running statistics are not updated: whatever the pass changes in the model's state is dropped.
+
+    Args:
+      model: an NNX model, or a Linen module; it is not changed. A calibrated one is calibrated
+        anew.
+      inputs: what it is called with: an array, or a tuple of several arguments.
+      loss_fn: the loss, a scalar, of what the model returns.
+      variables: of a Linen module.
+      modules: names of the modules to wrap, where `*` matches any text, such as
+        `["blocks/*/attention"]`; `None` for every module with parameters that holds no other.
+      redraw: whether weights are drawn from a unit normal and biases set to zero. Gains, and
+        parameters that are no weights, are always kept.
+      key: with which they are drawn; `None` for `jax.random.key(0)`.
+      gradients: `"scaled"` or `"true"`.
+      num_examples: over how many examples the loss is a mean; `None` for the length of the first
+        axis of the inputs.
+      arguments: keyword arguments of the model's call.
+
+    Raises:
+      TypeError: if `model` is of neither API.
+      ValueError: naming the module: if one is never called, has integer parameters, or isn't
+        differentiable, the loss doesn't depend on its outputs, or something is not finite; if the
+        inputs have NaN or are all zero; if a pattern matches nothing.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> layer = nnx.Linear(8, 8, rngs=nnx.Rngs(0))
+      >>> x = jax.random.normal(jax.random.key(1), (64, 8))
+      >>> calibrated = calibrate(layer, x, lambda y: jnp.square(y - 1).mean()).model
+      >>> float(jnp.sqrt(jnp.square(calibrated(x)).mean()).round(5))
+      1.0
     """
     if gradients not in get_args(Gradients):
         raise ValueError(f"`gradients` must be one of {get_args(Gradients)}. Got {gradients!r}.")
@@ -74,88 +138,8 @@ def calibrate(
         for name, fields in scales.items()
     }
     found = subject.scaled(arrays)
-    return Calibration(found, arrays, solution.passes, warnings_of(solution, seen))
-
-
-def make_subject(
-    model: Any,
-    variables: Mapping[str, Any] | None,
-    modules: Sequence[str] | None,
-    inputs: Any,
-    arguments: Mapping[str, Any] | None,
-    loss_fn: Callable[..., Array],
-) -> tuple[Any, dict[str, dict[str, Array]]]:
-    """What is measured, of either API, and the scales that it has already.
-
-    Raises:
-      TypeError: if the model is of neither API, or `variables` and it do not fit each other.
-    """
-    args = as_arguments(inputs)
-    keywords = {} if arguments is None else arguments
-    if isinstance(model, nnx.Module) and variables is None:
-        return nnx_subject(model, modules, args, keywords, loss_fn)
-    if isinstance(model, nn.Module) and variables is not None:
-        return linen_subject(model, variables, modules, args, keywords, loss_fn)
-    raise TypeError(
-        "`model` must be an NNX module, or a Linen module with its `variables`. Got "
-        f"{type(model).__name__} and variables of type {type(variables).__name__}."
-    )
-
-
-def as_arguments(inputs: Any) -> tuple[Any, ...]:
-    """What a model is called with: a tuple is several arguments, anything else is one."""
-    return inputs if isinstance(inputs, tuple) else (inputs,)
-
-
-def observed(subject: Any, inputs: Any) -> dict[str, Seen]:
-    """What an abstract run says of each module, once inputs and calls are as they must be."""
-    seen = subject.observe()
-    require_called(subject.names.values(), seen)
-    require_inputs(as_arguments(inputs), next(iter(seen)))
-    return seen
-
-
-def count_examples(inputs: Any, given: int | None) -> int:
-    """Over how many examples the loss is a mean: the length of the first axis, if not given.
-
-    Raises:
-      ValueError: if it is not positive, or there is no such axis.
-    """
-    if given is None:
-        shapes = [leaf.shape for leaf in jax.tree.leaves(inputs) if getattr(leaf, "ndim", 0)]
-        given = shapes[0][0] if shapes else 0
-    if given < 1:
-        raise ValueError(
-            "`num_examples` must be the number of examples that the loss is a mean over, at least "
-            f"1; by default it is the length of the inputs' first axis. Got {given}."
-        )
-    return given
-
-
-def warnings_of(solution: Solution, seen: Mapping[str, Seen]) -> tuple[str, ...]:
-    """What could not be measured, or is no good sign: a sentence for each module."""
-    found: list[str] = []
-    for name, record in solution.records.items():
-        for index, row in _record.rows(name, seen[name].lead):
-            at = Record(*(field[index] for field in record))
-            found += [f"{row}: {problem}" for problem in _problems(at, seen[name])]
-    return tuple(found)
-
-
-def _problems(record: Record, seen: Seen) -> list[str]:
-    values = {
-        "outputs": record.activation,
-        "gradients": record.gradient if seen.gradient else 1.0,
-        "updates": record.update,
-    }
-    infinite = [what for what, value in values.items() if not np.isfinite(value)]
-    zero = [what for what, value in values.items() if value == 0]
-    dead = float(record.dead / max(record.uses, 1))
-    return [
-        *(f"{what} are not finite" for what in infinite),
-        *(f"{what} are zero; their scale is left at 1" for what in zero),
-        *([f"{dead:.0%} of the features are dead: no gradient in the whole batch"] * (0 < dead < 1)),
-    ]
+    rows = rows_of(solution.records, seen)
+    return Calibration(found, arrays, solution.passes, problems(rows))
 
 
 def _scales(record: Record, gradients: Gradients) -> dict[str, np.ndarray]:

@@ -179,6 +179,20 @@ class LinenSubject:
         jax.eval_shape(run, *self.arrays)
         return seen
 
+    def modules(self) -> dict[str, nn.Module]:
+        """The chosen modules, as an abstract run meets them."""
+        found: dict[str, nn.Module] = {}
+
+        def note(call: _Call, args: Any, kwargs: Any) -> Any:
+            found[self.names[call.path]] = call.module
+            return call.next(*args, **kwargs)
+
+        def run(params: Any, state: Any, inputs: Any) -> Any:
+            return self.with_arrays((params, state, inputs))._loss(params, note)
+
+        jax.eval_shape(run, *self.arrays)
+        return found
+
     def tied(self) -> frozenset[str]:
         """The modules that share a parameter with another one: none, Linen shares modules."""
         return frozenset()
@@ -261,7 +275,8 @@ class LinenSubject:
         """The variables with these scales, by name of the module."""
         tree: dict[str, Any] = {}
         for path, name in self.names.items():
-            tree = _put(tree, path, dict(scales[name]))
+            if name in scales:
+                tree = _put(tree, path, dict(scales[name]))
         return {"params": self.params, **self.state, COLLECTION: tree}
 
 

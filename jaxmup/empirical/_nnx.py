@@ -317,6 +317,11 @@ def nnx_subject(
     return NNXSubject(graph, params, rest, names, inputs, arguments, loss_fn), wrapped
 
 
+def scaled_modules(model: nnx.Module) -> dict[Path, Scaled]:
+    """The wrappers of a model by their paths."""
+    return {p: m for p, m in _modules(model).items() if isinstance(m, Scaled)}
+
+
 def unwrapped(model: nnx.Module) -> tuple[Any, dict[str, dict[str, Array]]]:
     """A copy of the model without wrappers, and the scales that they had, by name."""
     scales: dict[str, dict[str, Array]] = {}

@@ -88,19 +88,13 @@ def measure(
       seen: what an abstract run says.
       scales: a packed `Given` of each module.
     """
-    run = jax.jit(functools.partial(_one_pass, subject, settings, seen))
-    loss, records = run(subject.arrays, scales)
+    loss, records, _ = subject.run(settings, seen, scales, {})
     solution = Solution(_host(records, seen), float(loss), 1)
     shared = sorted(_shared(solution) | subject.tied())
     if not shared:
         return solution
-
-    def twice(arrays: Any, scales: Any) -> tuple[Array, Any]:
-        one = subject.with_arrays(arrays)
-        _, _, directions = one.run(settings, seen, scales, one.zeros(shared))
-        return one.run(settings, seen, scales, directions)[:2]
-
-    loss, records = jax.jit(twice)(subject.arrays, scales)
+    _, _, directions = subject.run(settings, seen, scales, subject.zeros(shared))
+    loss, records, _ = subject.run(settings, seen, scales, directions)
     return Solution(_host(records, seen), float(loss), 3)
 
 
@@ -110,17 +104,6 @@ def _shared(solution: Solution) -> frozenset[str]:
 
 def _host(records: Mapping[str, Any], seen: Mapping[str, Seen]) -> dict[str, Record]:
     return {name: _record.record(records[name]) for name in seen}
-
-
-def _one_pass(
-    subject: Subject,
-    settings: Settings,
-    seen: Mapping[str, Seen],
-    arrays: Any,
-    scales: Mapping[str, Array],
-) -> tuple[Array, dict[str, Array]]:
-    loss, records, _ = subject.with_arrays(arrays).run(settings, seen, scales, {})
-    return loss, records
 
 
 class _State(NamedTuple):
