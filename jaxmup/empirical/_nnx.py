@@ -116,14 +116,12 @@ class _Measured(_Wrapper):
     def __init__(
         self,
         module: nnx.Module,
-        name: str,
         settings: Settings,
         scales: Array,
         record: Array,
         direction: nnx.Module | None,
     ):
         self.module = module
-        self.name = name
         self.settings = settings
         self.scales = Scale(scales)
         self.record = Scale(record)
@@ -242,9 +240,10 @@ class NNXSubject:
                 direction = directions.get(name)
                 if direction is not None:
                     direction = _with_params(module, direction)
-                return _Measured(module, name, settings, scales[name], records[name], direction)
+                return _Measured(module, settings, scales[name], records[name], direction)
 
-            model = replaced(nnx.merge(self.graph, params, self.rest), self.names, wrapped)
+            rest = jax.tree.map(lambda leaf: leaf, self.rest)  # variables of this trace
+            model = replaced(nnx.merge(self.graph, params, rest), self.names, wrapped)
             return self.loss_fn(model(*self.inputs, **self.arguments))
 
         blanks = {name: blank(one) for name, one in seen.items()}

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from jaxmup.empirical import _record
 from jaxmup.empirical._record import Given, Record, Seen
@@ -15,6 +16,7 @@ from jaxmup.empirical._require import require_dependence, require_finite
 from jaxmup.empirical._use import Settings
 
 MAX_PASSES = 60
+_LARGEST_MOVE = 1.0  # of the logarithm of a scale in one step
 
 
 class Subject(Protocol):
@@ -59,7 +61,7 @@ def solve(subject: Subject, settings: Settings, seen: Mapping[str, Seen]) -> Sol
 
     Each use of a module is scaled by what it measures. Where a module is used once, that is its
     scale. A module with several uses has one scale, for which the mean over its uses of the mean
-    square is 1. It starts from the mean of what its uses measured, and goes on by the secant rule.
+    square is 1. It starts from the mean of what its uses measured.
 
     Raises:
       ValueError: naming the module, if something measured isn't finite, the loss doesn't depend on
@@ -107,15 +109,21 @@ def _host(records: Mapping[str, Any], seen: Mapping[str, Seen]) -> dict[str, Rec
 
 
 class _State(NamedTuple):
-    """Where the iteration stands; `x` are logarithms of scales, `r` of the RMS that they leave."""
+    """Where the iteration stands.
+
+    Args:
+      passes: how many there were.
+      x: logarithms of the scales.
+      r: logarithms of the RMS that they leave.
+      inverse: what is known of the inverse of `dr / dx`.
+      directions: gradients of the parameters of the modules.
+    """
 
     passes: Any
-    x: Any
-    r: Any
-    slope: Any
+    x: Array
+    r: Array
+    inverse: Array
     directions: Any
-    records: Any
-    loss: Any
 
 
 def _iterated(
@@ -125,44 +133,59 @@ def _iterated(
     scales: Mapping[str, Array],
     shared: list[str],
 ) -> Solution:
-    """The same where the modules of `shared` are used several times."""
-    tolerance = max(10 * max(float(jnp.finfo(seen[n].dtype).eps) for n in shared), 1e-13)
+    """The same where the modules of `shared` are used several times.
 
-    def run(one: Subject, x: Any, directions: Any) -> tuple[Array, Any, Any]:
-        known = {name: _at_logarithms(*x[name]) for name in shared}
-        return one.run(settings, seen, {**scales, **known}, directions)
+    Broyden's method for the logarithms of all their scales together, since each of them acts on all
+    modules before and after; those of modules that are used once follow in every pass.
+    """
+    dtype = jnp.result_type(*(seen[name].dtype for name in shared))
+    tolerance = 30 * float(jnp.finfo(dtype).eps)
+
+    def run(one: Subject, x: Array, directions: Any) -> tuple[Array, Any, Array, Any]:
+        known = {name: _at_logarithms(*pair) for name, pair in unravel(x).items()}
+        loss, records, directions = one.run(settings, seen, {**scales, **known}, directions)
+        r = {name: _logarithms(records[name]) for name in shared}
+        return loss, records, ravel_pytree(r)[0].astype(dtype), directions
 
     def step(one: Subject, state: _State) -> _State:
-        loss, records, directions = run(one, state.x, state.directions)
-        r = {name: _logarithms(records[name]) for name in shared}
-        slope = jax.tree.map(_slope, state.x, state.r[0], r, state.r[1], state.slope)
-        x = jax.tree.map(lambda x, r, slope: x - r / slope, state.x, r, slope)
-        return _State(state.passes + 1, x, (state.x, r), slope, directions, records, loss)
+        move = jnp.clip(-state.inverse @ state.r, -_LARGEST_MOVE, _LARGEST_MOVE)
+        x = state.x + move
+        _, _, r, directions = run(one, x, state.directions)
+        inverse = _broyden(state.inverse, move, r - state.r)
+        return _State(state.passes + 1, x, r, inverse, directions)
 
     def unfinished(state: _State) -> Any:
-        residual = functools.reduce(
-            jnp.maximum, [jnp.max(jnp.abs(r)) for r in jax.tree.leaves(state.r[1])]
-        )
-        return (state.passes < MAX_PASSES) & ~(residual <= tolerance)
+        return (state.passes < MAX_PASSES) & ~(jnp.max(jnp.abs(state.r)) <= tolerance)
 
-    def search(arrays: Any) -> tuple[Any, Any, Any]:
+    def search(arrays: Any) -> tuple[Array, Any, Any]:
         one = subject.with_arrays(arrays)
         zeros = one.zeros(shared)
-        loss, records, directions = one.run(settings, seen, scales, zeros)
-        x = {name: _start(records[name]) for name in shared}
-        ones = jax.tree.map(jnp.ones_like, x)
-        start = _State(1, x, (x, ones), ones, directions, records, loss)
-        end = jax.lax.while_loop(unfinished, functools.partial(step, one), start)
-        # The scales of the last pass, and the direction that it found.
-        loss, records, _ = run(one, end.r[0], end.directions)
+        x = ravel_pytree(start)[0]
+        _, _, r, directions = run(one, x, zeros)
+        state = _State(2, x, r, jnp.eye(x.size, dtype=dtype), directions)
+        end = jax.lax.while_loop(unfinished, functools.partial(step, one), state)
+        # The effect of the update that all uses make together, whose direction is now known.
+        loss, records, _, _ = run(one, end.x, end.directions)
         return loss, records, end.passes + 1
 
+    _, records, _ = subject.run(settings, seen, scales, {})
+    start = {name: _start(records[name].astype(dtype)) for name in shared}
+    unravel = ravel_pytree(start)[1]
     loss, records, passes = jax.jit(search)(subject.arrays)
     solution = Solution(_host(records, seen), float(loss), int(passes))
     require_finite(solution.records, solution.loss)
     require_dependence(solution.records)
     _require_found(solution, shared)
     return solution
+
+
+def _broyden(inverse: Array, move: Array, change: Array) -> Array:
+    """The inverse Jacobian that maps `change` to `move`, nearest to the last one."""
+    towards = inverse @ change
+    scale = move @ towards
+    safe = jnp.abs(scale) > 1e-12
+    update = jnp.outer(move - towards, move @ inverse) / jnp.where(safe, scale, 1.0)
+    return inverse + jnp.where(safe, update, 0.0)
 
 
 def _start(packed: Array) -> tuple[Array, Array]:
@@ -182,14 +205,6 @@ def _logarithms(packed: Array) -> tuple[Array, Array]:
     record = _record.traced_record(packed)
     means = (x / jnp.maximum(record.uses, 1) for x in (record.activation, record.gradient))
     return tuple(jnp.where(x > 0, jnp.log(jnp.where(x > 0, x, 1.0)) / 2, 0.0) for x in means)  # type: ignore[return-value]
-
-
-def _slope(x: Array, x_before: Array, r: Array, r_before: Array, slope: Array) -> Array:
-    """By how much `r` moves with `x`, from the last two passes; 1 at first."""
-    step = x - x_before
-    moved = jnp.abs(step) > 1e-3 * jnp.abs(r)
-    secant = (r - r_before) / jnp.where(moved, step, 1.0)
-    return jnp.where(moved, jnp.clip(secant, 0.3, 100.0), slope)
 
 
 def _require_found(solution: Solution, shared: list[str]) -> None:
