@@ -4,8 +4,9 @@ Tune hyper-parameters on a small network and use them, unchanged, on a large one
 
 `import jaxmup` loads neither Flax nor optax; the submodules load on first use: `jaxmup.nnx` and
 `jaxmup.linen` (layers), `jaxmup.optim` (optax transforms), `jaxmup.functional`, `jaxmup.models`,
-`jaxmup.data`, `jaxmup.gauge`, `jaxmup.manifest`, `jaxmup.transfer`, `jaxmup.budget` (batch size and
-length of training), `jaxmup.parity` and `jaxmup.counterexample`; so do the functions `jaxmup.infer`
+`jaxmup.data`, `jaxmup.gauge`, `jaxmup.manifest`, `jaxmup.transfer`, `jaxmup.empirical` (measured
+scales), `jaxmup.budget` (batch size and length of training), `jaxmup.parity` and
+`jaxmup.counterexample`; so do the functions `jaxmup.infer`
 and `jaxmup.rescale` (unmodified models).
 """
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from jaxmup import budget as budget
     from jaxmup import counterexample as counterexample
     from jaxmup import data as data
+    from jaxmup import empirical as empirical
     from jaxmup import functional as functional
     from jaxmup import gauge as gauge
     from jaxmup import linen as linen
@@ -52,6 +54,7 @@ _SUBMODULES = (
     "budget",
     "counterexample",
     "data",
+    "empirical",
     "functional",
     "gauge",
     "linen",

@@ -2,6 +2,9 @@
 
 from jaxmup.empirical._calibrate import Calibration as Calibration
 from jaxmup.empirical._calibrate import calibrate as calibrate
+from jaxmup.empirical._exponents import Exponents as Exponents
+from jaxmup.empirical._exponents import ParameterExponents as ParameterExponents
+from jaxmup.empirical._exponents import calibrate_exponents as calibrate_exponents
 from jaxmup.empirical._fold import Folded as Folded
 from jaxmup.empirical._fold import fold as fold
 from jaxmup.empirical._linen import apply as apply

@@ -15,7 +15,8 @@ class Split:
 
     Args:
       tree: their structure.
-      kinds: `"input"` for a floating-point or complex array, `"array"` for another, `"static"` else.
+      kinds: `"input"` for a floating-point or complex array, `"array"` for another,
+        `"static"` for what is no array.
       static: the leaves that are no arrays.
     """
 

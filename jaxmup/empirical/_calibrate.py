@@ -15,7 +15,7 @@ from jaxmup.empirical._report import problems, rows_of
 from jaxmup.empirical._require import require_change
 from jaxmup.empirical._solve import solve
 from jaxmup.empirical._subject import count_examples, make_subject, observed
-from jaxmup.empirical._use import Settings
+from jaxmup.empirical._use import Settings, plain, sign
 
 Gradients = Literal["scaled", "true"]
 
@@ -49,6 +49,7 @@ def calibrate(
     redraw: bool = True,
     key: Array | None = None,
     gradients: Gradients = "scaled",
+    optimizer: Literal["sgd", "adam"] = "sgd",
     num_examples: int | None = None,
     arguments: Mapping[str, Any] | None = None,
 ) -> Calibration:
@@ -74,8 +75,8 @@ def calibrate(
     is measured in the same backward pass. Compiled is one program for each kind of module and
     shape, not one for the model, so that the time to compile does not grow with depth.
 
-    **Several uses.** A module that is called several times, or shares a parameter, has one scale for
-    all: the mean over its uses of the mean squares is 1, and the update is that of all uses
+    **Several uses.** A module that is called several times, or shares a parameter, has one scale
+    for all: the mean over its uses of the mean squares is 1, and the update is that of all uses
     together. One pass cannot know that scale, so a few more find it, in one compiled loop; their
     number does not depend on the depth. Where scans or `vmap` stack modules, each has its own
     scale. Of several inputs, the one with the largest gradient counts.
@@ -84,9 +85,9 @@ def calibrate(
     example is `num_examples` times what arrives, and the second property speaks of that: the scales
     do not depend on the batch size. For a sum over examples, give 1.
 
-    **Gradients.** With `gradients="scaled"`, what `jax.grad` returns for the calibrated model is not
-    its gradient: each module scales what passes through it. SGD is meant to use that. An optimizer
-    that divides by the size of the gradient, such as Adam, hardly sees it. With `gradients="true"`
+    **Gradients.** With `gradients="scaled"`, what `jax.grad` returns for the calibrated model is
+    not its gradient: each module scales what passes through it. SGD is meant to use that. An optimizer
+    that divides by the size of the gradient, such as Adam, undoes it. With `gradients="true"`
     nothing is scaled backwards, `jax.grad` is the gradient, and the third property holds with a
     `learning_rate` for each module, see `learning_rates`; the second is left to the model.
 
@@ -104,6 +105,8 @@ def calibrate(
         parameters that are no weights, are always kept.
       key: with which they are drawn; `None` for `jax.random.key(0)`.
       gradients: `"scaled"` or `"true"`.
+      optimizer: whose step the third property is about, `"sgd"` or `"adam"`; of Adam it is the
+        first step, the sign of the gradient.
       num_examples: over how many examples the loss is a mean; `None` for the length of the first
         axis of the inputs.
       arguments: keyword arguments of the model's call.
@@ -125,11 +128,17 @@ def calibrate(
     """
     if gradients not in get_args(Gradients):
         raise ValueError(f"`gradients` must be one of {get_args(Gradients)}. Got {gradients!r}.")
+    if optimizer not in ("sgd", "adam") or (optimizer == "adam" and gradients == "scaled"):
+        raise ValueError(
+            '`optimizer` must be "sgd", or "adam" with `gradients="true"`, since Adam undoes any '
+            f"scale of its gradients. Got {optimizer!r} with gradients={gradients!r}."
+        )
     subject, _ = make_subject(model, variables, modules, inputs, arguments, loss_fn)
     seen = observed(subject, inputs)
     if redraw:
         subject = redrawn(subject, jax.random.key(0) if key is None else key, seen)
-    settings = Settings(count_examples(inputs, num_examples), gradients == "scaled")
+    direction = plain if optimizer == "sgd" else sign
+    settings = Settings(count_examples(inputs, num_examples), gradients == "scaled", direction)
     solution = solve(subject, settings, seen)
     require_change(solution.records)
     scales = {name: _scales(record, gradients) for name, record in solution.records.items()}

@@ -2,8 +2,21 @@
 
 import fnmatch
 from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 from jaxmup._tree import listed
+
+ROOT = "model"  # the name of a model that is itself what is wrapped
+
+
+def module_name(path: Iterable[Any]) -> str:
+    """The name of a module, such as `"blocks/0/query"`.
+
+    Example:
+      >>> module_name(("blocks", 0)), module_name(())
+      ('blocks/0', 'model')
+    """
+    return "/".join(map(str, path)) or ROOT
 
 
 def choose(
@@ -35,8 +48,14 @@ def choose(
         chosen = [n for n in candidates if any(fnmatch.fnmatchcase(n, p) for p in patterns)]
     if not chosen:
         raise ValueError("There must be a module with parameters to calibrate. Got none.")
-    nested = [n for n in chosen if any(n != m and n.startswith(f"{m}/") or not m for m in chosen)]
-    if nested and len(chosen) > 1:
+    nested = [
+        name
+        for name in chosen
+        if any(
+            other != name and (other == ROOT or name.startswith(f"{other}/")) for other in chosen
+        )
+    ]
+    if nested:
         raise ValueError(
             f"No chosen module may hold another one. Got{listed(nested)}\nwithin{listed(chosen)}"
         )

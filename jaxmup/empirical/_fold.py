@@ -9,10 +9,10 @@ from flax import linen as nn
 from flax import nnx
 from jax import Array
 
+from jaxmup.empirical._choose import module_name
 from jaxmup.empirical._linen import COLLECTION, linen_subject, scales_by_path
 from jaxmup.empirical._nnx import Scaled, scaled_modules
 from jaxmup.empirical._subject import as_arguments
-from jaxmup.nnx._layer import name_of
 
 _LINEAR = (
     *(nnx.Linear, nnx.LinearGeneral, nnx.Einsum, nnx.Conv, nnx.ConvTranspose, nnx.Embed),
@@ -82,14 +82,16 @@ def _fold_nnx(model: nnx.Module) -> Folded:
     model = nnx.clone(model)
     wrapped = scaled_modules(model)
     _require_some(wrapped)
-    kept = {name_of(p): why for p, w in wrapped.items() if (why := _obstacle(w.module)) is not None}
-    dropped = tuple(name_of(p) for p, w in wrapped.items() if w.scale_grad_x is not None)
+    kept = {
+        module_name(p): why for p, w in wrapped.items() if (why := _obstacle(w.module)) is not None
+    }
+    dropped = tuple(module_name(p) for p, w in wrapped.items() if w.scale_grad_x is not None)
 
     def folded(path: Any, node: Any) -> Any:
         if not isinstance(node, Scaled):
             return node
         scale = node.scale_actv_y[...]
-        if name_of(path) in kept:
+        if module_name(path) in kept:
             return Scaled(node.module, scale)
         for variable in _variables(node.module):
             variable[...] = _times(variable[...], scale)
@@ -134,7 +136,7 @@ def _require_some(wrapped: Any) -> None:
 def _obstacle(module: Any) -> str | None:
     """Why a factor on all parameters is not one on the outputs; `None` if it is."""
     kind = type(module)
-    own = [cls for cls in kind.__mro__ if "__call__" in vars(cls)][0]
+    own = next(cls for cls in kind.__mro__ if "__call__" in vars(cls))
     if not own.__module__.startswith(("flax.", "jaxmup.")):
         return f"nothing is known of how {kind.__name__} uses its parameters"
     if isinstance(module, _LINEAR):

@@ -12,7 +12,7 @@ from jax import Array
 from jaxmup import functional
 from jaxmup._tree import leaves_by_path, path_name
 from jaxmup.empirical._arguments import split_arguments
-from jaxmup.empirical._choose import choose
+from jaxmup.empirical._choose import choose, module_name
 from jaxmup.empirical._record import Seen, blank, stacked_axes
 from jaxmup.empirical._require import require_output, require_parameters
 from jaxmup.empirical._use import Settings, measured, scale_gradient
@@ -305,9 +305,9 @@ def linen_subject(
     if patterns is None and existing:
         chosen = list(existing)
     else:
-        by_name = {"/".join(path): path for path in paths}
-        chosen = [by_name[n] for n in choose(by_name, map("/".join, leaves), patterns)]
-    names = {path: "/".join(path) or type(module).__name__ for path in chosen}
+        by_name = {module_name(path): path for path in paths}
+        chosen = [by_name[n] for n in choose(by_name, map(module_name, leaves), patterns)]
+    names = {path: module_name(path) for path in chosen}
     state = {n: tree for n, tree in variables.items() if n not in ("params", COLLECTION)}
     subject = LinenSubject(module, params, state, names, inputs, arguments, loss_fn)
     return subject, {names[path]: found for path, found in existing.items() if path in names}

@@ -12,8 +12,8 @@ from jax import Array
 
 from jaxmup import functional
 from jaxmup.empirical._arguments import Split, split_arguments
-from jaxmup.empirical._record import Seen, blank, real_dtype, stacked_axes
-from jaxmup.empirical._choose import choose
+from jaxmup.empirical._choose import choose, module_name
+from jaxmup.empirical._record import Seen, blank, stacked_axes
 from jaxmup.empirical._require import require_output, require_parameters
 from jaxmup.empirical._use import Settings, measured, scale_gradient
 from jaxmup.nnx._layer import name_of
@@ -306,13 +306,13 @@ def nnx_subject(
         for path in with_parameters
         if not any(other[: len(path)] == path != other for other in with_parameters)
     ]
-    by_name = {name_of(path): path for path in with_parameters}
+    by_name = {module_name(path): path for path in with_parameters}
     if patterns is None and wrapped:
         chosen = [by_name[name] for name in wrapped]
     else:
-        chosen = [by_name[name] for name in choose(by_name, map(name_of, leaves), patterns)]
+        chosen = [by_name[name] for name in choose(by_name, map(module_name, leaves), patterns)]
     graph, params, rest = nnx.split(bare, nnx.Param, ...)
-    names = {path: name_of(path) or type(model).__name__ for path in chosen}
+    names = {path: module_name(path) for path in chosen}
     return NNXSubject(graph, params, rest, names, inputs, arguments, loss_fn), wrapped
 
 
@@ -329,7 +329,7 @@ def unwrapped(model: nnx.Module) -> tuple[Any, dict[str, dict[str, Array]]]:
         if not isinstance(node, Scaled):
             return node
         found = {name: getattr(node, name) for name in SCALES}
-        scales[name_of(path)] = {name: x[...] for name, x in found.items() if x is not None}
+        scales[module_name(path)] = {name: x[...] for name, x in found.items() if x is not None}
         return node.module
 
     return nnx.recursive_map(inner, nnx.clone(model)), scales

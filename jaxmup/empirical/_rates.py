@@ -14,8 +14,8 @@ from jaxmup.empirical._nnx import scaled_modules
 def learning_rates(model: Any) -> Any:
     """The factor on the learning rate of each parameter of a calibrated model.
 
-    With `calibrate(..., gradients="true")` it is the module's `learning_rate`, under which a step of
-    SGD changes its outputs by RMS 1; everywhere else it is 1. Multiply the updates by it:
+    With `calibrate(..., gradients="true")` it is the module's `learning_rate`, under which a step
+    changes its outputs by RMS 1; everywhere else it is 1. Multiply the updates by it:
     `jax.tree.map(jnp.multiply, updates, rates)`.
 
     Args:

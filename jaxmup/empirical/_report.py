@@ -10,7 +10,7 @@ from jax import Array
 from jaxmup.empirical._record import Given, Record, Seen, neutral, packed, rows
 from jaxmup.empirical._solve import measure as measure_subject
 from jaxmup.empirical._subject import count_examples, make_subject, observed
-from jaxmup.empirical._use import Settings
+from jaxmup.empirical._use import Settings, plain
 
 COLUMNS = ("activations", "gradients", "updates")
 
@@ -25,7 +25,8 @@ class Row:
       gradients: RMS of the gradient that leaves through the inputs, per example; `None` if none
         can, as of token ids.
       updates: RMS of the change of the outputs per learning rate.
-      dead: fraction of the output features that get no gradient from the whole batch.
+      dead: fraction of the output features that get no gradient from the whole batch; 0 for a
+        module with several uses, of which it is not known.
     """
 
     module: str
@@ -133,7 +134,7 @@ def measure(
     subject, scales = make_subject(model, variables, modules, inputs, arguments, loss_fn)
     seen = observed(subject, inputs)
     scaled = not scales or any("scale_grad_x" in found for found in scales.values())
-    settings = Settings(count_examples(inputs, num_examples), scaled)
+    settings = Settings(count_examples(inputs, num_examples), scaled, plain)
     fixed = {name: _given(scales.get(name), one) for name, one in seen.items()}
     return rows_of(measure_subject(subject, settings, seen, fixed).records, seen)
 
@@ -162,7 +163,7 @@ def _row(name: str, record: Record, has_gradient: bool) -> Row:
     activations, gradients, updates = (
         float(np.sqrt(x / uses)) for x in (record.activation, record.gradient, record.update)
     )
-    dead = float(record.dead) / uses
+    dead = float(record.dead) if uses == 1 else 0.0
     return Row(name, activations, gradients if has_gradient else None, updates, dead)
 
 

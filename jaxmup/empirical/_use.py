@@ -18,10 +18,22 @@ class Settings(NamedTuple):
     Args:
       num_examples: over how many examples the loss is a mean.
       scale_gradients: whether gradients are scaled where they leave a module.
+      direction: of the optimizer's step, up to its sign, for a tree of gradients.
     """
 
     num_examples: int
     scale_gradients: bool
+    direction: Callable[[Any], Any]
+
+
+def plain(gradients: Any) -> Any:
+    """SGD's direction: the gradient itself."""
+    return gradients
+
+
+def sign(gradients: Any) -> Any:
+    """The direction of the first step of Adam, and of every one of signSGD."""
+    return jax.tree.map(jnp.sign, gradients)
 
 
 Use = Callable[..., Array]  # a call of a module, as a function of `(params, rest, *inputs)`
@@ -120,10 +132,9 @@ def _backward(use: Use, settings: Settings, saved: Any, cotangent: Array) -> tup
     gradient_scale, gradient = _of_gradient(known, settings, to_inputs)
     if direction is None:
         direction = own
-    # A step against the gradient moves a complex parameter along its conjugate, in JAX's sign.
-    _, change = jax.jvp(
-        lambda p: use(p, rest, *inputs), (params,), (jax.tree.map(jnp.conj, direction),)
-    )
+    # JAX's gradient of a complex parameter is the conjugate of the steepest ascent.
+    step = settings.direction(jax.tree.map(jnp.conj, direction))
+    _, change = jax.jvp(lambda p: use(p, rest, *inputs), (params,), (step,))
     change = rms(change).astype(factor.dtype) * factor
     update_scale = jnp.where(known.fixed > 0, known.update, inverse(change))
     found = Record(
@@ -145,9 +156,7 @@ def _backward(use: Use, settings: Settings, saved: Any, cotangent: Array) -> tup
 measured.defvjp(_forward, _backward)
 
 
-def _of_gradient(
-    known: Given, settings: Settings, to_inputs: list[Array]
-) -> tuple[Array, Array]:
+def _of_gradient(known: Given, settings: Settings, to_inputs: list[Array]) -> tuple[Array, Array]:
     """The scale of the gradient that leaves, and the RMS of the scaled one, per example."""
     one = jnp.ones_like(known.gradient)
     sizes = [settings.num_examples * rms(x).astype(one.dtype) for x in to_inputs]
