@@ -86,10 +86,11 @@ def calibrate(
     do not depend on the batch size. For a sum over examples, give 1.
 
     **Gradients.** With `gradients="scaled"`, what `jax.grad` returns for the calibrated model is
-    not its gradient: each module scales what passes through it. SGD is meant to use that. An optimizer
-    that divides by the size of the gradient, such as Adam, undoes it. With `gradients="true"`
-    nothing is scaled backwards, `jax.grad` is the gradient, and the third property holds with a
-    `learning_rate` for each module, see `learning_rates`; the second is left to the model.
+    not its gradient: each module scales what passes through it. SGD is meant to use that. An
+    optimizer that divides by the size of the gradient, such as Adam, undoes it. With
+    `gradients="true"` nothing is scaled backwards, `jax.grad` is the gradient, and the third
+    property holds with a `learning_rate` for each module, see `learning_rates`; the second is left
+    to the model.
 
     Running statistics are not updated: whatever the pass changes in the model's state is dropped.
 

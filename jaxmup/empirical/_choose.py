@@ -48,15 +48,13 @@ def choose(
         chosen = [n for n in candidates if any(fnmatch.fnmatchcase(n, p) for p in patterns)]
     if not chosen:
         raise ValueError("There must be a module with parameters to calibrate. Got none.")
-    nested = [
-        name
-        for name in chosen
-        if any(
-            other != name and (other == ROOT or name.startswith(f"{other}/")) for other in chosen
-        )
-    ]
+    nested = [name for name in chosen if any(_holds(other, name) for other in chosen)]
     if nested:
         raise ValueError(
             f"No chosen module may hold another one. Got{listed(nested)}\nwithin{listed(chosen)}"
         )
     return chosen
+
+
+def _holds(outer: str, inner: str) -> bool:
+    return outer != inner and (outer == ROOT or inner.startswith(f"{outer}/"))

@@ -15,7 +15,8 @@ from jaxmup._infer._make import Source
 from jaxmup._spec import AxisKind
 from jaxmup._tree import leaves_by_path, path_name
 from jaxmup.empirical._calibrate import calibrate
-from jaxmup.empirical._record import Given, Seen, packed
+from jaxmup.empirical._choose import ROOT
+from jaxmup.empirical._record import Given, Record, Seen, packed
 from jaxmup.empirical._solve import measure
 from jaxmup.empirical._subject import called, make_subject
 from jaxmup.empirical._use import Settings
@@ -44,6 +45,7 @@ class ParameterExponents:
       step: the same for a step of size 1 in every entry along the sign of the gradient; minus that
         is the exponent of Adam's learning rate. muP's rule says 1 for an axis that is summed over,
         0 for another.
+      ndim: number of its axes.
     """
 
     parameter: str
@@ -141,8 +143,8 @@ def calibrate_exponents(
       ...     return nnx.Linear(width, 4, use_bias=False, rngs=rngs)
       >>> def inputs(width):
       ...     return jax.random.normal(jax.random.key(1), (64, width))
-      >>> found = calibrate_exponents(make_model, [16, 64], inputs, lambda y: (y**2).mean(), seeds=2)
-      >>> found.rules
+      >>> loss_fn = lambda y: (y**2).mean()
+      >>> calibrate_exponents(make_model, [16, 64], inputs, loss_fn, seeds=2).rules
       {'kernel': ('input', 'batch')}
     """
     if len(sizes) < 2 or seeds < 2:
@@ -213,9 +215,8 @@ def _responses(
     subject, scales = make_subject(*again, None, example, None, loss_fn)
     seen = called(subject)
     fixed = {name: _fixed(scales[name], one) for name, one in seen.items()}
-    shapes = {
-        name: leaves_by_path(part) for name, part in subject.parts(subject.params, seen).items()
-    }
+    parts = subject.parts(subject.params, seen)
+    shapes = {name: leaves_by_path(part) for name, part in parts.items()}
     found: dict[str, _Response] = {}
     for parameter in dict.fromkeys(itertools.chain.from_iterable(shapes.values())):
         spread, step = (
@@ -224,11 +225,15 @@ def _responses(
         )
         for name in seen:
             if parameter in shapes[name]:
-                uses = spread[name].uses.mean()
-                sizes = (float(np.sqrt(r[name].update.mean() / uses)) for r in (spread, step))
-                path = parameter if len(seen) == 1 and name not in shapes else f"{name}/{parameter}"
+                sizes = (_unscaled(records[name]) for records in (spread, step))
+                path = f"{name}/{parameter}".removeprefix(f"{ROOT}/")
                 found[path] = _Response(shapes[name][parameter].shape, *sizes)
     return found
+
+
+def _unscaled(record: Record) -> float:
+    """RMS of the change of the outputs before they are scaled, over uses and stacked modules."""
+    return float(np.sqrt(np.mean(record.update * record.uses / record.activation_scale**2)))
 
 
 def _fixed(scales: Mapping[str, Array], seen: Seen) -> Array:
@@ -267,6 +272,5 @@ def _slopes(regressors: np.ndarray, y: np.ndarray) -> tuple[Interval, ...]:
     variance = np.sum((y - regressors @ fitted) ** 2) / freedom
     errors = np.sqrt(variance * np.diag(np.linalg.inv(regressors.T @ regressors)))
     quantile = float(scipy.stats.t.ppf(0.975, freedom))
-    return tuple(
-        Interval(float(f), quantile * float(e)) for f, e in zip(fitted, errors, strict=True)
-    )[1:]
+    pairs = zip(fitted[1:], quantile * errors[1:], strict=True)
+    return tuple(Interval(float(value), float(margin)) for value, margin in pairs)

@@ -115,7 +115,8 @@ def _fold_linen(
     subject, _ = linen_subject(module, variables, None, inputs, arguments, lambda outputs: outputs)
     called = subject.modules()
     names = {subject.names[path]: found for path, found in scales.items()}
-    kept = {name: why for name in names if (why := _obstacle(called[name])) is not None}
+    obstacles = {name: _obstacle(called[name]) for name in names}
+    kept = {name: why for name, why in obstacles.items() if why is not None}
     dropped = tuple(name for name, found in names.items() if "scale_grad_x" in found)
 
     def times(name: str, parameter: str, values: Array) -> Array:

@@ -33,8 +33,7 @@ def require_parameters(name: str, params: Any) -> Any:
 
 def require_output(name: str, outputs: Any) -> None:
     """Raises a `ValueError` unless the module returns one floating-point or complex array."""
-    is_array = isinstance(outputs, jax.Array | jax.core.Tracer)
-    if not is_array or not jnp.issubdtype(outputs.dtype, jnp.inexact):
+    if not isinstance(outputs, jax.Array) or not jnp.issubdtype(outputs.dtype, jnp.inexact):
         got = jax.tree.map(lambda x: getattr(x, "dtype", type(x).__name__), outputs)
         raise ValueError(
             "A module must return one floating-point or complex array, through which a gradient "

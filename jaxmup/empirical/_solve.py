@@ -1,7 +1,7 @@
 """The scales that make every RMS 1: in one pass, or where modules are used again, in a few more."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -40,6 +40,10 @@ class Subject(Protocol):
     ) -> tuple[Array, dict[str, Array], dict[str, Any]]: ...
 
     def zeros(self, names: Any) -> dict[str, Any]: ...
+
+    def map_parameters(self, function: Callable[[str, str, Array], Array]) -> "Subject": ...
+
+    def scaled(self, scales: Mapping[str, Mapping[str, Array]]) -> Any: ...
 
 
 class Solution(NamedTuple):

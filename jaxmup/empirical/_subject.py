@@ -64,12 +64,11 @@ def count_examples(inputs: Any, given: int | None) -> int:
     Raises:
       ValueError: if it is not positive, or there is no such axis.
     """
-    if given is None:
-        shapes = [leaf.shape for leaf in jax.tree.leaves(inputs) if getattr(leaf, "ndim", 0)]
-        given = shapes[0][0] if shapes else 0
-    if given < 1:
+    shapes = [leaf.shape for leaf in jax.tree.leaves(inputs) if getattr(leaf, "ndim", 0)]
+    count = given if given is not None else shapes[0][0] if shapes else 0
+    if count < 1:
         raise ValueError(
             "`num_examples` must be the number of examples that the loss is a mean over, at least "
-            f"1; by default it is the length of the inputs' first axis. Got {given}."
+            f"1; by default it is the length of the inputs' first axis. Got {count}."
         )
-    return given
+    return count

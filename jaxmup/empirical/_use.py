@@ -44,8 +44,8 @@ def scale_gradient(x: Array, factor: Array) -> Array:
     """`x`, whose gradient arrives multiplied by `factor`; the factor has none.
 
     Example:
-      >>> jax.grad(lambda x: 2 * scale_gradient(x, jnp.array(5.0)))(1.0)
-      Array(10., dtype=float32, weak_type=True)
+      >>> jax.grad(lambda x: 2 * scale_gradient(x, jnp.array(5.0)))(jnp.array(1.0))
+      Array(10., dtype=float32)
     """
     del factor
     return x
