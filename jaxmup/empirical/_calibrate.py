@@ -12,7 +12,6 @@ from jax import Array
 from jaxmup.empirical._record import Record
 from jaxmup.empirical._redraw import redrawn
 from jaxmup.empirical._report import problems, rows_of
-from jaxmup.empirical._require import require_change
 from jaxmup.empirical._solve import solve
 from jaxmup.empirical._subject import count_examples, make_subject, observed
 from jaxmup.empirical._use import Settings, plain, sign
@@ -141,7 +140,6 @@ def calibrate(
     direction = plain if optimizer == "sgd" else sign
     settings = Settings(count_examples(inputs, num_examples), gradients == "scaled", direction)
     solution = solve(subject, settings, seen)
-    require_change(solution.records)
     scales = {name: _scales(record, gradients) for name, record in solution.records.items()}
     arrays = {
         name: {field: jnp.asarray(value, seen[name].dtype) for field, value in fields.items()}

@@ -1,6 +1,7 @@
 """Linen: calls of chosen modules intercepted, and scales carried beside the parameters."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from jax import Array
 
 from jaxmup import functional
 from jaxmup._tree import leaves_by_path, path_name
-from jaxmup.empirical._arguments import split_arguments
+from jaxmup.empirical._arguments import Split, split_arguments
 from jaxmup.empirical._choose import choose, module_name
 from jaxmup.empirical._record import Seen, blank, stacked_axes
 from jaxmup.empirical._require import require_output, require_parameters
@@ -89,21 +90,42 @@ class _Call:
         """What stands beside them."""
         return self.module.variables["params"][_SLOT]
 
-    def pure(self) -> tuple[Callable[..., Array], Any]:
-        """The call as a function of parameters, other state and arguments; and that state."""
-        module, names = self.module.clone(parent=None), self.module.scope.rngs  # type: ignore[union-attr]
+    @property
+    def rest(self) -> Any:
+        """The other collections of the module, and random keys."""
+        names = self.module.scope.rngs  # type: ignore[union-attr]
         keys = {name: self.module.make_rng(name) for name in names if name != "params"}
-        state = {n: tree for n, tree in self.module.variables.items() if n != "params"}
+        return {n: tree for n, tree in self.module.variables.items() if n != "params"}, keys
 
-        def function(params: Any, rest: Any, *args: Any, **kwargs: Any) -> Array:
-            state, keys = rest
-            variables = {"params": params, **state}
-            mutable = nn.DenyList(("params",))
-            return module.apply(
-                variables, *args, rngs=keys, method=self.method, mutable=mutable, **kwargs
-            )[0]
+    def pure(self, split: Split) -> Callable[..., Array]:
+        """The call as a function of parameters, other state and inputs."""
+        function = _Pure(self.module.clone(parent=None, name=None), self.method, split)
+        try:
+            hash(function)
+        except TypeError:  # a field of the module: then it equals itself alone
+            return functools.partial(function)
+        return function
 
-        return function, (state, keys)
+
+@dataclasses.dataclass(frozen=True)
+class _Pure:
+    """The call of an unbound module; compared by its fields, so that equal ones compile once."""
+
+    module: nn.Module
+    method: str
+    split: Split
+
+    def __call__(self, params: Any, constants: Any, *inputs: Array) -> Array:
+        (state, keys), arrays = constants
+        args, kwargs = self.split.joined(inputs, arrays)
+        return self.module.apply(
+            {"params": params, **state},
+            *args,
+            rngs=keys,
+            method=self.method,
+            mutable=nn.DenyList(("params",)),
+            **kwargs,
+        )[0]
 
 
 def _interceptor(paths: Collection[Path], handle: Callable[..., Any]) -> Callable[..., Any]:
@@ -220,20 +242,13 @@ class LinenSubject:
         """
 
         def handle(call: _Call, args: Any, kwargs: Any) -> Array:
-            function, rest = call.pure()
             split, inputs, arrays = split_arguments(args, kwargs)
-
-            def of_inputs(params: Any, constants: Any, *inputs: Array) -> Array:
-                rest, arrays = constants
-                args, kwargs = split.joined(inputs, arrays)
-                return function(params, rest, *args, **kwargs)
-
             slot = call.slot
             return measured(
-                of_inputs,
+                call.pure(split),
                 settings,
                 call.params,
-                (rest, arrays),
+                (call.rest, arrays),
                 slot["scales"],
                 slot["record"],
                 slot.get("direction"),

@@ -78,21 +78,20 @@ def require_inputs(inputs: Any, first: str) -> None:
         )
 
 
-def require_finite(records: Mapping[str, Record], loss: Any) -> None:
-    """Raises a `ValueError` naming the first module with a value that isn't finite."""
-    for name, record in records.items():
-        wrong = [f for f, x in record._asdict().items() if not np.all(np.isfinite(x))]
-        if wrong:
-            raise ValueError(
-                f"Everything measured must be finite. {name} has a non-finite {', '.join(wrong)}. "
-                "Look at its parameters, and at what stands before it and after it."
-            )
-    if not np.isfinite(loss):
-        raise ValueError(f"The loss must be finite. Got {loss}, after {list(records)[-1]}.")
+def require_finite(records: Mapping[str, Record]) -> None:
+    """Raises a `ValueError` naming the module where a value that isn't finite appears first."""
+    forwards, backwards = list(records), list(reversed(records))
+    for field, order in (("activation", forwards), ("gradient", backwards), ("update", backwards)):
+        for name in order:
+            if not np.all(np.isfinite(getattr(records[name], field))):
+                raise ValueError(
+                    f"Everything measured must be finite. The {field} of {name} is not. Look at "
+                    "its parameters, and at what comes before it on the way there."
+                )
 
 
-def require_dependence(records: Mapping[str, Record]) -> None:
-    """Raises a `ValueError` if the loss depends on the output of no module, or not on one's."""
+def require_uses(records: Mapping[str, Record]) -> None:
+    """Raises a `ValueError` unless the loss depends on the output of every module."""
     without = [name for name, record in records.items() if not np.all(record.uses > 0)]
     if without:
         raise ValueError(
@@ -100,7 +99,11 @@ def require_dependence(records: Mapping[str, Record]) -> None:
             f"of{listed(without)}\nIs `loss_fn` a function of what the model returns, and is "
             "every module's output used? Leave others out by `modules`."
         )
-    if all(not np.any(r.update) and not np.any(r.gradient) for r in records.values()):
+
+
+def require_gradient(records: Mapping[str, Record]) -> None:
+    """Raises a `ValueError` if the gradient is zero everywhere."""
+    if not any(np.any(r.update) or np.any(r.gradient) for r in records.values()):
         raise ValueError(
             "The loss must depend on the outputs of the model. Its gradient is zero in every "
             f"module, from {list(records)[-1]} backwards. Calibrate with another loss or batch."
@@ -120,3 +123,11 @@ def require_change(records: Mapping[str, Record]) -> None:
             f"their own parameters get none:{listed(wrong)}\n"
             "Does it round, compare, or stop gradients? Leave it out by `modules`."
         )
+
+
+def require_measurable(records: Mapping[str, Record]) -> None:
+    """Raises a `ValueError` naming a module that cannot be calibrated, and why."""
+    require_uses(records)
+    require_finite(records)
+    require_change(records)
+    require_gradient(records)

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxmup.empirical import _record
 from jaxmup.empirical._record import Given, Record, Seen
-from jaxmup.empirical._require import require_dependence, require_finite
+from jaxmup.empirical._require import require_measurable
 from jaxmup.empirical._use import Settings
 
 MAX_PASSES = 60
@@ -77,8 +77,7 @@ def solve(subject: Subject, settings: Settings, seen: Mapping[str, Seen]) -> Sol
         return _iterated(subject, settings, seen, scales, sorted(tied))
     loss, records, _ = subject.run(settings, seen, scales, {})
     solution = Solution(_host(records, seen), float(loss), 1)
-    require_finite(solution.records, solution.loss)
-    require_dependence(solution.records)
+    require_measurable(solution.records)
     shared = sorted(_shared(solution))
     return _iterated(subject, settings, seen, scales, shared) if shared else solution
 
@@ -177,8 +176,7 @@ def _iterated(
     unravel = ravel_pytree(start)[1]
     loss, records, passes = jax.jit(search)(subject.arrays)
     solution = Solution(_host(records, seen), float(loss), int(passes))
-    require_finite(solution.records, solution.loss)
-    require_dependence(solution.records)
+    require_measurable(solution.records)
     _require_found(solution, shared)
     return solution
 

@@ -39,7 +39,7 @@ def sign(gradients: Any) -> Any:
 Use = Callable[..., Array]  # a call of a module, as a function of `(params, rest, *inputs)`
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=())
+@jax.custom_vjp
 def scale_gradient(x: Array, factor: Array) -> Array:
     """`x`, whose gradient arrives multiplied by `factor`; the factor has none.
 
@@ -102,11 +102,11 @@ def measured(
         measured; `None` for that of this use alone.
       *inputs: those that are floating-point.
     """
-    return _forward(use, settings, params, rest, scales, record, direction, *inputs)[0]
+    del settings, record
+    return _forward(use, params, rest, scales, direction, *inputs)[0]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _forward(
+def _measured_forward(
     use: Use,
     settings: Settings,
     params: Any,
@@ -117,6 +117,13 @@ def _forward(
     *inputs: Array,
 ) -> tuple[Array, Any]:
     del settings, record
+    return _forward(use, params, rest, scales, direction, *inputs)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(
+    use: Use, params: Any, rest: Any, scales: Array, direction: Any, *inputs: Array
+) -> tuple[Array, Any]:
     outputs, pull = jax.vjp(lambda p, *x: use(p, rest, *x), params, *inputs)
     known = given(scales)
     size = rms(outputs).astype(scales.dtype)
@@ -153,7 +160,7 @@ def _backward(use: Use, settings: Settings, saved: Any, cotangent: Array) -> tup
     return own, None, None, packed(found), None, *to_inputs
 
 
-measured.defvjp(_forward, _backward)
+measured.defvjp(_measured_forward, _backward)
 
 
 def _of_gradient(known: Given, settings: Settings, to_inputs: list[Array]) -> tuple[Array, Array]:
