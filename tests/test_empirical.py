@@ -221,7 +221,7 @@ def test_wrapping_changes_nothing_and_folding_is_exact_where_it_says():
             self.shift = nnx.Param(jnp.full((6,), 2.0))
 
         def __call__(self, x):
-            return x + self.shift[...]
+            return x + self.shift[...][None]
 
     model = nnx.Sequential(nnx.Linear(6, 6, rngs=nnx.Rngs(0)), Shift())
     assert jnp.array_equal(wrap(model, X)(X), model(X))
