@@ -120,6 +120,10 @@ def calibrate_exponents(
     unit normal entries, which add up as initial values do, and the sign of the gradient, which adds
     up as Adam's updates do. The exponents are the slopes of a least-squares fit of the logarithms.
 
+    Weights have variance 1 there, so an activation function belongs outside of the module, or it
+    would saturate. A batch smaller than the axes lets updates align with the inputs, as they do in
+    training.
+
     Axes that grow in proportion at all sizes cannot be told apart: vary them one at a time, such as
     in `[{"n": 64, "m": 64}, {"n": 256, "m": 64}, {"n": 64, "m": 256}]`.
 

@@ -80,7 +80,8 @@ def require_inputs(inputs: Any, first: str) -> None:
 
 def require_finite(records: Mapping[str, Record]) -> None:
     """Raises a `ValueError` naming the module where a value that isn't finite appears first."""
-    forwards, backwards = list(records), list(reversed(records))
+    forwards = list(records)
+    backwards = forwards[::-1]
     for field, order in (("activation", forwards), ("gradient", backwards), ("update", backwards)):
         for name in order:
             if not np.all(np.isfinite(getattr(records[name], field))):
