@@ -92,17 +92,22 @@ def traced_record(vector: Array) -> Record:
 
 def free(seen: Seen) -> Array:
     """A `Given` that fixes nothing."""
-    return packed(Given(*(jnp.full(seen.lead, x, seen.dtype) for x in (0.0, 1.0, 1.0, 1.0))))
+    return _constant(seen, Given(fixed=0.0, activation=1.0, gradient=1.0, update=1.0))
 
 
 def neutral(seen: Seen) -> Array:
     """A `Given` that fixes every scale at 1."""
-    return jnp.ones((*seen.lead, len(Given._fields)), seen.dtype)
+    return _constant(seen, Given(fixed=1.0, activation=1.0, gradient=1.0, update=1.0))
 
 
 def blank(seen: Seen) -> Array:
     """The zero whose cotangent is the record."""
-    return jnp.zeros((*seen.lead, len(Record._fields)), seen.dtype)
+    return _constant(seen, (0.0,) * len(Record._fields))
+
+
+def _constant(seen: Seen, fields: tuple[float, ...]) -> Array:
+    # By NumPy, which has nothing to compile.
+    return jnp.asarray(np.broadcast_to(np.asarray(fields, seen.dtype), (*seen.lead, len(fields))))
 
 
 def real_dtype(tree: Any) -> Any:
