@@ -2,8 +2,9 @@
 
 1. An MLP, a CNN, a GPT and an LSTM are calibrated on one batch: all three numbers of every module
    are within 1 % of 1 on that batch, and on fresh data within 20 %.
-2. A network of 100 tanh layers whose weights have standard deviation 1 does not train by SGD;
-   calibrated, it does.
+2. A residual network of 100 tanh blocks whose weights have standard deviation 1 does not learn to
+   read digits by SGD; calibrated, it does. (Without residuals, such a chain forgets its inputs
+   within 100 layers whatever the scales: calibrated, its loss goes from 2.64 to 2.16 nats.)
 3. Across widths 64 to 1024, the activations of a calibrated MLP and their changes in a few steps of
    SGD keep their size: every slope in log-log is within 0.2 of 0, if the readout is muP's own. A
    calibrated readout has weights of 1 / sqrt(width), where muP has 1 / width, and its inputs move
@@ -21,6 +22,7 @@ import numpy as np
 import optax
 from _record import RESULTS, write_record
 from flax import nnx
+from sklearn.datasets import load_digits
 
 import jaxmup
 from jaxmup.empirical import Row, calibrate, measure
@@ -111,58 +113,51 @@ def of_models() -> dict[str, Any]:
 
 
 class Deep(nnx.Module):
-    """Tanh layers whose weights have standard deviation 1."""
+    """Residual tanh blocks whose weights have standard deviation 1."""
 
     def __init__(self, depth: int, width: int, rngs: nnx.Rngs):
         unit = nnx.initializers.normal(1.0)
-        sizes = {"kernel_init": unit, "use_bias": False, "rngs": rngs}
+        sizes = {"kernel_init": unit, "rngs": rngs}
         self.layers = nnx.List(nnx.Linear(width, width, **sizes) for _ in range(depth))
-        self.readout = nnx.Linear(width, 4, **sizes)
+        self.readout = nnx.Linear(width, 10, **sizes)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         for layer in self.layers:
-            x = jnp.tanh(layer(x))
+            x = x + jnp.tanh(layer(x))
         return self.readout(x)
 
 
-def train(model: Any, rate: float, steps: int, x: jax.Array, y: jax.Array) -> list[float]:
-    """The loss at each step of full-batch SGD."""
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
-
-    def loss(params: Any) -> jax.Array:
-        logits = nnx.merge(graph, params, rest)(x)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
-
-    @jax.jit
-    def step(params: Any) -> tuple[Any, jax.Array]:
-        value, gradients = jax.value_and_grad(loss)(params)
-        return jax.tree.map(lambda p, g: p - rate * g, params, gradients), value
-
-    losses = []
-    for _ in range(steps):
-        params, value = step(params)
-        losses.append(float(value))
-    return losses
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
 def of_depth(depth: int, steps: int) -> dict[str, Any]:
-    """Part 2: the lowest mean loss of the last ten steps over learning rates."""
-    x = jax.random.normal(jax.random.key(1), (64, 32))
-    y = jnp.argmax(x[:, :4], axis=1)
+    """Part 2: the mean loss of the last 20 steps, by the exponent of the learning rate."""
+    digits = load_digits()
+    x, y = jnp.asarray(digits.data / 16 - 0.3), jnp.asarray(digits.target)
+    plain = Deep(depth, x.shape[1], nnx.Rngs(0))
+    first = x[:256], lambda logits: cross_entropy(logits, y[:256])
+    calibrated = calibrate(plain, *first, redraw=False).model
 
-    def loss(logits: jax.Array) -> jax.Array:
-        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+    def end(model: Any, exponents: range) -> dict[str, float]:
+        graph, start, rest = nnx.split(model, nnx.Param, ...)
 
-    plain = Deep(depth, 32, nnx.Rngs(0))
-    calibrated = calibrate(plain, x, loss, redraw=False).model
-    found = {}
-    for name, model, exponents in (
-        ("plain", plain, range(-24, 1, 4)),
-        ("calibrated", calibrated, range(-10, -1, 2)),
-    ):
-        ends = {e: float(np.mean(train(model, 2.0**e, steps, x, y)[-10:])) for e in exponents}
-        found[name] = {str(e): end for e, end in ends.items()}
-        print(name, found[name], flush=True)
+        @jax.jit
+        def run(params: Any, rate: float) -> jax.Array:
+            def step(params: Any, i: jax.Array) -> tuple[Any, jax.Array]:
+                at = jax.random.randint(jax.random.key(i), (128,), 0, len(x))
+                value, gradients = jax.value_and_grad(
+                    lambda params: cross_entropy(nnx.merge(graph, params, rest)(x[at]), y[at])
+                )(params)
+                return jax.tree.map(lambda p, g: p - rate * g, params, gradients), value
+
+            return jax.lax.scan(step, params, jnp.arange(steps))[1]
+
+        return {str(e): float(run(start, 2.0**e)[-20:].mean()) for e in exponents}
+
+    models = {"plain": (plain, range(-24, -3, 4)), "calibrated": (calibrated, range(-9, -5))}
+    found = {name: end(model, exponents) for name, (model, exponents) in models.items()}
+    print(found, flush=True)
     return found
 
 
@@ -220,9 +215,9 @@ def verdict(parts: dict[str, Any]) -> bool:
         for value, _ in found[where].values()
     ]
     plain, calibrated = (parts["depth"][name].values() for name in ("plain", "calibrated"))
-    stuck = all(not loss < 0.9 * np.log(4) for loss in plain)
+    stuck = all(not loss < 0.9 * np.log(10) for loss in plain)
     slopes = [abs(s) < SLOPE for found in parts["widths"]["slopes"].values() for s in found]
-    return all(values) and stuck and min(calibrated) < 0.5 * np.log(4) and all(slopes)
+    return all(values) and stuck and min(calibrated) < 0.5 * np.log(10) and all(slopes)
 
 
 def main() -> None:
@@ -230,7 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--depth", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--widths", type=int, nargs="+", default=(64, 128, 256, 512, 1024))
     args = parser.parse_args()
     parts = {

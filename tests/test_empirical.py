@@ -160,14 +160,14 @@ def test_complex_parameters_and_several_inputs():
     def real_loss(z):
         return jnp.square(jnp.abs(z - Y * 1j)).mean()
 
-    found = calibrate(Bilinear(), (X + 0j, 3 * X), real_loss)
-    [row] = measure(found.model, (X + 0j, 3 * X), real_loss)
+    found = calibrate(Bilinear(), (X + 1j * Y, 3 * X), real_loss)
+    [row] = measure(found.model, (X + 1j * Y, 3 * X), real_loss)
     np.testing.assert_allclose(numbers([row]), 1.0, rtol=1e-4)
     # |∂L/∂w| from real and imaginary parts: the step that lowers the loss changes z by RMS 1.
     graph, params, rest = nnx.split(found.model, nnx.Param, ...)
 
     def outputs(params):
-        return nnx.merge(graph, params, rest)(X + 0j, 3 * X)
+        return nnx.merge(graph, params, rest)(X + 1j * Y, 3 * X)
 
     gradients = jax.grad(lambda params: real_loss(outputs(params)))(params)
     moved = jax.tree.map(lambda p, g: p - 1e-2 * g.conj(), params, gradients)
