@@ -6,8 +6,9 @@ Tune hyper-parameters on a small network and use them, unchanged, on a large one
 `jaxmup.linen` (layers), `jaxmup.optim` (optax transforms), `jaxmup.functional`, `jaxmup.models`,
 `jaxmup.data`, `jaxmup.gauge`, `jaxmup.manifest`, `jaxmup.coord_check`, `jaxmup.transfer`,
 `jaxmup.budget` (batch size and length of training), `jaxmup.bridge` (PyTorch), `jaxmup.fused`
-(backward pass fused with the update), `jaxmup.parity` and `jaxmup.counterexample`; so do the
-functions `jaxmup.infer` and `jaxmup.rescale` (unmodified models).
+(backward pass fused with the update), `jaxmup.empirical` (measured scales), `jaxmup.report`,
+`jaxmup.parity` and `jaxmup.counterexample`; so do the functions `jaxmup.infer` and
+`jaxmup.rescale` (unmodified models).
 """
 
 import importlib
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from jaxmup import coord_check as coord_check
     from jaxmup import counterexample as counterexample
     from jaxmup import data as data
+    from jaxmup import empirical as empirical
     from jaxmup import functional as functional
     from jaxmup import fused as fused
     from jaxmup import gauge as gauge
@@ -59,6 +61,7 @@ _SUBMODULES = (
     "coord_check",
     "counterexample",
     "data",
+    "empirical",
     "functional",
     "fused",
     "gauge",

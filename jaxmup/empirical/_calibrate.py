@@ -1,0 +1,166 @@
+"""Measured scales for a whole model."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxmup.empirical._record import Record
+from jaxmup.empirical._redraw import redrawn
+from jaxmup.empirical._report import problems, rows_of
+from jaxmup.empirical._solve import solve
+from jaxmup.empirical._subject import count_examples, make_subject, observed
+from jaxmup.empirical._use import Settings, plain, sign
+
+Gradients = Literal["scaled", "true"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """A calibrated model.
+
+    Args:
+      model: the NNX model, or the variables of the Linen module, with scales; a new one.
+      scales: of each module, by name and in the order of the calls: a dict of scalars, or of one
+        entry for each module of a stack.
+      passes: how many forward and backward passes it took: 1, unless a module is used several
+        times.
+      warnings: what could not be measured, a sentence each.
+    """
+
+    model: Any
+    scales: Mapping[str, Mapping[str, Array]]
+    passes: int
+    warnings: tuple[str, ...]
+
+
+def calibrate(
+    model: Any,
+    inputs: Any,
+    loss_fn: Callable[..., Array],
+    *,
+    variables: Mapping[str, Any] | None = None,
+    modules: Sequence[str] | None = None,
+    redraw: bool = True,
+    key: Array | None = None,
+    gradients: Gradients = "scaled",
+    optimizer: Literal["sgd", "adam"] = "sgd",
+    num_examples: int | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> Calibration:
+    r"""A model whose modules have activations, gradients and updates of RMS 1, from one pass.
+
+    Every chosen module `f` with parameters θ becomes
+
+    .. math::
+      y = s_y\, f(\theta, x), \qquad
+      g_\theta = s_{gy}\, s_y J_\theta^T g_y, \qquad
+      g_x = s_{gx} s_{gy}\, s_y J_x^T g_y
+
+    with three scales, `scale_actv_y`, `scale_grad_x` and `scale_grad_y`, for which, on these
+    inputs,
+
+    1. the outputs have RMS 1: :math:`s_y = 1 / RMS(f)`;
+    2. the gradient that leaves through the inputs has RMS 1 per example;
+    3. a step of SGD with learning rate 1 on the module's own parameters changes the outputs by
+       RMS 1, to first order.
+
+    A module sees inputs that are scaled already, and a gradient that is, so one forward and one
+    backward pass find all scales, each where it is measured. The module's own share of the third
+    is measured in the same backward pass. Compiled is one program for each kind of module and
+    shape, not one for the model, so that the time to compile does not grow with depth.
+
+    **Several uses.** A module that is called several times, or shares a parameter, has one scale
+    for all: the mean over its uses of the mean squares is 1, and the update is that of all uses
+    together. One pass cannot know that scale, so a few more find it, in one compiled loop; their
+    number does not depend on the depth. Where scans or `vmap` stack modules, each has its own
+    scale. Of several inputs, the one with the largest gradient counts.
+
+    **Batch.** The loss is taken to be a mean over `num_examples`, so that the gradient of one
+    example is `num_examples` times what arrives, and the second property speaks of that: the scales
+    do not depend on the batch size. For a sum over examples, give 1.
+
+    **Gradients.** With `gradients="scaled"`, what `jax.grad` returns for the calibrated model is
+    not its gradient: each module scales what passes through it. SGD is meant to use that. An
+    optimizer that divides by the size of the gradient, such as Adam, undoes it. With
+    `gradients="true"` nothing is scaled backwards, `jax.grad` is the gradient, and the third
+    property holds with a `learning_rate` for each module, see `learning_rates`; the second is left
+    to the model.
+
+    Running statistics are not updated: whatever the pass changes in the model's state is dropped.
+
+    Args:
+      model: an NNX model, or a Linen module; it is not changed. A calibrated one is calibrated
+        anew.
+      inputs: what it is called with: an array, or a tuple of several arguments.
+      loss_fn: the loss, a scalar, of what the model returns.
+      variables: of a Linen module.
+      modules: names of the modules to wrap, where `*` matches any text, such as
+        `["blocks/*/attention"]`; `None` for every module with parameters that holds no other.
+      redraw: whether weights are drawn from a unit normal and biases set to zero. Gains, and
+        parameters that are no weights, are always kept.
+      key: with which they are drawn; `None` for `jax.random.key(0)`.
+      gradients: `"scaled"` or `"true"`.
+      optimizer: whose step the third property is about, `"sgd"` or `"adam"`; of Adam it is the
+        first step, the sign of the gradient.
+      num_examples: over how many examples the loss is a mean; `None` for the length of the first
+        axis of the inputs.
+      arguments: keyword arguments of the model's call.
+
+    Raises:
+      TypeError: if `model` is of neither API.
+      ValueError: naming the module: if one is never called, has integer parameters, or isn't
+        differentiable, the loss doesn't depend on its outputs, or something is not finite; if the
+        inputs have NaN or are all zero; if a pattern matches nothing.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> layer = nnx.Linear(8, 8, rngs=nnx.Rngs(0))
+      >>> x = jax.random.normal(jax.random.key(1), (64, 8))
+      >>> calibrated = calibrate(layer, x, lambda y: jnp.square(y - 1).mean()).model
+      >>> float(jnp.sqrt(jnp.square(calibrated(x)).mean()).round(5))
+      1.0
+    """
+    if gradients not in get_args(Gradients):
+        raise ValueError(f"`gradients` must be one of {get_args(Gradients)}. Got {gradients!r}.")
+    if optimizer not in ("sgd", "adam") or (optimizer == "adam" and gradients == "scaled"):
+        raise ValueError(
+            '`optimizer` must be "sgd", or "adam" with `gradients="true"`, since Adam undoes any '
+            f"scale of its gradients. Got {optimizer!r} with gradients={gradients!r}."
+        )
+    subject, _ = make_subject(model, variables, modules, inputs, arguments, loss_fn)
+    seen = observed(subject, inputs)
+    if redraw:
+        subject = redrawn(subject, jax.random.key(0) if key is None else key, seen)
+    direction = plain if optimizer == "sgd" else sign
+    settings = Settings(count_examples(inputs, num_examples), gradients == "scaled", direction)
+    solution = solve(subject, settings, seen)
+    scales = {name: _scales(record, gradients) for name, record in solution.records.items()}
+    arrays = {
+        name: {field: jnp.asarray(value, seen[name].dtype) for field, value in fields.items()}
+        for name, fields in scales.items()
+    }
+    found = subject.scaled(arrays)
+    rows = rows_of(solution.records, seen)
+    return Calibration(found, arrays, solution.passes, problems(rows))
+
+
+def _scales(record: Record, gradients: Gradients) -> dict[str, np.ndarray]:
+    """The scales that a record stands for; `uses` of it had the same."""
+    uses = record.uses
+    size = np.sqrt(record.update / uses)
+    update = np.where(size > 0, record.update_scale / uses / np.where(size > 0, size, 1), 1.0)
+    activation = record.activation_scale / uses
+    if gradients == "true":
+        return {"scale_actv_y": activation, "learning_rate": update}
+    gradient = record.gradient_scale / uses
+    return {
+        "scale_actv_y": activation,
+        "scale_grad_x": gradient / update,
+        "scale_grad_y": update,
+    }

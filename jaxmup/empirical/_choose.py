@@ -1,0 +1,60 @@
+"""Which modules of a model are wrapped."""
+
+import fnmatch
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from jaxmup._tree import listed
+
+ROOT = "model"  # the name of a model that is itself what is wrapped
+
+
+def module_name(path: Iterable[Any]) -> str:
+    """The name of a module, such as `"blocks/0/query"`.
+
+    Example:
+      >>> module_name(("blocks", 0)), module_name(())
+      ('blocks/0', 'model')
+    """
+    return "/".join(map(str, path)) or ROOT
+
+
+def choose(
+    candidates: Collection[str], leaves: Iterable[str], patterns: Sequence[str] | None
+) -> list[str]:
+    """The modules that the patterns name.
+
+    Args:
+      candidates: every module with parameters, by name.
+      leaves: those that hold no other module with parameters.
+      patterns: names in which `*` matches any text; `None` for all leaves.
+
+    Raises:
+      ValueError: if there is none, a pattern matches none, or one chosen module holds another.
+
+    Example:
+      >>> choose(["mlp", "mlp/up", "mlp/down"], ["mlp/up", "mlp/down"], ["mlp/*"])
+      ['mlp/up', 'mlp/down']
+    """
+    if patterns is None:
+        chosen = list(leaves)
+    else:
+        unused = [p for p in patterns if not fnmatch.filter(candidates, p)]
+        if unused:
+            raise ValueError(
+                f"Every pattern must match a module that has parameters. Got{listed(unused)}\n"
+                f"The modules are{listed(candidates)}"
+            )
+        chosen = [n for n in candidates if any(fnmatch.fnmatchcase(n, p) for p in patterns)]
+    if not chosen:
+        raise ValueError("There must be a module with parameters to calibrate. Got none.")
+    nested = [name for name in chosen if any(_holds(other, name) for other in chosen)]
+    if nested:
+        raise ValueError(
+            f"No chosen module may hold another one. Got{listed(nested)}\nwithin{listed(chosen)}"
+        )
+    return chosen
+
+
+def _holds(outer: str, inner: str) -> bool:
+    return outer != inner and (outer == ROOT or inner.startswith(f"{outer}/"))

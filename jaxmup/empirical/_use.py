@@ -1,0 +1,181 @@
+"""One use of a module: with its scales applied, or measured while the pass goes on."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxmup import functional
+from jaxmup.empirical._record import Given, Record, given, packed
+
+
+class Settings(NamedTuple):
+    """What a pass measures.
+
+    Args:
+      num_examples: over how many examples the loss is a mean.
+      scale_gradients: whether gradients are scaled where they leave a module.
+      direction: of the optimizer's step, up to its sign, for a tree of gradients.
+    """
+
+    num_examples: int
+    scale_gradients: bool
+    direction: Callable[[Any], Any]
+
+
+def plain(gradients: Any) -> Any:
+    """SGD's direction: the gradient itself."""
+    return gradients
+
+
+def sign(gradients: Any) -> Any:
+    """The direction of the first step of Adam, and of every one of signSGD."""
+    return jax.tree.map(jnp.sign, gradients)
+
+
+Use = Callable[..., Array]  # a call of a module, as a function of `(params, rest, *inputs)`
+
+
+@jax.custom_vjp
+def scale_gradient(x: Array, factor: Array) -> Array:
+    """`x`, whose gradient arrives multiplied by `factor`; the factor has none.
+
+    Example:
+      >>> jax.grad(lambda x: 2 * scale_gradient(x, jnp.array(5.0)))(jnp.array(1.0))
+      Array(10., dtype=float32)
+    """
+    del factor
+    return x
+
+
+def _scale_gradient_forward(x: Array, factor: Array) -> tuple[Array, Array]:
+    return x, factor
+
+
+def _scale_gradient_backward(factor: Array, cotangent: Array) -> tuple[Array, None]:
+    return functional.scale(cotangent, factor), None
+
+
+scale_gradient.defvjp(_scale_gradient_forward, _scale_gradient_backward)
+
+
+def rms(x: Array) -> Array:
+    """Root mean square `√(mean |x|²)` of an array, in float32 at least.
+
+    Example:
+      >>> rms(jnp.array([3.0, 4j]))
+      Array(3.535534, dtype=float32)
+    """
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return jnp.sqrt(jnp.mean(wide.real**2 + wide.imag**2 if jnp.iscomplexobj(x) else wide**2))
+
+
+def inverse(size: Array) -> Array:
+    """`1 / size`; a size of zero says nothing, and leaves its scale at 1."""
+    return jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1.0), 1.0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def measured(
+    use: Use,
+    settings: Settings,
+    params: Any,
+    rest: Any,
+    scales: Array,
+    record: Array,
+    direction: Any,
+    *inputs: Array,
+) -> Array:
+    """The scaled outputs of one use; the cotangent of `record` is what the pass measured.
+
+    Args:
+      use: the call.
+      settings: what is measured.
+      params: parameters, which the call is differentiated by.
+      rest: whatever else the module holds and is given.
+      scales: a packed `Given`.
+      record: a blank.
+      direction: the gradient of the parameters over all uses, whose effect on the outputs is
+        measured; `None` for that of this use alone.
+      *inputs: those that are floating-point.
+    """
+    del settings, record
+    return _forward(use, params, rest, scales, direction, *inputs)[0]
+
+
+def _measured_forward(
+    use: Use,
+    settings: Settings,
+    params: Any,
+    rest: Any,
+    scales: Array,
+    record: Array,
+    direction: Any,
+    *inputs: Array,
+) -> tuple[Array, Any]:
+    del settings, record
+    return _forward(use, params, rest, scales, direction, *inputs)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(
+    use: Use, params: Any, rest: Any, scales: Array, direction: Any, *inputs: Array
+) -> tuple[Array, Any]:
+    outputs, pull = jax.vjp(lambda p, *x: use(p, rest, *x), params, *inputs)
+    known = given(scales)
+    size = rms(outputs).astype(scales.dtype)
+    factor = jnp.where(known.fixed > 0, known.activation, inverse(size))
+    saved = (pull, params, rest, inputs, direction, known, factor, size * factor)
+    return functional.scale(outputs, factor), saved
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _backward(use: Use, settings: Settings, saved: Any, cotangent: Array) -> tuple[Any, ...]:
+    pull, params, rest, inputs, direction, known, factor, activation = saved
+    own, *to_inputs = pull(functional.scale(cotangent, factor))
+    gradient_scale, gradient = _of_gradient(known, settings, to_inputs)
+    if direction is None:
+        direction = own
+    # JAX's gradient of a complex parameter is the conjugate of the steepest ascent.
+    step = settings.direction(jax.tree.map(jnp.conj, direction))
+    _, change = jax.jvp(lambda p: use(p, rest, *inputs), (params,), (step,))
+    change = rms(change).astype(factor.dtype) * factor
+    update_scale = jnp.where(known.fixed > 0, known.update, inverse(change))
+    found = Record(
+        uses=jnp.ones_like(factor),
+        activation=activation**2,
+        gradient=gradient**2,
+        update=(update_scale * change) ** 2,
+        reached=jnp.any(cotangent != 0).astype(factor.dtype),
+        dead=_dead(cotangent).astype(factor.dtype),
+        activation_scale=factor,
+        gradient_scale=gradient_scale,
+        update_scale=update_scale,
+    )
+    if settings.scale_gradients:
+        to_inputs = [functional.scale(x, gradient_scale) for x in to_inputs]
+    return own, None, None, packed(found), None, *to_inputs
+
+
+measured.defvjp(_measured_forward, _backward)
+
+
+def _of_gradient(known: Given, settings: Settings, to_inputs: list[Array]) -> tuple[Array, Array]:
+    """The scale of the gradient that leaves, and the RMS of the scaled one, per example."""
+    one = jnp.ones_like(known.gradient)
+    sizes = [settings.num_examples * rms(x).astype(one.dtype) for x in to_inputs]
+    largest = functools.reduce(jnp.maximum, sizes, 0 * one)
+    if not settings.scale_gradients:
+        return one, largest
+    scale = jnp.where(known.fixed > 0, known.gradient, inverse(largest))
+    return scale, scale * largest
+
+
+def _dead(cotangent: Array) -> Array:
+    """Fraction of features, along the last axis, whose gradient is zero everywhere."""
+    if cotangent.ndim == 0:
+        return jnp.zeros(())
+    return jnp.mean(jnp.all(cotangent == 0, axis=tuple(range(cotangent.ndim - 1))))

@@ -1,0 +1,359 @@
+"""Scales measured in one pass: what they make 1, for which modules, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import nnx
+from helpers import TOL
+
+import jaxmup
+from jaxmup import empirical
+from jaxmup.empirical import calibrate, fold, learning_rates, measure, report, wrap
+
+X = jax.random.normal(jax.random.key(1), (32, 6))
+Y = jax.random.normal(jax.random.key(2), (32, 6))
+
+
+def loss(outputs):
+    return jnp.square(outputs - Y).mean()
+
+
+class Net(nnx.Module):
+    """Three layers behind norms, with a residual; a layer may be used several times."""
+
+    def __init__(self, uses=1, activation=jnp.tanh):
+        rngs = nnx.Rngs(0)
+        self.norm = nnx.LayerNorm(6, rngs=rngs)
+        self.layers = nnx.List(nnx.Linear(6, 6, rngs=rngs) for _ in range(2))
+        self.uses, self.activation = uses, activation
+
+    def __call__(self, x):
+        x = x + self.activation(self.layers[0](self.norm(x)))
+        for _ in range(self.uses):
+            x = self.activation(self.layers[1](x))
+        return x
+
+
+class LinenNet(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = x + jnp.tanh(nn.Dense(6, name="first")(nn.LayerNorm(name="norm")(x)))
+        return jnp.tanh(nn.Dense(6, name="second")(x))
+
+
+def numbers(rows):
+    return np.array([[row.activations, row.gradients, row.updates] for row in rows])
+
+
+def values(scales):
+    return {name: {k: float(v) for k, v in s.items()} for name, s in scales.items()}
+
+
+def leaves(model):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(model))]
+
+
+# ---- What holds afterwards
+
+
+@pytest.mark.parametrize("uses", [1, 3])
+def test_three_numbers_are_one(uses):
+    model = Net(uses)
+    before = leaves(model)
+    found = calibrate(model, X, loss)
+    assert (found.passes == 1) == (uses == 1)
+    assert list(found.scales) == ["norm", "layers/0", "layers/1"]  # in the order of the calls
+    np.testing.assert_allclose(numbers(measure(found.model, X, loss)), 1.0, rtol=1e-4)
+    # The model itself is as it was, and biases are zero in the new one.
+    assert all(np.array_equal(a, b) for a, b in zip(before, leaves(model), strict=True))
+    inner = found.model.layers[0].module
+    assert not np.any(inner.bias[...])
+    assert np.array_equal(found.model.norm.module.scale[...], np.ones(6))
+    assert np.std(inner.kernel[...]) == pytest.approx(1.0, rel=0.4)
+
+
+def test_the_change_of_a_step_is_one():
+    """By taking the step: SGD at a small learning rate, on the module's own parameters."""
+    layer = nnx.Linear(6, 6, rngs=nnx.Rngs(0))
+    model = calibrate(layer, X, loss, redraw=False).model
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+
+    def outputs(params):
+        return nnx.merge(graph, params, rest)(X)
+
+    gradients = jax.grad(lambda params: loss(outputs(params)))(params)
+    moved = jax.tree.map(lambda p, g: p - 1e-2 * g, params, gradients)
+    change = (outputs(moved) - outputs(params)) / 1e-2  # linear in the parameters: exact
+    assert float(jnp.sqrt(jnp.square(change).mean())) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_linen_finds_the_same_scales():
+    model = Net()
+    module = LinenNet()
+    variables = module.init(jax.random.key(0), X)
+    names = {"norm": model.norm, "first": model.layers[0], "second": model.layers[1]}
+    for name, layer in names.items():
+        variables["params"][name] = nnx.to_pure_dict(nnx.state(layer, nnx.Param))
+    ours = values(calibrate(model, X, loss, redraw=False).scales)
+    found = calibrate(module, X, loss, variables=variables, redraw=False)
+    theirs = values(found.scales)
+    for name, same in {"norm": "norm", "first": "layers/0", "second": "layers/1"}.items():
+        assert theirs[name] == pytest.approx(ours[same], rel=TOL["layer", "float32"].rtol)
+    # Applied, they give outputs of RMS 1 before the last tanh; the collection is the only addition.
+    assert set(found.model) == {"params", "empirical"}
+    shown = report(module, found.model, X, loss, variables=variables)
+    np.testing.assert_allclose(numbers(shown.after), 1.0, rtol=1e-4)
+    assert np.max(np.abs(numbers(shown.before) - 1)) > 0.5
+    folded = fold(module, variables=found.model, inputs=X)
+    np.testing.assert_allclose(
+        module.apply(folded.model, X), empirical.apply(module, found.model, X), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_stacked_modules_have_a_scale_each():
+    """A scan over layers against the same layers in a row."""
+    keys = jax.random.split(jax.random.key(3), 2)
+    stack = jaxmup.nnx.Stack(lambda rngs: nnx.Linear(6, 6, rngs=rngs), 2, rngs=nnx.Rngs(0))
+    stack.blocks.kernel[...] = jnp.stack([jax.random.normal(key, (6, 6)) for key in keys])
+    row = nnx.Sequential(*(nnx.Linear(6, 6, rngs=nnx.Rngs(0)) for _ in range(2)))
+    for layer, kernel in zip(row.layers, stack.blocks.kernel[...], strict=True):
+        layer.kernel[...] = kernel
+    [stacked] = calibrate(stack, X, loss, redraw=False).scales.values()
+    apart = calibrate(row, X, loss, redraw=False).scales.values()
+    for name, found in stacked.items():
+        np.testing.assert_allclose(found, [scales[name] for scales in apart], rtol=1e-4)
+
+
+def test_linen_scan_has_a_scale_for_each_layer():
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            return jnp.tanh(nn.Dense(6)(x)), None
+
+    class Scanned(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            scan = nn.scan(
+                Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=2
+            )
+            return scan(name="blocks")(x, None)[0]
+
+    module = Scanned()
+    variables = module.init(jax.random.key(0), X)
+    found = calibrate(module, X, loss, variables=variables)
+    assert found.scales["blocks/Dense_0"]["scale_actv_y"].shape == (2,)
+    rows = measure(module, X, loss, variables=found.model)
+    assert [row.module for row in rows] == ["blocks/Dense_0[0]", "blocks/Dense_0[1]"]
+    np.testing.assert_allclose(numbers(rows), 1.0, rtol=1e-4)
+
+
+def test_complex_parameters_and_several_inputs():
+    class Bilinear(nnx.Module):
+        def __init__(self):
+            self.w = nnx.Param(jax.random.normal(jax.random.key(0), (6, 6), jnp.complex64))
+
+        def __call__(self, a, b):
+            return (a @ self.w[...]) * b
+
+    def real_loss(z):
+        return jnp.square(jnp.abs(z - Y * 1j)).mean()
+
+    found = calibrate(Bilinear(), (X + 1j * Y, 3 * X), real_loss)
+    [row] = measure(found.model, (X + 1j * Y, 3 * X), real_loss)
+    np.testing.assert_allclose(numbers([row]), 1.0, rtol=1e-4)
+    # |∂L/∂w| from real and imaginary parts: the step that lowers the loss changes z by RMS 1.
+    graph, params, rest = nnx.split(found.model, nnx.Param, ...)
+
+    def outputs(params):
+        return nnx.merge(graph, params, rest)(X + 1j * Y, 3 * X)
+
+    gradients = jax.grad(lambda params: real_loss(outputs(params)))(params)
+    moved = jax.tree.map(lambda p, g: p - 1e-2 * g.conj(), params, gradients)
+    change = (outputs(moved) - outputs(params)) / 1e-2
+    assert float(jnp.sqrt(jnp.square(jnp.abs(change)).mean())) == pytest.approx(1.0, rel=1e-3)
+    assert real_loss(outputs(moved)) < real_loss(outputs(params))
+
+
+def test_one_evaluation_whatever_the_depth():
+    """The activation function stands outside of every wrapped module."""
+    calls = []
+
+    def counted(x):
+        jax.debug.callback(lambda: calls.append(1))
+        return jnp.tanh(x)
+
+    counts = []
+    for depth in (2, 6):
+        layers = [nnx.Linear(6, 6, rngs=nnx.Rngs(i)) for i in range(depth)]
+        model = nnx.Sequential(*(part for layer in layers for part in (layer, counted)))
+        calibrate(model, X, loss)
+        jax.effects_barrier()
+        counts.append(len(calls) / depth)
+        calls.clear()
+    assert counts == [1.0, 1.0]
+
+
+def test_true_gradients_and_their_learning_rates():
+    model = nnx.Sequential(*(nnx.Linear(6, 6, rngs=nnx.Rngs(i)) for i in range(2)))
+    found = calibrate(model, X, loss, gradients="true", redraw=False)
+    scales = [found.scales[f"layers/{i}"]["scale_actv_y"] for i in range(2)]
+
+    def by_hand(kernels):
+        return loss(scales[1] * (scales[0] * (X @ kernels[0]) @ kernels[1]))
+
+    kernels = [layer.kernel[...] for layer in model.layers]
+    expected = jax.grad(by_hand)(kernels)
+    gradients = nnx.grad(lambda model: loss(model(X)))(found.model)
+    got = [gradients["layers"][i]["module"]["kernel"][...] for i in range(2)]
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    rates = learning_rates(found.model)
+    rate = float(rates["layers"][1]["module"]["kernel"][0, 0])
+    assert rate == pytest.approx(float(found.scales["layers/1"]["learning_rate"]))
+    np.testing.assert_allclose(numbers(measure(found.model, X, loss))[:, [0, 2]], 1.0, rtol=1e-4)
+
+
+def test_wrapping_changes_nothing_and_folding_is_exact_where_it_says():
+    class Shift(nnx.Module):
+        def __init__(self):
+            self.shift = nnx.Param(jnp.full((6,), 2.0))
+
+        def __call__(self, x):
+            return x + self.shift[...][None]
+
+    model = nnx.Sequential(nnx.Linear(6, 6, rngs=nnx.Rngs(0)), Shift())
+    assert jnp.array_equal(wrap(model, X)(X), model(X))
+    found = calibrate(model, X, loss).model
+    folded = fold(found)
+    assert list(folded.kept) == ["layers/1"]
+    assert isinstance(folded.model.layers[0], nnx.Linear)
+    np.testing.assert_allclose(folded.model(X), found(X), rtol=1e-4, atol=1e-5)
+    restored = wrap(model, X)  # scales are state: saved and restored with the model
+    nnx.update(restored, nnx.state(found))
+    assert jnp.array_equal(restored(X), found(X))
+
+
+# ---- Defects that the reference has
+
+
+def test_what_is_zero_keeps_its_scale_and_is_named():
+    model = Net()
+    model.layers[1].kernel[...] = jnp.zeros((6, 6))
+    found = calibrate(model, X, loss, redraw=False)
+    assert found.scales["layers/1"]["scale_actv_y"] == 1.0
+    assert "layers/1: activations are zero" in found.warnings[-2]
+
+
+def test_a_tiny_bias_moves_nothing():
+    with_bias, without = Net(), Net()
+    with_bias.layers[0].bias[...] = jnp.full((6,), 1e-9)
+    found = [values(calibrate(m, X, loss, redraw=False).scales) for m in (with_bias, without)]
+    for name in found[0]:
+        assert found[0][name] == pytest.approx(found[1][name], rel=1e-4)
+
+
+def test_dead_units_are_named():
+    layer = nnx.Linear(6, 6, rngs=nnx.Rngs(0))
+    layer.bias[...] = jnp.array([-100.0, -100, -100, 0, 0, 0])
+    model = nnx.Sequential(layer, nnx.relu)
+    assert calibrate(model, X, loss, redraw=False).warnings == (
+        "layers/0: 50% of the features are dead: no gradient from the whole batch",
+    )
+
+
+# ---- Refused
+
+
+class Idle(Net):
+    def __call__(self, x):
+        return self.layers[0](self.norm(x))
+
+
+class Rounded(nnx.Module):
+    def __init__(self):
+        self.w = nnx.Param(jnp.eye(6))
+
+    def __call__(self, x):
+        return jnp.round(5 * x @ self.w[...])
+
+
+class Integer(nnx.Module):
+    def __init__(self):
+        self.w = nnx.Param(jnp.ones((6,), int))
+
+    def __call__(self, x):
+        return x * self.w[...]
+
+
+@pytest.mark.parametrize(
+    ("make", "x", "loss_fn", "message"),
+    [
+        (Idle, X, loss, r"Never called:\s+layers/1"),
+        (Net, X, lambda y: jnp.sum(X), r"depend on the outputs [\s\S]*layers/1"),
+        (Net, X, lambda y: 0.0 * y.sum(), "Its gradient is zero in every module, from layers/1"),
+        (Net, 0 * X, loss, "so norm sees nothing"),
+        (Net, X.at[0, 0].set(jnp.nan), loss, "infinite entries, which reach norm first"),
+        (lambda: nnx.Sequential(Rounded()), X, loss, r"their own parameters get none:\s+layers/0"),
+        (lambda: nnx.Sequential(Integer()), X, loss, "layers/0 has {'w': 'int32'}"),
+        (Net, X, lambda y: y.sum() * jnp.inf, "The gradient of layers/1 is not"),
+    ],
+    ids=["idle", "no loss", "zero loss", "zero", "nan", "rounded", "integer", "infinite"],
+)
+def test_refused(make, x, loss_fn, message):
+    model = make()
+    before = leaves(model)
+    with pytest.raises(ValueError, match=message):
+        calibrate(model, x, loss_fn, redraw=False)
+    assert all(np.array_equal(a, b) for a, b in zip(before, leaves(model), strict=True))
+
+
+def test_patterns_are_refused():
+    with pytest.raises(ValueError, match="Every pattern must match"):
+        calibrate(Net(), X, loss, modules=["nothing"])
+    with pytest.raises(ValueError, match="No chosen module may hold another"):
+        calibrate(nnx.Sequential(Net()), X, loss, modules=["layers/0", "layers/0/norm"])
+    with pytest.raises(TypeError, match="must be an NNX module, or a Linen module"):
+        calibrate(LinenNet(), X, loss)
+
+
+# ---- Exponents
+
+
+class Transposed(nnx.Module):
+    """A matrix stored as its transpose: nothing says which axis is summed over."""
+
+    def __init__(self, n, m, rngs):
+        self.w = nnx.Param(jax.random.normal(rngs(), (m, n)))
+
+    def __call__(self, x):
+        return x @ self.w[...].T
+
+
+def test_an_unknown_layer_gets_a_rule():
+    def make_model(n, m, rngs):
+        return nnx.Sequential(Transposed(n, m, rngs), jnp.tanh)
+
+    def inputs(n, m):  # few of them: updates align with inputs that there are fewer of than axes
+        return jax.random.normal(jax.random.key(0), (2, n))
+
+    sizes = [{"n": 16, "m": 8}, {"n": 256, "m": 8}, {"n": 16, "m": 64}]
+    found = empirical.calibrate_exponents(
+        make_model, sizes, inputs, lambda y: jnp.square(y - 1).mean(), seeds=4
+    )
+    assert found.rules == {"layers/0/w": ("output", "input")}
+    [row] = found.rows
+    assert row.axes == ((0,), (1,))
+    for got, expected in zip(row.spread + row.step, (0.0, 0.5, 0.0, 1.0), strict=True):
+        assert abs(got.value - expected) < TOL["slope", "float64"].rtol
+        assert got.margin < TOL["slope", "float64"].rtol
+    specs = jaxmup.infer(
+        make_model,
+        base=sizes[0],
+        delta={"n": 32, "m": 16},
+        target={"n": 256, "m": 64},
+        rules=found.rules,
+    )
+    assert specs["layers"][0]["w"].role == "hidden"
+    assert (specs["layers"][0]["w"].r_in, specs["layers"][0]["w"].r_out) == (16.0, 8.0)
