@@ -59,8 +59,8 @@ def table(cells: list[dict], seeds: int, steps: int) -> str:
     head = f"""# Learning-rate transfer over depth and batch size, {steps} steps
 
 Widths 64 to 512, Adam, {seeds} seeds. Drift: of the best learning rate from width 64 to 512, in
-octaves. Loss ratio: of width 512 at width 64's best learning rate, over its own best loss. Shows: muP
-drifts by at most {MUP_LIMIT} and standard by at least {STANDARD_LIMIT}. Made by
+octaves. Loss ratio: of width 512 at width 64's best learning rate, over its own best loss. Shows:
+muP drifts by at most {MUP_LIMIT} and standard by at least {STANDARD_LIMIT}. Made by
 `benchmarks/transfer_matrix.py`.
 
 | depth | batch | drift, standard | drift, muP | loss ratio, standard | loss ratio, muP | shows |
