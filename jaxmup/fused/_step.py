@@ -12,7 +12,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr
 
-from jaxmup._tree import leaves_by_path
+from jaxmup._tree import leaves_by_path, listed
 from jaxmup.fused import _loop, _tape
 from jaxmup.fused._clip import Clip, squared_norm
 from jaxmup.fused._loop import Inputs
@@ -67,9 +67,19 @@ class Step:
 
         Raises:
           TypeError: if the loss is no real scalar.
+          ValueError: if a loop runs over stacks of unequal lengths.
         """
         types = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
-        traced = trace(lambda params: self.loss_fn(params, *args, **kwargs), types)
+        try:
+            traced = trace(lambda params: self.loss_fn(params, *args, **kwargs), types)
+        except ValueError as error:
+            if "leading axis sizes" not in str(error):  # what JAX says of its loops
+                raise
+            shapes = [f"{name} {leaf.shape}" for name, leaf in leaves_by_path(types).items()]
+            raise ValueError(
+                f"What a loop runs over must have one length. {error} The parameters are"
+                f"{listed(shapes)}\nStack as many layers of each parameter of the block."
+            ) from error
         loss = traced.result[0] if self.has_aux else traced.result
         if getattr(loss, "shape", None) != () or not jnp.issubdtype(loss.dtype, jnp.floating):
             raise TypeError(
