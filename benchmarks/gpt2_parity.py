@@ -27,6 +27,7 @@ from flax import nnx
 import torch_ref
 from jaxmup import bridge
 from jaxmup.models import GPT
+from parity_tests.published import gpt2
 
 LIMITS = {
     # 12 blocks and 50,257 tokens of roundings of 6e-8; Adam's first steps divide by the gradient
@@ -62,23 +63,7 @@ def torch_gpt2(layers: int, dtype: str) -> Any:
 
 def our_gpt2(layers: int, dtype: str) -> GPT:
     """Our GPT in GPT-2's configuration, of base width, without values."""
-    return nnx.eval_shape(
-        lambda: GPT(
-            VOCABULARY,
-            width=WIDTH,
-            num_layers=layers,
-            num_heads=HEADS,
-            base_width=WIDTH,
-            positions="learned",
-            context=CONTEXT,
-            norm="layer",
-            feed_forward="plain",
-            use_bias=True,
-            tied=True,
-            param_dtype=dtype,
-            rngs=nnx.Rngs(0),
-        )
-    )
+    return nnx.eval_shape(lambda: gpt2(VOCABULARY, WIDTH, layers, HEADS, CONTEXT, dtype))
 
 
 def torch_loss(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
