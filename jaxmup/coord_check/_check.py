@@ -15,8 +15,9 @@ import optax
 from jaxmup._rules import Parametrization
 from jaxmup._tree import listed
 from jaxmup.coord_check._expected import FLAT, Expected, Theory
-from jaxmup.coord_check._measure import Measured, Training, measure
+from jaxmup.coord_check._measure import Measured, Training, measure, owner
 from jaxmup.coord_check._subject import Family, Subject
+from jaxmup.coord_check._tags import LOGITS
 from jaxmup.coord_check._verdict import TOLERANCE, Outcome, Verdict, overall, verdict
 
 Over = Literal["width", "depth"]
@@ -91,7 +92,9 @@ def coord_check(
     A row passes if the confidence interval of its slope is within `tolerance` of what is expected
     and excludes exponents that are off by 1/2. Its interval is that of the mean over seeds. Some
     exponents are open: what is read out of features falls as :math:`n^{-1/2}` at initialization,
-    since random signs add up, and not at all once it has learned.
+    since random signs add up, and not at all once it has learned. So do attention logits, and the
+    gradients of queries, keys and of biases of the outputs. A readout that starts at zero leaves
+    least open and the smallest effect of finite widths.
 
     Args:
       make_model: makes a model of a size, as for `jaxmup.infer`: an NNX module, a Linen module or a
@@ -113,7 +116,8 @@ def coord_check(
       over: what the sizes are.
       seeds: how many, or which; each draws other initial values. The data are the same.
       steps: of the optimizer, at least 2. Outputs are those that a step's gradient was taken at.
-      tolerance: what a finite size may do to an exponent; dimensionless.
+      tolerance: what a finite size may do to an exponent; dimensionless. The default, 1/4, is as
+        far from what is right as from the smallest mistake.
       confidence: of the intervals, below 1.
 
     Raises:
@@ -158,6 +162,11 @@ def coord_check(
         tuple(subject.spec_of for subject in subjects),
         tuple(subject.scaling_of for subject in subjects),
         subjects[0].rule,
+        frozenset(
+            owner(one.name).removesuffix(LOGITS).rstrip("/")
+            for one in runs[0]
+            if one.quantity == "logits"
+        ),
     )
     return CoordCheck(
         over=over,

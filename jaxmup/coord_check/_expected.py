@@ -53,12 +53,14 @@ class Theory:
       scalings: what the parametrization under check makes of them.
       rule: the parametrization under check, of which the optimizer's family and the exponent of
         depth are used.
+      attention: the paths of the modules that compute attention logits.
     """
 
     sizes: tuple[float, ...]
     specs: tuple[Mapping[str, ParamSpec], ...]
     scalings: tuple[Mapping[str, Scaling], ...]
     rule: Parametrization
+    attention: frozenset[str] = frozenset()
 
     def of_output(self, of_sizes: Sequence[Measured]) -> Expected:
         """The exponent of a module's output at initialization.
@@ -108,8 +110,8 @@ class Theory:
                 return Expected(d - step.high, d - step.low)
             case "decay":
                 return Expected.exactly(self._decay(name))
-            case _:  # eps: gradients may still have to find their alignment, see `_gradient`
-                return Expected(-self._open, 0.0)
+            case _:  # eps stands beside the gradient
+                return Expected(-self._open(name), 0.0)
 
     def _of(self, name: str, power: Power) -> float:
         return self._growth(
@@ -143,7 +145,7 @@ class Theory:
             return Expected.between(
                 step, step + self._growth(name, lambda s: min(s.r_in, s.r_out)) / 2
             )
-        return Expected(step - self._open * family.gradient_degree, step)
+        return Expected(step - self._open(name) * family.gradient_degree, step)
 
     def _decay(self, name: str) -> float:
         return self._of(name, self._depth().decay)
@@ -154,15 +156,28 @@ class Theory:
         gradient += log_slope(self.sizes, [scaling.multiplier for scaling in of_name])
         if quantity == "scaled_gradient":
             gradient += log_slope(self.sizes, [scaling.grad for scaling in of_name])
-        return Expected(gradient - self._open, gradient)
+        return Expected(gradient - self._open(name), gradient)
 
-    @property
-    def _open(self) -> float:
-        """By how much gradients may fall faster in the first steps than later.
+    def _open(self, name: str) -> float:
+        """By how much the gradient of a parameter may fall faster in the first steps than later.
 
-        Queries and keys learn from attention logits, which are sums of random signs until features
-        have aligned; and every gradient has the outputs' error as a factor, to which sums of random
-        signs at initialization contribute.
+        Queries and keys learn from changes of attention logits, and a bias of the outputs from the
+        mean error over the batch, of which balanced labels leave what the outputs add to it. Either
+        sums over features with random signs until these have aligned, and falls as `width^-1/2`. No
+        other gradient does: the error of each example has a part that does not fall.
         """
+        if not (self._feeds_attention(name) or self._is_fixed(name)):
+            return 0.0
         growths = [self._growth(name, lambda s: max(s.r_in, s.r_out)) for name in self.common]
         return max(growths) / 2
+
+    def _is_fixed(self, name: str) -> bool:
+        return all(spec[name].role == "fixed" for spec in self.specs)
+
+    def _feeds_attention(self, name: str) -> bool:
+        """Whether a parameter may act through attention logits alone."""
+        return any(
+            name.startswith(f"{path}/".lstrip("/"))
+            and not name.startswith((f"{path}/value/", f"{path}/out/"))
+            for path in self.attention
+        )
