@@ -68,17 +68,35 @@ class Theory:
         One whose shape does not grow is read out of features: it sums over them with random signs
         until it has learned, which makes it fall as `width^-1/2`.
         """
-        shapes = {one.shape for one in of_sizes}
+        of_logits = of_sizes[0].quantity.startswith("logits")
+        if len({one.shape for one in of_sizes}) > 1 and not of_logits:
+            return Expected(-self._narrows, 0.0)
         name = owner(of_sizes[0].name)
-        if len(shapes) > 1 and not of_sizes[0].quantity.startswith("logits"):
-            return FLAT
         kernels = [f"{name}/kernel", f"{name.removesuffix('/logits')}/query/kernel"]
         if kernels[0] in self.specs[0] and self.specs[0][kernels[0]].role == "output":
-            return Expected.exactly(-self._growth(kernels[0], lambda spec: spec.r_in) / 2)
-        if of_sizes[0].quantity.startswith("logits") and kernels[1] in self.specs[0]:
-            return Expected.exactly(-self._growth(kernels[1], lambda s: s.axes[-1].ratio) / 2)
-        growths = [self._growth(name, lambda spec: spec.r_in) for name in self.common]
-        return Expected.between(-max(growths) / 2, 0.0)
+            exponent = -self._growth(kernels[0], lambda spec: spec.r_in) / 2
+            return Expected(exponent - self._narrows, exponent)
+        if of_logits and kernels[1] in self.specs[0]:
+            exponent = -self._growth(kernels[1], lambda spec: spec.axes[-1].ratio) / 2
+            return Expected(exponent - 2 * self._narrows, exponent)
+        return Expected(-self._widest / 2 - self._narrows, 0.0)
+
+    @property
+    def _widest(self) -> float:
+        return max(self._growth(name, lambda s: max(s.r_in, s.r_out)) for name in self.common)
+
+    @property
+    def _narrows(self) -> float:
+        """By how much features may fall at initialization until they have learned.
+
+        A layer whose outputs grow less than its inputs starts with weights small enough for its
+        norm: the sum over its inputs, with random signs, is below 1 by what is missing.
+        """
+        hidden = [name for name in self.common if self.specs[-1][name].role == "hidden"]
+        starts = [
+            self._of(name, MUP.weight) + self._growth(name, lambda s: s.r_in) / 2 for name in hidden
+        ]
+        return -sum(min(0.0, start) for start in starts)
 
     @property
     def common(self) -> list[str]:
@@ -166,10 +184,8 @@ class Theory:
         sums over features with random signs until these have aligned, and falls as `width^-1/2`. No
         other gradient does: the error of each example has a part that does not fall.
         """
-        if not (self._feeds_attention(name) or self._is_fixed(name)):
-            return 0.0
-        growths = [self._growth(name, lambda s: max(s.r_in, s.r_out)) for name in self.common]
-        return max(growths) / 2
+        sums = self._feeds_attention(name) or self._is_fixed(name)
+        return self._narrows + (self._widest / 2 if sums else 0.0)
 
     def _is_fixed(self, name: str) -> bool:
         return all(spec[name].role == "fixed" for spec in self.specs)
