@@ -81,6 +81,7 @@ def test_a_correct_model_passes(correct):
     kinds = {(one.quantity, one.name) for one in correct.verdicts}
     assert {("activation_change", name) for name in ("features", "features#1", "output")} <= kinds
     assert {("decay", name) for name in ("first", "hidden", "readout")} <= kinds
+    assert ("update_ratio", "hidden") in kinds
 
 
 def mistaken(scalings):
@@ -244,7 +245,7 @@ def ends(exponents):
 )
 def test_expected_exponents(family, quantity, exponents):
     for name, exponent in exponents.items():
-        found = theory(family).of_parameter(quantity, name, decays=False, starts_at_zero=False)
+        found = theory(family).of_parameter(quantity, name, decays=False)
         assert (found.low, found.high) == pytest.approx(ends(exponent)), name
 
 

@@ -103,9 +103,7 @@ class Theory:
         """The parameters that the models of all sizes have."""
         return [name for name in self.specs[0] if all(name in one for one in self.specs)]
 
-    def of_parameter(
-        self, quantity: str, name: str, decays: bool, starts_at_zero: bool
-    ) -> Expected:
+    def of_parameter(self, quantity: str, name: str, decays: bool) -> Expected:
         """The exponent of a quantity of a parameter."""
         weight, step = self._of(name, MUP.weight * GAIN), self._step(name)
         match quantity:
@@ -117,12 +115,8 @@ class Theory:
                 return step
             case "gradient" | "scaled_gradient":
                 return self._gradient(name, quantity)
-            case "update_ratio" if starts_at_zero:
-                return FLAT
             case "update_ratio":
                 return Expected(step.low - weight, step.high - weight)
-            case "decay_ratio" if starts_at_zero:
-                return Expected.exactly(self._decay(name))
             case "decay_ratio":
                 d = weight + self._decay(name)
                 return Expected(d - step.high, d - step.low)
