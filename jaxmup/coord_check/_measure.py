@@ -56,7 +56,8 @@ class Measured:
       name: of the module or parameter.
       shape: of one of its values.
       layered: whether there is one for each layer of a scanned stack; then the last axis is theirs.
-      rms: root mean square, of shape `(seeds, steps)` or `(seeds, steps, layers)`; float32.
+      rms: root mean square, of shape `(seeds, steps)` or `(seeds, steps, layers)`; float32. An
+        array of JAX inside the compiled run, of NumPy outside.
       mean_abs: mean absolute value, likewise; `None` for ratios.
     """
 
@@ -64,8 +65,8 @@ class Measured:
     name: str
     shape: tuple[int, ...]
     layered: bool
-    rms: Array
-    mean_abs: Array | None = None
+    rms: Any
+    mean_abs: Any = None
 
 
 @partial(
@@ -294,18 +295,20 @@ class _Step:
 
 def _effective(subject: Subject, stored: Iterable[Measured]) -> Iterable[Measured]:
     """The sizes of effective weights and of their ratios, from those of the stored ones."""
+    scalings = subject.scaling_of
     rms: dict[tuple[str, str], np.ndarray] = {}
     for one in stored:
-        scaling = subject.scaling_of.get(one.name)
         rms[one.quantity, one.name] = one.rms
         match one.quantity:
             case "weight" | "weight_change":
-                yield _times(one, scaling.multiplier)
+                yield _times(one, scalings[one.name].multiplier)
             case "gradient":
                 yield one
-                yield dataclasses.replace(_times(one, scaling.grad), quantity="scaled_gradient")
+                yield dataclasses.replace(
+                    _times(one, scalings[one.name].grad), quantity="scaled_gradient"
+                )
             case "update":
-                yield _times(one, scaling.multiplier)
+                yield _times(one, scalings[one.name].multiplier)
                 ratio = _over(one.rms, rms["weight", one.name])
                 yield dataclasses.replace(one, quantity="update_ratio", rms=ratio, mean_abs=None)
             case "decay":
