@@ -316,7 +316,7 @@ CORRECT: dict[str, Case] = {
     ),
     "MLP, large eps": Case(mlp, lambda s: adam(2**-7, s, eps=1e-3)),
     "rectangular layers": Case(Two, adam_w),
-    "GPT": Case(gpt, adam_w, TEXT, GPT_WIDTHS),
+    "GPT": Case(gpt, adam_w, TEXT, (64, 128, 256, 512)),
     "GPT, readout from zero": Case(gpt_from_zero, adam_w, TEXT, (64, 256)),
     "GPT-2, tied": Case(
         functools.partial(

@@ -249,14 +249,37 @@ def test_expected_exponents(family, quantity, exponents):
         assert (found.low, found.high) == pytest.approx(ends(exponent)), name
 
 
+def outputs(name, *features):
+    return [Measured("activation", name, (2, size), False, jnp.ones(1)) for size in features]
+
+
 @pytest.mark.parametrize(
-    ("name", "shapes", "low", "high"),
-    [("features", ((2, 8), (2, 16)), 0, 0), ("output", ((2, 4), (2, 4)), -0.5, 0)],
+    ("name", "features", "low", "high"),
+    [("features", (8, 16), 0, 0), ("output", (4, 4), -0.5, 0), ("head/out", (32, 256), 0, 0)],
 )
-def test_expected_exponents_of_outputs(name, shapes, low, high):
-    outputs = [Measured("activation", name, shape, False, jnp.ones(1)) for shape in shapes]
-    expected = theory().of_output(outputs)
+def test_expected_exponents_of_outputs(name, features, low, high):
+    expected = theory().of_output(outputs(name, *features))
     assert (expected.low, expected.high) == pytest.approx((low, high))
+
+
+def test_expected_exponents_where_a_layer_narrows():
+    """Outputs grow as the root of the inputs: weights n^-1/2 · n^-1/4, so that sums are n^-1/4."""
+    sizes = [(64, 64), (256, 128), (1024, 256)]
+    specs = [
+        {
+            "narrows/kernel": ParamSpec((Axis("input", n, base=64), Axis("output", m, base=64))),
+            "readout/kernel": ParamSpec((Axis("input", m, base=64), Axis("output", 4))),
+        }
+        for n, m in sizes
+    ]
+    rule = named("mup adam table3")
+    scalings = tuple(jaxmup.resolve(one, rule) for one in specs)
+    narrows = Theory((64.0, 256.0, 1024.0), tuple(specs), scalings, rule)
+    for name, features, low, high in (
+        ("narrows", (64, 128, 256), -0.25, 0), ("readout", (4, 4, 4), -0.5, -0.25)
+    ):  # fmt: skip
+        expected = narrows.of_output(outputs(name, *features))
+        assert (expected.low, expected.high) == pytest.approx((low, high)), name
 
 
 def seen(model, inputs):
