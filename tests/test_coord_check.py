@@ -249,6 +249,11 @@ def test_expected_exponents(family, quantity, exponents):
         assert (found.low, found.high) == pytest.approx(ends(exponent)), name
 
 
+def test_decay_of_the_initial_values_is_part_of_a_change():
+    expected = theory().of_parameter("weight_change", "hidden", decays=True)
+    assert (expected.low, expected.high) == pytest.approx((-1, -0.5))
+
+
 def outputs(name, *features):
     return [Measured("activation", name, (2, size), False, jnp.ones(1)) for size in features]
 
