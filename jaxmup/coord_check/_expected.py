@@ -53,12 +53,14 @@ class Theory:
       scalings: what the parametrization under check makes of them.
       rule: the parametrization under check, of which the optimizer's family and the exponent of
         depth are used.
+      attention: the paths of the modules that compute attention logits.
     """
 
     sizes: tuple[float, ...]
     specs: tuple[Mapping[str, ParamSpec], ...]
     scalings: tuple[Mapping[str, Scaling], ...]
     rule: Parametrization
+    attention: frozenset[str] = frozenset()
 
     def of_output(self, of_sizes: Sequence[Measured]) -> Expected:
         """The exponent of a module's output at initialization.
@@ -66,26 +68,42 @@ class Theory:
         One whose shape does not grow is read out of features: it sums over them with random signs
         until it has learned, which makes it fall as `width^-1/2`.
         """
-        shapes = {one.shape for one in of_sizes}
+        of_logits = of_sizes[0].quantity.startswith("logits")
+        if len({one.shape for one in of_sizes}) > 1 and not of_logits:
+            return Expected(-self._narrows, 0.0)
         name = owner(of_sizes[0].name)
-        if len(shapes) > 1 and not of_sizes[0].quantity.startswith("logits"):
-            return FLAT
         kernels = [f"{name}/kernel", f"{name.removesuffix('/logits')}/query/kernel"]
         if kernels[0] in self.specs[0] and self.specs[0][kernels[0]].role == "output":
-            return Expected.exactly(-self._growth(kernels[0], lambda spec: spec.r_in) / 2)
-        if of_sizes[0].quantity.startswith("logits") and kernels[1] in self.specs[0]:
-            return Expected.exactly(-self._growth(kernels[1], lambda s: s.axes[-1].ratio) / 2)
-        growths = [self._growth(name, lambda spec: spec.r_in) for name in self.common]
-        return Expected.between(-max(growths) / 2, 0.0)
+            exponent = -self._growth(kernels[0], lambda spec: spec.r_in) / 2
+            return Expected(exponent - self._narrows, exponent)
+        if of_logits and kernels[1] in self.specs[0]:
+            exponent = -self._growth(kernels[1], lambda spec: spec.axes[-1].ratio) / 2
+            return Expected(exponent - 2 * self._narrows, exponent)
+        return Expected(-self._widest / 2 - self._narrows, 0.0)
+
+    @property
+    def _widest(self) -> float:
+        return max(self._growth(name, lambda s: max(s.r_in, s.r_out)) for name in self.common)
+
+    @property
+    def _narrows(self) -> float:
+        """By how much features may fall at initialization until they have learned.
+
+        A layer whose outputs grow less than its inputs starts with weights small enough for its
+        norm: the sum over its inputs, with random signs, is below 1 by what is missing.
+        """
+        hidden = [name for name in self.common if self.specs[-1][name].role == "hidden"]
+        starts = [
+            self._of(name, MUP.weight) + self._growth(name, lambda s: s.r_in) / 2 for name in hidden
+        ]
+        return -sum(min(0.0, start) for start in starts)
 
     @property
     def common(self) -> list[str]:
         """The parameters that the models of all sizes have."""
         return [name for name in self.specs[0] if all(name in one for one in self.specs)]
 
-    def of_parameter(
-        self, quantity: str, name: str, decays: bool, starts_at_zero: bool
-    ) -> Expected:
+    def of_parameter(self, quantity: str, name: str, decays: bool) -> Expected:
         """The exponent of a quantity of a parameter."""
         weight, step = self._of(name, MUP.weight * GAIN), self._step(name)
         match quantity:
@@ -97,19 +115,15 @@ class Theory:
                 return step
             case "gradient" | "scaled_gradient":
                 return self._gradient(name, quantity)
-            case "update_ratio" if starts_at_zero:
-                return FLAT
             case "update_ratio":
                 return Expected(step.low - weight, step.high - weight)
-            case "decay_ratio" if starts_at_zero:
-                return Expected.exactly(self._decay(name))
             case "decay_ratio":
                 d = weight + self._decay(name)
                 return Expected(d - step.high, d - step.low)
             case "decay":
                 return Expected.exactly(self._decay(name))
-            case _:  # eps: gradients may still have to find their alignment, see `_gradient`
-                return Expected(-self._open, 0.0)
+            case _:  # eps stands beside the gradient
+                return Expected(-self._open(name), 0.0)
 
     def _of(self, name: str, power: Power) -> float:
         return self._growth(
@@ -143,7 +157,7 @@ class Theory:
             return Expected.between(
                 step, step + self._growth(name, lambda s: min(s.r_in, s.r_out)) / 2
             )
-        return Expected(step - self._open * family.gradient_degree, step)
+        return Expected(step - self._open(name) * family.gradient_degree, step)
 
     def _decay(self, name: str) -> float:
         return self._of(name, self._depth().decay)
@@ -154,15 +168,26 @@ class Theory:
         gradient += log_slope(self.sizes, [scaling.multiplier for scaling in of_name])
         if quantity == "scaled_gradient":
             gradient += log_slope(self.sizes, [scaling.grad for scaling in of_name])
-        return Expected(gradient - self._open, gradient)
+        return Expected(gradient - self._open(name), gradient)
 
-    @property
-    def _open(self) -> float:
-        """By how much gradients may fall faster in the first steps than later.
+    def _open(self, name: str) -> float:
+        """By how much the gradient of a parameter may fall faster in the first steps than later.
 
-        Queries and keys learn from attention logits, which are sums of random signs until features
-        have aligned; and every gradient has the outputs' error as a factor, to which sums of random
-        signs at initialization contribute.
+        Queries and keys learn from changes of attention logits, and a bias of the outputs from the
+        mean error over the batch, of which balanced labels leave what the outputs add to it. Either
+        sums over features with random signs until these have aligned, and falls as `width^-1/2`. No
+        other gradient does: the error of each example has a part that does not fall.
         """
-        growths = [self._growth(name, lambda s: max(s.r_in, s.r_out)) for name in self.common]
-        return max(growths) / 2
+        sums = self._feeds_attention(name) or self._is_fixed(name)
+        return self._narrows + (self._widest / 2 if sums else 0.0)
+
+    def _is_fixed(self, name: str) -> bool:
+        return all(spec[name].role == "fixed" for spec in self.specs)
+
+    def _feeds_attention(self, name: str) -> bool:
+        """Whether a parameter may act through attention logits alone."""
+        return any(
+            name.startswith(f"{path}/".lstrip("/"))
+            and not name.startswith((f"{path}/value/", f"{path}/out/"))
+            for path in self.attention
+        )

@@ -1,13 +1,15 @@
 """The sizes of everything in a training run: one compiled program for all seeds of a model size."""
 
 import dataclasses
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
@@ -54,7 +56,8 @@ class Measured:
       name: of the module or parameter.
       shape: of one of its values.
       layered: whether there is one for each layer of a scanned stack; then the last axis is theirs.
-      rms: root mean square, of shape `(seeds, steps)` or `(seeds, steps, layers)`; float32.
+      rms: root mean square, of shape `(seeds, steps)` or `(seeds, steps, layers)`; float32. An
+        array of JAX inside the compiled run, of NumPy outside.
       mean_abs: mean absolute value, likewise; `None` for ratios.
     """
 
@@ -62,8 +65,42 @@ class Measured:
     name: str
     shape: tuple[int, ...]
     layered: bool
-    rms: Array
-    mean_abs: Array | None = None
+    rms: Any
+    mean_abs: Any = None
+
+
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["values"], meta_fields=["measured", "shapes"]
+)
+@dataclasses.dataclass(frozen=True)
+class _Packed:
+    """Many small arrays as one: XLA takes long to compile a loop that has hundreds of results.
+
+    Args:
+      values: all their entries, in order, on the last axis.
+      measured: their tree.
+      shapes: of each, without the axes before the last.
+    """
+
+    values: Array
+    measured: Any
+    shapes: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, measured: Sequence[Measured]) -> "_Packed":
+        leaves, tree = jax.tree.flatten(measured)
+        values = jnp.concatenate([jnp.ravel(leaf) for leaf in leaves])
+        return cls(values, tree, tuple(leaf.shape for leaf in leaves))
+
+    def unpacked(self) -> list[Measured]:
+        """What was packed, as NumPy arrays."""
+        ends = np.cumsum([math.prod(shape) for shape in self.shapes])
+        parts = np.split(np.asarray(self.values), ends[:-1], axis=-1)
+        leaves = [
+            part.reshape(*part.shape[:-1], *shape)
+            for part, shape in zip(parts, self.shapes, strict=True)
+        ]
+        return jax.tree.unflatten(self.measured, leaves)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +134,8 @@ def measure(subject: Subject, training: Training, batches: Any) -> tuple[list[Me
       What was measured, and the losses of shape `(seeds, steps)`.
     """
     run = jax.jit(partial(_run, subject, training))
-    return run(jnp.asarray(training.seeds, jnp.uint32), batches)
+    packed, losses = run(jnp.asarray(training.seeds, jnp.uint32), batches)
+    return list(_effective(subject, packed.unpacked())), losses
 
 
 def _run(subject: Subject, training: Training, seeds: Array, batches: Any) -> Any:
@@ -138,7 +176,7 @@ def _train(subject: Subject, training: Training, params: Any, rest: Any, batches
             *_activations(found, first, layers),
             *step_of.measured(start, new, layers),
         ]
-        return (new, new_rest, new_state, first), (measured, loss)
+        return (new, new_rest, new_state, first), (_Packed.of(measured), loss)
 
     start = params
     times = jnp.arange(training.steps)
@@ -207,11 +245,6 @@ def _activations(
     return measured
 
 
-def _over(size: Array, other: Array) -> Array:
-    """`size / other`; 0 where there is nothing to compare with."""
-    return jnp.where(other > 0, size / jnp.where(other > 0, other, 1), 0)
-
-
 class _Step:
     """One step of the optimizer, taken apart."""
 
@@ -239,36 +272,61 @@ class _Step:
         )
 
     def measured(self, start: Any, new: Any, layers: frozenset[str]) -> list[Measured]:
-        """The sizes of each parameter and of what happens to it."""
+        """The sizes of each parameter as it is stored, and of what happens to it."""
         trees = (start, self.params, new, self.gradients, self.updates, self.moved)
         by_name = [leaves_by_path(tree) for tree in trees]
         measured: list[Measured] = []
         for name in by_name[0]:
             w0, w, w1, g, u, moved = (leaves[name] for leaves in by_name)
-            scaling = self.subject.scaling_of[name]
-            m = scaling.multiplier
             facts = (w.shape, _above(name) in layers)
-
-            def of(quantity: Quantity, values: Any, factor: float = 1.0, facts: Any = facts) -> Any:
-                sizes = _sizes(quantity, name, values, *facts)  # noqa: B023
-                parts = {key: factor * getattr(sizes, key) for key in ("rms", "mean_abs")}
-                measured.append(dataclasses.replace(sizes, **parts))
-                return sizes.rms
-
-            weight = of("weight", w, m)
-            of("weight_change", w1 - w0, m)
-            of("gradient", g)
-            of("scaled_gradient", g, scaling.grad)
-            update = of("update", moved, m)
-            ratio = partial(Measured, name=name, shape=facts[0], layered=facts[1])
-            measured.append(ratio("update_ratio", rms=_over(update, weight)))
-            measured.append(ratio("eps", rms=jnp.broadcast_to(self.eps[name], weight.shape)))
+            sizes = [
+                _sizes("weight", name, w, *facts),
+                _sizes("weight_change", name, w1 - w0, *facts),
+                _sizes("gradient", name, g, *facts),
+                _sizes("update", name, moved, *facts),
+            ]
+            eps = jnp.broadcast_to(self.eps[name], sizes[0].rms.shape)
+            measured += [*sizes, Measured("eps", name, *facts, eps)]
             if self.decays:
-                decay = _sizes("decay", name, u - moved, *facts).rms
-                decay = jnp.where(decay > ROUNDING * update, decay, 0)
-                measured.append(ratio("decay", rms=_over(decay, weight)))
-                measured.append(ratio("decay_ratio", rms=_over(decay, update)))
+                decay = _sizes("decay", name, u - moved, *facts)
+                measured.append(dataclasses.replace(decay, mean_abs=None))
         return measured
+
+
+def _effective(subject: Subject, stored: Iterable[Measured]) -> Iterable[Measured]:
+    """The sizes of effective weights and of their ratios, from those of the stored ones."""
+    scalings = subject.scaling_of
+    rms: dict[tuple[str, str], np.ndarray] = {}
+    for one in stored:
+        rms[one.quantity, one.name] = one.rms
+        match one.quantity:
+            case "weight" | "weight_change":
+                yield _times(one, scalings[one.name].multiplier)
+            case "gradient":
+                yield one
+                yield dataclasses.replace(
+                    _times(one, scalings[one.name].grad), quantity="scaled_gradient"
+                )
+            case "update":
+                yield _times(one, scalings[one.name].multiplier)
+                ratio = _over(one.rms, rms["weight", one.name])
+                yield dataclasses.replace(one, quantity="update_ratio", rms=ratio, mean_abs=None)
+            case "decay":
+                weight, update = (rms[quantity, one.name] for quantity in ("weight", "update"))
+                decay = np.where(one.rms > ROUNDING * update, one.rms, 0)
+                yield dataclasses.replace(one, rms=_over(decay, weight))
+                yield dataclasses.replace(one, quantity="decay_ratio", rms=_over(decay, update))
+            case _:
+                yield one
+
+
+def _times(one: Measured, factor: float) -> Measured:
+    return dataclasses.replace(one, rms=factor * one.rms, mean_abs=factor * one.mean_abs)
+
+
+def _over(size: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """`size / other`; 0 where there is nothing to compare with."""
+    return np.where(other > 0, size / np.where(other > 0, other, 1), 0)
 
 
 def _eps(tx: Any, params: Any, gradients: Any, nothing: Any) -> dict[str, Array]:
@@ -279,7 +337,7 @@ def _eps(tx: Any, params: Any, gradients: Any, nothing: Any) -> dict[str, Array]
     proportional to the gradient anyway answers 1.
     """
 
-    def answer(factor: float) -> dict[str, Array]:
+    def answer(factor: Array) -> dict[str, Array]:
         scaled = jax.tree.map(lambda g: (factor * g).astype(g.dtype), gradients)
         updates, _ = tx.update(scaled, tx.init(params), nothing)
         return {
@@ -287,5 +345,8 @@ def _eps(tx: Any, params: Any, gradients: Any, nothing: Any) -> dict[str, Array]
             for name, u in leaves_by_path(updates).items()
         }
 
-    full, vanishing = answer(1.0), answer(VANISHING)
-    return {name: _over(vanishing[name], full[name]) for name in full}
+    answers = jax.vmap(answer)(jnp.array([1.0, VANISHING]))
+    return {
+        name: jnp.where(full > 0, vanishing / jnp.where(full > 0, full, 1), 0)
+        for name, (full, vanishing) in answers.items()
+    }

@@ -12,8 +12,12 @@ from jaxmup.coord_check._slopes import Slope, fit
 
 Outcome = Literal["pass", "fail", "not enough seeds"]
 
-TOLERANCE = 0.15
+# The least that a wrong power of the width does to an exponent.
 LEAST_MISTAKE = 0.5
+# Nearer to what is right than to that. A random readout is why it is not less: the logits that it
+# starts with fall as n^-1/2, so what the steps add to them is a + b n^-1/2, whose slope is 0 in the
+# limit only. For a GPT of widths 64 to 512 it is -0.19, and -0.08 if the readout starts at zero.
+TOLERANCE = LEAST_MISTAKE / 2
 
 
 @dataclasses.dataclass(frozen=True)
