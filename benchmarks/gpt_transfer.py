@@ -14,8 +14,8 @@ from jaxmup import transfer
 CONFIG = transfer.Config(
     model="gpt",
     widths=(64, 128, 256, 512),
-    learning_rates=transfer.log2_grid(-11.5, -5, 0.5),
-    seeds=(0, 1),
+    learning_rates=transfer.log2_grid(-10.5, -5, 0.5),
+    seeds=(0, 1, 2),
     depth=2,
     batch_size=16,
     context=32,

@@ -161,11 +161,16 @@ def test_rotated_products_depend_on_the_distance_alone(x64):
         ({"positions": "none"}, "`positions` must be one of rotary, learned"),
         ({"positions": "learned"}, "`context`.*must be given for learned positions"),
         ({"context": 8}, "`context`.*not for rotary ones"),
+        ({"tied": True, "readout_init": nnx.initializers.zeros}, "left out for a tied readout"),
     ],
 )
 def test_a_gpt_that_cannot_be(changes, message):
     with pytest.raises(ValueError, match=message):
         gpt(**changes)
+
+
+def test_a_readout_that_starts_at_zero():
+    assert not np.any(gpt(readout_init=nnx.initializers.zeros)(TOKENS))
 
 
 def test_a_sequence_longer_than_its_positions():

@@ -294,6 +294,18 @@ def test_a_bad_factory_is_refused(make_model, message):
         transfer.measure(CONFIG, task(make_model))
 
 
+def test_a_sweep_of_a_std_that_acts_on_nothing_is_refused():
+    def make_model(width: int, rngs: nnx.Rngs) -> nnx.Module:
+        zeros = nnx.initializers.zeros
+        hidden, readout = nnx.Linear(4, width, rngs=rngs), {"kernel_init": zeros, "rngs": rngs}
+        return nnx.Sequential(hidden, nnx.relu, nnx.Linear(width, 3, **readout))
+
+    for name in ("output_std", "hidden_std"):  # starts at zero; there is none
+        config = dataclasses.replace(CONFIG, sweep={name: (1.0, 2.0)})
+        with pytest.raises(ValueError, match=f"no matrix of role {name[:6]} starts away from zero"):
+            transfer.measure(config, task(make_model))
+
+
 def test_a_sweep_of_what_the_factory_lacks_is_refused():
     config = dataclasses.replace(CONFIG, sweep={"gian": (1.0, 2.0)})
     with pytest.raises(ValueError, match="parameters of `make_model`, which has no gian"):

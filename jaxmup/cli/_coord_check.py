@@ -202,7 +202,7 @@ def _table(rows: "list[Verdict]") -> Table:
     for title in ("quantity", "of", "step", "slope", "expected", "verdict"):
         table.add_column(title, justify="right" if title in ("step", "slope") else "left")
     for one in rows:
-        slope = one.slope and f"{one.slope.value:+.2f} ± {one.slope.half_width:.2f}"
+        slope = one.slope and f"{one.slope.value:+z.2f} ± {one.slope.half_width:.2f}"
         cells = [one.quantity, one.title, str(one.step), slope or "none", str(one.expected)]
         table.add_row(*cells, Text(one.outcome, _COLORS[one.outcome]))
     return table

@@ -19,8 +19,8 @@ def result_table(result: Result) -> Table:
     for curves in zip(*(a.curves for a in analyses), strict=True):
         table.add_row(str(curves[0].width), *(cell for c in curves for cell in _optimum(c)))
     table.add_section()
-    drifts = [_within(a.drift, a.drift_interval, "+.2f") for a in analyses]
-    slopes = [_within(a.exponent, a.drift_per_doubling_interval, "+.2f") for a in analyses]
+    drifts = [_within(a.drift, a.drift_interval, "+z.2f") for a in analyses]
+    slopes = [_within(a.exponent, a.drift_per_doubling_interval, "+z.2f") for a in analyses]
     _add_row(table, "drift in octaves", drifts)
     _add_row(table, "drift per doubling (β)", slopes)
     table.add_section()

@@ -45,6 +45,8 @@ class GPT(nnx.Module):
       feed_forward: `"gated"` is SwiGLU, `"plain"` has one hidden layer with GELU's tanh form.
       use_bias: whether linear layers, but for the readout, and layer norms have biases.
       tied: whether the readout is the embedding.
+      readout_init: initial values of an untied readout; `None` for those of a linear layer. With
+        zeros the initial logits, which fade with the width under muP, do not add to the changes.
       stacked: whether the blocks are one `jaxmup.nnx.Stack`, which compiles one block whatever
         their number, or a list.
       parametrization: the rule, or its name (then for the Adam family).
@@ -64,7 +66,7 @@ class GPT(nnx.Module):
 
     References:
       Touvron et al., "LLaMA: Open and Efficient Foundation Language Models", arXiv:2302.13971,
-      Section 2.2.
+      Section 2.2. Yang et al., "Tensor Programs V", arXiv:2203.03466, Section D.2, for the zeros.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class GPT(nnx.Module):
         feed_forward: FeedForward = "gated",
         use_bias: bool = False,
         tied: bool = False,
+        readout_init: nnx.Initializer | None = None,
         stacked: bool = False,
         parametrization: Parametrization | ParametrizationName = "mup",
         dtype: Any = None,
@@ -101,6 +104,7 @@ class GPT(nnx.Module):
         _require_option("feed_forward", feed_forward, get_args(FeedForward))
         _require_option("positions", positions, get_args(Positions))
         _require_context(positions, context)
+        _require_readout(tied, readout_init)
         dtypes = {"dtype": dtype, "param_dtype": param_dtype}
         common = {"parametrization": parametrization, "rngs": rngs, **dtypes}
         features = {"base_features": base_width}
@@ -129,11 +133,10 @@ class GPT(nnx.Module):
             else nnx.List([make_block(rngs) for _ in range(num_layers)])
         )
         self.norm = _make_norm(norm, width, base_width, use_bias, common)
-        self.readout = (
-            None
-            if tied
-            else Linear(width, vocabulary, use_bias=False, base_in_features=base_width, **common)
-        )
+        readout = {"use_bias": False, "base_in_features": base_width, **common}
+        if readout_init is not None:
+            readout["kernel_init"] = readout_init
+        self.readout = None if tied else Linear(width, vocabulary, **readout)
 
     def __call__(self, tokens: Array) -> Array:
         """Logits of shape `(batch, length, vocabulary)` for integer tokens `(batch, length)`.
@@ -324,6 +327,14 @@ def _require_context(positions: Positions, context: int | None) -> None:
         raise ValueError(
             "`context`, the length of the longest sequence, must be given for learned positions "
             f"and not for rotary ones. Got positions={positions!r}, context={context}."
+        )
+
+
+def _require_readout(tied: bool, readout_init: nnx.Initializer | None) -> None:
+    if tied and readout_init is not None:
+        raise ValueError(
+            "`readout_init` must be left out for a tied readout, which has the values of the "
+            f"embedding. Got {readout_init}."
         )
 
 

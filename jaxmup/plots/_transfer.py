@@ -86,7 +86,7 @@ def signed(value: float, digits: int = 2) -> str:
       >>> signed(-0.001), signed(-1.5, digits=1)
       ('+0.00', '−1.5')
     """
-    return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")
+    return f"{value:+z.{digits}f}".replace("-", "−")
 
 
 def loss_limits(analyses: Sequence[Analysis]) -> tuple[float, float]:

@@ -21,13 +21,13 @@ FAMILY: dict[OptimizerName, FamilyName] = {
 }
 
 _ADAM = ("b1", "b2", "eps", "weight_decay")
-_STDS = ("input_std", "hidden_std", "output_std")
+STDS = ("input_std", "hidden_std", "output_std")
 # Hyper-parameters that are numbers of a compiled program: all their values share one.
 NUMBERS: dict[OptimizerName, tuple[str, ...]] = {
-    "adam": _ADAM + _STDS,
-    "adamw": _ADAM + _STDS,
-    "amsgrad": _ADAM + _STDS,
-    "sgd": ("momentum", "weight_decay", *_STDS),
+    "adam": _ADAM + STDS,
+    "adamw": _ADAM + STDS,
+    "amsgrad": _ADAM + STDS,
+    "sgd": ("momentum", "weight_decay", *STDS),
 }
 # Hyper-parameters that have a field of their own, for when they are not swept.
 _SIZES = ("depth", "batch_size", "steps")
@@ -198,7 +198,7 @@ def _require_swept(name: str, values: Any, optimizer: OptimizerName) -> None:
 def _is_fit(name: str, value: float) -> bool:
     if name in _SIZES:
         return isinstance(value, int) and value >= 1
-    if name in _STDS:
+    if name in STDS:
         return math.isfinite(value) and value > 0
     if name in ("b1", "b2", "momentum"):
         return 0 <= value < 1
@@ -210,7 +210,7 @@ def _range(name: str) -> str:
         return "integers of at least 1"
     if name in ("b1", "b2", "momentum"):
         return "numbers of at least 0 and below 1"
-    return "finite numbers" + (" above 0" if name in _STDS else " of at least 0" * (name in _ADAM))
+    return "finite numbers" + (" above 0" if name in STDS else " of at least 0" * (name in _ADAM))
 
 
 def _require_search(config: Config) -> None:

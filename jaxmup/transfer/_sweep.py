@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxmup import optim
 from jaxmup._tree import leaves_by_path, map_named
-from jaxmup.transfer._config import NUMBERS, Config, OptimizerName
+from jaxmup.transfer._config import NUMBERS, STDS, Config, OptimizerName
 from jaxmup.transfer._network import Network
 from jaxmup.transfer._search import Cell
 from jaxmup.transfer._task import Loss, Task, run_batches
@@ -105,7 +105,8 @@ def program(task: Task, config: Config, cell: Cell, network: Network, runs: int)
       runs: how many there are.
 
     Raises:
-      ValueError: if the data run out, change their shapes or are not finite.
+      ValueError: if the data run out, change their shapes or are not finite, or a standard
+        deviation that is swept has no initial values to act on.
     """
     setting = dict(cell.setting)
     steps, batch_size = config.of("steps", setting), config.of("batch_size", setting)
@@ -113,9 +114,9 @@ def program(task: Task, config: Config, cell: Cell, network: Network, runs: int)
     batches = [run_batches(task.batches, seed, steps, offered) for seed in config.seeds]
     together = faster_together(_examples(batches[0]), cell.width)
     call, devices = compiled(make_run(network, task.loss, config, steps), together)
-    arguments = on_every_device(
-        (*initial_state(network, config.seeds), stacked(batches), task.evaluation)
-    )
+    params, rest = initial_state(network, config.seeds)
+    _require_matrices(config.sweep, params, _roles(network))
+    arguments = on_every_device((params, rest, stacked(batches), task.evaluation))
     size = group_size(runs, len(devices), TOGETHER if together else 1)
 
     def train(group: Group) -> list[Trial]:
@@ -184,7 +185,7 @@ def make_run(network: Network, loss: Loss, config: Config, steps: int) -> Run:
       steps: length of the schedule.
     """
     points = np.linspace(0, steps - 1, min(steps, CURVE_POINTS)).round().astype(np.int32)
-    roles = {name: spec.role for name, spec in leaves_by_path(network.specs).items()}
+    roles = _roles(network)
 
     def loss_of(params: Any, rest: Any, batch: Any) -> tuple[Array, Any]:
         model, left = network.join(params, rest)
@@ -224,6 +225,26 @@ def _transform(
         return falling * rising
 
     return _OPTIMIZERS[config.optimizer](rate, scalings, **constants)
+
+
+def _roles(network: Network) -> dict[str, str]:
+    return {name: spec.role for name, spec in leaves_by_path(network.specs).items()}
+
+
+def _require_matrices(sweep: Mapping[str, Any], params: Any, roles: Mapping[str, str]) -> None:
+    """Refuses to sweep the standard deviation of matrices that all start at zero, or are none."""
+    drawn = {
+        roles[name]
+        for name, values in leaves_by_path(params).items()
+        if values.ndim > 2 and np.any(values)  # the first axis is of seeds
+    }
+    for name in sorted(set(sweep) & set(STDS)):
+        role = name.removesuffix("_std")
+        if role not in drawn:
+            raise ValueError(
+                f"`sweep[{name!r}]` must have initial values to multiply. Got a model in which no "
+                f"matrix of role {role} starts away from zero. Leave it out."
+            )
 
 
 def _with_stds(params: Any, roles: Mapping[str, str], numbers: Numbers) -> Any:

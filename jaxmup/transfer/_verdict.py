@@ -43,9 +43,9 @@ def _outcome(a: Analysis) -> str:
 def _drift(a: Analysis, drift: float) -> str:
     ends = f"from width {a.curves[0].width} to {a.curves[-1].width}"
     if a.scale == "linear":
-        return f"it moves by {drift:+.3g}{_evidence(a.drift_interval, '+.3g')} {ends}"
-    evidence = _evidence(a.drift_interval, "+.2f", f"±{a.limit:g}")
-    return f"it moves by {round(drift, 2) + 0.0:+.2f} octaves {ends}{evidence}"
+        return f"it moves by {drift:+z.3g}{_evidence(a.drift_interval, '+z.3g')} {ends}"
+    evidence = _evidence(a.drift_interval, "+z.2f", f"±{a.limit:g}")
+    return f"it moves by {drift:+z.2f} octaves {ends}{evidence}"
 
 
 def _penalty(a: Analysis) -> str:
