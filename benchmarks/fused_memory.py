@@ -3,14 +3,19 @@
 A GPT of 8, 24 and 48 scanned blocks, width 512, batches of 8 sequences of 64 tokens, Adam, in four
 forms: plain, with each block rematerialized, and both of these fused with the update. Measured by
 XLA's own analysis of the compiled programs: temporaries, and their growth with depth beyond the
-activations. With --time also milliseconds a step in one process, each form beside remat in turns,
-and the peak memory of a process of each form; with --torch the same of the model in PyTorch with
-`register_post_accumulate_grad_hook` and activation checkpoints, in processes of one thread each.
-At 24 blocks, remat + fused takes at most 0.3 of remat's temporaries and 0.1 of plain's, a step at
-most 1.05 of remat's time, and less memory and time than PyTorch's.
+activations. At 24 blocks, remat + fused takes at most 0.3 of the temporaries of remat, and 0.1 of
+those of plain.
+
+With --time, pairs of forms train in processes of their own, on as many threads, and take turns step
+by step: medians of the ratios of wall time, of CPU time (which other work on the machine disturbs
+least, with --threads 1) and of peak memory. remat + fused takes at most 1.05 of remat's time, and
+less time and memory than PyTorch's model with `register_post_accumulate_grad_hook`, its fused Adam
+and checkpoints. Without those, PyTorch's is beside our form that keeps everything, and beside the
+form that keeps what matrix products give: `jax.checkpoint_policies.dots_saveable`.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import resource
@@ -25,16 +30,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from _record import RESULTS, take_turns, write_record
+from _record import RESULTS, write_record
 from flax import nnx
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jaxmup import fused
-from jaxmup.fused import Form, memory_report
+from jaxmup.fused import memory_report
 from jaxmup.models import GPT
 
 OUT = RESULTS / "fused_memory.json"
 VOCABULARY, WIDTH, HEADS, BATCH, LENGTH, RATE = 1000, 512, 8, 8, 64, 1e-3
-CLAIMS = {"of remat": 0.3, "of plain": 0.1, "time of remat": 1.05}
+CLAIMS = {"of remat": 0.3, "of plain": 0.1, "time of remat": 1.05, "of PyTorch": 1.0}
+PAIRS = (
+    ("remat + fused", "remat"),
+    ("remat + fused", "remat + hook"),
+    ("dots + fused", "hook"),
+    ("fused", "hook"),
+)
 TOKENS = jax.ShapeDtypeStruct((BATCH, LENGTH), jnp.int32)
 TX = optax.adam(RATE)
 
@@ -73,13 +85,24 @@ def growth(depths: list[dict[str, Any]], form: str) -> float:
     return (sizes[-1] - sizes[0]) / depths[0]["bytes_of_a_block"]
 
 
-def trainer(blocks: int, form: Form) -> Callable[[int], None]:
+def dots_kept(step: fused.Step) -> fused.Step:
+    """The fused step that keeps what matrix products give, and computes all else again."""
+
+    def block(body: ClosedJaxpr) -> Callable[..., Any]:
+        keep = jax.checkpoint_policies.dots_saveable
+        return jax.checkpoint(jaxpr_as_fun(body), policy=keep, prevent_cse=False)
+
+    return dataclasses.replace(step, block=block)
+
+
+def trainer(blocks: int, form: str) -> Callable[[int], None]:
     """A function that trains one form for a number of steps."""
     step, _ = make_step(blocks)
     params = nnx.state(model(blocks), nnx.Param)
     state = TX.init(params)
     tokens = jax.random.randint(jax.random.key(1), (BATCH, LENGTH), 0, VOCABULARY)
-    compiled = jax.jit(fused.in_form(step, form), donate_argnums=(0, 1))
+    function = dots_kept(step) if form == "dots + fused" else fused.in_form(step, form)  # type: ignore[arg-type]
+    compiled = jax.jit(function, donate_argnums=(0, 1))
 
     def train(steps: int) -> None:
         nonlocal params, state
@@ -90,51 +113,75 @@ def trainer(blocks: int, form: Form) -> Callable[[int], None]:
     return train
 
 
-def compare_times(blocks: int, pairs: int) -> dict[str, Any]:
-    """Milliseconds a step of remat + fused beside remat, in turns."""
-    forms: tuple[Form, ...] = ("remat", "remat + fused")
-    times = take_turns({form: trainer(blocks, form) for form in forms}, pairs, 1)
-    remat, ours = times["remat"], times["remat + fused"]
-    ratios = [b / a for a, b in zip(remat, ours, strict=True)]
-    found = {form: statistics.median(times[form]) for form in forms}
-    print(f"{blocks} blocks, ms a step {found}, ratio {statistics.median(ratios):.3f}", flush=True)
-    return {
-        "blocks": blocks,
-        "milliseconds": found,
-        "ratio": statistics.median(ratios),
-        "ratio_quartiles": statistics.quantiles(ratios, n=4)[::2],
-    }
-
-
-def train_alone(side: str, blocks: int, steps: int) -> dict[str, float]:
-    """Peak memory of this process beyond that before its first array, and milliseconds a step."""
-    before = _peak()
-    train = torch_trainer(blocks) if side == "torch hook" else trainer(blocks, side)  # type: ignore[arg-type]
-    train(1)
-    times = []
-    for _ in range(steps):
-        start = time.perf_counter()
-        train(1)
-        times.append((time.perf_counter() - start) * 1e3)
-    return {"peak_bytes": _peak() - before, "milliseconds": statistics.median(times)}
-
-
-def torch_trainer(blocks: int) -> Callable[[int], None]:
+def torch_trainer(blocks: int, form: str) -> Callable[[int], None]:
     """The same model in PyTorch: a hook updates each parameter as its gradient appears."""
     import _torch_gpt
 
-    return _torch_gpt.trainer(VOCABULARY, WIDTH, blocks, HEADS, (BATCH, LENGTH), RATE)
+    sizes = (VOCABULARY, WIDTH, blocks, HEADS)
+    return _torch_gpt.trainer(*sizes, form == "remat + hook", (BATCH, LENGTH), RATE)
 
 
-def in_processes(sides: list[str], blocks: int, steps: int) -> dict[str, Any]:
-    """`train_alone` of each side in a process of its own, on as many threads."""
-    found = {}
-    for side in sides:
-        command = [sys.executable, __file__, "--alone", side, "--blocks", str(blocks)]
-        command += ["--steps", str(steps)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ)
-        found[side] = json.loads(done.stdout.splitlines()[-1])
-        print(f"{side:>14} {found[side]}", flush=True)
+def work(form: Any, blocks: int, threads: int) -> None:
+    """Trains one step for each line that comes in, and says what it took, and its peak at last.
+
+    The peak is that of this process beyond what it was before its first array.
+    """
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    before = _peak()
+    train = torch_trainer(blocks, form) if form.endswith("hook") else trainer(blocks, form)
+    train(2)  # compiles and warms up
+    print("{}", flush=True)
+    for _ in sys.stdin:
+        start, start_cpu = time.perf_counter(), time.process_time()
+        train(1)
+        seconds = time.perf_counter() - start, time.process_time() - start_cpu
+        took = {"milliseconds": seconds[0] * 1e3, "cpu_milliseconds": seconds[1] * 1e3}
+        print(json.dumps(took | {"peak_bytes": _peak() - before}), flush=True)
+
+
+class Worker:
+    """A process that trains one form, a step whenever it is told."""
+
+    def __init__(self, form: str, blocks: int, threads: int):
+        command = [sys.executable, __file__, "--alone", form, "--blocks", str(blocks)]
+        self.process = subprocess.Popen(
+            [*command, "--threads", str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+        )
+        self._answer()
+
+    def step(self) -> dict[str, float]:
+        """Milliseconds of a step and the peak memory until now."""
+        self.process.stdin.write("\n")  # type: ignore[union-attr]
+        self.process.stdin.flush()  # type: ignore[union-attr]
+        return self._answer()
+
+    def _answer(self) -> dict[str, float]:
+        return json.loads(self.process.stdout.readline())  # type: ignore[union-attr]
+
+
+def compare(ours: str, theirs: str, blocks: int, steps: int, threads: int) -> dict[str, Any]:
+    """Two forms in processes of their own that take turns: medians, and medians of ratios."""
+    workers = {form: Worker(form, blocks, threads) for form in (ours, theirs)}
+    rows: dict[str, list[dict[str, float]]] = {ours: [], theirs: []}
+    for turn in range(steps):
+        for form in (ours, theirs) if turn % 2 else (theirs, ours):
+            rows[form].append(workers[form].step())
+    for worker in workers.values():
+        worker.process.communicate()  # the end of its input is its end
+    names = ("milliseconds", "cpu_milliseconds", "peak_bytes")
+    found: dict[str, Any] = {"blocks": blocks, "threads": threads, "ratio": {}, "quartiles": {}}
+    for name in names:
+        ratios = [a[name] / b[name] for a, b in zip(rows[ours], rows[theirs], strict=True)]
+        found["ratio"][name] = statistics.median(ratios)
+        found["quartiles"][name] = statistics.quantiles(ratios, n=4)[::2]
+    for form in (ours, theirs):
+        found[form] = {name: statistics.median(row[name] for row in rows[form]) for name in names}
+    ratios = ", ".join(f"{name} {found['ratio'][name]:.3f}" for name in names)
+    print(f"{ours} of {theirs}, {threads} threads: {ratios}", flush=True)
     return found
 
 
@@ -147,28 +194,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--depths", type=int, nargs="*", default=[8, 24, 48])
     parser.add_argument("--blocks", type=int, default=24, help="of what is timed")
-    parser.add_argument("--time", action="store_true", help="take times and peaks of processes")
-    parser.add_argument("--torch", action="store_true", help="compare with PyTorch too")
-    parser.add_argument("--pairs", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--time", action="store_true", help="compare times and peaks")
+    parser.add_argument("--threads", type=int, default=2, help="of each process that is timed")
+    parser.add_argument("--steps", type=int, default=9)
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
     if args.alone:
-        print(json.dumps(train_alone(args.alone, args.blocks, args.steps)))
+        work(args.alone, args.blocks, args.threads)
         return
 
     measured = json.loads(args.out.read_text()) if args.out.exists() else {}
-    measured = {key: measured[key] for key in ("memory", "times", "alone") if key in measured}
+    measured = {key: measured[key] for key in ("memory", "times") if key in measured}
     if args.depths:
         depths = [report(blocks) for blocks in args.depths]
         grown = {form: growth(depths, form) for form in depths[0]["forms"]}
         print("growth beyond activations, in blocks:", {f: round(g, 2) for f, g in grown.items()})
         measured["memory"] = {"growth": grown, "depths": depths}
     if args.time:
-        sides = ["remat", "remat + fused", *(["torch hook"] if args.torch else [])]
-        measured["alone"] = in_processes(sides, args.blocks, args.steps)
-        measured["times"] = compare_times(args.blocks, args.pairs)
+        measured.setdefault("times", {})[f"{args.threads} threads"] = {
+            f"{ours} of {theirs}": compare(ours, theirs, args.blocks, args.steps, args.threads)
+            for ours, theirs in PAIRS
+        }
     write_record(args.out, {"claims": CLAIMS, **measured}, "jax", "flax", "optax", "torch")
 
 

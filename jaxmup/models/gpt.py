@@ -202,7 +202,9 @@ class Block(nnx.Module):
         """Shape `(batch, length, width)` to the same."""
         attended = self.attention(self.attention_norm(x), is_causal=True)
         x = x + functional.scale(attended, self.multiplier)
-        fed = self.feed_forward(self.feed_forward_norm(x))
+        # One axis of tokens: over two, XLA's CPU backend transposes gradients to sum up a kernel's.
+        tokens = self.feed_forward_norm(x).reshape(-1, x.shape[-1])
+        fed = self.feed_forward(tokens).reshape(x.shape)
         return x + functional.scale(fed, self.multiplier)
 
 
