@@ -14,6 +14,7 @@ from rich.text import Text
 from jaxmup.cli._errors import BadInputError, bad_input
 from jaxmup.cli._function import function
 from jaxmup.cli._model import abstract, example, is_linen
+from jaxmup.cli._options import MakeInputs
 
 if TYPE_CHECKING:
     from jaxmup.bridge import Conversion, Plan
@@ -41,14 +42,7 @@ def convert(
         ),
     ],
     size: Annotated[int, typer.Option(help="Width of the model.")],
-    inputs: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODULE:FUNCTION",
-            help="For a Linen module: a function of the width that returns its example inputs, an "
-            "array or a tuple.",
-        ),
-    ] = None,
+    inputs: MakeInputs = None,
     like: Annotated[
         Path | None,
         typer.Option(

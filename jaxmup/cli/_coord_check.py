@@ -12,6 +12,7 @@ from rich.text import Text
 
 from jaxmup.cli._errors import BadInputError, bad_input
 from jaxmup.cli._function import failed, function
+from jaxmup.cli._options import DepthAlpha, MakeModel, ParametrizationName
 
 if TYPE_CHECKING:
     from jaxmup import Parametrization
@@ -21,14 +22,7 @@ _COLORS = {"pass": "green", "fail": "red", "not enough seeds": "yellow"}
 
 
 def coord_check(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODULE:FUNCTION",
-            help="What makes the model: a function of the width that returns an NNX module, a "
-            "Linen module or a tree of parameters. The module is looked for here first.",
-        ),
-    ],
+    model: MakeModel,
     data: Annotated[
         str,
         typer.Option(
@@ -65,9 +59,7 @@ def coord_check(
     ] = "adam",
     learning_rate: Annotated[float, typer.Option(help="The base model's.")] = 2**-7,
     weight_decay: Annotated[float | None, typer.Option(help="Of a named optimizer.")] = None,
-    parametrization: Annotated[
-        str, typer.Option(help="Name of the parametrization.", metavar="NAME")
-    ] = "mup",
+    parametrization: ParametrizationName = "mup",
     family: Annotated[
         str | None,
         typer.Option(
@@ -78,9 +70,7 @@ def coord_check(
         str | None,
         typer.Option(help="How weights are stored.", metavar="NAME", show_default="a fitting one"),
     ] = None,
-    depth_alpha: Annotated[
-        float | None, typer.Option(help="Exponent of depth in residual blocks; 1 is CompleteP.")
-    ] = None,
+    depth_alpha: DepthAlpha = None,
     seeds: Annotated[int, typer.Option(help="How many, each with other initial values.")] = 4,
     steps: Annotated[int, typer.Option(help="Of the optimizer.")] = 4,
     out: Annotated[

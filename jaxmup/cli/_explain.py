@@ -14,6 +14,7 @@ from rich.text import Text
 from jaxmup.cli._errors import BadInputError, bad_input
 from jaxmup.cli._function import failed, function
 from jaxmup.cli._model import abstract, example, is_linen
+from jaxmup.cli._options import DepthAlpha, MakeInputs, MakeModel, ParametrizationName
 
 if TYPE_CHECKING:
     from jaxmup import Explanation, Finding
@@ -22,14 +23,7 @@ _COLORS = {"hidden": "cyan", "input": "green", "output": "magenta", "fixed": "di
 
 
 def explain(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODULE:FUNCTION",
-            help="What makes the model: a function of the width that returns an NNX module, a "
-            "Linen module or a tree of parameters. The module is looked for here first.",
-        ),
-    ],
+    model: MakeModel,
     target: Annotated[int, typer.Option(help="Width of the model to explain.")],
     base: Annotated[
         int | None,
@@ -46,17 +40,8 @@ def explain(
             show_default="half as much again as the base",
         ),
     ] = None,
-    inputs: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODULE:FUNCTION",
-            help="For a Linen module: a function of the width that returns its example inputs, an "
-            "array or a tuple.",
-        ),
-    ] = None,
-    parametrization: Annotated[
-        str, typer.Option(help="Name of the parametrization.", metavar="NAME")
-    ] = "mup",
+    inputs: MakeInputs = None,
+    parametrization: ParametrizationName = "mup",
     family: Annotated[
         str, typer.Option(help="The optimizer, such as sgd, adam or lion.", metavar="NAME")
     ] = "adam",
@@ -68,9 +53,7 @@ def explain(
             show_default="the parametrization's own; table3 for a model of other layers",
         ),
     ] = None,
-    depth_alpha: Annotated[
-        float | None, typer.Option(help="Exponent of depth in residual blocks; 1 is CompleteP.")
-    ] = None,
+    depth_alpha: DepthAlpha = None,
     learning_rate: Annotated[
         float | None,
         typer.Option(help="The base model's; shows learning rates instead of factors on it."),

@@ -1,0 +1,28 @@
+"""Arguments and options that several commands have."""
+
+from typing import Annotated
+
+import typer
+
+MakeModel = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODULE:FUNCTION",
+        help="What makes the model: a function of the width that returns an NNX module, a Linen "
+        "module or a tree of parameters. The module is looked for here first.",
+    ),
+]
+MakeInputs = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODULE:FUNCTION",
+        help="For a Linen module: a function of the width that returns its example inputs, an "
+        "array or a tuple.",
+    ),
+]
+ParametrizationName = Annotated[
+    str, typer.Option(help="Name of the parametrization.", metavar="NAME")
+]
+DepthAlpha = Annotated[
+    float | None, typer.Option(help="Exponent of depth in residual blocks; 1 is CompleteP.")
+]
