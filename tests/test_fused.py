@@ -36,14 +36,16 @@ def draw(shapes: Any, dtype: Any = jnp.float64) -> Any:
     return jax.tree.map(one, shapes, is_leaf=lambda x: isinstance(x, tuple))
 
 
-def residual(params, x):
+def residual(params, x, gather=None):
     """A stack between an embedding and a readout; a vector and two matrices a layer."""
+    whole = gather or (lambda w: w)
 
     def block(x, p):
+        p = jax.tree.map(whole, p)
         return x + jnp.tanh(norm(x) @ p["up"] + p["bias"][None]) @ p["down"], None
 
-    x, _ = jax.lax.scan(block, x @ params["in"], params["blocks"])
-    return jnp.mean((norm(x) @ params["out"] - 1.0) ** 2)
+    x, _ = jax.lax.scan(block, x @ whole(params["in"]), params["blocks"])
+    return jnp.mean((norm(x) @ whole(params["out"]) - 1.0) ** 2)
 
 
 BLOCKS = {"up": (LAYERS, N, 2 * N), "bias": (LAYERS, 2 * N), "down": (LAYERS, 2 * N, N)}
@@ -463,42 +465,45 @@ def test_a_parameter_that_is_also_used_elsewhere_keeps_its_gradient():
 SHARDED = """
 import sys; sys.path[:0] = {path}
 import jax, optax
-from jax.sharding import NamedSharding, PartitionSpec as P
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from test_fused import INPUTS, draw, fused, jnp, np, plain, residual
-mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.{axes},))
 L, n = 16, 64
 shapes = {{"up": (L, n, 4 * n), "bias": (L, 4 * n), "down": (L, 4 * n, n)}}
 params = draw({{"in": (5, n), "blocks": shapes, "out": (n, 4)}}, jnp.float32)
-tx = optax.sgd(0.01, 0.9)
-def spread(x):
-    return jax.device_put(x, NamedSharding(mesh, P(*[None] * (x.ndim - 1), "data")))
-apart = jax.tree.map(spread, params)
-x = jax.device_put(np.tile(INPUTS, (4, 1)).astype(np.float32), NamedSharding(mesh, P("data")))
-state = tx.init(apart)
-step = jax.jit(fused.value_and_update(residual, tx), donate_argnums=(0, 1))
-whole = jax.jit(plain(residual, tx))(params, tx.init(params), np.asarray(x))
-compiled = step.lower(apart, state, x).compile()
-sizes = compiled.memory_analysis()
-got = compiled(apart, state, x)
+tx, x = optax.sgd(0.01, 0.9), np.tile(INPUTS, (4, 1)).astype(np.float32)
+whole = jax.jit(plain(residual, tx))(params, tx.init(params), x)
+total = sum(x.size * 4 for x in jax.tree.leaves(params))
+
 def error(a, b):
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
-errors = jax.tree.map(error, got[:2], whole[:2])
-total = sum(x.size * 4 for x in jax.tree.leaves(params))
-print(max(jax.tree.leaves(errors)), sizes.temp_size_in_bytes / total)
-print(jax.tree.leaves(got[1])[0].sharding.spec)
+
+for axes, gather in (("Auto", None), ("Explicit", lambda w: jax.sharding.reshard(w, P()))):
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType[axes],))
+    def spread(x):
+        return jax.device_put(x, NamedSharding(mesh, P(*[None] * (x.ndim - 1), "data")))
+    with jax.set_mesh(mesh):
+        apart = jax.tree.map(spread, params)
+        state, inputs = tx.init(apart), jax.device_put(x, NamedSharding(mesh, P("data")))
+        step = fused.value_and_update(lambda *args: residual(*args, gather), tx)
+        compiled = jax.jit(step, donate_argnums=(0, 1)).lower(apart, state, inputs).compile()
+        sizes = compiled.memory_analysis()
+        got = compiled(apart, state, inputs)
+    errors = jax.tree.map(error, got[:2], whole[:2])
+    spec = jax.tree.leaves(got[1])[0].sharding.spec
+    print(max(jax.tree.leaves(errors)), sizes.temp_size_in_bytes / total, "data" in spec)
 """
 
 
 def test_sharded_parameters_stay_so():
-    """FSDP over four devices: the same numbers, and no stack is gathered."""
-    code = SHARDED.format(path=[p for p in sys.path if p], axes="Auto")
+    """FSDP over four devices, in meshes of both kinds: the same numbers, and no stack gathered."""
+    code = SHARDED.format(path=[p for p in sys.path if p])
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **flags}
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    numbers, spec = done.stdout.splitlines()[-2:]
-    error, temporaries = map(float, numbers.split())
-    assert error <= TOL["fused", "float32"].rtol
-    assert temporaries < 0.5
-    assert "data" in spec
+    for line in done.stdout.splitlines()[-2:]:
+        error, temporaries, is_sharded = line.split()
+        assert float(error) <= TOL["fused", "float32"].rtol
+        assert float(temporaries) < 0.5
+        assert is_sharded == "True"

@@ -17,7 +17,7 @@ from jaxmup.fused import _loop, _tape
 from jaxmup.fused._clip import Clip, squared_norm
 from jaxmup.fused._loop import Inputs
 from jaxmup.fused._optimizer import Model, Update, divide
-from jaxmup.fused._program import Traced, trace
+from jaxmup.fused._program import Traced, trace, type_of
 from jaxmup.fused._stack import Block, as_written, find_stacks
 from jaxmup.fused._tape import Tape
 
@@ -69,7 +69,7 @@ class Step:
           TypeError: if the loss is no real scalar.
           ValueError: if a loop runs over stacks of unequal lengths.
         """
-        types = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+        types = jax.tree.map(type_of, params)
         try:
             traced = trace(lambda params: self.loss_fn(params, *args, **kwargs), types)
         except ValueError as error:
