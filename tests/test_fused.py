@@ -176,6 +176,34 @@ def test_every_optimizer_ends_where_the_plain_step_does(make):
     assert float(expected[1][-1]) < float(expected[1][0])
 
 
+def in_micro_batches(params, batches):
+    """`residual` of several micro-batches, each block's one after another."""
+
+    @jax.checkpoint
+    def one(p, x):
+        return x + jnp.tanh(norm(x) @ p["up"] + p["bias"][None]) @ p["down"]
+
+    def block(xs, p):
+        return jax.lax.map(partial(one, p), xs), None
+
+    xs, _ = jax.lax.scan(block, batches @ params["in"], params["blocks"])
+    return jnp.mean((norm(xs) @ params["out"] - 1.0) ** 2)
+
+
+@pytest.mark.usefixtures("x64")
+def test_gradients_accumulate_inside_the_block_over_micro_batches():
+    """The step on all of them at once, with the temporaries of one and no accumulator."""
+    tx, params = optax.adam(0.01), draw(RESIDUAL)
+    batches = np.stack([INPUTS, INPUTS[::-1] ** 2, np.cos(INPUTS)])
+
+    def at_once(params, batches):
+        return jnp.mean(jnp.stack([residual(params, x) for x in batches]))
+
+    ours = fused.value_and_update(in_micro_batches, tx)
+    expected, got = (trained(s, tx, params, batches, steps=20) for s in (plain(at_once, tx), ours))
+    require_equal(got, expected, "fused", "float64")
+
+
 @pytest.mark.usefixtures("x64")
 def test_a_model_with_everything_that_a_loop_can_have():
     tx, params, key = optax.adam(0.01), draw(EVERYTHING), jax.random.key(0)
