@@ -114,9 +114,16 @@ def value_and_update(
         loss, params, state = step(params, state, batch)
 
     Any transform serves that updates each layer from what is its own: its gradient, parameters and
-    state, and state that all share, such as a count. `optax.MultiSteps` accumulates gradients over
-    several steps. What couples parameters is refused, but see `clip`; what treats a stack as one
-    parameter, as Adafactor does with its norms, is refused, but see `per_layer`.
+    state, and state that all share, such as a count. What couples parameters is refused, but see
+    `clip`; what treats a stack as one parameter, as Adafactor does with its norms, is refused, but
+    see `per_layer`.
+
+    `optax.MultiSteps` accumulates gradients over several steps, in a state as large as the
+    parameters. A block that takes micro-batches one after another needs none of it, and has the
+    temporaries of one; it keeps the inputs of each block for all of them::
+
+        def block(xs, p):  # xs has a leading axis of micro-batches
+            return jax.lax.map(jax.checkpoint(functools.partial(layer, p)), xs), None
 
     Args:
       loss_fn: takes parameters and any other arguments to a real scalar; parameters are any tree of
