@@ -422,6 +422,16 @@ def mean_over_layers(updates, params):
     return jax.tree.map(lambda u: u - u.mean(0, keepdims=True), updates)
 
 
+def summed_up(updates, params):
+    """Of the layers from the first on."""
+    return jax.tree.map(lambda u: jnp.cumsum(u, 0), updates)
+
+
+def with_a_product(updates, params):
+    """With a product that is summed over layers."""
+    return jax.tree.map(lambda u: u + 0 * jnp.tensordot(u, u, ((0,), (0,))).sum(), updates)
+
+
 FULL = {"blocks": BLOCKS, "in": (5, N), "out": (N, 3)}
 ADAM = optax.adam(0.1)
 SCALED = optax.adafactor(0.1)
@@ -436,6 +446,8 @@ WRONG = {
     "not finite": (residual, FULL, optax.apply_if_finite(ADAM, 3), "needs.*the gradient of"),
     "norm of a stack": (residual, FULL, SCALED, "takes all layers together.*per_layer"),
     "mean over layers": (residual, FULL, optax.stateless(mean_over_layers), "layers together"),
+    "sum of layers": (residual, FULL, optax.stateless(summed_up), "goes along the layers"),
+    "product": (residual, FULL, optax.stateless(with_a_product), "sums over layers"),
     "noise": (residual, FULL, optax.stateless(noisy), "several layers|not known"),
     "a constant a layer": (residual, FULL, PER_RATE, "shapes and dtypes as they are"),
 }
