@@ -335,6 +335,9 @@ def test_one_layers_gradients_exist_at_a_time():
     assert grown["remat + fused"] <= block
     remat, ours = (reports[12][form] for form in ("remat", "remat + fused"))
     assert remat.gradients >= 12 * block > 4 * block > ours.gradients
+    assert ours.gradients >= block  # what is live inside of the loop counts too
+    donated = ours.parameters + ours.state
+    assert donated + ours.temporaries <= ours.peak < donated + ours.temporaries + 1000
     assert remat.parameters == 12 * block + 4 * (5 * 32 + 32 * 3)
     assert remat.state == 2 * remat.parameters + 4
     assert remat.activations == ours.activations >= 12 * BATCH * 32 * 4
@@ -531,6 +534,11 @@ for axes, gather in (("Auto", None), ("Explicit", lambda w: jax.sharding.reshard
     errors = jax.tree.map(error, got[:2], whole[:2])
     spec = jax.tree.leaves(got[1])[0].sharding.spec
     print(max(jax.tree.leaves(errors)), sizes.temp_size_in_bytes / total, "data" in spec)
+types = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=w.sharding), apart)
+with jax.set_mesh(mesh):
+    state = jax.eval_shape(tx.init, types)
+    report = fused.memory_report(step, types, state, inputs, forms=["fused"])
+print(report.forms["fused"].parameters / total)
 """
 
 
@@ -542,7 +550,9 @@ def test_sharded_parameters_stay_so():
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **flags}
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    for line in done.stdout.splitlines()[-2:]:
+    *kinds, on_one_device = done.stdout.splitlines()[-3:]
+    assert float(on_one_device) == 0.25
+    for line in kinds:
         error, temporaries, is_sharded = line.split()
         assert float(error) <= TOL["fused", "float32"].rtol
         assert float(temporaries) < 0.5
