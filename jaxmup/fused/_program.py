@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var, jaxpr_as_fun
 from jax.interpreters import partial_eval
 from jax.sharding import PartitionSpec
@@ -32,9 +33,8 @@ def trace(function: Callable[..., Any], *args: Any) -> Traced:
 
 def type_of(x: Any, drop: int = 0) -> jax.ShapeDtypeStruct:
     """Shape and dtype of an array without some leading axes, and its sharding if it is explicit."""
-    sharding = (
-        None if isinstance(x, jax.ShapeDtypeStruct) else getattr(jax.typeof(x), "sharding", None)
-    )
+    kind = x if isinstance(x, jax.ShapeDtypeStruct | ShapedArray) else jax.typeof(x)
+    sharding = kind.sharding if isinstance(kind, ShapedArray) else None
     if sharding is None or sharding.mesh.empty:
         return jax.ShapeDtypeStruct(x.shape[drop:], x.dtype)
     spec = PartitionSpec(*sharding.spec[drop:])
