@@ -36,14 +36,16 @@ def draw(shapes: Any, dtype: Any = jnp.float64) -> Any:
     return jax.tree.map(one, shapes, is_leaf=lambda x: isinstance(x, tuple))
 
 
-def residual(params, x):
+def residual(params, x, gather=None):
     """A stack between an embedding and a readout; a vector and two matrices a layer."""
+    whole = gather or (lambda w: w)
 
     def block(x, p):
+        p = jax.tree.map(whole, p)
         return x + jnp.tanh(norm(x) @ p["up"] + p["bias"][None]) @ p["down"], None
 
-    x, _ = jax.lax.scan(block, x @ params["in"], params["blocks"])
-    return jnp.mean((norm(x) @ params["out"] - 1.0) ** 2)
+    x, _ = jax.lax.scan(block, x @ whole(params["in"]), params["blocks"])
+    return jnp.mean((norm(x) @ whole(params["out"]) - 1.0) ** 2)
 
 
 BLOCKS = {"up": (LAYERS, N, 2 * N), "bias": (LAYERS, 2 * N), "down": (LAYERS, 2 * N, N)}
@@ -172,6 +174,34 @@ def test_every_optimizer_ends_where_the_plain_step_does(make):
     expected, got = (trained(step, tx, params, INPUTS) for step in steps)
     require_equal(got, expected, "fused", "float64")
     assert float(expected[1][-1]) < float(expected[1][0])
+
+
+def in_micro_batches(params, batches):
+    """`residual` of several micro-batches, each block's one after another."""
+
+    @jax.checkpoint
+    def one(p, x):
+        return x + jnp.tanh(norm(x) @ p["up"] + p["bias"][None]) @ p["down"]
+
+    def block(xs, p):
+        return jax.lax.map(partial(one, p), xs), None
+
+    xs, _ = jax.lax.scan(block, batches @ params["in"], params["blocks"])
+    return jnp.mean((norm(xs) @ params["out"] - 1.0) ** 2)
+
+
+@pytest.mark.usefixtures("x64")
+def test_gradients_accumulate_inside_the_block_over_micro_batches():
+    """The step on all of them at once, with the temporaries of one and no accumulator."""
+    tx, params = optax.adam(0.01), draw(RESIDUAL)
+    batches = np.stack([INPUTS, INPUTS[::-1] ** 2, np.cos(INPUTS)])
+
+    def at_once(params, batches):
+        return jnp.mean(jnp.stack([residual(params, x) for x in batches]))
+
+    ours = fused.value_and_update(in_micro_batches, tx)
+    expected, got = (trained(s, tx, params, batches, steps=20) for s in (plain(at_once, tx), ours))
+    require_equal(got, expected, "fused", "float64")
 
 
 @pytest.mark.usefixtures("x64")
@@ -305,6 +335,9 @@ def test_one_layers_gradients_exist_at_a_time():
     assert grown["remat + fused"] <= block
     remat, ours = (reports[12][form] for form in ("remat", "remat + fused"))
     assert remat.gradients >= 12 * block > 4 * block > ours.gradients
+    assert ours.gradients >= block  # what is live inside of the loop counts too
+    donated = ours.parameters + ours.state
+    assert donated + ours.temporaries <= ours.peak < donated + ours.temporaries + 1000
     assert remat.parameters == 12 * block + 4 * (5 * 32 + 32 * 3)
     assert remat.state == 2 * remat.parameters + 4
     assert remat.activations == ours.activations >= 12 * BATCH * 32 * 4
@@ -392,6 +425,16 @@ def mean_over_layers(updates, params):
     return jax.tree.map(lambda u: u - u.mean(0, keepdims=True), updates)
 
 
+def summed_up(updates, params):
+    """Of the layers from the first on."""
+    return jax.tree.map(lambda u: jnp.cumsum(u, 0), updates)
+
+
+def with_a_product(updates, params):
+    """With a product that is summed over layers."""
+    return jax.tree.map(lambda u: u + 0 * jnp.tensordot(u, u, ((0,), (0,))).sum(), updates)
+
+
 FULL = {"blocks": BLOCKS, "in": (5, N), "out": (N, 3)}
 ADAM = optax.adam(0.1)
 SCALED = optax.adafactor(0.1)
@@ -406,6 +449,8 @@ WRONG = {
     "not finite": (residual, FULL, optax.apply_if_finite(ADAM, 3), "needs.*the gradient of"),
     "norm of a stack": (residual, FULL, SCALED, "takes all layers together.*per_layer"),
     "mean over layers": (residual, FULL, optax.stateless(mean_over_layers), "layers together"),
+    "sum of layers": (residual, FULL, optax.stateless(summed_up), "goes along the layers"),
+    "product": (residual, FULL, optax.stateless(with_a_product), "sums over layers"),
     "noise": (residual, FULL, optax.stateless(noisy), "several layers|not known"),
     "a constant a layer": (residual, FULL, PER_RATE, "shapes and dtypes as they are"),
 }
@@ -463,42 +508,52 @@ def test_a_parameter_that_is_also_used_elsewhere_keeps_its_gradient():
 SHARDED = """
 import sys; sys.path[:0] = {path}
 import jax, optax
-from jax.sharding import NamedSharding, PartitionSpec as P
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from test_fused import INPUTS, draw, fused, jnp, np, plain, residual
-mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.{axes},))
 L, n = 16, 64
 shapes = {{"up": (L, n, 4 * n), "bias": (L, 4 * n), "down": (L, 4 * n, n)}}
 params = draw({{"in": (5, n), "blocks": shapes, "out": (n, 4)}}, jnp.float32)
-tx = optax.sgd(0.01, 0.9)
-def spread(x):
-    return jax.device_put(x, NamedSharding(mesh, P(*[None] * (x.ndim - 1), "data")))
-apart = jax.tree.map(spread, params)
-x = jax.device_put(np.tile(INPUTS, (4, 1)).astype(np.float32), NamedSharding(mesh, P("data")))
-state = tx.init(apart)
-step = jax.jit(fused.value_and_update(residual, tx), donate_argnums=(0, 1))
-whole = jax.jit(plain(residual, tx))(params, tx.init(params), np.asarray(x))
-compiled = step.lower(apart, state, x).compile()
-sizes = compiled.memory_analysis()
-got = compiled(apart, state, x)
+tx, x = optax.sgd(0.01, 0.9), np.tile(INPUTS, (4, 1)).astype(np.float32)
+whole = jax.jit(plain(residual, tx))(params, tx.init(params), x)
+total = sum(x.size * 4 for x in jax.tree.leaves(params))
+
 def error(a, b):
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
-errors = jax.tree.map(error, got[:2], whole[:2])
-total = sum(x.size * 4 for x in jax.tree.leaves(params))
-print(max(jax.tree.leaves(errors)), sizes.temp_size_in_bytes / total)
-print(jax.tree.leaves(got[1])[0].sharding.spec)
+
+for axes, gather in (("Auto", None), ("Explicit", lambda w: jax.sharding.reshard(w, P()))):
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType[axes],))
+    def spread(x):
+        return jax.device_put(x, NamedSharding(mesh, P(*[None] * (x.ndim - 1), "data")))
+    with jax.set_mesh(mesh):
+        apart = jax.tree.map(spread, params)
+        state, inputs = tx.init(apart), jax.device_put(x, NamedSharding(mesh, P("data")))
+        step = fused.value_and_update(lambda *args: residual(*args, gather), tx)
+        compiled = jax.jit(step, donate_argnums=(0, 1)).lower(apart, state, inputs).compile()
+        sizes = compiled.memory_analysis()
+        got = compiled(apart, state, inputs)
+    errors = jax.tree.map(error, got[:2], whole[:2])
+    spec = jax.tree.leaves(got[1])[0].sharding.spec
+    print(max(jax.tree.leaves(errors)), sizes.temp_size_in_bytes / total, "data" in spec)
+types = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=w.sharding), apart)
+with jax.set_mesh(mesh):
+    state = jax.eval_shape(tx.init, types)
+    report = fused.memory_report(step, types, state, inputs, forms=["fused"])
+print(report.forms["fused"].parameters / total)
 """
 
 
 def test_sharded_parameters_stay_so():
-    """FSDP over four devices: the same numbers, and no stack is gathered."""
-    code = SHARDED.format(path=[p for p in sys.path if p], axes="Auto")
+    """FSDP over four devices, in meshes of both kinds: the same numbers, and no stack gathered."""
+    code = SHARDED.format(path=[p for p in sys.path if p])
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **flags}
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    numbers, spec = done.stdout.splitlines()[-2:]
-    error, temporaries = map(float, numbers.split())
-    assert error <= TOL["fused", "float32"].rtol
-    assert temporaries < 0.5
-    assert "data" in spec
+    *kinds, on_one_device = done.stdout.splitlines()[-3:]
+    assert float(on_one_device) == 0.25
+    for line in kinds:
+        error, temporaries, is_sharded = line.split()
+        assert float(error) <= TOL["fused", "float32"].rtol
+        assert float(temporaries) < 0.5
+        assert is_sharded == "True"

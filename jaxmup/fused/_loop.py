@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, Literal, Var, jaxpr_as_fun
 
-from jaxmup.fused._program import part, trace
+from jaxmup.fused._program import part, trace, type_of
 from jaxmup.fused._stack import Block, Stack
 
 Visit = Callable[[list[Array], Any], tuple[Any, Any]]
@@ -99,7 +99,7 @@ def linearize(
         residuals, found["structure"] = jax.tree.flatten(pull_back)
         return _merge(smooth, rest, found["results"]), residuals
 
-    program = trace(forward, jax.tree.map(_typed, one_layer(inputs))).program
+    program = trace(forward, one_layer(inputs)).program
     plan = _plan(program, len(found["results"]), inputs)
     return Linearized(stack, active, program, found["results"], found["structure"], plan)
 
@@ -205,12 +205,11 @@ def is_inexact(x: Any) -> bool:
 
 def one_layer(inputs: Inputs) -> Inputs:
     """The types of what one layer is given."""
-
-    def slice_of(x: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
-
-    return inputs._replace(
-        layer=[slice_of(x) for x in inputs.layer], others=[slice_of(x) for x in inputs.others]
+    return Inputs(
+        [type_of(x) for x in inputs.constants],
+        [type_of(x) for x in inputs.carry],
+        [type_of(x, drop=1) for x in inputs.layer],
+        [type_of(x, drop=1) for x in inputs.others],
     )
 
 
@@ -288,10 +287,6 @@ def _write(stacks: Any, values: Any, index: Any) -> Any:
     return jax.tree.map(
         lambda x, v: lax.dynamic_update_slice_in_dim(x, v, index, 0), stacks, values
     )
-
-
-def _typed(x: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
 def _split(leaves: Sequence[Any], chosen: Any) -> tuple[list[Any], list[Any]]:

@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var, jaxpr_as_fun
 from jax.interpreters import partial_eval
+from jax.sharding import PartitionSpec
 
 
 class Traced(NamedTuple):
@@ -27,6 +29,16 @@ def trace(function: Callable[..., Any], *args: Any) -> Traced:
     every_output = [True] * len(program.jaxpr.outvars)
     jaxpr, _ = partial_eval.dce_jaxpr(program.jaxpr, every_output, instantiate=True)
     return Traced(ClosedJaxpr(jaxpr, program.consts), result)
+
+
+def type_of(x: Any, drop: int = 0) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of an array without some leading axes, and its sharding if it is explicit."""
+    kind = x if isinstance(x, jax.ShapeDtypeStruct | ShapedArray) else jax.typeof(x)
+    sharding = kind.sharding if isinstance(kind, ShapedArray) else None
+    if sharding is None or sharding.mesh.empty:
+        return jax.ShapeDtypeStruct(x.shape[drop:], x.dtype)
+    spec = PartitionSpec(*sharding.spec[drop:])
+    return jax.ShapeDtypeStruct(x.shape[drop:], x.dtype, sharding=sharding.update(spec=spec))
 
 
 def part(program: ClosedJaxpr, outputs: Iterable[int]) -> tuple[ClosedJaxpr, list[int]]:
@@ -61,7 +73,7 @@ def inlined(program: ClosedJaxpr, wanted: Callable[[Any], bool]) -> ClosedJaxpr:
     """The program with the bodies of the equations that are wanted in their places."""
     if not any(wanted(equation) for equation in program.jaxpr.eqns):
         return program
-    inputs = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in program.jaxpr.invars]
+    inputs = [type_of(v.aval) for v in program.jaxpr.invars]
     return jax.make_jaxpr(lambda *args: _run_inlined(program, args, wanted))(*inputs)
 
 

@@ -17,7 +17,7 @@ from jaxmup.fused import _loop, _tape
 from jaxmup.fused._clip import Clip, squared_norm
 from jaxmup.fused._loop import Inputs
 from jaxmup.fused._optimizer import Model, Update, divide
-from jaxmup.fused._program import Traced, trace
+from jaxmup.fused._program import Traced, trace, type_of
 from jaxmup.fused._stack import Block, as_written, find_stacks
 from jaxmup.fused._tape import Tape
 
@@ -69,7 +69,7 @@ class Step:
           TypeError: if the loss is no real scalar.
           ValueError: if a loop runs over stacks of unequal lengths.
         """
-        types = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+        types = jax.tree.map(type_of, params)
         try:
             traced = trace(lambda params: self.loss_fn(params, *args, **kwargs), types)
         except ValueError as error:
@@ -114,9 +114,16 @@ def value_and_update(
         loss, params, state = step(params, state, batch)
 
     Any transform serves that updates each layer from what is its own: its gradient, parameters and
-    state, and state that all share, such as a count. `optax.MultiSteps` accumulates gradients over
-    several steps. What couples parameters is refused, but see `clip`; what treats a stack as one
-    parameter, as Adafactor does with its norms, is refused, but see `per_layer`.
+    state, and state that all share, such as a count. What couples parameters is refused, but see
+    `clip`; what treats a stack as one parameter, as Adafactor does with its norms, is refused, but
+    see `per_layer`.
+
+    `optax.MultiSteps` accumulates gradients over several steps, in a state as large as the
+    parameters. A block that takes micro-batches one after another needs none of it, and has the
+    temporaries of one; it keeps the inputs of each block for all of them::
+
+        def block(xs, p):  # xs has a leading axis of micro-batches
+            return jax.lax.map(jax.checkpoint(functools.partial(layer, p)), xs), None
 
     Args:
       loss_fn: takes parameters and any other arguments to a real scalar; parameters are any tree of
