@@ -13,7 +13,7 @@ from jax import Array
 from jaxmup import functional
 from jaxmup._tree import leaves_by_path, path_name
 from jaxmup.empirical._arguments import Split, split_arguments
-from jaxmup.empirical._choose import choose, module_name
+from jaxmup.empirical._choose import choose, innermost, module_name
 from jaxmup.empirical._record import Seen, blank, stacked_axes
 from jaxmup.empirical._require import require_output, require_parameters
 from jaxmup.empirical._use import Settings, measured, scale_gradient
@@ -316,12 +316,11 @@ def linen_subject(
     params = variables["params"]
     existing = scales_by_path(variables)
     paths = _module_paths(params)
-    leaves = [p for p in paths if not any(q[: len(p)] == p != q for q in paths)]
     if patterns is None and existing:
         chosen = list(existing)
     else:
         by_name = {module_name(path): path for path in paths}
-        chosen = [by_name[n] for n in choose(by_name, map(module_name, leaves), patterns)]
+        chosen = [by_name[n] for n in choose(by_name, map(module_name, innermost(paths)), patterns)]
     names = {path: module_name(path) for path in chosen}
     state = {n: tree for n, tree in variables.items() if n not in ("params", COLLECTION)}
     subject = LinenSubject(module, params, state, names, inputs, arguments, loss_fn)

@@ -12,7 +12,7 @@ from jax import Array
 
 from jaxmup import functional
 from jaxmup.empirical._arguments import Split, split_arguments
-from jaxmup.empirical._choose import choose, module_name
+from jaxmup.empirical._choose import choose, innermost, module_name
 from jaxmup.empirical._record import Seen, blank, stacked_axes
 from jaxmup.empirical._require import require_output, require_parameters
 from jaxmup.empirical._use import Settings, measured, scale_gradient
@@ -298,19 +298,15 @@ def nnx_subject(
       arguments: keyword arguments of that call.
       loss_fn: of its outputs.
     """
-    bare, wrapped = unwrapped(model)
+    bare, wrapped = unwrapped(model) if scaled_modules(model) else (model, {})
     modules = _modules(bare)
     with_parameters = {path: m for path, m in modules.items() if _shapes(m)}
-    leaves = [
-        path
-        for path in with_parameters
-        if not any(other[: len(path)] == path != other for other in with_parameters)
-    ]
+    leaves = map(module_name, innermost(with_parameters))
     by_name = {module_name(path): path for path in with_parameters}
     if patterns is None and wrapped:
         chosen = [by_name[name] for name in wrapped]
     else:
-        chosen = [by_name[name] for name in choose(by_name, map(module_name, leaves), patterns)]
+        chosen = [by_name[name] for name in choose(by_name, leaves, patterns)]
     graph, params, rest = nnx.split(bare, nnx.Param, ...)
     names = {path: module_name(path) for path in chosen}
     return NNXSubject(graph, params, rest, names, inputs, arguments, loss_fn), wrapped

@@ -55,6 +55,10 @@ class Record(NamedTuple):
     gradient_scale: Any
     update_scale: Any
 
+    def per_use(self) -> "Record":
+        """The means over the uses, of which there must be one."""
+        return Record(*(field / self.uses for field in self))
+
 
 class Seen(NamedTuple):
     """What an abstract run says of a module.
@@ -85,19 +89,14 @@ def record(vector: Any) -> Record:
     return Record(*np.moveaxis(np.asarray(vector), -1, 0))
 
 
-def traced_record(vector: Array) -> Record:
-    """The same of a record that is traced."""
-    return Record(*jnp.moveaxis(vector, -1, 0))
-
-
 def free(seen: Seen) -> Array:
     """A `Given` that fixes nothing."""
     return _constant(seen, Given(fixed=0.0, activation=1.0, gradient=1.0, update=1.0))
 
 
-def neutral(seen: Seen) -> Array:
-    """A `Given` that fixes every scale at 1."""
-    return _constant(seen, Given(fixed=1.0, activation=1.0, gradient=1.0, update=1.0))
+def fixed(seen: Seen, activation: Any = 1.0, gradient: Any = 1.0, update: Any = 1.0) -> Array:
+    """A `Given` that fixes every scale, each a scalar or one for each module of a stack."""
+    return _constant(seen, Given(1.0, activation, gradient, update))
 
 
 def blank(seen: Seen) -> Array:
@@ -105,9 +104,10 @@ def blank(seen: Seen) -> Array:
     return _constant(seen, (0.0,) * len(Record._fields))
 
 
-def _constant(seen: Seen, fields: tuple[float, ...]) -> Array:
+def _constant(seen: Seen, fields: tuple[Any, ...]) -> Array:
     # By NumPy, which has nothing to compile.
-    return jnp.asarray(np.broadcast_to(np.asarray(fields, seen.dtype), (*seen.lead, len(fields))))
+    wide = [np.broadcast_to(np.asarray(field, seen.dtype), seen.lead) for field in fields]
+    return jnp.asarray(np.stack(wide, axis=-1))
 
 
 def real_dtype(tree: Any) -> Any:
