@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jax import Array
 
@@ -148,14 +148,11 @@ def calibrate(
     direction = plain if optimizer == "sgd" else sign
     settings = Settings(count_examples(inputs, num_examples), gradients == "scaled", direction)
     solution = solve(subject, compiled(subject, settings, seen), seen)
-    scales = {name: _scales(record, gradients) for name, record in solution.records.items()}
-    arrays = {
-        name: {field: jnp.asarray(value, seen[name].dtype) for field, value in fields.items()}
-        for name, fields in scales.items()
-    }
-    found = subject.scaled(arrays)
+    scales = jax.device_put(
+        {name: _scales(record, gradients) for name, record in solution.records.items()}
+    )
     rows = rows_of(solution.records, seen)
-    return Calibration(found, arrays, solution.passes, problems(rows))
+    return Calibration(subject.scaled(scales), scales, solution.passes, problems(rows))
 
 
 def _scales(record: Record, gradients: Gradients) -> dict[str, np.ndarray]:

@@ -89,25 +89,25 @@ def record(vector: Any) -> Record:
     return Record(*np.moveaxis(np.asarray(vector), -1, 0))
 
 
-def free(seen: Seen) -> Array:
+def free(seen: Seen) -> np.ndarray:
     """A `Given` that fixes nothing."""
     return _constant(seen, Given(fixed=0.0, activation=1.0, gradient=1.0, update=1.0))
 
 
-def fixed(seen: Seen, activation: Any = 1.0, gradient: Any = 1.0, update: Any = 1.0) -> Array:
+def fixed(seen: Seen, activation: Any = 1.0, gradient: Any = 1.0, update: Any = 1.0) -> np.ndarray:
     """A `Given` that fixes every scale, each a scalar or one for each module of a stack."""
     return _constant(seen, Given(1.0, activation, gradient, update))
 
 
-def blank(seen: Seen) -> Array:
+def blank(seen: Seen) -> np.ndarray:
     """The zero whose cotangent is the record."""
     return _constant(seen, (0.0,) * len(Record._fields))
 
 
-def _constant(seen: Seen, fields: tuple[Any, ...]) -> Array:
+def _constant(seen: Seen, fields: tuple[Any, ...]) -> np.ndarray:
     # By NumPy, which has nothing to compile.
     wide = [np.broadcast_to(np.asarray(field, seen.dtype), seen.lead) for field in fields]
-    return jnp.asarray(np.stack(wide, axis=-1))
+    return np.stack(wide, axis=-1)
 
 
 def real_dtype(tree: Any) -> Any:
