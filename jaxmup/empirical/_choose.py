@@ -51,13 +51,8 @@ def choose(
     if patterns is None:
         chosen = list(leaves)
     else:
-        unused = [p for p in patterns if not fnmatch.filter(candidates, p)]
-        if unused:
-            raise ValueError(
-                f"Every pattern must match a module that has parameters. Got{listed(unused)}\n"
-                f"The modules are{listed(candidates)}"
-            )
-        chosen = [n for n in candidates if any(fnmatch.fnmatchcase(n, p) for p in patterns)]
+        found = named(candidates, patterns, "a module that has parameters")
+        chosen = [name for name in candidates if name in found]
     if not chosen:
         raise ValueError("There must be a module with parameters to calibrate. Got none.")
     nested = [name for name in chosen if not _outer_names(name).isdisjoint(chosen)]
@@ -66,6 +61,18 @@ def choose(
             f"No chosen module may hold another one. Got{listed(nested)}\nwithin{listed(chosen)}"
         )
     return chosen
+
+
+def named(names: Collection[str], patterns: Sequence[str], what: str) -> frozenset[str]:
+    """The names that the patterns match.
+
+    Raises:
+      ValueError: if a pattern matches none; `what` says of what.
+    """
+    unused = [p for p in patterns if not fnmatch.filter(names, p)]
+    if unused:
+        raise ValueError(f"Every pattern must match {what}. Got{listed(unused)}\nof{listed(names)}")
+    return frozenset(n for n in names if any(fnmatch.fnmatchcase(n, p) for p in patterns))
 
 
 def _outer_names(name: str) -> set[str]:

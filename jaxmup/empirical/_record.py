@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 
 class Given(NamedTuple):
@@ -85,8 +86,19 @@ def given(vector: Array) -> Given:
 
 
 def record(vector: Any) -> Record:
-    """The same of a record."""
-    return Record(*np.moveaxis(np.asarray(vector), -1, 0))
+    """The same of a record, by NumPy unless it is traced."""
+    xp = namespace(vector)
+    return Record(*xp.moveaxis(xp.asarray(vector), -1, 0))
+
+
+def is_traced(tree: Any) -> bool:
+    """Whether any of the leaves has no value yet."""
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def namespace(x: Any) -> Any:
+    """NumPy, or for what is traced JAX's."""
+    return jnp if is_traced(x) else np
 
 
 def free(seen: Seen) -> np.ndarray:

@@ -141,7 +141,7 @@ def measure(
     return rows_of(measure_subject(subject, pass_, seen, applied).records, seen)
 
 
-def _given(scales: Mapping[str, Array] | None, seen: Seen) -> Array:
+def _given(scales: Mapping[str, Array] | None, seen: Seen) -> np.ndarray:
     if scales is None:
         return fixed(seen)
     update = scales.get("scale_grad_y", scales.get("learning_rate", 1.0))

@@ -1,6 +1,6 @@
 """The scales that make every RMS 1: in one pass, or a few more where modules are used again."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -10,42 +10,73 @@ from jax import Array
 
 from jaxmup.empirical import _record
 from jaxmup.empirical._record import Record, Seen
-from jaxmup.empirical._require import require_measurable
+from jaxmup.empirical._require import require_measurable, require_single_use
 from jaxmup.empirical._use import Settings
 
 MAX_PASSES = 60
 _LARGEST_MOVE = 1.0  # of the logarithm of a scale in one step
 
 
+Scales = Mapping[str, Array | np.ndarray]  # a packed `Given` of each module
+
+
 class Subject(Protocol):
-    """What can be measured: a model of one of Flax's APIs."""
+    """What can be measured: a model of one of Flax's APIs, of which modules are chosen, with data.
+
+    Args:
+      names: of the chosen modules, by their paths.
+      inputs: what the model is called with.
+      arguments: keyword arguments of that call.
+      loss_fn: of the outputs.
+    """
 
     @property
-    def arrays(self) -> Any: ...
+    def names(self) -> Mapping[Any, str]: ...
 
-    def with_arrays(self, arrays: Any) -> "Subject": ...
+    @property
+    def arrays(self) -> Any:
+        """What a pass is traced over."""
 
-    def observe(self) -> dict[str, Seen]: ...
+    def with_arrays(self, arrays: Any) -> "Subject":
+        """The same with other arrays."""
+        ...
 
-    def tied(self) -> frozenset[str]: ...
+    def observe(self) -> dict[str, Seen]:
+        """What an abstract run sees, in the order in which the modules are called."""
+        ...
+
+    def tied(self) -> frozenset[str]:
+        """The modules that share a parameter with another one."""
+        ...
 
     def run(
         self,
         settings: Settings,
         seen: Mapping[str, Seen],
-        scales: Mapping[str, Array],
+        scales: Scales,
         directions: Mapping[str, Any],
-    ) -> tuple[Array, dict[str, Array], dict[str, Any]]: ...
+    ) -> tuple[Array, dict[str, Array], dict[str, Any]]:
+        """One forward and one backward pass: the loss, the records, and the gradients.
 
-    def zeros(self, names: Any) -> dict[str, Any]: ...
+        The gradients are those of the modules in `directions`, in the same form.
+        """
+        ...
 
-    def map_parameters(self, function: Callable[[str, str, Array], Array]) -> "Subject": ...
+    def zeros(self, names: Any) -> dict[str, Any]:
+        """Parameters of the named modules that are all zero."""
+        ...
 
-    def scaled(self, scales: Mapping[str, Mapping[str, Array]]) -> Any: ...
+    def map_parameters(self, function: Callable[[str, str, Array], Array]) -> "Subject":
+        """The same with `function(module, parameter, values)` in the chosen modules."""
+        ...
+
+    def scaled(self, scales: Mapping[str, Mapping[str, Array]]) -> Any:
+        """The model, or its variables, with these scales, by name of the module."""
+        ...
 
 
 # `pass_(arrays, scales, directions)`: the loss, the records, and the gradients, see `Subject.run`.
-Pass = Callable[[Any, Mapping[str, Array], Mapping[str, Any]], tuple[Array, Any, dict[str, Any]]]
+Pass = Callable[[Any, Scales, Mapping[str, Any]], tuple[Array, Any, dict[str, Any]]]
 
 
 def compiled(subject: Subject, settings: Settings, seen: Mapping[str, Seen]) -> Pass:
@@ -54,7 +85,7 @@ def compiled(subject: Subject, settings: Settings, seen: Mapping[str, Seen]) -> 
     It is not kept for a later call with the same loss function, which may by then read other data.
     """
 
-    def run(arrays: Any, scales: Mapping[str, Array], directions: Mapping[str, Any]) -> Any:
+    def run(arrays: Any, scales: Scales, directions: Mapping[str, Any]) -> Any:
         return subject.with_arrays(arrays).run(settings, seen, scales, directions)
 
     return jax.jit(run)
@@ -70,16 +101,24 @@ class Solution(NamedTuple):
     """
 
     records: dict[str, Record]
-    loss: float
+    loss: Any
     passes: int
 
 
-def solve(subject: Subject, pass_: Pass, seen: Mapping[str, Seen]) -> Solution:
+def solve(
+    subject: Subject,
+    pass_: Pass,
+    seen: Mapping[str, Seen],
+    readouts: Collection[str] = (),
+) -> Solution:
     """Measures a model with no scales fixed, and those that one pass cannot find by iteration.
 
     Each use of a module is scaled by what it measures. Where a module is used once, that is its
     scale. A module with several uses has one scale, for which the mean over its uses of the mean
     square is 1. It starts from the mean of what its uses measured.
+
+    What is traced cannot be looked at: then nothing is refused, and the scales of a module that has
+    several uses are NaN.
 
     Raises:
       ValueError: naming the module, if something measured isn't finite, the loss doesn't depend on
@@ -87,14 +126,20 @@ def solve(subject: Subject, pass_: Pass, seen: Mapping[str, Seen]) -> Solution:
     """
     scales = {name: _record.free(one) for name, one in seen.items()}
     loss, records, _ = pass_(subject.arrays, scales, {})
+    if _record.is_traced(records):
+        return Solution({name: _used_once(records[name]) for name in seen}, loss, 1)
     solution = Solution(_host(records, seen), float(loss), 1)
     require_measurable(solution.records)
     shared = sorted(_shared(solution) | subject.tied())
+    require_single_use(readouts, shared)
     return _iterated(subject, pass_, seen, scales, solution, shared) if shared else solution
 
 
 def measure(
-    subject: Subject, pass_: Pass, seen: Mapping[str, Seen], scales: Mapping[str, Array]
+    subject: Subject,
+    pass_: Pass,
+    seen: Mapping[str, Seen],
+    scales: Scales,
 ) -> Solution:
     """What a pass measures under scales that are fixed; three, where a module has several uses.
 
@@ -114,6 +159,16 @@ def measure(
     return Solution(_host(records, seen), float(loss), 3)
 
 
+def _used_once(packed: Array) -> Record:
+    found = _record.record(packed)
+    return found._replace(
+        **{
+            field: jnp.where(found.uses == 1, getattr(found, field), jnp.nan)
+            for field in ("activation_scale", "gradient_scale", "update_scale")
+        }
+    )
+
+
 def _shared(solution: Solution) -> frozenset[str]:
     return frozenset(n for n, record in solution.records.items() if np.any(record.uses > 1))
 
@@ -127,7 +182,7 @@ def _iterated(
     subject: Subject,
     pass_: Pass,
     seen: Mapping[str, Seen],
-    free: Mapping[str, Array],
+    free: Scales,
     first: Solution,
     shared: list[str],
 ) -> Solution:
@@ -192,7 +247,7 @@ def _log_rms(record: Record) -> tuple[Any, Any]:
     return activation, gradient
 
 
-def _scales_at(x: np.ndarray, seen: Mapping[str, Seen], shared: list[str]) -> dict[str, Array]:
+def _scales_at(x: np.ndarray, seen: Mapping[str, Seen], shared: list[str]) -> dict[str, np.ndarray]:
     """The scales with these logarithms, in the order of `_vector`."""
     known, at = {}, 0
     for name in shared:

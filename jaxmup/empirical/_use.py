@@ -19,11 +19,19 @@ class Settings(NamedTuple):
       num_examples: over how many examples the loss is a mean.
       scale_gradients: whether gradients are scaled where they leave a module.
       direction: of the optimizer's step, up to its sign, for a tree of gradients.
+      readouts: names of the modules that are scaled by their gain, not by their outputs.
+      readout: whether the module at hand is one.
     """
 
     num_examples: int
     scale_gradients: bool
     direction: Callable[[Any], Any]
+    readouts: frozenset[str] = frozenset()
+    readout: bool = False
+
+    def of(self, name: str) -> "Settings":
+        """What is measured of one module."""
+        return self._replace(readouts=frozenset(), readout=name in self.readouts)
 
 
 def plain(gradients: Any) -> Any:
@@ -80,7 +88,7 @@ def mean_square(x: Array) -> Array:
 
 def inverse(size: Array) -> Array:
     """`1 / size`; a size of zero says nothing, and leaves its scale at 1."""
-    return jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1.0), 1.0)
+    return 1 / jnp.where(size == 0, 1.0, size)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -107,8 +115,8 @@ def measured(
         measured; `None` for that of this use alone.
       *inputs: those that are floating-point.
     """
-    del settings, record
-    return _forward(use, params, rest, scales, direction, *inputs)[0]
+    del record
+    return _forward(use, settings, params, rest, scales, direction, *inputs)[0]
 
 
 def _measured_forward(
@@ -121,18 +129,27 @@ def _measured_forward(
     direction: Any,
     *inputs: Array,
 ) -> tuple[Array, Any]:
-    del settings, record
-    return _forward(use, params, rest, scales, direction, *inputs)
+    del record
+    return _forward(use, settings, params, rest, scales, direction, *inputs)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _forward(
-    use: Use, params: Any, rest: Any, scales: Array, direction: Any, *inputs: Array
+    use: Use,
+    settings: Settings,
+    params: Any,
+    rest: Any,
+    scales: Array,
+    direction: Any,
+    *inputs: Array,
 ) -> tuple[Array, Any]:
     outputs, pull = jax.vjp(lambda p, *x: use(p, rest, *x), params, *inputs)
     known = given(scales)
     square = mean_square(outputs).astype(scales.dtype)
-    factor = jnp.where(known.fixed > 0, known.activation, inverse(jnp.sqrt(square)))
+    size = jnp.sqrt(square)
+    if settings.readout:
+        size = _gain(lambda *x: use(params, rest, *x), pull, inputs, outputs).astype(size.dtype)
+    factor = jnp.where(known.fixed > 0, known.activation, inverse(size))
     saved = (pull, params, rest, inputs, direction, known, factor, square)
     return functional.scale(outputs, factor), saved
 
@@ -170,6 +187,21 @@ def _backward(use: Use, settings: Settings, saved: Any, cotangent: Array) -> tup
 
 
 measured.defvjp(_measured_forward, _backward)
+
+
+def _gain(
+    function: Callable[..., Array], pull: Callable[..., Any], inputs: Any, outputs: Array
+) -> Array:
+    """By how much the outputs move, RMS, where inputs move by RMS 1 the way their gradient points.
+
+    An estimate, by one step of the power iteration, of the norm from RMS to RMS.
+    """
+    _, *towards = pull(jnp.conj(outputs))
+    # JAX's gradient of a complex input is the conjugate of the steepest ascent.
+    towards = [jnp.conj(x) for x in towards]
+    _, moved = jax.jvp(function, inputs, tuple(towards))
+    length = functools.reduce(jnp.maximum, map(rms, towards), jnp.zeros(()))
+    return rms(moved) * inverse(length)
 
 
 def _largest(to_inputs: list[Array], settings: Settings) -> Array:
