@@ -90,6 +90,14 @@ def test_the_change_of_a_step_is_one():
     assert float(jnp.sqrt(jnp.square(change).mean())) == pytest.approx(1.0, rel=1e-4)
 
 
+def test_gradients_are_per_example():
+    """y = 2 x, and a loss that is a mean over 32 examples: 2 for each, not 2 / 32."""
+    layer = nnx.Linear(6, 6, rngs=nnx.Rngs(0))
+    layer.kernel[...] = 2 * jnp.eye(6)
+    [row] = measure(layer, X, lambda y: y.sum(axis=1).mean())
+    assert row.gradients == pytest.approx(2.0)
+
+
 def test_linen_finds_the_same_scales():
     model = Net()
     module = LinenNet()
