@@ -91,7 +91,7 @@ def test_the_change_of_a_step_is_one():
 
 
 def test_gradients_are_per_example():
-    """y = 2 x, and a loss that is a mean over 32 examples: 2 for each, not 2 / 32."""
+    """A layer that doubles, and a mean over 32 examples: 2 for each, not 2 / 32."""
     layer = nnx.Linear(6, 6, rngs=nnx.Rngs(0))
     layer.kernel[...] = 2 * jnp.eye(6)
     [row] = measure(layer, X, lambda y: y.sum(axis=1).mean())
