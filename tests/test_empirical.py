@@ -98,6 +98,22 @@ def test_gradients_are_per_example():
     assert row.gradients == pytest.approx(2.0)
 
 
+def test_a_gradient_leaves_the_whole_model_with_rms_one():
+    """As `jax.grad` finds it through both layers."""
+    model = nnx.Sequential(*(nnx.Linear(6, 6, rngs=nnx.Rngs(i)) for i in range(2)))
+    model = calibrate(model, X, loss).model
+    gradient = 32 * jax.grad(lambda x: loss(model(x)))(X)
+    assert float(jnp.sqrt(jnp.square(gradient).mean())) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_modules_that_share_a_parameter():
+    model = Net()
+    model.layers[1].kernel = model.layers[0].kernel
+    found = calibrate(model, X, loss)
+    assert found.passes > 1
+    np.testing.assert_allclose(numbers(measure(found.model, X, loss)), 1.0, rtol=1e-4)
+
+
 def test_linen_finds_the_same_scales():
     model = Net()
     module = LinenNet()
@@ -355,10 +371,10 @@ def test_a_tiny_bias_moves_nothing():
 
 def test_dead_units_are_named():
     layer = nnx.Linear(6, 6, rngs=nnx.Rngs(0))
-    layer.bias[...] = jnp.array([-100.0, -100, -100, 0, 0, 0])
+    layer.bias[...] = jnp.array([-100.0, -100, 0, 0, 0, 0])
     model = nnx.Sequential(layer, nnx.relu)
     assert calibrate(model, X, loss, redraw=False).warnings == (
-        "layers/0: 50% of the features are dead: no gradient from the whole batch",
+        "layers/0: 33% of the features are dead: no gradient from the whole batch",
     )
 
 
