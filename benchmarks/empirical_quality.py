@@ -34,7 +34,7 @@ from jaxmup.models import CNN, GPT, MLP
 
 OUT = RESULTS / "empirical_quality.json"
 ON_BATCH, ON_FRESH = 0.01, 0.2
-BATCH, VOCABULARY = 512, 64
+BATCH, VOCABULARY = 2048, 64
 
 
 class LSTM(nnx.Module):

@@ -73,6 +73,7 @@ def test_three_numbers_are_one(uses):
     assert not np.any(inner.bias[...])
     assert np.array_equal(found.model.norm.module.scale[...], np.ones(6))
     assert np.std(inner.kernel[...]) == pytest.approx(1.0, rel=0.4)
+    assert not np.array_equal(inner.kernel[...], found.model.layers[1].module.kernel[...])
 
 
 def test_the_change_of_a_step_is_one():
@@ -132,6 +133,7 @@ def test_linen_finds_the_same_scales():
     np.testing.assert_allclose(numbers(shown.after), 1.0, rtol=1e-4)
     assert np.max(np.abs(numbers(shown.before) - 1)) > 0.5
     folded = fold(module, variables=found.model, inputs=X)
+    assert not folded.kept
     np.testing.assert_allclose(
         module.apply(folded.model, X), empirical.apply(module, found.model, X), rtol=1e-4, atol=1e-5
     )
@@ -328,6 +330,13 @@ def test_true_gradients_and_their_learning_rates():
     rate = float(rates["layers"][1]["module"]["kernel"][0, 0])
     assert rate == pytest.approx(float(found.scales["layers/1"]["learning_rate"]))
     np.testing.assert_allclose(numbers(measure(found.model, X, loss))[:, [0, 2]], 1.0, rtol=1e-4)
+
+
+def test_learning_rates_of_linen_variables():
+    params = {"a": {"kernel": jnp.ones((2, 2))}, "b": {"kernel": jnp.ones((2, 2))}}
+    scales = {"a": {"scale_actv_y": jnp.array(2.0), "learning_rate": jnp.array(0.25)}}
+    rates = learning_rates({"params": params, "empirical": scales})
+    assert (float(rates["a"]["kernel"][0, 0]), float(rates["b"]["kernel"][0, 0])) == (0.25, 1.0)
 
 
 def test_wrapping_changes_nothing_and_folding_is_exact_where_it_says():
