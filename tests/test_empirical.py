@@ -370,6 +370,17 @@ def test_what_is_zero_keeps_its_scale_and_is_named():
     assert "layers/1: activations are zero" in found.warnings[-2]
 
 
+def test_gains_are_not_redrawn():
+    class Gain(nnx.Module):
+        def __init__(self):
+            self.scale = nnx.Param(jnp.ones((1, 6)))
+
+        def __call__(self, x):
+            return x * self.scale[...]
+
+    assert np.array_equal(calibrate(Gain(), X, loss).model.module.scale[...], np.ones((1, 6)))
+
+
 def test_a_tiny_bias_moves_nothing():
     with_bias, without = Net(), Net()
     with_bias.layers[0].bias[...] = jnp.full((6,), 1e-9)
