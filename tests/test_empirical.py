@@ -52,7 +52,8 @@ def values(scales):
 
 
 def leaves(model):
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(model))]
+    counts = nnx.state(model, nnx.Not(nnx.RngKey))
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(counts)]
 
 
 # ---- What holds afterwards
@@ -72,6 +73,7 @@ def test_three_numbers_are_one(uses):
     assert not np.any(inner.bias[...])
     assert np.array_equal(found.model.norm.module.scale[...], np.ones(6))
     assert np.std(inner.kernel[...]) == pytest.approx(1.0, rel=0.4)
+    assert not np.array_equal(inner.kernel[...], found.model.layers[1].module.kernel[...])
 
 
 def test_the_change_of_a_step_is_one():
@@ -87,6 +89,30 @@ def test_the_change_of_a_step_is_one():
     moved = jax.tree.map(lambda p, g: p - 1e-2 * g, params, gradients)
     change = (outputs(moved) - outputs(params)) / 1e-2  # linear in the parameters: exact
     assert float(jnp.sqrt(jnp.square(change).mean())) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_gradients_are_per_example():
+    """A layer that doubles, and a mean over 32 examples: 2 for each, not 2 / 32."""
+    layer = nnx.Linear(6, 6, rngs=nnx.Rngs(0))
+    layer.kernel[...] = 2 * jnp.eye(6)
+    [row] = measure(layer, X, lambda y: y.sum(axis=1).mean())
+    assert row.gradients == pytest.approx(2.0)
+
+
+def test_a_gradient_leaves_the_whole_model_with_rms_one():
+    """As `jax.grad` finds it through both layers."""
+    model = nnx.Sequential(*(nnx.Linear(6, 6, rngs=nnx.Rngs(i)) for i in range(2)))
+    model = calibrate(model, X, loss).model
+    gradient = 32 * jax.grad(lambda x: loss(model(x)))(X)
+    assert float(jnp.sqrt(jnp.square(gradient).mean())) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_modules_that_share_a_parameter():
+    model = Net()
+    model.layers[1].kernel = model.layers[0].kernel
+    found = calibrate(model, X, loss)
+    assert found.passes > 1
+    np.testing.assert_allclose(numbers(measure(found.model, X, loss)), 1.0, rtol=1e-4)
 
 
 def test_linen_finds_the_same_scales():
@@ -107,6 +133,7 @@ def test_linen_finds_the_same_scales():
     np.testing.assert_allclose(numbers(shown.after), 1.0, rtol=1e-4)
     assert np.max(np.abs(numbers(shown.before) - 1)) > 0.5
     folded = fold(module, variables=found.model, inputs=X)
+    assert not folded.kept
     np.testing.assert_allclose(
         module.apply(folded.model, X), empirical.apply(module, found.model, X), rtol=1e-4, atol=1e-5
     )
@@ -176,6 +203,96 @@ def test_complex_parameters_and_several_inputs():
     assert real_loss(outputs(moved)) < real_loss(outputs(params))
 
 
+class Rich(nnx.Module):
+    """An embedding used twice, remat, dropout, and norms by the batch."""
+
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.embed = nnx.Embed(5, 6, rngs=rngs)
+        self.dense = nnx.Linear(6, 6, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=nnx.Rngs(3))
+        self.norm = nnx.BatchNorm(6, rngs=rngs)
+
+    def __call__(self, tokens):
+        x = nnx.remat(lambda layer, x: layer(x))(self.dense, self.embed(tokens))
+        return self.embed.attend(self.norm(self.dropout(jnp.tanh(x))))
+
+
+class LinenRich(nn.Module):
+    """The same."""
+
+    @nn.compact
+    def __call__(self, tokens):
+        embed = nn.Embed(5, 6, name="embed")
+        x = nn.remat(nn.Dense)(6, name="dense")(embed(tokens))
+        x = nn.Dropout(0.5, deterministic=False)(jnp.tanh(x))
+        return embed.attend(nn.BatchNorm(use_running_average=False, name="norm")(x))
+
+
+@pytest.mark.parametrize("api", ["nnx", "linen"])
+def test_tied_embedding_remat_dropout_and_batch_norm(api):
+    tokens = jnp.arange(32) % 5
+
+    def loss_fn(logits):
+        return jnp.square(logits - Y[:, :5]).mean()
+
+    if api == "nnx":
+        model = Rich()
+        before = leaves(model)
+        found = calibrate(model, tokens, loss_fn)
+        rows = measure(found.model, tokens, loss_fn)
+        # Neither the running statistics nor the count of random keys are those of the pass.
+        assert all(np.array_equal(a, b) for a, b in zip(before, leaves(model), strict=True))
+        assert np.array_equal(found.model.norm.module.mean[...], np.zeros(6))
+    else:
+        model, keys = LinenRich(), {"rngs": {"dropout": jax.random.key(5)}}
+        variables = model.init({"params": jax.random.key(0), **keys["rngs"]}, tokens)
+        found = calibrate(model, tokens, loss_fn, variables=variables, arguments=keys)
+        rows = measure(model, tokens, loss_fn, variables=found.model, arguments=keys)
+        assert np.array_equal(found.model["batch_stats"]["norm"]["mean"], np.zeros(6))
+    assert [row.module for row in rows] == ["embed", "dense", "norm"]
+    np.testing.assert_allclose(numbers(rows), 1.0, rtol=1e-4)
+
+
+def test_a_readout_has_a_gain_of_one():
+    """Orthogonal rows of length 3 from 6 features to 2 outputs: a gain of 3 √(6 / 2)."""
+    layer = nnx.Linear(6, 2, rngs=nnx.Rngs(0))
+    layer.kernel[...] = 3 * jnp.eye(6)[:, :2]
+
+    def loss_fn(outputs):
+        return jnp.square(outputs - Y[:, :2]).mean()
+
+    found = calibrate(layer, X, loss_fn, readouts=["model"], redraw=False)
+    assert float(found.scales["model"]["scale_actv_y"]) == pytest.approx(1 / (3 * 3**0.5))
+    [row] = measure(found.model, X, loss_fn)
+    assert row.activations == pytest.approx(np.sqrt(np.mean(X[:, :2] ** 2) / 3), rel=1e-5)
+    assert (row.gradients, row.updates) == pytest.approx((1.0, 1.0), rel=1e-4)
+    with pytest.raises(ValueError, match="used once and share no parameter"):
+        calibrate(Net(2), X, loss, readouts=["layers/1"])
+    with pytest.raises(ValueError, match="must have an input that a gradient can pass to"):
+        calibrate(nnx.Embed(5, 6, rngs=nnx.Rngs(0)), jnp.arange(32) % 5, loss, readouts=["model"])
+    with pytest.raises(ValueError, match="must match a module to calibrate"):
+        calibrate(layer, X, loss_fn, readouts=["head"])
+
+
+def test_traced_it_finds_the_same_and_looks_at_nothing():
+    def traced(model):
+        graph, state = nnx.split(model)
+
+        @jax.jit
+        def scales(state):
+            return calibrate(nnx.merge(graph, state), X, loss, redraw=False).scales
+
+        return values(scales(state))
+
+    expected = values(calibrate(Net(), X, loss, redraw=False).scales)
+    for name, found in traced(Net()).items():
+        assert found == pytest.approx(expected[name], rel=1e-4)
+    repeated = traced(Net(uses=2))
+    assert np.isnan(repeated["layers/1"]["scale_actv_y"])
+    assert np.isfinite(repeated["layers/0"]["scale_actv_y"])
+
+
 def test_one_evaluation_whatever_the_depth():
     """The activation function stands outside of every wrapped module."""
     calls = []
@@ -215,6 +332,13 @@ def test_true_gradients_and_their_learning_rates():
     np.testing.assert_allclose(numbers(measure(found.model, X, loss))[:, [0, 2]], 1.0, rtol=1e-4)
 
 
+def test_learning_rates_of_linen_variables():
+    params = {"a": {"kernel": jnp.ones((2, 2))}, "b": {"kernel": jnp.ones((2, 2))}}
+    scales = {"a": {"scale_actv_y": jnp.array(2.0), "learning_rate": jnp.array(0.25)}}
+    rates = learning_rates({"params": params, "empirical": scales})
+    assert (float(rates["a"]["kernel"][0, 0]), float(rates["b"]["kernel"][0, 0])) == (0.25, 1.0)
+
+
 def test_wrapping_changes_nothing_and_folding_is_exact_where_it_says():
     class Shift(nnx.Module):
         def __init__(self):
@@ -246,6 +370,17 @@ def test_what_is_zero_keeps_its_scale_and_is_named():
     assert "layers/1: activations are zero" in found.warnings[-2]
 
 
+def test_gains_are_not_redrawn():
+    class Gain(nnx.Module):
+        def __init__(self):
+            self.scale = nnx.Param(jnp.ones((1, 6)))
+
+        def __call__(self, x):
+            return x * self.scale[...]
+
+    assert np.array_equal(calibrate(Gain(), X, loss).model.module.scale[...], np.ones((1, 6)))
+
+
 def test_a_tiny_bias_moves_nothing():
     with_bias, without = Net(), Net()
     with_bias.layers[0].bias[...] = jnp.full((6,), 1e-9)
@@ -256,10 +391,10 @@ def test_a_tiny_bias_moves_nothing():
 
 def test_dead_units_are_named():
     layer = nnx.Linear(6, 6, rngs=nnx.Rngs(0))
-    layer.bias[...] = jnp.array([-100.0, -100, -100, 0, 0, 0])
+    layer.bias[...] = jnp.array([-100.0, -100, 0, 0, 0, 0])
     model = nnx.Sequential(layer, nnx.relu)
     assert calibrate(model, X, loss, redraw=False).warnings == (
-        "layers/0: 50% of the features are dead: no gradient from the whole batch",
+        "layers/0: 33% of the features are dead: no gradient from the whole batch",
     )
 
 
@@ -287,26 +422,62 @@ class Integer(nnx.Module):
         return x * self.w[...]
 
 
-@pytest.mark.parametrize(
-    ("make", "x", "loss_fn", "message"),
-    [
-        (Idle, X, loss, r"Never called:\s+layers/1"),
-        (Net, X, lambda y: jnp.sum(X), r"depend on the outputs [\s\S]*layers/1"),
-        (Net, X, lambda y: 0.0 * y.sum(), "Its gradient is zero in every module, from layers/1"),
-        (Net, 0 * X, loss, "so norm sees nothing"),
-        (Net, X.at[0, 0].set(jnp.nan), loss, "infinite entries, which reach norm first"),
-        (lambda: nnx.Sequential(Rounded()), X, loss, r"their own parameters get none:\s+layers/0"),
-        (lambda: nnx.Sequential(Integer()), X, loss, "layers/0 has {'w': 'int32'}"),
-        (Net, X, lambda y: y.sum() * jnp.inf, "The gradient of layers/1 is not"),
-    ],
-    ids=["idle", "no loss", "zero loss", "zero", "nan", "rounded", "integer", "infinite"],
-)
-def test_refused(make, x, loss_fn, message):
+class LinenIdle(LinenNet):
+    """Has the parameters of `LinenNet`, and leaves its second layer out."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(6, name="first")(nn.LayerNorm(name="norm")(x))
+
+
+class LinenRounded(nn.Module):
+    integer: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        w = self.param("w", nn.initializers.ones, (1, 6), int if self.integer else float)
+        return x * w if self.integer else jnp.round(5 * x * w)
+
+
+BAD = {
+    "idle": (Idle, LinenIdle, X, loss, r"Never called:\s+(layers/1|second)"),
+    "no loss": (Net, LinenNet, X, lambda y: jnp.sum(X), r"outputs [\s\S]*(layers/1|second)"),
+    "zero loss": (
+        *(Net, LinenNet, X, lambda y: 0.0 * y.sum()),
+        "Its gradient is zero in every module, from (layers/1|second)",
+    ),
+    "zero": (Net, LinenNet, 0 * X, loss, "so norm sees nothing"),
+    "nan": (Net, LinenNet, X.at[0, 0].set(jnp.nan), loss, "entries, which reach norm first"),
+    "rounded": (
+        *(lambda: nnx.Sequential(Rounded()), LinenRounded, X, loss),
+        r"their own parameters get none:\s+(layers/0|model)",
+    ),
+    "integer": (
+        *(lambda: nnx.Sequential(Integer()), lambda: LinenRounded(integer=True), X, loss),
+        "(layers/0|model) has {'w': 'int32'}",
+    ),
+    "infinite": (
+        *(Net, LinenNet, X, lambda y: y.sum() * jnp.inf),
+        "The gradient of (layers/1|second) is not",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_refused(case):
+    make, make_linen, x, loss_fn, message = BAD[case]
     model = make()
     before = leaves(model)
     with pytest.raises(ValueError, match=message):
         calibrate(model, x, loss_fn, redraw=False)
     assert all(np.array_equal(a, b) for a, b in zip(before, leaves(model), strict=True))
+    module = make_linen()
+    whole = LinenNet() if case == "idle" else module
+    variables = whole.init(jax.random.key(0), X)
+    before = jax.tree.map(np.array, variables)
+    with pytest.raises(ValueError, match=message):
+        calibrate(module, x, loss_fn, variables=variables, redraw=False)
+    assert jax.tree.all(jax.tree.map(np.array_equal, before, variables))
 
 
 def test_patterns_are_refused():
@@ -329,6 +500,36 @@ class Transposed(nnx.Module):
 
     def __call__(self, x):
         return x @ self.w[...].T
+
+
+class LinenTransposed(nn.Module):
+    """The same in Linen."""
+
+    n: int
+    m: int
+
+    @nn.compact
+    def __call__(self, x):
+        return x @ self.param("w", nn.initializers.normal(1.0), (self.m, self.n)).T
+
+
+def test_an_unknown_linen_layer_gets_a_rule():
+    def inputs(n, m):
+        return jax.random.normal(jax.random.key(0), (2, n))
+
+    class Whole(nn.Module):
+        n: int
+        m: int
+
+        @nn.compact
+        def __call__(self, x):
+            return jnp.tanh(LinenTransposed(self.n, self.m, name="layer")(x))
+
+    sizes = [{"n": 16, "m": 8}, {"n": 256, "m": 8}, {"n": 16, "m": 64}]
+    found = empirical.calibrate_exponents(
+        lambda n, m: Whole(n, m), sizes, inputs, lambda y: jnp.square(y - 1).mean(), seeds=2
+    )
+    assert found.rules == {"layer/w": ("output", "input")}
 
 
 def test_an_unknown_layer_gets_a_rule():

@@ -19,6 +19,18 @@ def module_name(path: Iterable[Any]) -> str:
     return "/".join(map(str, path)) or ROOT
 
 
+def innermost(paths: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """The paths that no other one continues.
+
+    Example:
+      >>> innermost([(), ("mlp",), ("mlp", "up")])
+      [('mlp', 'up')]
+    """
+    paths = list(paths)
+    outer = {path[:end] for path in paths for end in range(len(path))}
+    return [path for path in paths if path not in outer]
+
+
 def choose(
     candidates: Collection[str], leaves: Iterable[str], patterns: Sequence[str] | None
 ) -> list[str]:
@@ -39,16 +51,11 @@ def choose(
     if patterns is None:
         chosen = list(leaves)
     else:
-        unused = [p for p in patterns if not fnmatch.filter(candidates, p)]
-        if unused:
-            raise ValueError(
-                f"Every pattern must match a module that has parameters. Got{listed(unused)}\n"
-                f"The modules are{listed(candidates)}"
-            )
-        chosen = [n for n in candidates if any(fnmatch.fnmatchcase(n, p) for p in patterns)]
+        found = named(candidates, patterns, "a module that has parameters")
+        chosen = [name for name in candidates if name in found]
     if not chosen:
         raise ValueError("There must be a module with parameters to calibrate. Got none.")
-    nested = [name for name in chosen if any(_holds(other, name) for other in chosen)]
+    nested = [name for name in chosen if not _outer_names(name).isdisjoint(chosen)]
     if nested:
         raise ValueError(
             f"No chosen module may hold another one. Got{listed(nested)}\nwithin{listed(chosen)}"
@@ -56,5 +63,19 @@ def choose(
     return chosen
 
 
-def _holds(outer: str, inner: str) -> bool:
-    return outer != inner and (outer == ROOT or inner.startswith(f"{outer}/"))
+def named(names: Collection[str], patterns: Sequence[str], what: str) -> frozenset[str]:
+    """The names that the patterns match.
+
+    Raises:
+      ValueError: if a pattern matches none; `what` says of what.
+    """
+    unused = [p for p in patterns if not fnmatch.filter(names, p)]
+    if unused:
+        raise ValueError(f"Every pattern must match {what}. Got{listed(unused)}\nof{listed(names)}")
+    return frozenset(n for n in names if any(fnmatch.fnmatchcase(n, p) for p in patterns))
+
+
+def _outer_names(name: str) -> set[str]:
+    """The names of the modules that a module stands in."""
+    parts = name.split("/")
+    return {module_name(parts[:end]) for end in range(len(parts))} - {name}

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,12 +14,12 @@ from jax import Array
 from jaxmup._infer._make import Source
 from jaxmup._spec import AxisKind
 from jaxmup._tree import leaves_by_path, path_name
-from jaxmup.empirical._calibrate import calibrate
 from jaxmup.empirical._choose import ROOT
-from jaxmup.empirical._record import Given, Record, Seen, packed
-from jaxmup.empirical._solve import measure
-from jaxmup.empirical._subject import called, make_subject
-from jaxmup.empirical._use import Settings
+from jaxmup.empirical._record import Record, Seen, fixed, record
+from jaxmup.empirical._redraw import redrawn
+from jaxmup.empirical._solve import Pass, Subject, compiled, solve
+from jaxmup.empirical._subject import make_subject, observed
+from jaxmup.empirical._use import Settings, plain
 
 
 class Interval(NamedTuple):
@@ -156,9 +156,9 @@ def calibrate_exponents(
             "A slope must have two sizes and two seeds at least. Got "
             f"{len(sizes)} sizes and seeds={seeds}."
         )
+    source = Source(make_model, inputs)
     points = [
-        _responses(make_model, size, seed, inputs, loss_fn, modules)
-        for size, seed in itertools.product(sizes, range(seeds))
+        point for size in sizes for point in _responses(source, size, seeds, loss_fn, modules)
     ]
     rows = [_fit(name, [point[name] for point in points]) for name in points[0]]
     found = tuple(row for row in rows if row is not None)
@@ -175,75 +175,69 @@ class _Response(NamedTuple):
     step: float
 
 
-@dataclasses.dataclass(frozen=True)
-class _Only:
-    """A direction in one parameter of each module: of unit normal entries, or of signs."""
-
-    parameter: str
-    normal: bool
-
-    def __call__(self, gradients: Any) -> Any:
-        def one(path: Any, leaf: Array) -> Array:
-            if path_name(path) != self.parameter:
-                return jnp.zeros_like(leaf)
-            # Any fixed draw will do: the weights differ from seed to seed.
-            normal = jax.random.normal(jax.random.key(1), leaf.shape, leaf.dtype)
-            return normal if self.normal else jnp.sign(leaf)
-
-        return jax.tree_util.tree_map_with_path(one, gradients)
-
-
 def _responses(
-    make_model: Callable[..., Any],
+    source: Source,
     size: Any,
-    seed: int,
-    inputs: Any,
+    seeds: int,
     loss_fn: Callable[..., Array],
     modules: Sequence[str] | None,
-) -> dict[str, _Response]:
-    source = Source(make_model, inputs)
-    made = source.make(size, jax.random.key(seed))
+) -> Iterator[dict[str, _Response]]:
+    """The responses of each seed's model, all of which run in the same programs."""
     example = source.example(size)
-    linen = made.api == "linen"
-    model, variables = (made.rest, made.arrays) if linen else (made.model, None)
-    calibrated = calibrate(
-        model,
-        example,
-        loss_fn,
-        variables=variables,
-        modules=modules,
-        key=jax.random.key(seed),
-        num_examples=1,
-    )
-    again = (model, calibrated.model) if linen else (calibrated.model, None)
-    subject, scales = make_subject(*again, None, example, None, loss_fn)
-    seen = called(subject)
-    fixed = {name: _fixed(scales[name], one) for name, one in seen.items()}
-    parts = subject.parts(subject.params, seen)
-    shapes = {name: leaves_by_path(part) for name, part in parts.items()}
+    pass_ = seen = None
+    for key in map(jax.random.key, range(seeds)):
+        made = source.make(size, key)
+        model, variables = (made.model, None) if made.api == "nnx" else (made.rest, made.arrays)
+        subject, _ = make_subject(model, variables, modules, example, None, loss_fn)
+        if pass_ is None or seen is None:
+            seen = observed(subject, example)
+            pass_ = compiled(subject, Settings(1, True, plain), seen)
+        yield _response(redrawn(subject, key, seen), pass_, seen)
+
+
+def _response(subject: Subject, pass_: Pass, seen: Mapping[str, Seen]) -> dict[str, _Response]:
+    """The response to both directions in every parameter, one parameter at a time."""
+    means = {name: record.per_use() for name, record in solve(subject, pass_, seen).records.items()}
+    scales = {
+        name: fixed(one, means[name].activation_scale, means[name].gradient_scale)
+        for name, one in seen.items()
+    }
+    _, _, gradients = pass_(subject.arrays, scales, subject.zeros(seen))
+    shapes = {
+        name: {path: leaf.shape for path, leaf in leaves_by_path(gradients[name]).items()}
+        for name in seen
+    }
     found: dict[str, _Response] = {}
     for parameter in dict.fromkeys(itertools.chain.from_iterable(shapes.values())):
         spread, step = (
-            measure(subject, Settings(1, True, _Only(parameter, normal)), seen, fixed).records
+            jax.device_get(pass_(subject.arrays, scales, _only(parameter, gradients, normal))[1])
             for normal in (True, False)
         )
         for name in seen:
             if parameter in shapes[name]:
-                sizes = (_unscaled(records[name]) for records in (spread, step))
+                changes = (_change(record(packed[name])) for packed in (spread, step))
                 path = f"{name}/{parameter}".removeprefix(f"{ROOT}/")
-                found[path] = _Response(shapes[name][parameter].shape, *sizes)
+                found[path] = _Response(shapes[name][parameter], *changes)
     return found
 
 
-def _unscaled(record: Record) -> float:
+def _only(parameter: str, gradients: Any, normal: bool) -> Any:
+    """A direction in one parameter of each module: of unit normal entries, or of signs."""
+
+    def one(path: Any, leaf: Array) -> Array:
+        if path_name(path) != parameter:
+            return jnp.zeros_like(leaf)
+        if not normal:
+            return jnp.sign(leaf)
+        # Any fixed draw will do: the weights differ from seed to seed.
+        return jnp.asarray(np.random.default_rng(1).standard_normal(leaf.shape), leaf.dtype)
+
+    return {n: jax.tree_util.tree_map_with_path(one, part) for n, part in gradients.items()}
+
+
+def _change(of: Record) -> float:
     """RMS of the change of the outputs before they are scaled, over uses and stacked modules."""
-    return float(np.sqrt(np.mean(record.update * record.uses / record.activation_scale**2)))
-
-
-def _fixed(scales: Mapping[str, Array], seen: Seen) -> Array:
-    one = jnp.ones(seen.lead, seen.dtype)
-    gradient = scales["scale_grad_x"] * scales["scale_grad_y"]
-    return packed(Given(one, scales["scale_actv_y"], gradient, one))
+    return float(np.sqrt(np.mean(of.update * of.uses / of.activation_scale**2)))
 
 
 def _fit(name: str, points: Sequence[_Response]) -> ParameterExponents | None:

@@ -7,13 +7,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array
 
 from jaxmup import functional
 from jaxmup._tree import leaves_by_path, path_name
 from jaxmup.empirical._arguments import Split, split_arguments
-from jaxmup.empirical._choose import choose, module_name
+from jaxmup.empirical._choose import choose, innermost, module_name
 from jaxmup.empirical._record import Seen, blank, stacked_axes
 from jaxmup.empirical._require import require_output, require_parameters
 from jaxmup.empirical._use import Settings, measured, scale_gradient
@@ -146,18 +147,8 @@ def _interceptor(paths: Collection[Path], handle: Callable[..., Any]) -> Callabl
 
 
 @dataclasses.dataclass(frozen=True)
-class LinenSubject:
-    """A model of which chosen modules are measured.
-
-    Args:
-      module: a Linen module.
-      params: its parameters.
-      state: its other collections, without the scales.
-      names: of the chosen modules.
-      inputs: what the model is called with.
-      arguments: keyword arguments of that call.
-      loss_fn: of the outputs.
-    """
+class _LinenSubject:
+    """A Linen module, see `_solve.Subject`, its parameters and other collections without scales."""
 
     module: nn.Module
     params: Any
@@ -169,16 +160,13 @@ class LinenSubject:
 
     @property
     def arrays(self) -> Any:
-        """What a pass is traced over."""
         return self.params, self.state, self.inputs
 
-    def with_arrays(self, arrays: Any) -> "LinenSubject":
-        """The same with other arrays."""
+    def with_arrays(self, arrays: Any) -> "_LinenSubject":
         params, state, inputs = arrays
         return dataclasses.replace(self, params=params, state=state, inputs=inputs)
 
     def observe(self) -> dict[str, Seen]:
-        """What an abstract run sees, in the order in which the modules are called."""
         seen: dict[str, Seen] = {}
 
         def note(call: _Call, args: Any, kwargs: Any) -> Any:
@@ -216,8 +204,7 @@ class LinenSubject:
         return found
 
     def tied(self) -> frozenset[str]:
-        """The modules that share a parameter with another one: none, Linen shares modules."""
-        return frozenset()
+        return frozenset()  # Linen shares modules, not parameters
 
     def _loss(self, params: Any, handle: Callable[..., Any]) -> Array:
         with nn.intercept_methods(_interceptor(self.names, handle)):
@@ -233,20 +220,15 @@ class LinenSubject:
         self,
         settings: Settings,
         seen: Mapping[str, Seen],
-        scales: Mapping[str, Array],
+        scales: Mapping[str, Array | np.ndarray],
         directions: Mapping[str, Any],
     ) -> tuple[Array, dict[str, Array], dict[str, Any]]:
-        """One forward and one backward pass: the loss, the records, and the gradients.
-
-        The gradients are those of the modules in `directions`, in the same form.
-        """
-
         def handle(call: _Call, args: Any, kwargs: Any) -> Array:
             split, inputs, arrays = split_arguments(args, kwargs)
             slot = call.slot
             return measured(
                 call.pure(split),
-                settings,
+                settings.of(self.names[call.path]),
                 call.params,
                 (call.rest, arrays),
                 slot["scales"],
@@ -272,11 +254,9 @@ class LinenSubject:
         return {name: _at(params, path) for path, name in self.names.items() if name in names}
 
     def zeros(self, names: Collection[str]) -> dict[str, Any]:
-        """Parameters of the named modules that are all zero."""
         return jax.tree.map(jnp.zeros_like, self.parts(self.params, names))
 
-    def map_parameters(self, function: Callable[[str, str, Array], Array]) -> "LinenSubject":
-        """The same with `function(module, parameter, values)` in the chosen modules."""
+    def map_parameters(self, function: Callable[[str, str, Array], Array]) -> "_LinenSubject":
         params = self.params
         for path, name in self.names.items():
             part = jax.tree_util.tree_map_with_path(
@@ -287,7 +267,6 @@ class LinenSubject:
         return dataclasses.replace(self, params=params)
 
     def scaled(self, scales: Mapping[str, Mapping[str, Array]]) -> dict[str, Any]:
-        """The variables with these scales, by name of the module."""
         tree: dict[str, Any] = {}
         for path, name in self.names.items():
             if name in scales:
@@ -302,7 +281,7 @@ def linen_subject(
     inputs: tuple[Any, ...],
     arguments: Mapping[str, Any],
     loss_fn: Callable[..., Array],
-) -> tuple[LinenSubject, dict[str, dict[str, Array]]]:
+) -> tuple[_LinenSubject, dict[str, dict[str, Array]]]:
     """The subject of a module, and the scales that its variables have already.
 
     Args:
@@ -316,15 +295,14 @@ def linen_subject(
     params = variables["params"]
     existing = scales_by_path(variables)
     paths = _module_paths(params)
-    leaves = [p for p in paths if not any(q[: len(p)] == p != q for q in paths)]
     if patterns is None and existing:
         chosen = list(existing)
     else:
         by_name = {module_name(path): path for path in paths}
-        chosen = [by_name[n] for n in choose(by_name, map(module_name, leaves), patterns)]
+        chosen = [by_name[n] for n in choose(by_name, map(module_name, innermost(paths)), patterns)]
     names = {path: module_name(path) for path in chosen}
     state = {n: tree for n, tree in variables.items() if n not in ("params", COLLECTION)}
-    subject = LinenSubject(module, params, state, names, inputs, arguments, loss_fn)
+    subject = _LinenSubject(module, params, state, names, inputs, arguments, loss_fn)
     return subject, {names[path]: found for path, found in existing.items() if path in names}
 
 

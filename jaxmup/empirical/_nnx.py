@@ -7,12 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
 from jaxmup import functional
 from jaxmup.empirical._arguments import Split, split_arguments
-from jaxmup.empirical._choose import choose, module_name
+from jaxmup.empirical._choose import choose, innermost, module_name
 from jaxmup.empirical._record import Seen, blank, stacked_axes
 from jaxmup.empirical._require import require_output, require_parameters
 from jaxmup.empirical._use import Settings, measured, scale_gradient
@@ -117,13 +118,13 @@ class _Measured(_Wrapper):
         self,
         module: nnx.Module,
         settings: Settings,
-        scales: Array,
+        scales: Array | np.ndarray,
         record: Array,
         direction: nnx.Module | None,
     ):
         self.module = module
         self.settings = settings
-        self.scales = Scale(scales)
+        self.scales = Scale(jnp.asarray(scales))
         self.record = Scale(record)
         self.direction = direction
 
@@ -147,23 +148,14 @@ class _Call:
 
     def __call__(self, params: Any, constants: Any, *inputs: Array) -> Array:
         rest, arrays = constants
+        rest = jax.tree.map(lambda leaf: leaf, rest)  # variables that this trace may write to
         args, kwargs = self.split.joined(inputs, arrays)
         return getattr(nnx.merge(self.graph, params, rest), self.method)(*args, **kwargs)
 
 
 @dataclasses.dataclass(frozen=True)
-class NNXSubject:
-    """A model of which chosen modules are measured.
-
-    Args:
-      graph: of the model, without scales.
-      params: its parameters.
-      rest: its other state.
-      names: of the chosen modules.
-      inputs: what the model is called with.
-      arguments: keyword arguments of that call.
-      loss_fn: of the outputs.
-    """
+class _NNXSubject:
+    """An NNX model, see `_solve.Subject`: its graph without scales, parameters and other state."""
 
     graph: Any
     params: Any
@@ -175,16 +167,13 @@ class NNXSubject:
 
     @property
     def arrays(self) -> Any:
-        """What a pass is traced over."""
         return self.params, self.rest, self.inputs
 
-    def with_arrays(self, arrays: Any) -> "NNXSubject":
-        """The same with other arrays."""
+    def with_arrays(self, arrays: Any) -> "_NNXSubject":
         params, rest, inputs = arrays
         return dataclasses.replace(self, params=params, rest=rest, inputs=inputs)
 
     def observe(self) -> dict[str, Seen]:
-        """What an abstract run sees, in the order in which the modules are called."""
         outer = {
             self.names[path]: _shapes(module)
             for path, module in _modules(nnx.merge(self.graph, self.params, self.rest)).items()
@@ -213,7 +202,6 @@ class NNXSubject:
         return seen
 
     def tied(self) -> frozenset[str]:
-        """The modules that share a parameter with another one."""
         modules = _modules(nnx.merge(self.graph, self.params, self.rest))
         owners = collections.defaultdict(set)
         for path, name in self.names.items():
@@ -226,21 +214,16 @@ class NNXSubject:
         self,
         settings: Settings,
         seen: Mapping[str, Seen],
-        scales: Mapping[str, Array],
+        scales: Mapping[str, Array | np.ndarray],
         directions: Mapping[str, Any],
     ) -> tuple[Array, dict[str, Array], dict[str, Any]]:
-        """One forward and one backward pass: the loss, the records, and the gradients.
-
-        The gradients are those of the modules in `directions`, in the same form.
-        """
-
         def loss(records: Mapping[str, Array], params: Any) -> Array:
             def wrapped(path: Path, module: nnx.Module) -> nnx.Module:
                 name = self.names[path]
                 direction = directions.get(name)
                 if direction is not None:
                     direction = _with_params(module, direction)
-                return _Measured(module, settings, scales[name], records[name], direction)
+                return _Measured(module, settings.of(name), scales[name], records[name], direction)
 
             rest = jax.tree.map(lambda leaf: leaf, self.rest)  # variables of this trace
             model = replaced(nnx.merge(self.graph, params, rest), self.names, wrapped)
@@ -257,11 +240,9 @@ class NNXSubject:
         return {name: nnx.state(by_name[name], nnx.Param) for name in names}
 
     def zeros(self, names: Collection[str]) -> dict[str, Any]:
-        """Parameters of the named modules that are all zero."""
         return self.parts(jax.tree.map(jnp.zeros_like, self.params), names)
 
-    def map_parameters(self, function: Callable[[str, str, Array], Array]) -> "NNXSubject":
-        """The same with `function(module, parameter, values)` in the chosen modules."""
+    def map_parameters(self, function: Callable[[str, str, Array], Array]) -> "_NNXSubject":
         flat = [
             (path, variable.replace(self._mapped(function, path, variable[...])))
             for path, variable in nnx.to_flat_state(self.params)
@@ -275,7 +256,6 @@ class NNXSubject:
         return values
 
     def scaled(self, scales: Mapping[str, Mapping[str, Array]]) -> nnx.Module:
-        """The model with these scales, by name of the module."""
         model = nnx.clone(nnx.merge(self.graph, self.params, self.rest))
         return replaced(
             model, self.names, lambda path, module: Scaled(module, **scales[self.names[path]])
@@ -288,7 +268,7 @@ def nnx_subject(
     inputs: tuple[Any, ...],
     arguments: Mapping[str, Any],
     loss_fn: Callable[..., Array],
-) -> tuple[NNXSubject, dict[str, dict[str, Array]]]:
+) -> tuple[_NNXSubject, dict[str, dict[str, Array]]]:
     """The subject of a model, and the scales that it has already.
 
     Args:
@@ -298,22 +278,18 @@ def nnx_subject(
       arguments: keyword arguments of that call.
       loss_fn: of its outputs.
     """
-    bare, wrapped = unwrapped(model)
+    bare, wrapped = unwrapped(model) if scaled_modules(model) else (model, {})
     modules = _modules(bare)
     with_parameters = {path: m for path, m in modules.items() if _shapes(m)}
-    leaves = [
-        path
-        for path in with_parameters
-        if not any(other[: len(path)] == path != other for other in with_parameters)
-    ]
+    leaves = map(module_name, innermost(with_parameters))
     by_name = {module_name(path): path for path in with_parameters}
     if patterns is None and wrapped:
         chosen = [by_name[name] for name in wrapped]
     else:
-        chosen = [by_name[name] for name in choose(by_name, map(module_name, leaves), patterns)]
+        chosen = [by_name[name] for name in choose(by_name, leaves, patterns)]
     graph, params, rest = nnx.split(bare, nnx.Param, ...)
     names = {path: module_name(path) for path in chosen}
-    return NNXSubject(graph, params, rest, names, inputs, arguments, loss_fn), wrapped
+    return _NNXSubject(graph, params, rest, names, inputs, arguments, loss_fn), wrapped
 
 
 def scaled_modules(model: nnx.Module) -> dict[Path, Scaled]:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 
 class Given(NamedTuple):
@@ -55,6 +56,10 @@ class Record(NamedTuple):
     gradient_scale: Any
     update_scale: Any
 
+    def per_use(self) -> "Record":
+        """The means over the uses, of which there must be one."""
+        return Record(*(field / self.uses for field in self))
+
 
 class Seen(NamedTuple):
     """What an abstract run says of a module.
@@ -81,33 +86,40 @@ def given(vector: Array) -> Given:
 
 
 def record(vector: Any) -> Record:
-    """The same of a record."""
-    return Record(*np.moveaxis(np.asarray(vector), -1, 0))
+    """The same of a record, by NumPy unless it is traced."""
+    xp = namespace(vector)
+    return Record(*xp.moveaxis(xp.asarray(vector), -1, 0))
 
 
-def traced_record(vector: Array) -> Record:
-    """The same of a record that is traced."""
-    return Record(*jnp.moveaxis(vector, -1, 0))
+def is_traced(tree: Any) -> bool:
+    """Whether any of the leaves has no value yet."""
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
-def free(seen: Seen) -> Array:
+def namespace(x: Any) -> Any:
+    """NumPy, or for what is traced JAX's."""
+    return jnp if is_traced(x) else np
+
+
+def free(seen: Seen) -> np.ndarray:
     """A `Given` that fixes nothing."""
     return _constant(seen, Given(fixed=0.0, activation=1.0, gradient=1.0, update=1.0))
 
 
-def neutral(seen: Seen) -> Array:
-    """A `Given` that fixes every scale at 1."""
-    return _constant(seen, Given(fixed=1.0, activation=1.0, gradient=1.0, update=1.0))
+def fixed(seen: Seen, activation: Any = 1.0, gradient: Any = 1.0, update: Any = 1.0) -> np.ndarray:
+    """A `Given` that fixes every scale, each a scalar or one for each module of a stack."""
+    return _constant(seen, Given(1.0, activation, gradient, update))
 
 
-def blank(seen: Seen) -> Array:
+def blank(seen: Seen) -> np.ndarray:
     """The zero whose cotangent is the record."""
     return _constant(seen, (0.0,) * len(Record._fields))
 
 
-def _constant(seen: Seen, fields: tuple[float, ...]) -> Array:
+def _constant(seen: Seen, fields: tuple[Any, ...]) -> np.ndarray:
     # By NumPy, which has nothing to compile.
-    return jnp.asarray(np.broadcast_to(np.asarray(fields, seen.dtype), (*seen.lead, len(fields))))
+    wide = [np.broadcast_to(np.asarray(field, seen.dtype), seen.lead) for field in fields]
+    return np.stack(wide, axis=-1)
 
 
 def real_dtype(tree: Any) -> Any:

@@ -1,6 +1,5 @@
 """New values for the parameters of calibrated modules."""
 
-import functools
 import zlib
 from typing import Any
 
@@ -12,30 +11,42 @@ from jax import Array
 from jaxmup.empirical._solve import Subject
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _normal(key: Array, path: np.uint32, shape: tuple[int, ...], dtype: Any) -> Array:
-    return jax.random.normal(jax.random.fold_in(key, path), shape, dtype)
-
-
-def redrawn(subject: Any, key: Array, seen: Any) -> Subject:
+def redrawn(subject: Any, key: Array | None, seen: Any) -> Subject:
     """Weights from a unit normal, biases zero; gains and what is no weight are kept.
 
     A bias is a parameter of that name; a gain is named `scale`, as Flax's norms do; a weight is any
     other parameter with two axes or more in one module, without those that stack modules.
 
+    They are drawn by NumPy: JAX would compile a program for every shape.
+
     Args:
       subject: the model.
-      key: each parameter draws with its own, by the path of the parameter.
+      key: each parameter draws with its own, by the path of the parameter; `None` for key 0.
       seen: what an abstract run says of each module.
     """
+    words = (0, 0) if key is None else np.ravel(jax.random.key_data(key)).tolist()
 
     def draw(module: str, parameter: str, values: Array) -> Array:
         kind = parameter.rpartition("/")[2]
         if kind == "bias":
-            return jnp.zeros_like(values)
+            return _like(values, np.zeros(values.shape))
         if kind == "scale" or values.ndim - len(seen[module].lead) < 2:
             return values
-        path = np.uint32(zlib.crc32(f"{module}/{parameter}".encode()))
-        return _normal(key, path, values.shape, values.dtype)
+        path = zlib.crc32(f"{module}/{parameter}".encode())
+        return _like(values, _normal(np.random.default_rng((*words, path)), values))
 
     return subject.map_parameters(draw)
+
+
+def _normal(generator: np.random.Generator, values: Array) -> np.ndarray:
+    """Independent entries with `E |x|² = 1`."""
+    if jnp.iscomplexobj(values):
+        parts = generator.standard_normal((2, *values.shape))
+        return (parts[0] + 1j * parts[1]) / np.sqrt(2)
+    wide = np.float64 if values.dtype == np.float64 else np.float32
+    return generator.standard_normal(values.shape, wide)
+
+
+def _like(values: Array, drawn: np.ndarray) -> Array:
+    """An array of the same dtype, on the same devices."""
+    return jax.device_put(drawn.astype(values.dtype), getattr(values, "sharding", None))

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from jax import Array
 
-from jaxmup.empirical._record import Given, Record, Seen, neutral, packed, rows
+from jaxmup.empirical._record import Record, Seen, fixed, rows
+from jaxmup.empirical._solve import compiled
 from jaxmup.empirical._solve import measure as measure_subject
 from jaxmup.empirical._subject import count_examples, make_subject, observed
 from jaxmup.empirical._use import Settings, plain
@@ -135,18 +136,17 @@ def measure(
     seen = observed(subject, inputs)
     scaled = not scales or any("scale_grad_x" in found for found in scales.values())
     settings = Settings(count_examples(inputs, num_examples), scaled, plain)
-    fixed = {name: _given(scales.get(name), one) for name, one in seen.items()}
-    return rows_of(measure_subject(subject, settings, seen, fixed).records, seen)
+    pass_ = compiled(subject, settings, seen)
+    applied = {name: _given(scales.get(name), one) for name, one in seen.items()}
+    return rows_of(measure_subject(subject, pass_, seen, applied).records, seen)
 
 
-def _given(scales: Mapping[str, Array] | None, seen: Seen) -> Array:
+def _given(scales: Mapping[str, Array] | None, seen: Seen) -> np.ndarray:
     if scales is None:
-        return neutral(seen)
-    one = np.ones(seen.lead)
-    update = scales.get("scale_grad_y", scales.get("learning_rate", one))
-    gradient = scales.get("scale_grad_x", one) * scales.get("scale_grad_y", one)
-    fields = (one, scales["scale_actv_y"], gradient, update)
-    return packed(Given(*fields)).astype(seen.dtype)
+        return fixed(seen)
+    update = scales.get("scale_grad_y", scales.get("learning_rate", 1.0))
+    gradient = np.asarray(scales.get("scale_grad_x", 1.0)) * scales.get("scale_grad_y", 1.0)
+    return fixed(seen, scales["scale_actv_y"], gradient, update)
 
 
 def rows_of(records: Mapping[str, Record], seen: Mapping[str, Seen]) -> tuple[Row, ...]:

@@ -1,6 +1,6 @@
 """What a model, its data and what was measured of it must satisfy, each refusal naming a module."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmup._tree import leaves_by_path, listed
-from jaxmup.empirical._record import Record, Seen, real_dtype
+from jaxmup.empirical._record import Record, Seen, is_traced, real_dtype
 
 
 def require_parameters(name: str, params: Any) -> Any:
@@ -55,10 +55,14 @@ def require_called(names: Iterable[str], seen: Mapping[str, Seen]) -> None:
 def require_inputs(inputs: Any, first: str) -> None:
     """Raises a `ValueError` unless the inputs are finite, and not all of them zero.
 
+    Inputs that are traced have no values to look at.
+
     Args:
       inputs: what the model is called with.
       first: the module that is called first.
     """
+    if is_traced(inputs):
+        return
     arrays = {
         path: np.asarray(leaf)
         for path, leaf in leaves_by_path(inputs).items()
@@ -99,6 +103,26 @@ def require_uses(records: Mapping[str, Record]) -> None:
             "The loss must depend on the outputs of every module to calibrate. It doesn't on those "
             f"of{listed(without)}\nIs `loss_fn` a function of what the model returns, and is "
             "every module's output used? Leave others out by `modules`."
+        )
+
+
+def require_inputs_of(readouts: Iterable[str], seen: Mapping[str, Seen]) -> None:
+    """Raises a `ValueError` unless a gradient can leave each readout."""
+    without = [name for name in readouts if not seen[name].gradient]
+    if without:
+        raise ValueError(
+            "A readout must have an input that a gradient can pass to, since it is scaled by how "
+            f"much that moves its outputs. There is none of{listed(without)}"
+        )
+
+
+def require_single_use(readouts: Iterable[str], shared: Collection[str]) -> None:
+    """Raises a `ValueError` if a readout has several uses."""
+    wrong = [name for name in readouts if name in shared]
+    if wrong:
+        raise ValueError(
+            "A readout must be used once and share no parameter, or its gain is not that of one "
+            f"use. Used several times:{listed(wrong)}\nLeave it out of `readouts`."
         )
 
 

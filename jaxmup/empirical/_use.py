@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxmup import functional
-from jaxmup.empirical._record import Given, Record, given, packed
+from jaxmup.empirical._record import Record, given, packed
 
 
 class Settings(NamedTuple):
@@ -19,11 +19,19 @@ class Settings(NamedTuple):
       num_examples: over how many examples the loss is a mean.
       scale_gradients: whether gradients are scaled where they leave a module.
       direction: of the optimizer's step, up to its sign, for a tree of gradients.
+      readouts: names of the modules that are scaled by their gain, not by their outputs.
+      readout: whether the module at hand is one.
     """
 
     num_examples: int
     scale_gradients: bool
     direction: Callable[[Any], Any]
+    readouts: frozenset[str] = frozenset()
+    readout: bool = False
+
+    def of(self, name: str) -> "Settings":
+        """What is measured of one module."""
+        return self._replace(readouts=frozenset(), readout=name in self.readouts)
 
 
 def plain(gradients: Any) -> Any:
@@ -69,13 +77,18 @@ def rms(x: Array) -> Array:
       >>> rms(jnp.array([3.0, 4j]))
       Array(3.535534, dtype=float32)
     """
+    return jnp.sqrt(mean_square(x))
+
+
+def mean_square(x: Array) -> Array:
+    """`mean |x|²`, in float32 at least."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return jnp.sqrt(jnp.mean(wide.real**2 + wide.imag**2 if jnp.iscomplexobj(x) else wide**2))
+    return jnp.mean(wide.real**2 + wide.imag**2 if jnp.iscomplexobj(x) else wide**2)
 
 
 def inverse(size: Array) -> Array:
     """`1 / size`; a size of zero says nothing, and leaves its scale at 1."""
-    return jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1.0), 1.0)
+    return 1 / jnp.where(size == 0, 1.0, size)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -102,8 +115,8 @@ def measured(
         measured; `None` for that of this use alone.
       *inputs: those that are floating-point.
     """
-    del settings, record
-    return _forward(use, params, rest, scales, direction, *inputs)[0]
+    del record
+    return _forward(use, settings, params, rest, scales, direction, *inputs)[0]
 
 
 def _measured_forward(
@@ -116,66 +129,88 @@ def _measured_forward(
     direction: Any,
     *inputs: Array,
 ) -> tuple[Array, Any]:
-    del settings, record
-    return _forward(use, params, rest, scales, direction, *inputs)
+    del record
+    return _forward(use, settings, params, rest, scales, direction, *inputs)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _forward(
-    use: Use, params: Any, rest: Any, scales: Array, direction: Any, *inputs: Array
+    use: Use,
+    settings: Settings,
+    params: Any,
+    rest: Any,
+    scales: Array,
+    direction: Any,
+    *inputs: Array,
 ) -> tuple[Array, Any]:
     outputs, pull = jax.vjp(lambda p, *x: use(p, rest, *x), params, *inputs)
     known = given(scales)
-    size = rms(outputs).astype(scales.dtype)
+    square = mean_square(outputs).astype(scales.dtype)
+    size = jnp.sqrt(square)
+    if settings.readout:
+        size = _gain(lambda *x: use(params, rest, *x), pull, inputs, outputs).astype(size.dtype)
     factor = jnp.where(known.fixed > 0, known.activation, inverse(size))
-    saved = (pull, params, rest, inputs, direction, known, factor, size * factor)
+    saved = (pull, params, rest, inputs, direction, known, factor, square)
     return functional.scale(outputs, factor), saved
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _backward(use: Use, settings: Settings, saved: Any, cotangent: Array) -> tuple[Any, ...]:
-    pull, params, rest, inputs, direction, known, factor, activation = saved
+    pull, params, rest, inputs, direction, known, factor, square = saved
     own, *to_inputs = pull(functional.scale(cotangent, factor))
-    gradient_scale, gradient = _of_gradient(known, settings, to_inputs)
     if direction is None:
         direction = own
     # JAX's gradient of a complex parameter is the conjugate of the steepest ascent.
     step = settings.direction(jax.tree.map(jnp.conj, direction))
     _, change = jax.jvp(lambda p: use(p, rest, *inputs), (params,), (step,))
-    change = rms(change).astype(factor.dtype) * factor
-    update_scale = jnp.where(known.fixed > 0, known.update, inverse(change))
+    # Gradient and update together, since XLA takes its time for every small operation.
+    sizes = jnp.stack([_largest(to_inputs, settings), factor * rms(change)]).astype(factor.dtype)
+    scales = jnp.where(known.fixed > 0, jnp.stack([known.gradient, known.update]), inverse(sizes))
+    if settings.scale_gradients:
+        to_inputs = [functional.scale(x, scales[0]) for x in to_inputs]
+    else:
+        scales = scales.at[0].set(1.0)
+    gradient, update = (sizes * scales) ** 2
+    alive = _alive(cotangent).astype(factor.dtype)
     found = Record(
         uses=jnp.ones_like(factor),
-        activation=activation**2,
-        gradient=gradient**2,
-        update=(update_scale * change) ** 2,
-        reached=jnp.any(cotangent != 0).astype(factor.dtype),
-        dead=_dead(cotangent).astype(factor.dtype),
+        activation=square * factor**2,
+        gradient=gradient,
+        update=update,
+        reached=(alive > 0).astype(factor.dtype),
+        dead=1 - alive,
         activation_scale=factor,
-        gradient_scale=gradient_scale,
-        update_scale=update_scale,
+        gradient_scale=scales[0],
+        update_scale=scales[1],
     )
-    if settings.scale_gradients:
-        to_inputs = [functional.scale(x, gradient_scale) for x in to_inputs]
     return own, None, None, packed(found), None, *to_inputs
 
 
 measured.defvjp(_measured_forward, _backward)
 
 
-def _of_gradient(known: Given, settings: Settings, to_inputs: list[Array]) -> tuple[Array, Array]:
-    """The scale of the gradient that leaves, and the RMS of the scaled one, per example."""
-    one = jnp.ones_like(known.gradient)
-    sizes = [settings.num_examples * rms(x).astype(one.dtype) for x in to_inputs]
-    largest = functools.reduce(jnp.maximum, sizes, 0 * one)
-    if not settings.scale_gradients:
-        return one, largest
-    scale = jnp.where(known.fixed > 0, known.gradient, inverse(largest))
-    return scale, scale * largest
+def _gain(
+    function: Callable[..., Array], pull: Callable[..., Any], inputs: Any, outputs: Array
+) -> Array:
+    """By how much the outputs move, RMS, where inputs move by RMS 1 the way their gradient points.
+
+    An estimate, by one step of the power iteration, of the norm from RMS to RMS.
+    """
+    _, *towards = pull(jnp.conj(outputs))
+    # JAX's gradient of a complex input is the conjugate of the steepest ascent.
+    towards = [jnp.conj(x) for x in towards]
+    _, moved = jax.jvp(function, inputs, tuple(towards))
+    length = functools.reduce(jnp.maximum, map(rms, towards), jnp.zeros(()))
+    return rms(moved) * inverse(length)
 
 
-def _dead(cotangent: Array) -> Array:
-    """Fraction of features, along the last axis, whose gradient is zero everywhere."""
-    if cotangent.ndim == 0:
-        return jnp.zeros(())
-    return jnp.mean(jnp.all(cotangent == 0, axis=tuple(range(cotangent.ndim - 1))))
+def _largest(to_inputs: list[Array], settings: Settings) -> Array:
+    """The largest RMS of the gradients that leave, per example; 0 of none."""
+    sizes = [settings.num_examples * rms(x) for x in to_inputs]
+    return functools.reduce(jnp.maximum, sizes, jnp.zeros(()))
+
+
+def _alive(cotangent: Array) -> Array:
+    """Fraction of features, along the last axis, whose gradient is not zero everywhere."""
+    touched = jnp.sum(jnp.abs(cotangent), axis=tuple(range(cotangent.ndim - 1))) > 0
+    return jnp.mean(touched.astype(jnp.float32))
