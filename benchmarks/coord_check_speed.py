@@ -158,12 +158,12 @@ def records(args: argparse.Namespace) -> float:
                 return jax.lax.scan(step, (params, rest, tx.init(params)), length=args.steps)[1]
 
             keys = lambda seed: subject.draw(jax.random.key(seed, impl="unsafe_rbg"))  # noqa: E731
-            return jax.vmap(train)(*jax.lax.map(keys, seeds))
+            return jax.lax.map(lambda seed: train(*keys(seed)), seeds)
 
         def recorded(
             seeds: Any, data: Any, subject: Any = subject, training: Any = training
         ) -> Any:
-            return _measure._run(subject, training, seeds, data)
+            return _measure._run(subject, training, False, seeds, data)
 
         for name, run in (("recorded", recorded), ("plain", plain)):
             sides[name].append(jax.jit(run).lower(seeds, data).compile())

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +28,13 @@ from jaxmup.coord_check import (
     tag,
     write_record,
 )
+from jaxmup.coord_check._check import default_loss
 from jaxmup.coord_check._expected import Theory
-from jaxmup.coord_check._measure import Measured
+from jaxmup.coord_check._measure import Training, _run
 from jaxmup.coord_check._modules import tag_nnx, tagging_linen
+from jaxmup.coord_check._sizes import Measured, Sums
 from jaxmup.coord_check._slopes import fit
+from jaxmup.coord_check._subject import Family
 from jaxmup.coord_check._tags import collecting
 from jaxmup.coord_check._verdict import judge, verdict
 from jaxmup.models.gpt import GPT
@@ -153,6 +157,28 @@ def test_rows_are_what_a_plain_loop_measures(correct):
             assert rows[quantity, name, step] == pytest.approx(rms, rel=1e-3, abs=1e-9)
         assert rows["decay", "hidden", step] == pytest.approx(2**-6 * 0.1, rel=1e-3)
         params = new
+
+
+def test_seeds_run_together_as_one_by_one():
+    """Accelerators run them together."""
+    subject = Family(make_model, (8, 16), DATA[0], None, apply, RULES).subjects()[0]
+    training = Training(optax.sgd(0.1), default_loss, 2, (0, 1), repeated=True)
+    runs = [
+        jax.jit(partial(_run, subject, training, together))(jnp.arange(2, dtype=jnp.uint32), DATA)
+        for together in (False, True)
+    ]
+    one_by_one, together = (run.unpacked()[0] for run in runs)
+    for one, other in zip(one_by_one, together, strict=True):
+        np.testing.assert_allclose(one.squares, other.squares, rtol=1e-4, atol=1e-9)
+
+
+def test_masked_values_do_not_count():
+    """3 and 4 of each layer, beside what a mask leaves out: their mean square is 12.5."""
+    values = jnp.array([[3.0, 9.0, -4.0, 9.0], [9.0, 4.0, 9.0, 3.0]])
+    sums = Sums.of("logits", "", values, (4,), layered=True, where=values < 9)
+    measured = sums.measured()
+    np.testing.assert_allclose(measured.rms, [12.5**0.5] * 2, rtol=1e-6)
+    np.testing.assert_allclose(measured.mean_abs, [3.5] * 2, rtol=1e-6)
 
 
 def test_the_interval_is_students():

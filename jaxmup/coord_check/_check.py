@@ -1,6 +1,7 @@
 """The coordinate check of a model."""
 
 import dataclasses
+import functools
 import inspect
 import itertools
 import math
@@ -15,7 +16,8 @@ import optax
 from jaxmup._rules import Parametrization
 from jaxmup._tree import listed
 from jaxmup.coord_check._expected import FLAT, Expected, Theory
-from jaxmup.coord_check._measure import Measured, Training, measure, owner
+from jaxmup.coord_check._measure import Run, Training, measure, owner
+from jaxmup.coord_check._sizes import Measured
 from jaxmup.coord_check._subject import Family, Subject
 from jaxmup.coord_check._tags import LOGITS
 from jaxmup.coord_check._verdict import TOLERANCE, Outcome, Verdict, overall, verdict
@@ -153,13 +155,14 @@ def coord_check(
     probe = batches if repeated else jax.tree.map(lambda leaf: leaf[0], batches)
     family = Family(make_model, tuple(sizes), probe[0], parametrization, apply, rules)
     subjects = family.subjects()
-    runs = []
-    for subject in subjects:
-        training = Training(
-            _transform(optimizer, subject), loss or default_loss, steps, seeds, repeated
-        )
-        measured, _ = measure(subject, training, batches)
-        runs.append(jax.device_get(measured))
+    training = functools.partial(
+        Training, loss=loss or default_loss, steps=steps, seeds=seeds, repeated=repeated
+    )
+    # The largest model is commonly the last, and takes longest: it starts first.
+    runs = measure(
+        Run.of(subject, training(_transform(optimizer, subject)), batches)
+        for subject in reversed(subjects)
+    )[::-1]
     theory = Theory(
         tuple(map(float, sizes)),
         tuple(subject.spec_of for subject in subjects),

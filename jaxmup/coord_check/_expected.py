@@ -14,7 +14,8 @@ from jaxmup._power import GAIN, ONE, Power
 from jaxmup._rules import Parametrization
 from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
-from jaxmup.coord_check._measure import Measured, owner
+from jaxmup.coord_check._measure import owner
+from jaxmup.coord_check._sizes import Measured
 from jaxmup.coord_check._slopes import log_slope
 
 

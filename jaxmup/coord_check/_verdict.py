@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from jaxmup.coord_check._expected import Expected
-from jaxmup.coord_check._measure import Quantity
+from jaxmup.coord_check._sizes import Quantity
 from jaxmup.coord_check._slopes import Slope, fit
 
 Outcome = Literal["pass", "fail", "not enough seeds"]
