@@ -215,6 +215,30 @@ def test_what_has_no_slope_fails(bad):
     assert verdict((1, 2), np.array([[1.0, 1.0], [1.0, bad]]), FLAT, 0.1, 0.95) == (None, "fail")
 
 
+N, FADES = np.array([64.0, 128.0, 256.0, 512.0]), np.array([1.0, 0.99, 1.01, 1.0])
+# By hand: 1 - 6 n^-1/2 goes from 1/4 to 0.735, of slope 0.5, and from 0.625 to 0.735, of 0.23.
+FADING = {
+    "fades": (N, 1 - 6 * N**-0.5, "pass"),
+    "fades, sizes in any order": (N[::-1], (1 - 6 * N**-0.5)[::-1], "pass"),
+    "fades, seen at two sizes": (N[[0, 3]], 1 - 6 * N[[0, 3]] ** -0.5, "fail"),
+    "a mistake": (N, N**0.5, "fail"),
+    "a mistake that what fades hides": (N, N**0.5 + 2, "fail"),
+    "a mistake down": (N, N**-0.5, "fail"),
+}
+
+
+@pytest.mark.parametrize(("sizes", "values", "outcome"), cases(FADING))
+def test_what_fades_is_no_mistake(sizes, values, outcome):
+    assert verdict(sizes, np.outer(values, FADES), FLAT, 0.25, 0.95)[1] == outcome
+
+
+def test_noise_at_the_larger_sizes_excuses_nothing():
+    """The slope of 256 to 512 is 0.2, but 1/2 is within its interval; that of all is 0.4."""
+    noise = np.array([1.18, 0.84, 1.15, 0.88])
+    values = np.stack([np.full(4, 1.0), np.full(4, 1.5), np.full(4, 2.0), 2.35 * noise])
+    assert verdict(N, values, FLAT, 0.25, 0.95)[1] == "fail"
+
+
 # Exponents of the width by hand: TP-V, Table 3 and Appendix B.3, for weights without multipliers.
 # Queries, keys and biases of the outputs may be smaller by n^-1/2 until features have aligned.
 BY_HAND = {

@@ -95,7 +95,9 @@ def coord_check(
     Of each the slope of log RMS over log width is compared with the exponent that theory expects.
 
     A row passes if the confidence interval of its slope is within `tolerance` of what is expected
-    and excludes exponents that are off by 1/2. Its interval is that of the mean over seeds. Some
+    and excludes exponents that are off by 1/2. Its interval is that of the mean over seeds. What
+    fails over three or more sizes passes if the larger half of them does: a part that fades as
+    :math:`n^{-1/2}` hides an exponent from small sizes, but not a mistake from large ones. Some
     exponents are open: what is read out of features falls as :math:`n^{-1/2}` at initialization,
     since random signs add up, and not at all once it has learned. So do attention logits, and the
     gradients of queries, keys and of biases of the outputs. A readout that starts at zero leaves
