@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 import optax
 
 from jaxmup._rules import Parametrization
+from jaxmup._signature import open_parameters
 from jaxmup._tree import listed
 from jaxmup.coord_check._expected import FLAT, Expected, Theory
 from jaxmup.coord_check._measure import Run, Training, measure, owner
@@ -193,7 +193,7 @@ def _transform(optimizer: Optimizer, subject: Subject) -> optax.GradientTransfor
     """The optimizer of one model."""
     if isinstance(optimizer, optax.GradientTransformation):
         return optimizer
-    if "specs" in inspect.signature(optimizer).parameters:
+    if "specs" in open_parameters(optimizer):
         return optimizer(subject.scalings, specs=subject.specs)  # type: ignore[call-arg]
     return optimizer(subject.scalings)
 
