@@ -28,7 +28,7 @@ from jaxmup.coord_check import (
     tag,
     write_record,
 )
-from jaxmup.coord_check._check import default_loss
+from jaxmup.coord_check._check import _of_layers, default_loss
 from jaxmup.coord_check._expected import Theory
 from jaxmup.coord_check._measure import Training, _run
 from jaxmup.coord_check._modules import tag_nnx, tagging_linen
@@ -317,6 +317,26 @@ def test_expected_exponents_of_outputs(name, features, low, high):
     assert (expected.low, expected.high) == pytest.approx((low, high))
 
 
+def test_queries_of_plain_attention_carry_what_it_lacks():
+    """Logits over sqrt(d) instead of d: the queries are n^-1/2 smaller, and so are their steps."""
+    specs = tuple(
+        {
+            name: dataclasses.replace(spec(width, "INPUT", "OUTPUT"), forward_gain=gain)
+            for name, gain in (("query/kernel", (32 / width) ** 0.5), ("key/kernel", 1.0))
+        }
+        for width in WIDTHS
+    )
+    rule = named("mup adam table3")
+    scalings = tuple(jaxmup.resolve(one, rule) for one in specs)
+    plain = Theory(tuple(map(float, WIDTHS)), specs, scalings, rule)
+    for name, exponent in (("query", -0.5), ("key", 0), ("", 0)):
+        for expected in (
+            plain.of_output(outputs(name, 32, 256)),
+            plain.of_change(outputs(name, 32, 256)),
+        ):
+            assert (expected.low, expected.high) == pytest.approx((exponent, exponent)), name
+
+
 def test_expected_exponents_where_a_layer_narrows():
     """Outputs grow as the root of the inputs: weights n^-1/2 · n^-1/4, so that sums are n^-1/4."""
     sizes = [(64, 64), (256, 128), (1024, 256)]
@@ -335,6 +355,15 @@ def test_expected_exponents_where_a_layer_narrows():
     ):  # fmt: skip
         expected = narrows.of_output(outputs(name, *features))
         assert (expected.low, expected.high) == pytest.approx((low, high)), name
+
+
+def test_layers_are_compared_at_the_same_fraction_of_the_depth():
+    stacks = [
+        Measured("activation", "blocks", (2,), True, np.arange(1.0, n + 1).reshape(1, 1, n) / n)
+        for n in (2, 6)
+    ]
+    compared = {layer: values.ravel().tolist() for layer, values in _of_layers(stacks, 0)}
+    assert compared == {0: [0.5, 0.5], 1: [1.0, 1.0]}
 
 
 def seen(model, inputs):

@@ -15,7 +15,7 @@ import optax
 from jaxmup._rules import Parametrization
 from jaxmup._signature import open_parameters
 from jaxmup._tree import listed
-from jaxmup.coord_check._expected import FLAT, Expected, Theory
+from jaxmup.coord_check._expected import Expected, Theory
 from jaxmup.coord_check._measure import Run, Training, measure, owner
 from jaxmup.coord_check._sizes import Measured
 from jaxmup.coord_check._subject import Family, Subject
@@ -234,7 +234,7 @@ def _verdicts(
 def _expected(theory: Theory, of_sizes: Sequence[Measured], decays: bool) -> Expected:
     quantity, name = of_sizes[0].quantity, of_sizes[0].name
     if quantity == "activation_change":
-        return FLAT
+        return theory.of_change(of_sizes)
     if quantity in ("activation", "logits"):
         return theory.of_output(of_sizes)
     if quantity == "logits_change":  # a few steps may not have aligned queries and keys
@@ -243,12 +243,18 @@ def _expected(theory: Theory, of_sizes: Sequence[Measured], decays: bool) -> Exp
 
 
 def _of_layers(of_sizes: Sequence[Measured], step: int) -> Iterable[tuple[int | None, np.ndarray]]:
-    """The values of shape `(sizes, seeds)` of each layer that the models of all sizes have."""
+    """The values of shape `(sizes, seeds)` of each layer of the model that has fewest.
+
+    Of a deeper one, the layer at the same fraction of its depth.
+    """
     if not of_sizes[0].layered:
         yield None, np.stack([one.rms[:, step] for one in of_sizes]).astype(float)
         return
-    for layer in range(min(one.rms.shape[2] for one in of_sizes)):
-        yield layer, np.stack([one.rms[:, step, layer] for one in of_sizes]).astype(float)
+    fewest = min(one.rms.shape[2] for one in of_sizes)
+    for layer in range(fewest):
+        same = [(layer + 1) * one.rms.shape[2] // fewest - 1 for one in of_sizes]
+        values = [one.rms[:, step, i] for one, i in zip(of_sizes, same, strict=True)]
+        yield layer, np.stack(values).astype(float)
 
 
 def _rows(

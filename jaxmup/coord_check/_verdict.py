@@ -28,7 +28,7 @@ class Verdict:
     Args:
       quantity: what was measured.
       name: of the module or parameter.
-      layer: of a scanned stack; `None` elsewhere.
+      layer: of a scanned stack, of the model that has fewest; `None` elsewhere.
       step: of the training run.
       slope: its exponent over the sizes that it was judged by, as in `verdict`; `None` where a
         value is zero or not finite.
