@@ -41,7 +41,7 @@ BASE, WIDTHS = 64, (64, 512)
 GPT_WIDTHS = (64, 128, 256)
 KEY = jax.random.key(7)
 DIGITS = jax.random.normal(KEY, (64, 8)), jax.random.randint(KEY, (64,), 0, 5)
-IMAGES = jax.random.normal(KEY, (32, 8, 8, 2)), DIGITS[1][:32]
+IMAGES = jax.random.normal(KEY, (16, 4, 4, 2)), DIGITS[1][:16]
 TOKENS = jax.random.randint(KEY, (8, 17), 0, 50)
 TEXT = TOKENS[:, :-1], TOKENS[:, 1:]
 STANDARD = parametrization("standard", "adam")
@@ -225,6 +225,8 @@ def wrong_fan(scalings: Any) -> Any:
 
 HIDDEN, IN, OUT_KERNEL = "hidden/1/kernel", "hidden/0/kernel", "readout/kernel"
 
+FOUR = Case(Small, adam_w, sizes=(64, 128, 256, 512))
+
 MISTAKES: dict[str, Case] = {
     "standard parametrization": Case(Small, adam_w, options={"parametrization": STANDARD}),
     "hidden learning rate dropped": wrong("lr", HIDDEN, lambda s, r: 1.0),
@@ -252,6 +254,14 @@ MISTAKES: dict[str, Case] = {
     ),
     "wrong fan in a rectangular layer": Case(Two, wrong_fan),
     "attention logits over the root of d": Case(plain_attention, adam_w, TEXT, (64, 256)),
+    "hidden learning rate dropped, 4 widths": FOUR._replace(
+        optimizer=mistaken(adam_w, "lr", at_(HIDDEN, lambda s, r: 1.0, "lr"))
+    ),
+    "hidden initial scale dropped, 4 widths": FOUR._replace(make_model=with_kernel("1", 0.5)),
+    "readout as a hidden layer, 4 widths": FOUR._replace(make_model=with_kernel("readout", 0.5)),
+    "attention logits over the root of d, 3 widths": Case(
+        plain_attention, adam_w, TEXT, GPT_WIDTHS
+    ),
     "one learning rate, stock Adam": Case(Small, optax.adam(2**-7)),
     "residual branches not scaled": Case(
         functools.partial(Deep, asked=False),
@@ -317,6 +327,7 @@ CORRECT: dict[str, Case] = {
     "MLP, large eps": Case(mlp, lambda s: adam(2**-7, s, eps=1e-3)),
     "rectangular layers": Case(Two, adam_w),
     "GPT": Case(gpt, adam_w, TEXT, (64, 128, 256, 512)),
+    "GPT, small widths": Case(gpt, adam_w, TEXT, GPT_WIDTHS),
     "GPT, readout from zero": Case(gpt_from_zero, adam_w, TEXT, (64, 256)),
     "GPT-2, tied": Case(
         functools.partial(
@@ -328,7 +339,7 @@ CORRECT: dict[str, Case] = {
     ),
     "plain MLP": plain("MLP"),
     "plain CNN": plain("CNN", sizes=(32, 128)),
-    "CNN": Case(cnn, adam_w, IMAGES, (16, 64, 128)),
+    "CNN": Case(cnn, adam_w, IMAGES, (16, 64)),
     "plain scanned Linen transformer": plain("scanned Linen transformer", sizes=(64, 256)),
     "CompleteP over depth": Case(Deep, lambda s: adam(2**-6, s), DIGITS, (4, 32), COMPLETE),
 }

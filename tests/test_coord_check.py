@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +28,13 @@ from jaxmup.coord_check import (
     tag,
     write_record,
 )
+from jaxmup.coord_check._check import _of_layers, default_loss
 from jaxmup.coord_check._expected import Theory
-from jaxmup.coord_check._measure import Measured
+from jaxmup.coord_check._measure import Training, _run
 from jaxmup.coord_check._modules import tag_nnx, tagging_linen
+from jaxmup.coord_check._sizes import Measured, Sums
 from jaxmup.coord_check._slopes import fit
+from jaxmup.coord_check._subject import Family
 from jaxmup.coord_check._tags import collecting
 from jaxmup.coord_check._verdict import judge, verdict
 from jaxmup.models.gpt import GPT
@@ -155,6 +159,28 @@ def test_rows_are_what_a_plain_loop_measures(correct):
         params = new
 
 
+def test_seeds_run_together_as_one_by_one():
+    """Accelerators run them together."""
+    subject = Family(make_model, (8, 16), DATA[0], None, apply, RULES).subjects()[0]
+    training = Training(optax.sgd(0.1), default_loss, 2, (0, 1), repeated=True)
+    runs = [
+        jax.jit(partial(_run, subject, training, together))(jnp.arange(2, dtype=jnp.uint32), DATA)
+        for together in (False, True)
+    ]
+    one_by_one, together = (run.unpacked()[0] for run in runs)
+    for one, other in zip(one_by_one, together, strict=True):
+        np.testing.assert_allclose(one.squares, other.squares, rtol=1e-4, atol=1e-9)
+
+
+def test_masked_values_do_not_count():
+    """3 and 4 of each layer, beside what a mask leaves out: their mean square is 12.5."""
+    values = jnp.array([[3.0, 9.0, -4.0, 9.0], [9.0, 4.0, 9.0, 3.0]])
+    sums = Sums.of("logits", "", values, (4,), layered=True, where=values < 9)
+    measured = sums.measured()
+    np.testing.assert_allclose(measured.rms, [12.5**0.5] * 2, rtol=1e-6)
+    np.testing.assert_allclose(measured.mean_abs, [3.5] * 2, rtol=1e-6)
+
+
 def test_the_interval_is_students():
     """Slopes 1, 2 and 3: mean 2, standard error 1/√3, t = 4.302653 with two degrees of freedom."""
     values = np.array([[1.0, 1.0, 1.0], [2.0, 4.0, 8.0], [4.0, 16.0, 64.0]])
@@ -187,6 +213,30 @@ def test_judge(slope, expected, outcome):
 @pytest.mark.parametrize("bad", [0.0, math.nan, math.inf])
 def test_what_has_no_slope_fails(bad):
     assert verdict((1, 2), np.array([[1.0, 1.0], [1.0, bad]]), FLAT, 0.1, 0.95) == (None, "fail")
+
+
+N, FADES = np.array([64.0, 128.0, 256.0, 512.0]), np.array([1.0, 0.99, 1.01, 1.0])
+# By hand: 1 - 6 n^-1/2 goes from 1/4 to 0.735, of slope 0.5, and from 0.625 to 0.735, of 0.23.
+FADING = {
+    "fades": (N, 1 - 6 * N**-0.5, "pass"),
+    "fades, sizes in any order": (N[::-1], (1 - 6 * N**-0.5)[::-1], "pass"),
+    "fades, seen at two sizes": (N[[0, 3]], 1 - 6 * N[[0, 3]] ** -0.5, "fail"),
+    "a mistake": (N, N**0.5, "fail"),
+    "a mistake that what fades hides": (N, N**0.5 + 2, "fail"),
+    "a mistake down": (N, N**-0.5, "fail"),
+}
+
+
+@pytest.mark.parametrize(("sizes", "values", "outcome"), cases(FADING))
+def test_what_fades_is_no_mistake(sizes, values, outcome):
+    assert verdict(sizes, np.outer(values, FADES), FLAT, 0.25, 0.95)[1] == outcome
+
+
+def test_noise_at_the_larger_sizes_excuses_nothing():
+    """The slope of 256 to 512 is 0.2, but 1/2 is within its interval; that of all is 0.4."""
+    noise = np.array([1.18, 0.84, 1.15, 0.88])
+    values = np.stack([np.full(4, 1.0), np.full(4, 1.5), np.full(4, 2.0), 2.35 * noise])
+    assert verdict(N, values, FLAT, 0.25, 0.95)[1] == "fail"
 
 
 # Exponents of the width by hand: TP-V, Table 3 and Appendix B.3, for weights without multipliers.
@@ -267,6 +317,26 @@ def test_expected_exponents_of_outputs(name, features, low, high):
     assert (expected.low, expected.high) == pytest.approx((low, high))
 
 
+def test_queries_of_plain_attention_carry_what_it_lacks():
+    """Logits over sqrt(d) instead of d: the queries are n^-1/2 smaller, and so are their steps."""
+    specs = tuple(
+        {
+            name: dataclasses.replace(spec(width, "INPUT", "OUTPUT"), forward_gain=gain)
+            for name, gain in (("query/kernel", (32 / width) ** 0.5), ("key/kernel", 1.0))
+        }
+        for width in WIDTHS
+    )
+    rule = named("mup adam table3")
+    scalings = tuple(jaxmup.resolve(one, rule) for one in specs)
+    plain = Theory(tuple(map(float, WIDTHS)), specs, scalings, rule)
+    for name, exponent in (("query", -0.5), ("key", 0), ("", 0)):
+        for expected in (
+            plain.of_output(outputs(name, 32, 256)),
+            plain.of_change(outputs(name, 32, 256)),
+        ):
+            assert (expected.low, expected.high) == pytest.approx((exponent, exponent)), name
+
+
 def test_expected_exponents_where_a_layer_narrows():
     """Outputs grow as the root of the inputs: weights n^-1/2 · n^-1/4, so that sums are n^-1/4."""
     sizes = [(64, 64), (256, 128), (1024, 256)]
@@ -285,6 +355,15 @@ def test_expected_exponents_where_a_layer_narrows():
     ):  # fmt: skip
         expected = narrows.of_output(outputs(name, *features))
         assert (expected.low, expected.high) == pytest.approx((low, high)), name
+
+
+def test_layers_are_compared_at_the_same_fraction_of_the_depth():
+    stacks = [
+        Measured("activation", "blocks", (2,), True, np.arange(1.0, n + 1).reshape(1, 1, n) / n)
+        for n in (2, 6)
+    ]
+    compared = {layer: values.ravel().tolist() for layer, values in _of_layers(stacks, 0)}
+    assert compared == {0: [0.5, 0.5], 1: [1.0, 1.0]}
 
 
 def seen(model, inputs):

@@ -1,6 +1,7 @@
 """The figures of a transfer measurement and of a memory report."""
 
 import dataclasses
+import itertools
 import math
 import re
 import sys
@@ -8,6 +9,8 @@ import sys
 import pytest
 
 from jaxmup import fused, plots, transfer
+from jaxmup.plots._labels import Label, label_ends
+from jaxmup.plots._style import new_figure
 
 RATES = (0.25, 0.5, 1.0, 2.0)
 LOSSES = {
@@ -151,3 +154,21 @@ def test_a_bar_for_each_form_adds_up_to_its_peak():
     assert widths["other temporaries"] == [1, 0]
     assert [text.get_text() for text in axis.texts] == ["12.0", "8.0"]
     assert axis.get_xlabel() == "peak of a step (GiB)"
+
+
+@pytest.mark.parametrize("count", [3, 40])
+def test_labels_at_the_ends_of_lines_do_not_overlap(count):
+    figure = new_figure(3, 2.5)
+    axis = figure.subplots()
+    axis.set_yscale("log", base=2)
+    axis.set_ylim(0.5, 2)
+    labels = [Label(f"module {i}", 1.0, 1 + i / 1000, "red") for i in range(count)]
+    label_ends(axis, labels, height=1.6)
+    figure.draw_without_rendering()
+    boxes = sorted((text.get_window_extent() for text in axis.texts), key=lambda box: box.y0)
+    assert all(low.y1 <= high.y0 for low, high in itertools.pairwise(boxes))
+    inside = axis.get_window_extent()
+    assert inside.y0 <= boxes[0].y0
+    assert boxes[-1].y1 <= inside.y1
+    hidden = count - len(boxes) + 1
+    assert axis.texts[-1].get_text() == (f"... and {hidden} more" if hidden > 1 else "module 2")

@@ -1,6 +1,7 @@
 """Transfer of any model, on any data, over any hyper-parameter."""
 
 import dataclasses
+import functools
 import itertools
 import math
 
@@ -364,3 +365,14 @@ def test_cross_entropy_is_that_of_optax():
     inputs, labels = EVALUATION
     expected = optax.losses.safe_softmax_cross_entropy(inputs, jax.nn.one_hot(labels, 5)).mean()
     require_close(transfer.cross_entropy(lambda x: x, (inputs, labels)), expected, *RUN)
+
+
+class Asking(nnx.Module):
+    def __init__(self, width, depth, parametrization="mup"): ...
+
+
+def test_a_function_is_asked_what_it_has_not_been_given():
+    offered = {"depth": 1, "parametrization": "sp", "base_width": 8}
+    asked = {"depth": 1, "parametrization": "sp"}
+    assert _task.asked_for(Asking, offered) == asked
+    assert _task.asked_for(functools.partial(Asking, parametrization="tp"), offered) == {"depth": 1}

@@ -15,11 +15,11 @@ from jaxmup.coord_check._assert import failure_message as failure_message
 from jaxmup.coord_check._check import CoordCheck as CoordCheck
 from jaxmup.coord_check._check import coord_check as coord_check
 from jaxmup.coord_check._expected import Expected as Expected
-from jaxmup.coord_check._measure import QUANTITIES as QUANTITIES
-from jaxmup.coord_check._measure import Quantity as Quantity
 from jaxmup.coord_check._record import read_record as read_record
 from jaxmup.coord_check._record import to_lines as to_lines
 from jaxmup.coord_check._record import write_record as write_record
+from jaxmup.coord_check._sizes import QUANTITIES as QUANTITIES
+from jaxmup.coord_check._sizes import Quantity as Quantity
 from jaxmup.coord_check._slopes import Slope as Slope
 from jaxmup.coord_check._tags import tag as tag
 from jaxmup.coord_check._verdict import TOLERANCE as TOLERANCE

@@ -14,7 +14,8 @@ from jaxmup._power import GAIN, ONE, Power
 from jaxmup._rules import Parametrization
 from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
-from jaxmup.coord_check._measure import Measured, owner
+from jaxmup.coord_check._measure import owner
+from jaxmup.coord_check._sizes import Measured
 from jaxmup.coord_check._slopes import log_slope
 
 
@@ -70,7 +71,8 @@ class Theory:
         """
         of_logits = of_sizes[0].quantity.startswith("logits")
         if len({one.shape for one in of_sizes}) > 1 and not of_logits:
-            return Expected(-self._narrows, 0.0)
+            carried = self.of_change(of_sizes).high
+            return Expected(carried - self._narrows, carried)
         name = owner(of_sizes[0].name)
         kernels = [f"{name}/kernel", f"{name.removesuffix('/logits')}/query/kernel"]
         if kernels[0] in self.specs[0] and self.specs[0][kernels[0]].role == "output":
@@ -80,6 +82,17 @@ class Theory:
             exponent = -self._growth(kernels[1], lambda spec: spec.axes[-1].ratio) / 2
             return Expected(exponent - 2 * self._narrows, exponent)
         return Expected(-self._widest / 2 - self._narrows, 0.0)
+
+    def of_change(self, of_sizes: Sequence[Measured]) -> Expected:
+        """The exponent of how far a module's output moves.
+
+        It keeps its size, but for a factor that the stored weight carries for a forward pass that
+        lacks it: such are the queries of a plain model that divides its logits by `sqrt(d)`.
+        """
+        kernel = f"{owner(of_sizes[0].name)}/kernel"
+        if kernel not in self.common:
+            return FLAT
+        return Expected.exactly(self._growth(kernel, lambda spec: spec.forward_gain))
 
     @property
     def _widest(self) -> float:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special
 
+Floats = Sequence[float] | np.ndarray
+
 
 @dataclasses.dataclass(frozen=True)
 class Slope:
@@ -31,7 +33,7 @@ class Slope:
         return self.value + self.half_width
 
 
-def log_slope(sizes: Sequence[float], values: Sequence[float]) -> float:
+def log_slope(sizes: Floats, values: Floats) -> float:
     """The least-squares slope of log value over log size.
 
     Example:
@@ -43,7 +45,7 @@ def log_slope(sizes: Sequence[float], values: Sequence[float]) -> float:
     return float(x @ y / (x @ x))
 
 
-def fit(sizes: Sequence[float], values: np.ndarray, confidence: float) -> Slope:
+def fit(sizes: Floats, values: np.ndarray, confidence: float) -> Slope:
     """The mean over seeds of each seed's slope, with Student's interval for that mean.
 
     Seeds are independent replicates, so the interval needs no model of the noise within one.

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -15,6 +14,7 @@ from jaxmup._infer._make import Made, Source
 from jaxmup._infer._rescale import rescale
 from jaxmup._rules import Parametrization, parametrization
 from jaxmup._scaling import Scaling
+from jaxmup._signature import open_parameters
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import leaves_by_path, listed, resolve
 from jaxmup.coord_check._modules import tag_nnx, tagging_linen
@@ -76,13 +76,7 @@ class Family:
     @property
     def takes_rule(self) -> bool:
         """Whether `make_model` is told the parametrization."""
-        function = self.make_model
-        while isinstance(function, functools.partial):
-            if RULE in function.keywords:
-                return False
-            function = function.func
-        function = function.__init__ if isinstance(function, type) else function
-        return RULE in inspect.signature(function).parameters
+        return RULE in open_parameters(self.make_model)
 
     def subjects(self) -> tuple[Subject, ...]:
         """The model of each size.

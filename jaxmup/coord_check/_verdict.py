@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from jaxmup.coord_check._expected import Expected
-from jaxmup.coord_check._measure import Quantity
+from jaxmup.coord_check._sizes import Quantity
 from jaxmup.coord_check._slopes import Slope, fit
 
 Outcome = Literal["pass", "fail", "not enough seeds"]
@@ -17,6 +17,7 @@ LEAST_MISTAKE = 0.5
 # Nearer to what is right than to that. A random readout is why it is not less: the logits that it
 # starts with fall as n^-1/2, so what the steps add to them is a + b n^-1/2, whose slope is 0 in the
 # limit only. For a GPT of widths 64 to 512 it is -0.19, and -0.08 if the readout starts at zero.
+# Where b is large, see `verdict`.
 TOLERANCE = LEAST_MISTAKE / 2
 
 
@@ -27,9 +28,10 @@ class Verdict:
     Args:
       quantity: what was measured.
       name: of the module or parameter.
-      layer: of a scanned stack; `None` elsewhere.
+      layer: of a scanned stack, of the model that has fewest; `None` elsewhere.
       step: of the training run.
-      slope: its exponent over sizes; `None` where a value is zero or not finite.
+      slope: its exponent over the sizes that it was judged by, as in `verdict`; `None` where a
+        value is zero or not finite.
       expected: the exponents that theory expects.
       outcome: `pass`, `fail` or `not enough seeds`.
       values: mean over seeds, one for each size.
@@ -86,11 +88,24 @@ def verdict(
     """The slope of values of shape `(sizes, seeds)` and the verdict on it.
 
     What is zero or not finite at some sizes has no slope, and is as it should be nowhere.
+
+    An exponent is that of a limit, which what fades as :math:`n^{-1/2}` hides from small sizes: the
+    gain of a GPT's last norm, behind a random readout, moves as 0.021 - 0.086 n^-1/2, of slope 0.30
+    from 64 to 256 and 0.12 from 256 to 512. The slope of a wrong power does the opposite, for what
+    fades leaves more of it. So what fails is judged by the larger half of three or more sizes, if
+    there it is nearer to what is right than to a mistake, and excludes one.
     """
     if not (np.isfinite(values).all() and (values > 0).all()):
         return None, "fail"
     slope = fit(sizes, values, confidence)
-    return slope, judge(slope, expected, tolerance)
+    outcome = judge(slope, expected, tolerance)
+    if outcome == "fail" and len(sizes) > 2:
+        larger = np.argsort(sizes)[len(sizes) // 2 :]
+        settled = fit(np.asarray(sizes)[larger], values[larger], confidence)
+        near = expected.low - tolerance <= settled.value <= expected.high + tolerance
+        if near and judge(settled, expected, tolerance) == "pass":
+            return settled, "pass"
+    return slope, outcome
 
 
 def overall(verdicts: Iterable[Verdict]) -> Outcome:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jaxmup.coord_check import QUANTITIES, CoordCheck, Outcome, Quantity, Verdict
+from jaxmup.plots._labels import Label, label_ends
 from jaxmup.plots._style import INK, MUTED, new_figure, style
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _TITLES: dict[Quantity, str] = {
     "eps": "gradient over eps",
 }
 _COLORS: dict[Outcome, str] = {"pass": "#2f8f5b", "not enough seeds": "#c58b00", "fail": "#cf2e2e"}
-_COLUMNS = 4
+_COLUMNS, _HEIGHT = 4, 2.5  # of a panel, in inches
 
 
 def coord_check_figure(check: CoordCheck, quantities: Sequence[Quantity] = QUANTITIES) -> "Figure":
@@ -49,7 +50,7 @@ def coord_check_figure(check: CoordCheck, quantities: Sequence[Quantity] = QUANT
     ]
     columns = min(_COLUMNS, len(shown))
     rows = math.ceil(len(shown) / columns)
-    figure = new_figure(0.4 + 3.1 * columns, 1.1 + 2.5 * rows)
+    figure = new_figure(0.4 + 3.1 * columns, 1.1 + _HEIGHT * rows)
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
     for axis, quantity in zip(axes, shown, strict=False):
         _panel(axis, check, quantity)
@@ -67,8 +68,10 @@ def _panel(axis: "Axes", check: CoordCheck, quantity: Quantity) -> None:
     for exponent in exponents:
         line = [(size / x[0]) ** exponent for size in x]
         axis.plot(x, line, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    for one in sorted(verdicts, key=lambda one: list(_COLORS).index(one.outcome)):
-        _line(axis, x, one)
+    ends = {
+        one.title: (_line(axis, x, one), one)
+        for one in sorted(verdicts, key=lambda one: list(_COLORS).index(one.outcome))
+    }
     axis.set_xscale("log", base=2)
     axis.set_yscale("log", base=2)
     axis.set_xticks(x, [str(size) for size in x])
@@ -82,12 +85,19 @@ def _panel(axis: "Axes", check: CoordCheck, quantity: Quantity) -> None:
     )
     style(axis)
     axis.tick_params(labelsize=8)
+    labels = [
+        Label(name, x[-1], end, _COLORS[one.outcome])
+        for name, (end, one) in ends.items()
+        if math.isfinite(end)
+    ]
+    label_ends(axis, sorted(labels, key=lambda one: -abs(math.log(one.y))), 0.65 * _HEIGHT)
 
 
-def _line(axis: "Axes", x: Sequence[int], one: Verdict) -> None:
+def _line(axis: "Axes", x: Sequence[int], one: Verdict) -> float:
+    """Draws a line, and returns where it ends if it is to be labeled."""
     start = one.values[0]
     if not (math.isfinite(start) and start > 0):
-        return
+        return math.nan
     values = [
         value / start if math.isfinite(value) and value > 0 else math.nan for value in one.values
     ]
@@ -102,16 +112,7 @@ def _line(axis: "Axes", x: Sequence[int], one: Verdict) -> None:
         markersize=2.5,
         zorder=3 if failed else 2,
     )
-    if failed and math.isfinite(values[-1]):
-        axis.annotate(
-            one.title,
-            (x[-1], values[-1]),
-            (-3, 3),
-            textcoords="offset points",
-            ha="right",
-            fontsize=6.5,
-            color=color,
-        )
+    return values[-1] if failed else math.nan
 
 
 def _headline(check: CoordCheck) -> str:

@@ -1,7 +1,6 @@
 """What is trained on what: a model's factory, batches, and a loss."""
 
 import dataclasses
-import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -9,6 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array
+
+from jaxmup._signature import open_parameters
 
 Loss = Callable[[Any, Any], Array]
 
@@ -70,12 +71,10 @@ class Task:
 
 def asked_for(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the `offered` arguments that a function has a parameter for, by name."""
-    if isinstance(function, type):  # the metaclass of NNX hides the signature
-        function = function.__init__
-    parameters = inspect.signature(function).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+    parameters = open_parameters(function)
+    if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
         return dict(offered)
-    return {p.name: offered[p.name] for p in parameters if p.name in offered}
+    return {name: offered[name] for name in parameters if name in offered}
 
 
 def replayable(source: Any) -> Any:
