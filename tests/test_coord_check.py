@@ -88,6 +88,23 @@ def test_a_correct_model_passes(correct):
     assert ("update_ratio", "hidden") in kinds
 
 
+def test_a_gradient_that_is_rounding_is_not_judged():
+    """What moves all logits alike has none: the softmax does not see it."""
+
+    def with_offset(width, key):
+        return {**make_model(width, key), "offset": jnp.ones((width, 1))}
+
+    def shifted(params, x):
+        return apply(params, x) + jnp.tanh(x @ params["first"]) @ params["offset"]
+
+    found = check(make_model=with_offset, apply=shifted)
+    gradient = max(
+        r["rms"] for r in found.rows if (r["quantity"], r["name"]) == ("gradient", "offset")
+    )
+    assert 0 < gradient < 1e-6
+    assert "offset" not in {one.name for one in found.verdicts}
+
+
 def mistaken(scalings):
     """AdamW with three mistakes: hidden learning rate, readout decay, eps of the first."""
     wrong = {

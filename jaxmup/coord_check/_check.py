@@ -25,10 +25,15 @@ from jaxmup.coord_check._verdict import TOLERANCE, Outcome, Verdict, overall, ve
 Over = Literal["width", "depth"]
 Optimizer = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
 
+# Measured of outputs; all else is of parameters.
+OF_OUTPUTS = ("activation", "activation_change", "logits", "logits_change")
 # Judged as they start; what is learned is judged at the last step.
 JUDGED_FIRST = ("activation", "logits", "weight")
 # Not judged where the weight starts at zero: it is then made of steps, so that a wrong one cancels.
 OVER_WEIGHT = ("update_ratio", "decay_ratio")
+# Of the largest gradient of a model. One below it is zero but for rounding, as that of the bias of
+# keys is, which moves all logits of a query alike; Adam makes steps of any size of it.
+ROUNDED = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +50,8 @@ class CoordCheck:
       follows_rule: whether the models would follow another parametrization; those of jaxmup layers
         only do if `make_model` takes one.
       verdicts: one for each quantity of each module and parameter that is not zero everywhere, but
-        for the ratios of a step and of decay to a weight that started at zero.
+        for the ratios of a step and of decay to a weight that started at zero, and for parameters
+        whose gradients are zero but for rounding.
       rows: everything that was measured, one row for each quantity, name, layer, size, seed and
         step, as plain dicts.
     """
@@ -214,11 +220,14 @@ def _verdicts(
         for quantity, name in by_key[0]
         if quantity == "weight" and not by_key[0][quantity, name].rms[:, 0].any()
     }
+    rounded = set.intersection(*map(_rounded, runs))
     decays = any(one.quantity == "decay" and one.rms.any() for run in runs for one in run)
     for quantity, name in by_key[0]:
         if not all((quantity, name) in run for run in by_key):
             continue
         if quantity in OVER_WEIGHT and name in zero:
+            continue
+        if quantity not in OF_OUTPUTS and name in rounded:
             continue
         of_sizes = [run[quantity, name] for run in by_key]
         step = 0 if quantity in JUDGED_FIRST else of_sizes[0].rms.shape[1] - 1
@@ -229,6 +238,12 @@ def _verdicts(
             slope, outcome = verdict(theory.sizes, values, expected, tolerance, confidence)
             means = tuple(map(float, values.mean(1)))
             yield Verdict(of_sizes[0].quantity, name, layer, step, slope, expected, outcome, means)
+
+
+def _rounded(run: Sequence[Measured]) -> set[str]:
+    """The parameters whose gradients are zero but for rounding, at every step of every seed."""
+    sizes = {one.name: one.rms.max() for one in run if one.quantity == "gradient"}
+    return {name for name, size in sizes.items() if size <= ROUNDED * max(sizes.values())}
 
 
 def _expected(theory: Theory, of_sizes: Sequence[Measured], decays: bool) -> Expected:
