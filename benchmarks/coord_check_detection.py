@@ -340,7 +340,7 @@ CORRECT: dict[str, Case] = {
     "plain MLP": plain("MLP"),
     "plain CNN": plain("CNN", sizes=(32, 128)),
     "CNN": Case(cnn, adam_w, IMAGES, (16, 64)),
-    "plain scanned Linen transformer": plain("scanned Linen transformer", sizes=(64, 256)),
+    "plain scanned Linen transformer": plain("scanned Linen transformer", sizes=(64, 512)),
     # At initialization the stream is of size sqrt(1 + 16 / depth), which settles from 32 on.
     "CompleteP over depth": Case(Deep, lambda s: adam(2**-6, s), DIGITS, (4, 32, 128), COMPLETE),
 }
