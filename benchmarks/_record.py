@@ -1,6 +1,7 @@
 """How benchmarks take turns, and write what they measured beside machine and versions."""
 
 import json
+import math
 import os
 import platform
 import time
@@ -29,7 +30,10 @@ def take_turns(
 
 
 def write_record(path: Path, measured: Mapping[str, Any], *packages: str) -> None:
-    """Writes a JSON record; packages that are not installed are left out of its versions."""
+    """Writes a JSON record, in which a number that is not finite is null.
+
+    Packages that are not installed are left out of its versions.
+    """
     machine = {
         "cores": os.cpu_count(),
         "architecture": platform.machine(),
@@ -40,7 +44,15 @@ def write_record(path: Path, measured: Mapping[str, Any], *packages: str) -> Non
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {"machine": machine, "versions": versions, **measured}
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    path.write_text(json.dumps(_with_nulls(record), indent=1, allow_nan=False) + "\n")
+
+
+def _with_nulls(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _with_nulls(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_nulls(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _version(package: str) -> str | None:
