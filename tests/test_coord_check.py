@@ -437,7 +437,11 @@ def test_the_layers_of_a_stack_are_seen_one_by_one():
     np.testing.assert_allclose(again, result, rtol=1e-5, atol=1e-6)
     by_name = {one.name: one for one in found}
     ups = by_name["blocks/blocks/feed_forward/up"]
-    assert (ups.value.shape, ups.scanned, ups.shape) == ((3, 1, 5, 32), 1, (1, 5, 32))
+    assert (ups.value.shape, ups.scanned, ups.shape) == (
+        (3, 5, 32),
+        1,
+        (5, 32),
+    )  # tokens on one axis
     logits = by_name["blocks/blocks/attention/logits"]
     assert logits.is_logits
     assert logits.value.shape[-2:] == (5, 5)
