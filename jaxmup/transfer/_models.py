@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from flax import nnx
 
 from jaxmup import data
 from jaxmup._rules import Parametrization
@@ -77,9 +76,6 @@ def images(dataset: data.Dataset) -> Task:
 def language_model(text: data.Text, context: int, sequences: int = 256) -> Task:
     """`jaxmup.models.GPT` on the bytes of a text: 4 heads, feed-forward layers of twice the width.
 
-    Its readout starts at zero. Otherwise its initial logits, which fade with the width, move the
-    best learning rate of the narrow models.
-
     Args:
       text: what to train on, and what to take the loss at the end on.
       context: length of a sequence, in bytes.
@@ -97,7 +93,6 @@ def language_model(text: data.Text, context: int, sequences: int = 256) -> Task:
             base_width=base_width,
             hidden_features=2 * width,
             base_hidden_features=2 * base_width,
-            readout_init=nnx.initializers.zeros,
             parametrization=parametrization,
             rngs=rngs,
         )
