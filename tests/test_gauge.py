@@ -70,9 +70,8 @@ class LinenMlp(nn.Module):
 
 
 def square_error(predicted: jax.Array) -> jax.Array:
-    return jnp.mean(
-        (predicted.astype(jnp.float32 if predicted.dtype != X.dtype else X.dtype) - Y) ** 2
-    )
+    wide = jnp.promote_types(predicted.dtype, jnp.float32)
+    return jnp.mean((predicted.astype(wide) - jnp.asarray(Y, wide)) ** 2)
 
 
 def chain(scalings: Any, **kwargs: Any) -> Any:
