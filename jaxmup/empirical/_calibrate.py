@@ -142,8 +142,8 @@ def calibrate(
       TypeError: if `model` is of neither API.
       ValueError: naming the module: if one is never called, has integer parameters, or isn't
         differentiable, the loss doesn't depend on its outputs, or something is not finite; if the
-        inputs have NaN or are all zero; if a pattern matches nothing; if a
-        readout has several uses, or no input that a gradient passes to.
+        inputs have NaN or are all zero; if a pattern matches nothing; if a readout has several
+        uses, or no input that a gradient passes to.
 
     References:
       Yang, Simon, Bernstein, "A Spectral Condition for Feature Learning", arXiv:2310.17813,

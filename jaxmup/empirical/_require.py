@@ -112,7 +112,8 @@ def require_inputs_of(readouts: Iterable[str], seen: Mapping[str, Seen]) -> None
     if without:
         raise ValueError(
             "A readout must have an input that a gradient can pass to, since it is scaled by how "
-            f"much that moves its outputs. There is none of{listed(without)}"
+            f"much that moves its outputs. There is none of{listed(without)}\nLeave it out of "
+            "`readouts`."
         )
 
 
