@@ -1,9 +1,11 @@
 """Claim: muP carries the learning rate of a GPT from width 64 to 512; the standard one does not.
 
-On the text of Python's standard library, with Adam (β2 = 0.95, as language models are trained; in
-100 steps 0.999 averages over more than the run, and β was -0.11 with it): the best learning rate goes as width^β with β
-within ±0.1 under muP and below -0.5 under the standard parametrization, and width 512 at the best
-rate of width 64 ends within 1 % of its own best loss. Two CPU cores take less than 30 minutes.
+On the text of Python's standard library: the best learning rate goes as width^β with β within ±0.1
+under muP and below -0.5 under the standard parametrization, and width 512 at the best rate of width
+64 ends within 1 % of its own best loss. Two CPU cores take less than 30 minutes.
+
+Adam has β2 = 0.95, as language models are trained. Its default of 0.999 averages over more steps
+than the 100 of a run; with that, muP's β was -0.11.
 """
 
 import sys

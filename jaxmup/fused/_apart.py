@@ -10,6 +10,8 @@ from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Literal, Var
 
+from jaxmup.fused._program import called
+
 Where = int | frozenset[int]  # the axis of layers, or the axes along which an array is uniform
 Rule = Callable[[Any, list[Where], list[tuple[int, ...]]], Sequence[Where]]
 
@@ -46,11 +48,11 @@ def axes_of_layers(program: ClosedJaxpr, inputs: Sequence[Where]) -> list[Where]
 
 def _through(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> Sequence[Where]:
     name = equation.primitive.name
-    if name in _ELEMENTWISE:
+    if name in ELEMENTWISE:
         axis = _common(name, known, shapes)
         return [axis] * len(equation.outvars)
-    if name in _CALLS:
-        return _called(equation, known)
+    if name in CALLS:
+        return axes_of_layers(called(equation), known)
     if name not in _OF_SHARED and not any(isinstance(w, int) for w in known):
         return [frozenset() if v.aval.shape else _everywhere(v) for v in equation.outvars]
     rule = _RULES.get(name) or (_reduce if name.startswith(("reduce_", "arg")) else None)
@@ -182,12 +184,6 @@ def _scan(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> l
     raise MixesLayersError("`scan` moves the axis of layers")
 
 
-def _called(equation: Any, known: list[Where]) -> list[Where]:
-    inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
-    closed = inner if hasattr(inner, "consts") else ClosedJaxpr(inner, ())
-    return axes_of_layers(closed, known)
-
-
 def _joined(ways: Sequence[Where]) -> Where:
     axes = {w for w in ways if isinstance(w, int)}
     if len(axes) > 1:
@@ -219,7 +215,7 @@ def _everywhere(atom: Any) -> frozenset[int]:
     return frozenset(range(len(atom.aval.shape)))
 
 
-_ELEMENTWISE = frozenset(
+ELEMENTWISE = frozenset(
     """
     abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp conj
     convert_element_type copy copy_p cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor
@@ -229,7 +225,7 @@ _ELEMENTWISE = frozenset(
     xor
     """.split()  # noqa: SIM905
 )
-_CALLS = frozenset(
+CALLS = frozenset(
     "jit pjit closed_call core_call custom_jvp_call custom_vjp_call checkpoint".split()  # noqa: SIM905
 )
 _OF_SHARED = frozenset({"broadcast_in_dim", "reshape", "cond", "scan", "while"})

@@ -11,7 +11,7 @@ from jax.extend.core import ClosedJaxpr, Literal, Var, jaxpr_as_fun
 from jaxmup.fused._program import part, trace, type_of
 from jaxmup.fused._stack import Block, Stack
 
-Visit = Callable[[list[Array], Any], tuple[Any, Any]]
+Arrays = dict[int, Array]
 
 
 class Inputs(NamedTuple):
@@ -61,6 +61,26 @@ class Plan(NamedTuple):
     of_parameters: list[int]
     forwarded: dict[int, int]  # to the position of the input among `others`
     stored: dict[int, int]  # to the position among what is stored
+
+
+class Visitor(NamedTuple):
+    """What happens to the layers of a stack in the backward pass; keys are those of its arrays.
+
+    Args:
+      weights: keys of the parameters of the block, in the order of `Inputs.layer`.
+      visit: takes the gradients of a layer and its slices of all arrays, all with a leading axis of
+        length 1, to the new values of those in `later` and anything to collect.
+      later: keys of the arrays that are written an iteration after the visit.
+      write: takes the arrays, the gradients of a layer and its index to the arrays with what is not
+        for later, if there is any.
+      written: keys of the arrays that change in either way.
+    """
+
+    weights: Sequence[int]
+    visit: Callable[[Arrays, Arrays], tuple[Arrays, Any]]
+    later: Sequence[int] = ()
+    write: Callable[[Arrays, Arrays, Any], Arrays] | None = None
+    written: Sequence[int] = ()
 
 
 class Tape(NamedTuple):
@@ -133,8 +153,8 @@ def run_forward(layer: Linearized, inputs: Inputs) -> tuple[list[Array], Tape]:
 
 
 def run_backward(
-    layer: Linearized, tape: Tape, gradients: Sequence[Any], stacks: Any, visit: Visit, write: bool
-) -> tuple[Inputs, Any, Any]:
+    layer: Linearized, tape: Tape, gradients: Sequence[Any], stacks: Arrays, visitor: Visitor
+) -> tuple[Inputs, Arrays, Any]:
     """Runs back through the loop and visits each layer with the gradients of its parameters.
 
     What a visit returns is written into the stacks one iteration later, before the next layer is
@@ -145,14 +165,12 @@ def run_backward(
       layer: of `linearize`.
       tape: of `run_forward`; `tape.inputs.layer` is not read.
       gradients: with respect to the results of the loop.
-      stacks: a tuple, the parameters first; each array has a leading axis of layers.
-      visit: takes the gradients of a layer and its slice of `stacks`, all with a leading axis of
-        length 1, and returns the slice's new values and anything to collect.
-      write: whether the new values are kept.
+      stacks: by key, each with a leading axis of layers.
+      visitor: what happens to the layers.
 
     Returns:
       The gradients with respect to `Inputs` (`None` where there is none, and for the parameters),
-      the stacks with new values, what the visits gave to collect.
+      the stacks that the visitor writes, what its visits gave to collect.
     """
     loop, length = layer.stack.loop, layer.stack.loop.length
     carry_smooth = layer.results[: loop.carry]
@@ -163,31 +181,37 @@ def run_backward(
     last = indices[0] if loop.equation.params["reverse"] else indices[-1]
 
     def body(state: Any, slices: Any) -> tuple[Any, Any]:
-        of_carry, of_constants, stacks, pending, where = state
+        of_carry, of_constants, written, pending, where = state
         index, stored, others, of_outputs = slices
-        stacks = _write(stacks, pending, where) if write else stacks
-        here = _read(stacks if write else whole, index)
-        pull_back = _pull_back(layer, tape, squeezed(here[0]), stored, others)
+        written = _write(written, pending, where)
+        here = _read({**stacks, **written}, index)
+        weights = squeezed([here[key] for key in visitor.weights])
+        pull_back = _pull_back(layer, tape, weights, stored, others)
         moved = _unflatten(layer.active, *pull_back([*of_carry, *of_outputs]))
-        new, collected = visit([g[None] for g in moved.layer], here)
-        of_constants = jax.tree.map(jnp.add, of_constants, _present(moved.constants))
-        state = (_present(moved.carry), of_constants, stacks, *((new, index) if write else (0, 0)))
-        return state, (_present(moved.others), collected)
+        of_carry, of_constants = (
+            _present(moved.carry),
+            jax.tree.map(jnp.add, of_constants, _present(moved.constants)),
+        )
+        of_layer = dict(zip(visitor.weights, (g[None] for g in moved.layer), strict=True))
+        new, collected = visitor.visit(of_layer, here)
+        if visitor.write is not None:
+            written = visitor.write(written, of_layer, _after(of_carry, index))
+        return (of_carry, of_constants, written, new, index), (_present(moved.others), collected)
 
-    whole = stacks
     zeros = [
         jnp.zeros_like(x)
         for x, active in zip(tape.inputs.constants, layer.active.constants, strict=True)
         if active
     ]
-    start = (stacks, _read(stacks, last), last) if write else ((), 0, 0)
+    written = {key: stacks[key] for key in visitor.written}
+    pending = _read({key: stacks[key] for key in visitor.later}, last)
     order = _order(layer.stack)
     order["reverse"] = not order["reverse"]
+    start = (of_carry, zeros, written, pending, last)
     slices = (indices, tape.stored, tape.inputs.others, of_outputs)
     with jax.named_scope("transpose(blocks)"):  # as XLA's names of what JAX transposes itself
-        state, (of_others, collected) = lax.scan(body, (of_carry, zeros, *start), slices, **order)
-    of_carry, of_constants, stacks, *pending = state
-    stacks = _write(stacks, *pending) if write else whole
+        state, (of_others, collected) = lax.scan(body, start, slices, **order)
+    of_carry, of_constants, *pending = state
     constants, carry, layers, others = layer.active
     found = Inputs(
         _fill(of_constants, constants),
@@ -195,7 +219,7 @@ def run_backward(
         [None] * len(layers),
         _fill(of_others, others),
     )
-    return found, stacks, collected
+    return found, _write(*pending), collected
 
 
 def is_inexact(x: Any) -> bool:
@@ -283,10 +307,23 @@ def _read(stacks: Any, index: Any) -> Any:
     return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, index, 1), stacks)
 
 
-def _write(stacks: Any, values: Any, index: Any) -> Any:
-    return jax.tree.map(
-        lambda x, v: lax.dynamic_update_slice_in_dim(x, v, index, 0), stacks, values
-    )
+def _write(stacks: Arrays, values: Arrays, index: Any) -> Arrays:
+    put = lax.dynamic_update_slice_in_dim
+    return stacks | {key: put(stacks[key], x, index, 0) for key, x in values.items()}
+
+
+def _after(arrays: Sequence[Array], index: Array) -> Array:
+    """The index, which XLA knows only when it has these arrays.
+
+    What is written there comes after what they are computed from. Where XLA's CPU backend does not
+    see that a read comes before a write, it copies the whole stack, and it drops the barriers of
+    `optimization_barrier` before it looks.
+    """
+    for x in arrays:
+        if x.size:
+            number = jnp.max(jnp.real(x)).astype(index.dtype)
+            index += jnp.clip(number, 0, 0)
+    return index
 
 
 def _split(leaves: Sequence[Any], chosen: Any) -> tuple[list[Any], list[Any]]:

@@ -1,6 +1,6 @@
 """An optax transform as a program, and the parts of it that update one stack, or all the rest."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,8 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jaxmup._tree import leaves_by_path, listed
 from jaxmup.fused._apart import MixesLayersError, Where, axes_of_layers
-from jaxmup.fused._program import part, trace
+from jaxmup.fused._program import part, scalars, trace
+from jaxmup.fused._rows import for_rows, rows_of
 
 
 class Model(NamedTuple):
@@ -43,13 +44,13 @@ class Model(NamedTuple):
 
 
 class Share(NamedTuple):
-    """What the optimizer does to one stack, or to all parameters that are in none.
+    """What the optimizer does to some parameters and the state that is theirs.
 
     Args:
       params: positions of the parameters.
       state: positions of the leaves of the state.
       program: makes the new parameters, then the new state.
-      used: positions of its inputs in the numbering of `Update`.
+      used: keys of its inputs, as in `Update`.
     """
 
     params: list[int]
@@ -57,52 +58,75 @@ class Share(NamedTuple):
     program: ClosedJaxpr
     used: list[int]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the first array that it makes."""
+        return self.program.out_avals[0].shape  # type: ignore[union-attr]
+
+
+class Stacked(NamedTuple):
+    """What the optimizer does to a layer of a stack, with a leading axis of length 1.
+
+    Args:
+      by_rows: parts that act on each number alone; their programs are for some rows.
+      whole: the part of all else.
+    """
+
+    by_rows: list[Share]
+    whole: Share
+
+    @property
+    def shares(self) -> list[Share]:
+        """All parts."""
+        return [*self.by_rows, self.whole]
+
 
 class Update(NamedTuple):
     """What the optimizer does, in parts that need nothing of each other.
 
-    Inputs are numbered: gradients first, then the leaves of the state, then the parameters.
+    Arrays have keys: those of the gradients come first, then those of the leaves of the state, then
+    those of the parameters.
 
     Args:
       num_params: number of parameters.
       num_state: number of leaves of the state.
-      stacks: the part of each stack, for one layer with a leading axis of length 1.
+      stacks: what it does to each stack.
       rest: the part of all else, among it state that is no parameter's own.
     """
 
     num_params: int
     num_state: int
-    stacks: list[Share]
+    stacks: list[Stacked]
     rest: Share
 
-    def run(
-        self,
-        share: Share,
-        gradients: Sequence[Array],
-        state: Sequence[Array],
-        params: Sequence[Array],
-        common: Sequence[Array] = (),
-    ) -> tuple[list[Array], list[Array]]:
-        """New parameters and state of a part.
+    def key(self, param: int) -> int:
+        """The key of a parameter."""
+        return self.num_params + self.num_state + param
 
-        Args:
-          share: the part.
-          gradients: of its parameters.
-          state: its leaves.
-          params: its parameters.
-          common: the leaves of the part `rest`, before the step.
-        """
-        P, K = self.num_params, self.num_state
-        values = dict(zip([P + k for k in self.rest.state], common, strict=False))
-        values |= zip(share.params, gradients, strict=True)
-        values |= zip([P + k for k in share.state], state, strict=True)
-        values |= zip([P + K + j for j in share.params], params, strict=True)
-        results = jaxpr_as_fun(share.program)(*(values[i] for i in share.used))
-        return results[: len(share.params)], results[len(share.params) :]
+    def keys(self, *shares: Share) -> list[int]:
+        """The keys of what these parts make, in order."""
+        return [
+            key
+            for share in shares
+            for key in (
+                *(self.key(j) for j in share.params),
+                *(self.num_params + k for k in share.state),
+            )
+        ]
+
+    def run(self, share: Share, arrays: Mapping[int, Array]) -> dict[int, Array]:
+        """The new values of what is a part's own, from all that it uses."""
+        results = jaxpr_as_fun(share.program)(*(arrays[key] for key in share.used))
+        return dict(zip(self.keys(share), results, strict=True))
 
 
-def divide(model: Model) -> Update:
+def divide(model: Model, size: int) -> Update:
     """Divides the update of a model among its stacks and the rest.
+
+    Args:
+      model: the model.
+      size: how many numbers of a parameter to update at a time at most, where each is updated from
+        what is its own; 0 for whole layers.
 
     Raises:
       ValueError: if the state is not that of the transform, a leaf of it is laid out in a way that
@@ -124,14 +148,50 @@ def divide(model: Model) -> Update:
         [k for k in range(K) if P + k not in taken],
         P,
     )
-    update = Update(P, K, shares, rest)
-    _require_independent(model, update)
-    _require_layers_apart(model, update)
-    return update
+    whole = Update(P, K, [Stacked([], share) for share in shares], rest)
+    _require_independent(model, whole)
+    _require_layers_apart(model, whole)
+    stacks = [_by_rows(whole, program, share, size) for share in shares] if size else whole.stacks
+    return whole._replace(stacks=stacks)
 
 
 def _share(program: ClosedJaxpr, params: list[int], state: list[int], P: int) -> Share:
     return Share(params, state, *part(program, [*params, *(P + k for k in state)]))
+
+
+def _by_rows(update: Update, program: ClosedJaxpr, share: Share, size: int) -> Stacked:
+    """Takes out of the update of a layer what can be done to some rows at a time."""
+    P, K = update.num_params, update.num_state
+    found, params, state = [], list(share.params), list(share.state)
+    for keys in _groups(update, program, share):
+        one = _share(
+            program,
+            [j for j in share.params if P + K + j in keys],
+            [k for k in share.state if P + k in keys],
+            P,
+        )
+        rows = rows_of(one.shape, size)
+        own = [i in keys or P + K + i in keys for i in one.used]
+        fitted = for_rows(one.program, own, rows) if rows and one.params else None
+        if fitted is not None:
+            found.append(one._replace(program=fitted))
+            params = [j for j in params if j not in one.params]
+            state = [k for k in state if k not in one.state]
+    return Stacked(found, _share(program, params, state, P))
+
+
+def _groups(update: Update, program: ClosedJaxpr, share: Share) -> list[set[int]]:
+    """The keys of a stack's arrays, together where the new value of one follows from another."""
+    P, K = update.num_params, update.num_state
+    groups: list[set[int]] = []
+    for key, output in zip(
+        update.keys(share), [*share.params, *(P + k for k in share.state)], strict=True
+    ):
+        _, used = part(program, [output])
+        own = {key, *(i if i >= P else P + K + i for i in used)} & {*update.keys(share)}
+        joined = [group for group in groups if group & own]
+        groups = [group for group in groups if not group & own] + [own.union(*joined)]
+    return groups
 
 
 def _program(model: Model, length: int) -> ClosedJaxpr:
@@ -215,7 +275,7 @@ def _owners(model: Model, program: ClosedJaxpr, layered: list[int], P: int) -> d
 
 def _require_independent(model: Model, update: Update) -> None:
     P, K, names = update.num_params, update.num_state, model.names
-    for share in (*update.stacks, update.rest):
+    for share in (*(stack.whole for stack in update.stacks), update.rest):
         own = {*share.params, *(P + k for k in share.state), *(P + K + j for j in share.params)}
         own |= {P + k for k in update.rest.state}
         foreign = [
@@ -235,14 +295,14 @@ def _require_independent(model: Model, update: Update) -> None:
 def _require_layers_apart(model: Model, update: Update) -> None:
     program = _program(model, 2)
     P, K = update.num_params, update.num_state
-    for stack in update.stacks:
+    for stack in (stacked.whole for stacked in update.stacks):
+        names = [model.names[j] for j in stack.params]
         layered = {*stack.params, *(P + k for k in stack.state), *(P + K + j for j in stack.params)}
         piece, used = part(program, [*stack.params, *(P + k for k in stack.state)])
         known: list[Where] = [0 if i in layered else frozenset() for i in used]
         try:
             found = axes_of_layers(piece, known)
         except MixesLayersError as error:
-            names = [model.names[j] for j in stack.params]
             raise ValueError(
                 "The optimizer must update each layer of a stack on its own. In its update of"
                 f"{listed(names[:3])}\n{error}.\n{_PER_LAYER} {_COUPLED}"
@@ -251,6 +311,12 @@ def _require_layers_apart(model: Model, update: Update) -> None:
             raise ValueError(
                 "The optimizer must leave the axis of layers in front, and what it makes of "
                 f"nothing that a layer has must be the same for all layers. {_PER_LAYER}"
+            )
+        if scalars(piece) != scalars(stack.program):
+            raise ValueError(
+                "The optimizer must do the same to a layer, however many there are: alone it sees "
+                "a stack of one. A number in its update of"
+                f"{listed(names[:3])}\nfollows from the number of layers. {_PER_LAYER}"
             )
 
 

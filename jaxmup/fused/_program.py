@@ -1,11 +1,13 @@
 """Programs as JAX traces them, and the parts of them that compute some of their results."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.core import ShapedArray
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var, jaxpr_as_fun, jaxprs_in_params
 from jax.interpreters import partial_eval
 from jax.sharding import PartitionSpec
 
@@ -64,9 +66,31 @@ def variables(atoms: Iterable[Any]) -> list[Var]:
     return list(dict.fromkeys(atom for atom in atoms if not isinstance(atom, Literal)))
 
 
+def scalars(program: ClosedJaxpr) -> list[tuple[str, list[Any]]]:
+    """What a program does, in order, and the numbers in it; the sizes of arrays are left out."""
+    found = []
+    for equation in program.jaxpr.eqns:
+        numbers = [atom.val for atom in equation.invars if isinstance(atom, Literal)]
+        found.append((equation.primitive.name, [x.item() for x in map(np.asarray, numbers)]))
+        for inner in jaxprs_in_params(equation.params):
+            found += scalars(ClosedJaxpr(inner, ()))
+    return found
+
+
+def value_of(values: Mapping[Var, Any], atom: Any) -> Any:
+    """The value of a variable or a literal."""
+    return values[atom] if isinstance(atom, Var) else jnp.asarray(atom.val, atom.aval.dtype)
+
+
 def is_loop(equation: Any) -> bool:
     """Whether an equation is a `jax.lax.scan`."""
     return equation.primitive.name == "scan"
+
+
+def called(equation: Any) -> ClosedJaxpr:
+    """The program that an equation calls: of `jit`, of a checkpoint, of a function of its own."""
+    jaxpr = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+    return jaxpr if hasattr(jaxpr, "consts") else ClosedJaxpr(jaxpr, ())
 
 
 def inlined(program: ClosedJaxpr, wanted: Callable[[Any], bool]) -> ClosedJaxpr:
@@ -84,22 +108,14 @@ def _run_inlined(
     values |= zip(program.jaxpr.invars, args, strict=True)
     for equation in program.jaxpr.eqns:
         if wanted(equation):
-            inputs = [_value(values, atom) for atom in equation.invars]
-            results = _run_inlined(_closed(equation.params["jaxpr"]), inputs, wanted)
+            inputs = [value_of(values, atom) for atom in equation.invars]
+            results = _run_inlined(called(equation), inputs, wanted)
         else:
             inputs = variables(equation.invars)
             run = piece(program.jaxpr, [equation], inputs, equation.outvars)
             results = run(*(values[v] for v in inputs))
         values |= zip(equation.outvars, results, strict=True)
-    return [_value(values, atom) for atom in program.jaxpr.outvars]
-
-
-def _closed(jaxpr: Any) -> ClosedJaxpr:
-    return jaxpr if hasattr(jaxpr, "consts") else ClosedJaxpr(jaxpr, ())
-
-
-def _value(values: dict[Var, Any], atom: Any) -> Any:
-    return atom.val if isinstance(atom, Literal) else values[atom]
+    return [value_of(values, atom) for atom in program.jaxpr.outvars]
 
 
 def _hides_a_loop(equation: Any) -> bool:

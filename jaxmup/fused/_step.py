@@ -3,6 +3,7 @@
 import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,9 +16,10 @@ from jax.extend.core import ClosedJaxpr
 from jaxmup._tree import leaves_by_path, listed
 from jaxmup.fused import _loop, _tape
 from jaxmup.fused._clip import Clip, squared_norm
-from jaxmup.fused._loop import Inputs
-from jaxmup.fused._optimizer import Model, Update, divide
+from jaxmup.fused._loop import Arrays, Inputs, Visitor
+from jaxmup.fused._optimizer import Model, Share, Stacked, Update, divide
 from jaxmup.fused._program import Traced, trace, type_of
+from jaxmup.fused._rows import update_rows
 from jaxmup.fused._stack import Block, as_written, find_stacks
 from jaxmup.fused._tape import Tape
 
@@ -32,6 +34,7 @@ class Step:
       has_aux: whether the loss returns more than its value.
       clip: how gradients are clipped by their global norm, if they are.
       block: what becomes of the body of each stack's loop.
+      update_size: how many numbers of a parameter are updated at a time; `None` for the default.
     """
 
     loss_fn: Callable[..., Any]
@@ -39,6 +42,7 @@ class Step:
     has_aux: bool = False
     clip: Clip | None = None
     block: Callable[[ClosedJaxpr], Block] = as_written
+    update_size: int | None = None
 
     @property
     def __name__(self) -> str:
@@ -51,12 +55,12 @@ class Step:
         program, result = self.traced(params, *args, **kwargs)
         stacks = find_stacks(program, list(leaves_by_path(params)))
         positions = [list(stack.parameters.values()) for stack in stacks]
-        update = divide(Model(self.tx, params, state, positions))
+        update = divide(Model(self.tx, params, state, positions), _size(self.update_size))
         leaves = jax.tree.leaves(params)
         tape = _tape.run_forward(program, stacks, leaves, self.block)
         factor = None
         if self.clip is not None:
-            factor = self.clip.factor(params, _measure(tape, positions, leaves))
+            factor = self.clip.factor(params, _measure(tape, leaves))
         new = _update(tape, update, leaves, jax.tree.leaves(state), factor)
         value = jax.tree.unflatten(jax.tree.structure(result), tape.results)
         trees = zip((params, state), new, strict=True)
@@ -96,6 +100,7 @@ def value_and_update(
     *,
     has_aux: bool = False,
     clip: Clip | None = None,
+    update_size: int | None = None,
 ) -> Step:
     """A training step like `jax.value_and_grad`, with the optimizer inside the backward pass.
 
@@ -131,15 +136,20 @@ def value_and_update(
       tx: the optimizer.
       has_aux: whether `loss_fn` returns a pair, of the loss and anything else.
       clip: see `clip_by_global_norm`; costs a second backward pass.
+      update_size: how many numbers of a layer's parameter to update at a time, as whole rows; 0 for
+        the whole layer at once. What is updated fits the cache, and the new values need no memory
+        of their own. Optimizers that do not treat each number by itself take whole layers anyway.
+        `None` is 65,536 on a single CPU device and 0 elsewhere: rows that are sharded would be
+        gathered, and an accelerator has no use for small pieces.
 
     Returns:
       A function from `(params, tx's state, *args, **kwargs)` to `(value, params, state)`.
 
     Raises:
       TypeError: at the step, if the loss is no real scalar.
-      ValueError: at the step, before anything is computed: if no block runs over stacked
-        parameters, the optimizer couples parameters or layers, or its state is laid out in a way
-        that is not known.
+      ValueError: if `update_size` is negative; at the step, before anything is computed: if no
+        block runs over stacked parameters, the optimizer couples parameters or layers, or its state
+        is laid out in a way that is not known.
 
     Example:
       >>> from jaxmup import fused
@@ -153,54 +163,91 @@ def value_and_update(
       >>> round(float(params["w"][0, 0, 0]), 3)
       0.9
     """
-    return Step(loss_fn, tx, has_aux, clip)
+    if update_size is not None and update_size < 0:
+        raise ValueError(
+            "`update_size` must be a number of numbers, or 0 for whole layers. "
+            f"Got {update_size}. Leave it out for a size that suits the machine."
+        )
+    return Step(loss_fn, tx, has_aux, clip, update_size=update_size)
 
 
 def _update(
     tape: Tape, update: Update, params: list[Array], state: list[Array], factor: Any
 ) -> tuple[list[Array], list[Array]]:
     """New leaves of parameters and state, of stacks in the backward pass and then of the rest."""
-    common = [state[k] for k in update.rest.state]
-    new_params, new_state = list(params), list(state)
+    num_params, num_state, rest = len(params), len(state), update.rest
+    arrays = dict(enumerate([*state, *params], start=num_params))  # as their keys are
+    common = {num_params + k: state[k] for k in rest.state}
 
-    def scaled(gradients: list[Array]) -> list[Array]:
-        if factor is None:
-            return gradients
-        return [(g * factor).astype(g.dtype) for g in gradients]
+    def run(share: Share, gradients: Arrays, here: Arrays) -> Arrays:
+        if factor is not None:
+            gradients = {j: (g * factor).astype(g.dtype) for j, g in gradients.items()}
+        return update.run(share, {**gradients, **here, **common})
 
     def back(number: int, outputs: list[Array]) -> Inputs:
-        share = update.stacks[number]
-
-        def visit(gradients: list[Array], here: Any) -> tuple[Any, Any]:
-            return update.run(share, scaled(gradients), here[1], here[0], common), ()
-
-        stacks = ([params[j] for j in share.params], [state[k] for k in share.state])
-        found, stacks, _ = _loop.run_backward(*tape.loops[number], outputs, stacks, visit, True)
-        _put(new_params, share.params, stacks[0])
-        _put(new_state, share.state, stacks[1])
+        loop, stacked = tape.loops[number], update.stacks[number]
+        params = list(loop.layer.stack.parameters.values())
+        visitor = _visitor(update, stacked, params, run)
+        stacks = {key: arrays[key] for key in visitor.written}
+        found, new, _ = _loop.run_backward(*loop, outputs, stacks, visitor)
+        arrays.update(new)
         return found
 
     gradient = _tape.run_backward(tape, back)
-    rest = update.rest
-    gradients = scaled([gradient(tape.program.jaxpr.invars[j]) for j in rest.params])
-    found = update.run(rest, gradients, common, [params[j] for j in rest.params])
-    _put(new_params, rest.params, found[0])
-    _put(new_state, rest.state, found[1])
-    return new_params, new_state
+    gradients = {j: gradient(tape.program.jaxpr.invars[j]) for j in rest.params}
+    arrays |= run(rest, gradients, {key: arrays[key] for key in update.keys(rest)})
+    new = [arrays[key] for key in sorted(arrays)]
+    return new[num_state:], new[:num_state]
 
 
-def _measure(tape: Tape, positions: Sequence[Sequence[int]], params: list[Array]) -> list[Array]:
+def _visitor(
+    update: Update, stacked: Stacked, params: Sequence[int], run: Callable[..., Arrays]
+) -> Visitor:
+    """Updates a layer, row by row what can be, and the rest in one piece.
+
+    Args:
+      update: what the optimizer does.
+      stacked: what it does to this stack.
+      params: positions of the parameters of the stack, in the order of its block.
+      run: takes a part, gradients by position and slices by key to the new values of the slices.
+    """
+    first = update.key(0)
+    by_rows = [(share, update.keys(share)) for share in stacked.by_rows]
+
+    def visit(gradients: Arrays, here: Arrays) -> tuple[Arrays, tuple[()]]:
+        return run(stacked.whole, {key - first: g for key, g in gradients.items()}, here), ()
+
+    def write(arrays: Arrays, gradients: Arrays, layer: Any) -> Arrays:
+        for share, keys in by_rows:
+            stacks = {key: arrays[key] for key in keys}
+            mine = {j: gradients[first + j] for j in share.params}
+            rows = share.shape[1]
+            arrays = arrays | update_rows(stacks, mine, layer, rows, partial(run, share))
+        return arrays
+
+    return Visitor(
+        weights=[first + j for j in params],
+        visit=visit,
+        later=update.keys(stacked.whole),
+        write=write if by_rows else None,
+        written=update.keys(*stacked.shares),
+    )
+
+
+def _measure(tape: Tape, params: list[Array]) -> list[Array]:
     """The squared norm of the gradient of each parameter, from a backward pass without updates."""
     found: dict[int, Array] = {}
 
-    def back(number: int, outputs: list[Array]) -> Inputs:
-        def visit(gradients: list[Array], here: Any) -> tuple[Any, Any]:
-            return here, [squared_norm(g) for g in gradients]
+    def visit(gradients: Arrays, here: Arrays) -> tuple[Arrays, Arrays]:
+        return {}, {j: squared_norm(g) for j, g in gradients.items()}
 
-        stacks = ([params[j] for j in positions[number]],)
+    def back(number: int, outputs: list[Array]) -> Inputs:
         loop = tape.loops[number]
-        of_inputs, _, squares = _loop.run_backward(*loop, outputs, stacks, visit, False)
-        found.update(zip(positions[number], [jnp.sum(s) for s in squares], strict=True))
+        positions = list(loop.layer.stack.parameters.values())
+        stacks = {j: params[j] for j in positions}
+        visitor = Visitor(positions, visit)
+        of_inputs, _, squares = _loop.run_backward(*loop, outputs, stacks, visitor)
+        found.update({j: jnp.sum(s) for j, s in squares.items()})
         return of_inputs
 
     gradient = _tape.run_backward(tape, back)
@@ -209,9 +256,11 @@ def _measure(tape: Tape, positions: Sequence[Sequence[int]], params: list[Array]
     return [found[j] for j in range(len(params))]
 
 
-def _put(leaves: list[Array], positions: Sequence[int], values: Sequence[Array]) -> None:
-    for position, value in zip(positions, values, strict=True):
-        leaves[position] = value
+def _size(update_size: int | None) -> int:
+    if update_size is not None:
+        return update_size
+    # Asked for at the step, not before: `jax.distributed` starts before the first use of devices.
+    return 2**16 if jax.default_backend() == "cpu" and jax.device_count() == 1 else 0
 
 
 def _warn_if_eager(params: Any, state: Any) -> None:

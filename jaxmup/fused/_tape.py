@@ -1,6 +1,6 @@
 """A traced loss forward and backward, with its stacks of blocks in the hands of `_loop`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from jax.extend.core import ClosedJaxpr, Literal, Var
 
 from jaxmup.fused import _loop
 from jaxmup.fused._loop import Inputs, Linearized
-from jaxmup.fused._program import piece, variables
+from jaxmup.fused._program import piece, value_of, variables
 from jaxmup.fused._stack import Block, Stack
 
 Gradients = dict[Var, Array]
@@ -95,14 +95,14 @@ def run_forward(
         segment = _run_segment(program, equations, needed, values, active)
         steps += [segment] if segment.inputs else []
         if stack is not None:
-            inputs = _inputs(stack, partial(_value, values), params)
+            inputs = _inputs(stack, partial(value_of, values), params)
             moves = _inputs(stack, partial(_is_active, active), [True] * len(params))
             moves = moves._replace(carry=[_loop.is_inexact(x) for x in inputs.carry])
             layer = _loop.linearize(stack, block, inputs, moves)
             results, tape = _loop.run_forward(layer, inputs)
             values |= zip(stack.loop.equation.outvars, results, strict=True)
             steps.append(Loop(layer, tape))
-    return Tape(program, steps, [_value(values, atom) for atom in jaxpr.outvars])
+    return Tape(program, steps, [value_of(values, atom) for atom in jaxpr.outvars])
 
 
 def run_plainly(
@@ -118,10 +118,10 @@ def run_plainly(
     for equations, stack, needed in _pieces(program, stacks):
         _run_segment(program, equations, needed, values, set())
         if stack is not None:
-            inputs = _inputs(stack, partial(_value, values), params)
+            inputs = _inputs(stack, partial(value_of, values), params)
             results = _loop.scan(stack, stack.block(block), inputs)
             values |= zip(stack.loop.equation.outvars, results, strict=True)
-    return [_value(values, atom) for atom in jaxpr.outvars]
+    return [value_of(values, atom) for atom in jaxpr.outvars]
 
 
 def run_backward(tape: Tape, back: Callable[[int, list[Array]], Inputs]) -> Callable[[Var], Any]:
@@ -223,10 +223,6 @@ def _inputs(stack: Stack, of: Callable[[Any], Any], params: Sequence[Any]) -> In
         [params[j] for j in stack.parameters.values()],
         [of(atom) for atom in stack.others],
     )
-
-
-def _value(values: Mapping[Var, Any], atom: Any) -> Any:
-    return values[atom] if isinstance(atom, Var) else jnp.asarray(atom.val, atom.aval.dtype)
 
 
 def _gradient(found: Gradients, v: Any) -> Array:

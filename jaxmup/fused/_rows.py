@@ -1,0 +1,136 @@
+"""Updates that act on each number alone, done to a few rows of a layer at a time."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.extend.core import ClosedJaxpr, Var
+
+from jaxmup.fused._apart import CALLS, ELEMENTWISE
+from jaxmup.fused._program import called, piece, trace, value_of, variables
+
+Shape = tuple[int, ...]
+Arrays = dict[int, Array]
+
+
+class _MixesNumbersError(ValueError):
+    """An equation does more than act on each number alone."""
+
+
+def rows_of(shape: Shape, size: int) -> int | None:
+    """How many rows of one layer to take at a time; `None` for all at once.
+
+    Args:
+      shape: of the layer, with a leading axis of length 1.
+      size: how many numbers to take at most, if a row has no more.
+
+    Example:
+      >>> rows_of((1, 512, 2048), 2**16)
+      32
+      >>> rows_of((1, 512), 2**16) is None
+      True
+    """
+    if len(shape) < 2 or not size:
+        return None
+    row = math.prod(shape[2:])
+    divisors = (r for r in range(1, shape[1] + 1) if shape[1] % r == 0)
+    rows = max(r for r in divisors if r == 1 or r * row <= size)
+    few = 8 * rows * row < size  # as of a prime number of rows, of which each is short
+    return None if rows == shape[1] or few else rows
+
+
+def for_rows(program: ClosedJaxpr, own: Sequence[bool], rows: int) -> ClosedJaxpr | None:
+    """The update of a layer, of one parameter's shape, for some rows of it.
+
+    Args:
+      program: from arrays of that shape, and scalars that all share, to such arrays.
+      own: which of its inputs are arrays of that shape.
+      rows: the length of their second axis, of which each number is treated by itself.
+
+    Returns:
+      The program for that many rows, or `None` if it does not treat each number by itself.
+    """
+    inputs: list[Any] = program.in_avals
+    old: Shape = program.out_avals[0].shape  # type: ignore[union-attr]
+    new = (1, rows, *old[2:])
+    if any(x.shape != (old if is_own else ()) for x, is_own in zip(inputs, own, strict=True)):
+        return None
+    types = [jax.ShapeDtypeStruct(new if x.shape else (), x.dtype) for x in inputs]
+    try:
+        return trace(lambda *args: _run(program, args, old, new), *types).program
+    except _MixesNumbersError:
+        return None
+
+
+def update_rows(
+    arrays: Arrays,
+    gradients: Arrays,
+    layer: Any,
+    rows: int,
+    run: Callable[[Arrays, Arrays], Arrays],
+) -> Arrays:
+    """Updates one layer of stacks in place, some rows at a time.
+
+    As with layers, new rows are written one iteration after they were read; see `run_backward`.
+
+    Args:
+      arrays: the stacks, each with a leading axis of layers.
+      gradients: of this layer, with a leading axis of length 1.
+      layer: its index.
+      rows: updated at a time; it divides the second axis.
+      run: takes such rows of the gradients and of the stacks to the new rows of the stacks.
+    """
+
+    def start(x: Array, layer: Any, k: Any) -> tuple[Any, ...]:
+        return (layer, k * rows, *[0] * (x.ndim - 2))
+
+    def read(arrays: Arrays, layer: Any, k: Any) -> Arrays:
+        sizes = {key: (1, rows, *x.shape[2:]) for key, x in arrays.items()}
+        return {
+            key: lax.dynamic_slice(x, start(x, layer, k), sizes[key]) for key, x in arrays.items()
+        }
+
+    def write(arrays: Arrays, new: Arrays, k: Any) -> Arrays:
+        return {
+            key: lax.dynamic_update_slice(x, new[key], start(x, layer, k))
+            for key, x in arrays.items()
+        }
+
+    def body(state: Any, k: Any) -> tuple[Any, None]:
+        arrays = write(*state)
+        return (arrays, run(read(gradients, 0, k), read(arrays, layer, k)), k), None
+
+    ks = jnp.arange(next(iter(arrays.values())).shape[1] // rows)
+    state, _ = lax.scan(body, (arrays, read(arrays, layer, 0), ks[0]), ks)
+    return write(*state)
+
+
+def _run(program: ClosedJaxpr, args: Sequence[Any], old: Shape, new: Shape) -> list[Any]:
+    jaxpr = program.jaxpr
+    if any(v.aval.shape for v in jaxpr.constvars):
+        raise _MixesNumbersError
+    values: dict[Var, Any] = dict(zip(jaxpr.constvars, program.consts, strict=True))
+    values |= zip(jaxpr.invars, args, strict=True)
+
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        shapes = {atom.aval.shape for atom in [*equation.invars, *equation.outvars]}
+        if not shapes <= {(), old} or equation.params.get("sharding") is not None:
+            raise _MixesNumbersError
+        if name in CALLS:
+            inputs = [value_of(values, atom) for atom in equation.invars]
+            results = _run(called(equation), inputs, old, new)
+        elif name in ELEMENTWISE or shapes == {()}:
+            inputs = variables(equation.invars)
+            run = piece(jaxpr, [equation], inputs, equation.outvars)
+            results = run(*(values[v] for v in inputs))
+        elif name == "broadcast_in_dim":
+            (x,) = (value_of(values, atom) for atom in equation.invars)
+            results = [x if x.shape else lax.broadcast(x, new)]
+        else:
+            raise _MixesNumbersError
+        values |= zip(equation.outvars, results, strict=True)
+    return [value_of(values, atom) for atom in jaxpr.outvars]
