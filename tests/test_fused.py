@@ -429,6 +429,20 @@ def test_one_layers_gradients_exist_at_a_time():
     assert "remat + fused" in str(fused.MemoryReport(reports[12]))
 
 
+def test_forms_without_rematerialization_ignore_a_checkpoint_of_the_model():
+    def report(change):
+        def loss(params, x):
+            block = change(lambda x, w: (jnp.tanh(x @ w), None))
+            return jnp.sum(jax.lax.scan(block, x, params)[0])
+
+        step = fused.value_and_update(loss, optax.sgd(0.1))
+        shapes = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((8, 16, 16), (4, 16)))
+        params, x = shapes
+        return fused.memory_report(step, params, optax.sgd(0.1).init(params), x, forms=("fused",))
+
+    assert report(jax.checkpoint) == report(lambda block: block)
+
+
 def test_what_was_not_donated_is_said_with_its_cost():
     params, tx = draw(RESIDUAL, jnp.float32), optax.sgd(0.1)
     step, inputs = fused.value_and_update(residual, tx), INPUTS.astype(np.float32)
@@ -567,6 +581,9 @@ def test_other_bad_input():
     short = state[0]._replace(mu={**state[0].mu, "blocks": three})
     with pytest.raises(ValueError, match=r"mu/blocks/up \(3, 6, 12\)"):
         jax.eval_shape(step, params, (short, state[1]), x)
+    counts = state[0]._replace(count=jax.ShapeDtypeStruct((LAYERS,), jnp.int32))
+    with pytest.raises(ValueError, match=r"count \(4,\), and \(\) for one layer"):
+        jax.eval_shape(step, params, (counts, state[1]), x)
     uneven = {**params, "blocks": {**params["blocks"], "up": three["up"]}}
     with pytest.raises(ValueError, match=r"(?s)one length.*blocks/up \(3, 6, 12\).*Stack as many"):
         jax.eval_shape(step, uneven, jax.eval_shape(ADAM.init, uneven), x)

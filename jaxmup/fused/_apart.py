@@ -226,7 +226,7 @@ ELEMENTWISE = frozenset(
     """.split()  # noqa: SIM905
 )
 CALLS = frozenset(
-    "jit pjit closed_call core_call custom_jvp_call custom_vjp_call checkpoint".split()  # noqa: SIM905
+    "jit pjit closed_call core_call custom_jvp_call custom_vjp_call checkpoint remat2".split()  # noqa: SIM905
 )
 _OF_SHARED = frozenset({"broadcast_in_dim", "reshape", "cond", "scan", "while"})
 _RULES: dict[str, Rule] = {

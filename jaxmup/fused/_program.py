@@ -87,6 +87,11 @@ def is_loop(equation: Any) -> bool:
     return equation.primitive.name == "scan"
 
 
+def is_checkpoint(equation: Any) -> bool:
+    """Whether an equation is a `jax.checkpoint`, by the names that JAX has had for it."""
+    return equation.primitive.name in ("checkpoint", "remat", "remat2")
+
+
 def called(equation: Any) -> ClosedJaxpr:
     """The program that an equation calls: of `jit`, of a checkpoint, of a function of its own."""
     jaxpr = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Literal, Var, jaxpr_as_fun
 
 from jaxmup._tree import listed
-from jaxmup.fused._program import inlined, is_loop
+from jaxmup.fused._program import inlined, is_checkpoint, is_loop
 
 Block = Callable[..., list[Any]]  # (*constants, *carry, *per-layer inputs) to (*carry, *outputs)
 
@@ -96,7 +96,7 @@ def as_written(body: ClosedJaxpr) -> Block:
 
 def stored(body: ClosedJaxpr) -> Block:
     """The block without any `jax.checkpoint` around what it does."""
-    return jaxpr_as_fun(inlined(body, lambda equation: equation.primitive.name == "checkpoint"))
+    return jaxpr_as_fun(inlined(body, is_checkpoint))
 
 
 def rematerialized(body: ClosedJaxpr) -> Block:
