@@ -492,6 +492,18 @@ def test_layer_by_layer_is_the_plain_step():
         step(params, states[:2], x)
 
 
+def test_layer_by_layer_may_start_with_tokens():
+    """The first layer has no gradient for its input."""
+    tx, tokens = optax.sgd(0.5), jnp.array([1, 0, 1])
+    layers = [lambda w, x: w[x], lambda w, x: x @ w]
+    params = [jnp.array([[1.0, 2.0], [3.0, 5.0]]), jnp.array([[1.0], [-2.0]])]
+    step = fused.layer_by_layer(layers, jnp.sum, tx)
+    loss, (embed, readout), _ = step(params, [tx.init(w) for w in params], tokens)
+    assert float(loss) == -17.0  # 2 (3 - 2 · 5) + (1 - 2 · 2)
+    assert embed.tolist() == [[0.5, 3.0], [2.0, 7.0]]  # each token takes -0.5 [1, -2] per use
+    assert readout.tolist() == [[-2.5], [-8.0]]  # less 0.5 of the sums, 7 and 12
+
+
 CLIP = optax.clip_by_global_norm(1.0)
 
 

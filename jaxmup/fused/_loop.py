@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, Literal, Var, jaxpr_as_fun
 
+from jaxmup.fused._order import zero_after
 from jaxmup.fused._program import part, trace, type_of
 from jaxmup.fused._stack import Block, Stack
 
@@ -195,7 +196,7 @@ def run_backward(
         of_layer = dict(zip(visitor.weights, (g[None] for g in moved.layer), strict=True))
         new, collected = visitor.visit(of_layer, here)
         if visitor.write is not None:
-            written = visitor.write(written, of_layer, _after(of_carry, index))
+            written = visitor.write(written, of_layer, index + zero_after(of_carry))
         return (of_carry, of_constants, written, new, index), (_present(moved.others), collected)
 
     zeros = [
@@ -310,20 +311,6 @@ def _read(stacks: Any, index: Any) -> Any:
 def _write(stacks: Arrays, values: Arrays, index: Any) -> Arrays:
     put = lax.dynamic_update_slice_in_dim
     return stacks | {key: put(stacks[key], x, index, 0) for key, x in values.items()}
-
-
-def _after(arrays: Sequence[Array], index: Array) -> Array:
-    """The index, which XLA knows only when it has these arrays.
-
-    What is written there comes after what they are computed from. Where XLA's CPU backend does not
-    see that a read comes before a write, it copies the whole stack, and it drops the barriers of
-    `optimization_barrier` before it looks.
-    """
-    for x in arrays:
-        if x.size:
-            number = jnp.max(jnp.real(x)).astype(index.dtype)
-            index += jnp.clip(number, 0, 0)
-    return index
 
 
 def _split(leaves: Sequence[Any], chosen: Any) -> tuple[list[Any], list[Any]]:

@@ -1,6 +1,7 @@
 """`value_and_update`: a training step whose backward pass is the optimizer's update."""
 
 import dataclasses
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -139,8 +140,8 @@ def value_and_update(
       update_size: how many numbers of a layer's parameter to update at a time, as whole rows; 0 for
         the whole layer at once. What is updated fits the cache, and the new values need no memory
         of their own. Optimizers that do not treat each number by itself take whole layers anyway.
-        `None` is 65,536 on a single CPU device and 0 elsewhere: rows that are sharded would be
-        gathered, and an accelerator has no use for small pieces.
+        `None` is 16,384 for each core on a single CPU device, and 0 elsewhere: rows that are
+        sharded would be gathered, and an accelerator has no use for small pieces.
 
     Returns:
       A function from `(params, tx's state, *args, **kwargs)` to `(value, params, state)`.
@@ -260,7 +261,9 @@ def _size(update_size: int | None) -> int:
     if update_size is not None:
         return update_size
     # Asked for at the step, not before: `jax.distributed` starts before the first use of devices.
-    return 2**16 if jax.default_backend() == "cpu" and jax.device_count() == 1 else 0
+    if jax.default_backend() != "cpu" or jax.device_count() > 1:
+        return 0
+    return 2**14 * (os.cpu_count() or 1)
 
 
 def _warn_if_eager(params: Any, state: Any) -> None:

@@ -4,7 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
+
+from jaxmup.fused._order import zero_after
 
 
 def layer_by_layer(
@@ -76,6 +79,9 @@ def _compiled_backward(
     def backward(params: Any, state: Any, x: Any, gradient: Any) -> tuple[Any, Any, Any]:
         _, pull_back = jax.vjp(layer, params, x)
         of_params, of_x = pull_back(gradient)
+        # Parameters are read for the gradient of x; updated before that, XLA would copy them.
+        is_read = zero_after(of_x) == 0
+        of_params = jax.tree.map(lambda g: jnp.where(is_read, g, 0), of_params)
         updates, state = tx.update(of_params, state, params)
         return optax.apply_updates(params, updates), state, of_x
 
