@@ -141,7 +141,8 @@ def value_and_update(
         the whole layer at once. What is updated fits the cache, and the new values need no memory
         of their own. Optimizers that do not treat each number by itself take whole layers anyway.
         `None` is 16,384 for each core on a single CPU device, and 0 elsewhere: rows that are
-        sharded would be gathered, and an accelerator has no use for small pieces.
+        sharded would be gathered, and an accelerator has no use for small pieces. On a CPU that
+        compiles for an accelerator, pass 0.
 
     Returns:
       A function from `(params, tx's state, *args, **kwargs)` to `(value, params, state)`.
