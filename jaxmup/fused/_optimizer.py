@@ -10,7 +10,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jaxmup._tree import leaves_by_path, listed
 from jaxmup.fused._apart import MixesLayersError, Where, axes_of_layers
-from jaxmup.fused._program import part, scalars, trace
+from jaxmup.fused._program import part, scalars, scalars_first, trace
 from jaxmup.fused._rows import for_rows, rows_of
 
 
@@ -64,21 +64,38 @@ class Share(NamedTuple):
         return self.program.out_avals[0].shape  # type: ignore[union-attr]
 
 
+class Part(NamedTuple):
+    """A share, apart from the numbers that it needs and that are the same for all layers.
+
+    In one program, XLA would multiply by the inverse of a number that it sees being computed for
+    one parameter alone, as of Adam's corrections for the first steps, where the plain step divides.
+
+    Args:
+      share: the share; its program takes these numbers after what it uses.
+      numbers: makes them.
+      shared: keys of its inputs.
+    """
+
+    share: Share
+    numbers: ClosedJaxpr
+    shared: list[int]
+
+
 class Stacked(NamedTuple):
     """What the optimizer does to a layer of a stack, with a leading axis of length 1.
 
     Args:
-      by_rows: parts that act on each number alone; their programs are for some rows.
+      by_rows: parts that act on each number by itself; their programs are for some rows.
       whole: the part of all else.
     """
 
-    by_rows: list[Share]
-    whole: Share
+    by_rows: list[Part]
+    whole: Part
 
     @property
     def shares(self) -> list[Share]:
-        """All parts."""
-        return [*self.by_rows, self.whole]
+        """All shares."""
+        return [part.share for part in (*self.by_rows, self.whole)]
 
 
 class Update(NamedTuple):
@@ -114,9 +131,11 @@ class Update(NamedTuple):
             )
         ]
 
-    def run(self, share: Share, arrays: Mapping[int, Array]) -> dict[int, Array]:
-        """The new values of what is a part's own, from all that it uses."""
-        results = jaxpr_as_fun(share.program)(*(arrays[key] for key in share.used))
+    def run(
+        self, share: Share, arrays: Mapping[int, Array], numbers: Sequence[Array] = ()
+    ) -> dict[int, Array]:
+        """The new values of what is a share's own, from all it uses; for numbers see `Part`."""
+        results = jaxpr_as_fun(share.program)(*(arrays[key] for key in share.used), *numbers)
         return dict(zip(self.keys(share), results, strict=True))
 
 
@@ -148,18 +167,17 @@ def divide(model: Model, size: int) -> Update:
         [k for k in range(K) if P + k not in taken],
         P,
     )
-    whole = Update(P, K, [Stacked([], share) for share in shares], rest)
-    _require_independent(model, whole)
-    _require_layers_apart(model, whole)
-    stacks = [_by_rows(whole, program, share, size) for share in shares] if size else whole.stacks
-    return whole._replace(stacks=stacks)
+    update = Update(P, K, [], rest)
+    _require_independent(model, update, shares)
+    _require_layers_apart(model, update, shares)
+    return update._replace(stacks=[_divided(update, program, share, size) for share in shares])
 
 
 def _share(program: ClosedJaxpr, params: list[int], state: list[int], P: int) -> Share:
     return Share(params, state, *part(program, [*params, *(P + k for k in state)]))
 
 
-def _by_rows(update: Update, program: ClosedJaxpr, share: Share, size: int) -> Stacked:
+def _divided(update: Update, program: ClosedJaxpr, share: Share, size: int) -> Stacked:
     """Takes out of the update of a layer what can be done to some rows at a time."""
     P, K = update.num_params, update.num_state
     found, params, state = [], list(share.params), list(share.state)
@@ -174,10 +192,18 @@ def _by_rows(update: Update, program: ClosedJaxpr, share: Share, size: int) -> S
         own = [i in keys or P + K + i in keys for i in one.used]
         fitted = for_rows(one.program, own, rows) if rows and one.params else None
         if fitted is not None:
-            found.append(one._replace(program=fitted))
+            found.append(_part(update, one._replace(program=fitted)))
             params = [j for j in params if j not in one.params]
             state = [k for k in state if k not in one.state]
-    return Stacked(found, _share(program, params, state, P))
+    return Stacked(found, _part(update, _share(program, params, state, P)))
+
+
+def _part(update: Update, share: Share) -> Part:
+    common = set(update.keys(update.rest)[len(update.rest.params) :])
+    numbers, program = scalars_first(share.program, [i in common for i in share.used])
+    own = [i for i in share.used if i not in common]
+    shared = [i for i in share.used if i in common]
+    return Part(share._replace(program=program, used=own), numbers, shared)
 
 
 def _groups(update: Update, program: ClosedJaxpr, share: Share) -> list[set[int]]:
@@ -273,9 +299,9 @@ def _owners(model: Model, program: ClosedJaxpr, layered: list[int], P: int) -> d
     }
 
 
-def _require_independent(model: Model, update: Update) -> None:
+def _require_independent(model: Model, update: Update, shares: list[Share]) -> None:
     P, K, names = update.num_params, update.num_state, model.names
-    for share in (*(stack.whole for stack in update.stacks), update.rest):
+    for share in (*shares, update.rest):
         own = {*share.params, *(P + k for k in share.state), *(P + K + j for j in share.params)}
         own |= {P + k for k in update.rest.state}
         foreign = [
@@ -292,10 +318,10 @@ def _require_independent(model: Model, update: Update) -> None:
             )
 
 
-def _require_layers_apart(model: Model, update: Update) -> None:
+def _require_layers_apart(model: Model, update: Update, shares: list[Share]) -> None:
     program = _program(model, 2)
     P, K = update.num_params, update.num_state
-    for stack in (stacked.whole for stacked in update.stacks):
+    for stack in shares:
         names = [model.names[j] for j in stack.params]
         layered = {*stack.params, *(P + k for k in stack.state), *(P + K + j for j in stack.params)}
         piece, used = part(program, [*stack.params, *(P + k for k in stack.state)])

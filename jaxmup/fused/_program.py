@@ -61,6 +61,34 @@ def piece(
     return jaxpr_as_fun(ClosedJaxpr(replaced, ()))
 
 
+def scalars_first(program: ClosedJaxpr, known: Sequence[bool]) -> tuple[ClosedJaxpr, ClosedJaxpr]:
+    """A program as two: the scalars that follow from the inputs that are known, and the rest.
+
+    Args:
+      program: the program.
+      known: which of its inputs the first of the two sees.
+
+    Returns:
+      From the known inputs to what the second needs of them and of the scalars; and from the other
+      inputs and these values to the outputs.
+    """
+    jaxpr = program.jaxpr
+    inputs = list(zip(jaxpr.invars, known, strict=True))
+    others = [v for v, is_known in inputs if not is_known]
+    seen = {*jaxpr.constvars, *(v for v, is_known in inputs if is_known)}
+    first, rest = [], []
+    for equation in jaxpr.eqns:
+        scalar = not any(v.aval.shape for v in equation.outvars)
+        is_first = scalar and seen.issuperset(variables(equation.invars))
+        (first if is_first else rest).append(equation)
+        seen |= set(equation.outvars) if is_first else set()
+    read = variables(atom for atoms in (*(e.invars for e in rest), jaxpr.outvars) for atom in atoms)
+    needed = [v for v in read if v in seen]
+    numbers = jaxpr.replace(eqns=first, invars=[v for v, k in inputs if k], outvars=needed)
+    main = jaxpr.replace(eqns=rest, constvars=[], invars=[*others, *needed])
+    return ClosedJaxpr(numbers, program.consts), ClosedJaxpr(main, ())
+
+
 def variables(atoms: Iterable[Any]) -> list[Var]:
     """The variables among the inputs of an equation, each once, without the literals."""
     return list(dict.fromkeys(atom for atom in atoms if not isinstance(atom, Literal)))

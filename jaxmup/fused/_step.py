@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.core import Tracer
-from jax.extend.core import ClosedJaxpr
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jaxmup._tree import leaves_by_path, listed
 from jaxmup.fused import _loop, _tape
 from jaxmup.fused._clip import Clip, squared_norm
 from jaxmup.fused._loop import Arrays, Inputs, Visitor
-from jaxmup.fused._optimizer import Model, Share, Stacked, Update, divide
+from jaxmup.fused._optimizer import Model, Part, Share, Stacked, Update, divide
 from jaxmup.fused._program import Traced, trace, type_of
 from jaxmup.fused._rows import update_rows
 from jaxmup.fused._stack import Block, as_written, find_stacks
@@ -181,15 +181,15 @@ def _update(
     arrays = dict(enumerate([*state, *params], start=num_params))  # as their keys are
     common = {num_params + k: state[k] for k in rest.state}
 
-    def run(share: Share, gradients: Arrays, here: Arrays) -> Arrays:
+    def run(share: Share, numbers: list[Array], gradients: Arrays, here: Arrays) -> Arrays:
         if factor is not None:
             gradients = {j: (g * factor).astype(g.dtype) for j, g in gradients.items()}
-        return update.run(share, {**gradients, **here, **common})
+        return update.run(share, {**gradients, **here, **common}, numbers)
 
     def back(number: int, outputs: list[Array]) -> Inputs:
         loop, stacked = tape.loops[number], update.stacks[number]
         params = list(loop.layer.stack.parameters.values())
-        visitor = _visitor(update, stacked, params, run)
+        visitor = _visitor(update, stacked, params, common, run)
         stacks = {key: arrays[key] for key in visitor.written}
         found, new, _ = _loop.run_backward(*loop, outputs, stacks, visitor)
         arrays.update(new)
@@ -197,13 +197,17 @@ def _update(
 
     gradient = _tape.run_backward(tape, back)
     gradients = {j: gradient(tape.program.jaxpr.invars[j]) for j in rest.params}
-    arrays |= run(rest, gradients, {key: arrays[key] for key in update.keys(rest)})
+    arrays |= run(rest, [], gradients, {key: arrays[key] for key in update.keys(rest)})
     new = [arrays[key] for key in sorted(arrays)]
     return new[num_state:], new[:num_state]
 
 
 def _visitor(
-    update: Update, stacked: Stacked, params: Sequence[int], run: Callable[..., Arrays]
+    update: Update,
+    stacked: Stacked,
+    params: Sequence[int],
+    common: Arrays,
+    run: Callable[..., Arrays],
 ) -> Visitor:
     """Updates a layer, row by row what can be, and the rest in one piece.
 
@@ -211,26 +215,32 @@ def _visitor(
       update: what the optimizer does.
       stacked: what it does to this stack.
       params: positions of the parameters of the stack, in the order of its block.
-      run: takes a part, gradients by position and slices by key to the new values of the slices.
+      common: state that all layers share, by key.
+      run: takes a part, its numbers, gradients by position and slices by key to the new values of
+        the slices.
     """
     first = update.key(0)
-    by_rows = [(share, update.keys(share)) for share in stacked.by_rows]
+
+    def with_numbers(part: Part) -> tuple[Share, list[Array]]:
+        return part.share, jaxpr_as_fun(part.numbers)(*(common[key] for key in part.shared))
+
+    by_rows, whole = [with_numbers(part) for part in stacked.by_rows], with_numbers(stacked.whole)
 
     def visit(gradients: Arrays, here: Arrays) -> tuple[Arrays, tuple[()]]:
-        return run(stacked.whole, {key - first: g for key, g in gradients.items()}, here), ()
+        return run(*whole, {key - first: g for key, g in gradients.items()}, here), ()
 
     def write(arrays: Arrays, gradients: Arrays, layer: Any) -> Arrays:
-        for share, keys in by_rows:
-            stacks = {key: arrays[key] for key in keys}
+        for share, numbers in by_rows:
+            stacks = {key: arrays[key] for key in update.keys(share)}
             mine = {j: gradients[first + j] for j in share.params}
             rows = share.shape[1]
-            arrays = arrays | update_rows(stacks, mine, layer, rows, partial(run, share))
+            arrays = arrays | update_rows(stacks, mine, layer, rows, partial(run, share, numbers))
         return arrays
 
     return Visitor(
         weights=[first + j for j in params],
         visit=visit,
-        later=update.keys(stacked.whole),
+        later=update.keys(stacked.whole.share),
         write=write if by_rows else None,
         written=update.keys(*stacked.shares),
     )
