@@ -32,6 +32,8 @@ def rows_of(shape: Shape, size: int) -> int | None:
       32
       >>> rows_of((1, 512), 2**16) is None
       True
+      >>> rows_of((1, 9973, 8), 2**16) is None  # a prime number of short rows
+      True
     """
     if len(shape) < 2 or not size:
         return None
