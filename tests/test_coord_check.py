@@ -176,6 +176,36 @@ def test_rows_are_what_a_plain_loop_measures(correct):
         params = new
 
 
+class Layers(nnx.Module):
+    """Three layers whose readout has a multiplier of base width over width in `table8`."""
+
+    def __init__(self, width, rule, rngs):
+        layer = {"parametrization": rule, "use_bias": False, "rngs": rngs}
+        self.first = jaxmup.nnx.Linear(6, width, base_out_features=BASE, **layer)
+        self.readout = jaxmup.nnx.Linear(width, 4, base_in_features=BASE, **layer)
+
+    def __call__(self, x):
+        return self.readout(jnp.tanh(self.first(x)))
+
+
+def test_weights_and_their_changes_are_effective_ones_in_any_gauge():
+    sizes = []
+    for gauge in ("table3", "table8"):
+        rule = jaxmup.parametrization("mup", "adam", gauge=gauge)
+        found = coord_check(
+            lambda width, rngs, rule=rule: Layers(width, rule, rngs), WIDTHS, DATA,
+            lambda scalings: jaxmup.optim.adam(2**-6, scalings), parametrization=rule, seeds=2,
+        )  # fmt: skip
+        keys = ("quantity", "name", "size", "seed", "step")
+        sizes.append({tuple(row[key] for key in keys): row["rms"] for row in found.rows})
+    without, with_multiplier = sizes
+    same = ("weight", "weight_change", "update", "update_ratio")
+    for key in (key for key in without if key[0] in same):
+        assert with_multiplier[key] == pytest.approx(without[key], rel=1e-4), key
+    stored = ("gradient", "readout/kernel", 256, 0, 0)
+    assert without[stored] / with_multiplier[stored] == pytest.approx(8, rel=1e-4)  # 256 / 32
+
+
 def test_seeds_run_together_as_one_by_one():
     """Accelerators run them together."""
     subject = Family(make_model, (8, 16), DATA[0], None, apply, RULES).subjects()[0]
