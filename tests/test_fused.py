@@ -210,7 +210,7 @@ def test_gradients_accumulate_inside_the_block_over_micro_batches():
 def test_a_model_with_everything_that_a_loop_can_have():
     tx, params, key = optax.adam(0.01), draw(EVERYTHING), jax.random.key(0)
     expected = trained(plain(everything, tx, has_aux=True), tx, params, TOKENS, key)
-    for size in (0, 3):
+    for size in (0, 3, N):
         ours = fused.value_and_update(everything, tx, has_aux=True, update_size=size)
         require_equal(trained(ours, tx, params, TOKENS, key), expected, "fused", "float64")
 

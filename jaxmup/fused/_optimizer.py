@@ -10,7 +10,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jaxmup._tree import leaves_by_path, listed
 from jaxmup.fused._apart import MixesLayersError, Where, axes_of_layers
-from jaxmup.fused._program import part, scalars, scalars_first, trace
+from jaxmup.fused._program import inlined, part, scalars, scalars_first, trace
 from jaxmup.fused._rows import for_rows, rows_of
 
 
@@ -200,7 +200,9 @@ def _divided(update: Update, program: ClosedJaxpr, share: Share, size: int) -> S
 
 def _part(update: Update, share: Share) -> Part:
     common = set(update.keys(update.rest)[len(update.rest.params) :])
-    numbers, program = scalars_first(share.program, [i in common for i in share.used])
+    # What optax computes in a `jax.jit` of its own is among the numbers too.
+    program = inlined(share.program, lambda equation: equation.primitive.name in ("jit", "pjit"))
+    numbers, program = scalars_first(program, [i in common for i in share.used])
     own = [i for i in share.used if i not in common]
     shared = [i for i in share.used if i in common]
     return Part(share._replace(program=program, used=own), numbers, shared)
