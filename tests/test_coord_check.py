@@ -177,7 +177,7 @@ def test_rows_are_what_a_plain_loop_measures(correct):
 
 
 class Layers(nnx.Module):
-    """Three layers whose readout has a multiplier of base width over width in `table8`."""
+    """Two layers whose readout has a multiplier of base width over width in `table8`."""
 
     def __init__(self, width, rule, rngs):
         layer = {"parametrization": rule, "use_bias": False, "rngs": rngs}

@@ -159,8 +159,13 @@ OPTIMIZERS = {
         lambda: fused.per_layer(optax.adafactor(0.02, min_dim_size_to_factor=4), "blocks"),
     ),
     "accumulated": (lambda: optax.MultiSteps(optax.adam(0.02), 3).gradient_transformation(),),
+    "a NaN in its program": (lambda: optax.stateless(lambda g, _: jax.tree.map(finite, g)),),
     "injected rates": (lambda: optax.inject_hyperparams(optax.adamw)(learning_rate=SCHEDULE),),
 }
+
+
+def finite(g):
+    return jnp.where(jnp.abs(g) < 1e6, -0.1 * g, jnp.nan)
 
 
 def mask_of(params):
@@ -242,7 +247,7 @@ def by_shape():
 
 
 def by_number_of_rows():
-    """The same, of what is fewer in some rows."""
+    """Divides by the number of rows, of which there are fewer when some are taken at a time."""
 
     def update(gradients, _):
         rows = jax.tree.map(lambda x: x.shape[1], gradients)
@@ -267,7 +272,7 @@ def by_row():
 
 def reversed_rows():
     """The rows of a gradient in reverse order."""
-    return optax.stateless(lambda g, _: jax.tree.map(lambda x: -0.1 * x[..., ::-1], g))
+    return optax.stateless(lambda g, _: jax.tree.map(lambda x: -0.1 * x[:, ::-1], g))
 
 
 def spread(shape):

@@ -10,7 +10,7 @@ from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Literal, Var
 
-from jaxmup.fused._program import called
+from jaxmup.fused._program import CHECKPOINTS, JITS, called
 
 Where = int | frozenset[int]  # the axis of layers, or the axes along which an array is uniform
 Rule = Callable[[Any, list[Where], list[tuple[int, ...]]], Sequence[Where]]
@@ -225,9 +225,8 @@ ELEMENTWISE = frozenset(
     xor
     """.split()  # noqa: SIM905
 )
-CALLS = frozenset(
-    "jit pjit closed_call core_call custom_jvp_call custom_vjp_call checkpoint remat2".split()  # noqa: SIM905
-)
+_OTHER_CALLS = frozenset({"closed_call", "core_call", "custom_jvp_call", "custom_vjp_call"})
+CALLS = JITS | CHECKPOINTS | _OTHER_CALLS
 _OF_SHARED = frozenset({"broadcast_in_dim", "reshape", "cond", "scan", "while"})
 _RULES: dict[str, Rule] = {
     "argsort": _along,

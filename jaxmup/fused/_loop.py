@@ -9,7 +9,7 @@ from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, Literal, Var, jaxpr_as_fun
 
 from jaxmup.fused._order import zero_after
-from jaxmup.fused._program import part, trace, type_of
+from jaxmup.fused._program import is_inexact, part, trace, type_of
 from jaxmup.fused._stack import Block, Stack
 
 Arrays = dict[int, Array]
@@ -189,10 +189,8 @@ def run_backward(
         weights = squeezed([here[key] for key in visitor.weights])
         pull_back = _pull_back(layer, tape, weights, stored, others)
         moved = _unflatten(layer.active, *pull_back([*of_carry, *of_outputs]))
-        of_carry, of_constants = (
-            _present(moved.carry),
-            jax.tree.map(jnp.add, of_constants, _present(moved.constants)),
-        )
+        of_carry = _present(moved.carry)
+        of_constants = jax.tree.map(jnp.add, of_constants, _present(moved.constants))
         of_layer = dict(zip(visitor.weights, (g[None] for g in moved.layer), strict=True))
         new, collected = visitor.visit(of_layer, here)
         if visitor.write is not None:
@@ -212,7 +210,7 @@ def run_backward(
     slices = (indices, tape.stored, tape.inputs.others, of_outputs)
     with jax.named_scope("transpose(blocks)"):  # as XLA's names of what JAX transposes itself
         state, (of_others, collected) = lax.scan(body, start, slices, **order)
-    of_carry, of_constants, *pending = state
+    of_carry, of_constants, *unwritten = state
     constants, carry, layers, others = layer.active
     found = Inputs(
         _fill(of_constants, constants),
@@ -220,12 +218,7 @@ def run_backward(
         [None] * len(layers),
         _fill(of_others, others),
     )
-    return found, _write(*pending), collected
-
-
-def is_inexact(x: Any) -> bool:
-    """Whether `x` is of real or complex numbers, which have gradients."""
-    return jnp.issubdtype(x.dtype, jnp.inexact)
+    return found, _write(*unwritten), collected
 
 
 def one_layer(inputs: Inputs) -> Inputs:

@@ -10,7 +10,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jaxmup._tree import leaves_by_path, listed
 from jaxmup.fused._apart import MixesLayersError, Where, axes_of_layers
-from jaxmup.fused._program import inlined, part, scalars, scalars_first, trace
+from jaxmup.fused._program import inlined, is_jit, part, scalars, scalars_first, trace
 from jaxmup.fused._rows import for_rows, rows_of
 
 
@@ -120,16 +120,14 @@ class Update(NamedTuple):
         """The key of a parameter."""
         return self.num_params + self.num_state + param
 
-    def keys(self, *shares: Share) -> list[int]:
-        """The keys of what these parts make, in order."""
-        return [
-            key
-            for share in shares
-            for key in (
-                *(self.key(j) for j in share.params),
-                *(self.num_params + k for k in share.state),
-            )
-        ]
+    def keys(self, share: Share) -> list[int]:
+        """The keys of what a share makes, in order."""
+        return [*map(self.key, share.params), *(self.num_params + k for k in share.state)]
+
+    @property
+    def shared(self) -> set[int]:
+        """The keys of the state that all layers share."""
+        return {self.num_params + k for k in self.rest.state}
 
     def run(
         self, share: Share, arrays: Mapping[int, Array], numbers: Sequence[Array] = ()
@@ -179,17 +177,17 @@ def _share(program: ClosedJaxpr, params: list[int], state: list[int], P: int) ->
 
 def _divided(update: Update, program: ClosedJaxpr, share: Share, size: int) -> Stacked:
     """Takes out of the update of a layer what can be done to some rows at a time."""
-    P, K = update.num_params, update.num_state
+    P = update.num_params
     found, params, state = [], list(share.params), list(share.state)
-    for keys in _groups(update, program, share):
+    for keys in _groups(update, program, share) if size else []:
         one = _share(
             program,
-            [j for j in share.params if P + K + j in keys],
+            [j for j in share.params if update.key(j) in keys],
             [k for k in share.state if P + k in keys],
             P,
         )
         rows = rows_of(one.shape, size)
-        own = [i in keys or P + K + i in keys for i in one.used]
+        own = [i in keys or update.key(i) in keys for i in one.used]
         fitted = for_rows(one.program, own, rows) if rows and one.params else None
         if fitted is not None:
             found.append(_part(update, one._replace(program=fitted)))
@@ -199,24 +197,22 @@ def _divided(update: Update, program: ClosedJaxpr, share: Share, size: int) -> S
 
 
 def _part(update: Update, share: Share) -> Part:
-    common = set(update.keys(update.rest)[len(update.rest.params) :])
+    is_shared = [i in update.shared for i in share.used]
     # What optax computes in a `jax.jit` of its own is among the numbers too.
-    program = inlined(share.program, lambda equation: equation.primitive.name in ("jit", "pjit"))
-    numbers, program = scalars_first(program, [i in common for i in share.used])
-    own = [i for i in share.used if i not in common]
-    shared = [i for i in share.used if i in common]
-    return Part(share._replace(program=program, used=own), numbers, shared)
+    numbers, program = scalars_first(inlined(share.program, is_jit), is_shared)
+    used = list(zip(share.used, is_shared, strict=True))
+    own = [i for i, shared in used if not shared]
+    return Part(share._replace(program=program, used=own), numbers, [i for i, s in used if s])
 
 
 def _groups(update: Update, program: ClosedJaxpr, share: Share) -> list[set[int]]:
     """The keys of a stack's arrays, together where the new value of one follows from another."""
-    P, K = update.num_params, update.num_state
+    P, keys = update.num_params, update.keys(share)
     groups: list[set[int]] = []
-    for key, output in zip(
-        update.keys(share), [*share.params, *(P + k for k in share.state)], strict=True
-    ):
+    outputs = [*share.params, *(P + k for k in share.state)]
+    for key, output in zip(keys, outputs, strict=True):
         _, used = part(program, [output])
-        own = {key, *(i if i >= P else P + K + i for i in used)} & {*update.keys(share)}
+        own = {key, *(i if i >= P else update.key(i) for i in used)} & {*keys}
         joined = [group for group in groups if group & own]
         groups = [group for group in groups if not group & own] + [own.union(*joined)]
     return groups
@@ -305,7 +301,7 @@ def _require_independent(model: Model, update: Update, shares: list[Share]) -> N
     P, K, names = update.num_params, update.num_state, model.names
     for share in (*shares, update.rest):
         own = {*share.params, *(P + k for k in share.state), *(P + K + j for j in share.params)}
-        own |= {P + k for k in update.rest.state}
+        own |= update.shared
         foreign = [
             f"the gradient of {names[i]}" if i < P else names[i if i < P + K else i - P - K]
             for i in share.used

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxmup.fused._program import is_inexact
+
 
 def zero_after(tree: Any) -> Array:
     """The integer 0, which XLA knows only when it has all arrays of a tree.
@@ -20,6 +22,6 @@ def zero_after(tree: Any) -> Array:
     """
     zero = jnp.int32(0)
     for x in jax.tree.leaves(tree):
-        if x.size and jnp.issubdtype(x.dtype, jnp.inexact):
+        if x.size and is_inexact(x):
             zero += jnp.clip(jnp.max(jnp.real(x)).astype(jnp.int32), 0, 0)
     return zero

@@ -11,6 +11,10 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var, jaxpr_as_fun, jaxp
 from jax.interpreters import partial_eval
 from jax.sharding import PartitionSpec
 
+# The names that JAX has had for them.
+JITS = frozenset({"jit", "pjit"})
+CHECKPOINTS = frozenset({"checkpoint", "remat", "remat2"})
+
 
 class Traced(NamedTuple):
     """A function as a program on flat lists of arrays.
@@ -94,12 +98,13 @@ def variables(atoms: Iterable[Any]) -> list[Var]:
     return list(dict.fromkeys(atom for atom in atoms if not isinstance(atom, Literal)))
 
 
-def scalars(program: ClosedJaxpr) -> list[tuple[str, list[Any]]]:
+def scalars(program: ClosedJaxpr) -> list[tuple[str, list[str]]]:
     """What a program does, in order, and the numbers in it; the sizes of arrays are left out."""
     found = []
     for equation in program.jaxpr.eqns:
         numbers = [atom.val for atom in equation.invars if isinstance(atom, Literal)]
-        found.append((equation.primitive.name, [x.item() for x in map(np.asarray, numbers)]))
+        # As text, in which a NaN is equal to another.
+        found.append((equation.primitive.name, [repr(np.asarray(x).item()) for x in numbers]))
         for inner in jaxprs_in_params(equation.params):
             found += scalars(ClosedJaxpr(inner, ()))
     return found
@@ -115,9 +120,19 @@ def is_loop(equation: Any) -> bool:
     return equation.primitive.name == "scan"
 
 
+def is_inexact(x: Any) -> bool:
+    """Whether `x` is of real or complex numbers, which have gradients."""
+    return jnp.issubdtype(x.dtype, jnp.inexact)
+
+
+def is_jit(equation: Any) -> bool:
+    """Whether an equation is a `jax.jit`."""
+    return equation.primitive.name in JITS
+
+
 def is_checkpoint(equation: Any) -> bool:
-    """Whether an equation is a `jax.checkpoint`, by the names that JAX has had for it."""
-    return equation.primitive.name in ("checkpoint", "remat", "remat2")
+    """Whether an equation is a `jax.checkpoint`."""
+    return equation.primitive.name in CHECKPOINTS
 
 
 def called(equation: Any) -> ClosedJaxpr:
@@ -152,6 +167,6 @@ def _run_inlined(
 
 
 def _hides_a_loop(equation: Any) -> bool:
-    return equation.primitive.name in ("jit", "pjit") and any(
+    return is_jit(equation) and any(
         is_loop(inner) or _hides_a_loop(inner) for inner in equation.params["jaxpr"].jaxpr.eqns
     )

@@ -10,10 +10,10 @@ from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, Var
 
 from jaxmup.fused._apart import CALLS, ELEMENTWISE
+from jaxmup.fused._loop import Arrays
 from jaxmup.fused._program import called, piece, trace, value_of, variables
 
 Shape = tuple[int, ...]
-Arrays = dict[int, Array]
 
 
 class _MixesNumbersError(ValueError):

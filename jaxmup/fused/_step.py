@@ -167,7 +167,7 @@ def value_and_update(
     """
     if update_size is not None and update_size < 0:
         raise ValueError(
-            "`update_size` must be a number of numbers, or 0 for whole layers. "
+            "`update_size` must be how many numbers to update at a time, or 0 for whole layers. "
             f"Got {update_size}. Leave it out for a size that suits the machine."
         )
     return Step(loss_fn, tx, has_aux, clip, update_size=update_size)
@@ -179,7 +179,7 @@ def _update(
     """New leaves of parameters and state, of stacks in the backward pass and then of the rest."""
     num_params, num_state, rest = len(params), len(state), update.rest
     arrays = dict(enumerate([*state, *params], start=num_params))  # as their keys are
-    common = {num_params + k: state[k] for k in rest.state}
+    common = {key: arrays[key] for key in update.shared}
 
     def run(share: Share, numbers: list[Array], gradients: Arrays, here: Arrays) -> Arrays:
         if factor is not None:
@@ -242,7 +242,7 @@ def _visitor(
         visit=visit,
         later=update.keys(stacked.whole.share),
         write=write if by_rows else None,
-        written=update.keys(*stacked.shares),
+        written=[key for share in stacked.shares for key in update.keys(share)],
     )
 
 

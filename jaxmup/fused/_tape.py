@@ -11,7 +11,7 @@ from jax.extend.core import ClosedJaxpr, Literal, Var
 
 from jaxmup.fused import _loop
 from jaxmup.fused._loop import Inputs, Linearized
-from jaxmup.fused._program import piece, value_of, variables
+from jaxmup.fused._program import is_inexact, piece, value_of, variables
 from jaxmup.fused._stack import Block, Stack
 
 Gradients = dict[Var, Array]
@@ -97,7 +97,7 @@ def run_forward(
         if stack is not None:
             inputs = _inputs(stack, partial(value_of, values), params)
             moves = _inputs(stack, partial(_is_active, active), [True] * len(params))
-            moves = moves._replace(carry=[_loop.is_inexact(x) for x in inputs.carry])
+            moves = moves._replace(carry=[is_inexact(x) for x in inputs.carry])
             layer = _loop.linearize(stack, block, inputs, moves)
             results, tape = _loop.run_forward(layer, inputs)
             values |= zip(stack.loop.equation.outvars, results, strict=True)
@@ -203,10 +203,10 @@ def _run_segment(
 
 def _active(program: ClosedJaxpr) -> set[Var]:
     """The variables that have a gradient, since they follow from the parameters."""
-    active = {v for v in program.jaxpr.invars if _loop.is_inexact(v.aval)}
+    active = {v for v in program.jaxpr.invars if is_inexact(v.aval)}
     for equation in program.jaxpr.eqns:
         if not active.isdisjoint(variables(equation.invars)):
-            active |= {v for v in equation.outvars if _loop.is_inexact(v.aval)}
+            active |= {v for v in equation.outvars if is_inexact(v.aval)}
     return active
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxmup.fused._order import zero_after
+from jaxmup.fused._program import is_inexact
 
 
 def layer_by_layer(
@@ -81,7 +82,9 @@ def _compiled_backward(
         of_params, of_x = pull_back(gradient)
         # Parameters are read for the gradient of x; updated before that, XLA would copy them.
         is_read = zero_after(of_x) == 0
-        of_params = jax.tree.map(lambda g: jnp.where(is_read, g, 0), of_params)
+        of_params = jax.tree.map(
+            lambda g: jnp.where(is_read, g, 0) if is_inexact(g) else g, of_params
+        )
         updates, state = tx.update(of_params, state, params)
         return optax.apply_updates(params, updates), state, of_x
 
