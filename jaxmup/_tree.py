@@ -2,23 +2,46 @@
 
 Matching goes by path and not by tree structure, so that a tree made for an NNX `State` serves its
 plain arrays, a `State` restored from a checkpoint and a plain dict alike.
+
+The types of trees name what stands at the leaves. They are open to every container that JAX knows,
+registered or not yet, which Python's types cannot say; so a type checker takes them for `Any`.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 
 from jaxmup import _scaling
+from jaxmup._check import listed
 from jaxmup._rules import Parametrization
 from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
 
 T = TypeVar("T")
 
+Tree: TypeAlias = Any
+"""A tree of anything."""
+Params: TypeAlias = Any
+"""A tree with a floating-point array at each leaf."""
+Gradients: TypeAlias = Any
+"""A tree like the parameters, with the derivative of the loss at each leaf."""
+Updates: TypeAlias = Any
+"""A tree like the parameters, with what is added to the parameter at each leaf."""
+OptState: TypeAlias = Any
+"""The state of an `optax.GradientTransformation`."""
+Specs: TypeAlias = Any
+"""A tree like the parameters, with a `ParamSpec` at each leaf."""
+Scalings: TypeAlias = Any
+"""A tree like the parameters, with a `Scaling` at each leaf."""
+Size: TypeAlias = Any
+"""The size of a model: one positional argument of its factory, or a mapping of keyword arguments."""
+PathName: TypeAlias = str
+"""The name of a leaf, the keys on the way to it joined by slashes, such as `"layers/0/kernel"`."""
 
-def path_name(path: tuple[Any, ...]) -> str:
+
+def path_name(path: tuple[Any, ...]) -> PathName:
     """The name of a leaf, such as `"layers/0/kernel"`."""
     # An NNX variable is a node with one child, and must have the name of the array in its place.
     if path and path[-1] == jax.tree_util.GetAttrKey("value"):
@@ -26,19 +49,60 @@ def path_name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def leaves_by_path(tree: Any) -> dict[str, Any]:
+def named_leaves(tree: Tree) -> list[tuple[PathName, Any]]:
+    """The leaves of `tree` with their names, in the order of `jax.tree.leaves`.
+
+    Orbax restores an NNX state without a target as dicts `{"value": array}` in place of variables;
+    such a leaf has the name of its variable.
+
+    Raises:
+      ValueError: if two leaves have one name, as in `{"a": {"b": 1}, "a/b": 2}`.
+
+    Example:
+      >>> named_leaves({"kernel": {"value": 1}, "bias": {"value": 2}})
+      [('bias', 2), ('kernel', 1)]
+    """
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    if paths and all(_is_orbax_value(path) for path, _ in paths):
+        paths = [(path[:-1], leaf) for path, leaf in paths]
+    names = [path_name(path) for path, _ in paths]
+    if len(set(names)) < len(names):
+        raise ValueError(_ONE_NAME.format(listed(_namesakes(names, [path for path, _ in paths]))))
+    return [(name, leaf) for name, (_, leaf) in zip(names, paths, strict=True)]
+
+
+def leaves_by_path(tree: Tree) -> dict[PathName, Any]:
     """The leaves of `tree` by name.
+
+    Raises:
+      ValueError: if two leaves have one name.
 
     Example:
       >>> leaves_by_path({"dense": {"kernel": 1, "bias": 2}})
       {'dense/bias': 2, 'dense/kernel': 1}
     """
-    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return dict(named_leaves(tree))
 
 
-def listed(names: Iterable[str]) -> str:
-    """Names as an indented list, one a line."""
-    return "".join(f"\n  {name}" for name in names)
+def _is_orbax_value(path: tuple[Any, ...]) -> bool:
+    # A dict of parameters may well hold one that is called "value", beside "query" and "key"; only
+    # where every leaf is called so is it Orbax that did it.
+    return len(path) > 1 and path[-1] == jax.tree_util.DictKey("value")
+
+
+def _namesakes(names: list[PathName], paths: list[tuple[Any, ...]]) -> list[str]:
+    """The paths of leaves that share their name, as Python would index them."""
+    return [
+        f"{name}: tree{jax.tree_util.keystr(path)}"
+        for name, path in zip(names, paths, strict=True)
+        if names.count(name) > 1
+    ]
+
+
+_ONE_NAME = (
+    "Every leaf must have a name of its own, its keys joined by slashes. These share one:{}\n"
+    "Rename one of the keys, without a slash in it."
+)
 
 
 def require_leaves(what: str, tree: Any, kind: type[T], remedy: str) -> dict[str, T]:
@@ -164,8 +228,17 @@ def added_axes(name: str, spec: ParamSpec, shape: tuple[int, ...]) -> tuple[int,
     )
 
 
-def map_named(function: Callable[..., Any], tree: Any, *rest: Mapping[str, Any]) -> Any:
-    """Maps `function(leaf, *values)` over `tree`, taking the values of a leaf by its name."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: function(leaf, *(values[path_name(path)] for values in rest)), tree
-    )
+def map_named(function: Callable[..., Any], tree: Tree, *rest: Mapping[str, Any]) -> Tree:
+    """Maps `function(leaf, *values)` over `tree`, taking the values of a leaf by its name.
+
+    Raises:
+      ValueError: if two leaves of `tree` have one name.
+
+    Example:
+      >>> map_named(lambda leaf, factor: leaf * factor, {"w": 2}, {"w": 3, "b": 4})
+      {'w': 6}
+    """
+    leaves = [
+        function(leaf, *(values[name] for values in rest)) for name, leaf in named_leaves(tree)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)

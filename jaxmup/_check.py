@@ -1,0 +1,188 @@
+"""One way to refuse: what is concrete is checked where it comes in, what is traced passes.
+
+Concrete is whatever has a value now: numbers of Python and NumPy, and arrays of rank 0. A tracer has
+none, so nothing is asked of it.
+"""
+
+import math
+import sys
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, TypeGuard
+
+_MOST_CHARACTERS = 200  # of a value in a message
+
+
+def is_traced(x: object) -> bool:
+    """Whether `x` is a value of a program that JAX is tracing."""
+    # Nothing is traced before JAX is imported, and the rules must not be what imports it.
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(x, jax.core.Tracer)
+
+
+def is_number(x: object) -> TypeGuard[float]:
+    """Whether `x` is one real number with a value: of Python or NumPy, or an array of rank 0.
+
+    Example:
+      >>> is_number(2.0), is_number(True), is_number(1j), is_number("2")
+      (True, False, False, False)
+    """
+    if isinstance(x, bool | complex) or is_traced(x):
+        return False
+    if isinstance(x, int | float):
+        return True
+    if not hasattr(x, "__float__") or getattr(x, "shape", None) != ():
+        return False
+    # The kind of bfloat16 and of the float8 types is "V", which is also that of raw bytes.
+    dtype = getattr(x, "dtype", None)
+    return getattr(dtype, "kind", "") in ("i", "u", "f") or "float" in str(dtype)
+
+
+def number(
+    name: str,
+    value: object,
+    *,
+    above: float = -math.inf,
+    at_least: float = -math.inf,
+    below: float = math.inf,
+    at_most: float = math.inf,
+    remedy: str = "",
+) -> None:
+    """Refuses `value` unless it is a finite real number in a range, or traced.
+
+    Args:
+      name: Name of the argument, or path of the leaf.
+      value: A number of Python or NumPy, or an array of rank 0.
+      above: Largest number that is too small.
+      at_least: Smallest number that is allowed.
+      below: Smallest number that is too large.
+      at_most: Largest number that is allowed.
+      remedy: Sentence on what to do instead.
+
+    Raises:
+      TypeError: if it is no real number, as a boolean, a complex number or `None` is none.
+      ValueError: if it is not finite, or out of range.
+
+    Example:
+      >>> number("lr_scale", -1.0, above=0, remedy="Leave it out for 1.")
+      Traceback (most recent call last):
+      ...
+      ValueError: `lr_scale` must be a finite number above 0. Got -1.0. Leave it out for 1.
+    """
+    if is_traced(value):
+        return
+    if not is_number(value):
+        raise TypeError(_message(name, "a real number", value, remedy))
+    try:
+        x = float(value)
+    except OverflowError:  # an integer of Python that no float holds
+        x = math.inf
+    if not (math.isfinite(x) and above < x < below and at_least <= x <= at_most):
+        limits = {"above": above, "of at least": at_least, "below": below, "of at most": at_most}
+        range_ = " and ".join(f"{word} {x:g}" for word, x in limits.items() if math.isfinite(x))
+        raise ValueError(_message(name, f"a finite number {range_}".rstrip(), value, remedy))
+
+
+def size(name: str, value: object, *, at_least: int = 1, remedy: str = "") -> None:
+    """Refuses `value` unless it is an integer of at least `at_least`.
+
+    Raises:
+      TypeError: if it is no integer, as a boolean is none.
+      ValueError: if it is too small.
+
+    Example:
+      >>> size("num_heads", 0)
+      Traceback (most recent call last):
+      ...
+      ValueError: `num_heads` must be an integer of at least 1. Got 0.
+    """
+    what = f"an integer of at least {at_least}"
+    is_integer = is_number(value) and hasattr(value, "__index__")
+    if not is_integer:
+        raise TypeError(_message(name, what, value, remedy))
+    if value < at_least:
+        raise ValueError(_message(name, what, value, remedy))
+
+
+def one_of(name: str, value: object, options: Collection[object], *, remedy: str = "") -> None:
+    """Refuses `value` unless it equals one of `options`.
+
+    Raises:
+      ValueError: naming the options.
+
+    Example:
+      >>> one_of("over", "time", ("width", "depth"))
+      Traceback (most recent call last):
+      ...
+      ValueError: `over` must be one of 'width', 'depth'. Got 'time'.
+    """
+    if not any(type(value) is type(option) and value == option for option in options):
+        raise ValueError(_message(name, f"one of {', '.join(map(repr, options))}", value, remedy))
+
+
+def same_tree(
+    name: str,
+    entries: Mapping[str, Any],
+    leaves: Mapping[str, Any],
+    *,
+    may_have_more: bool = False,
+    remedy: str = "",
+) -> None:
+    """Refuses `entries` unless they have the names of `leaves`, and their shapes where both have.
+
+    Args:
+      name: Name of the argument that holds the entries.
+      entries: Entry of each parameter by name, such as its `ParamSpec`.
+      leaves: Leaf of each parameter by name, such as its array.
+      may_have_more: Whether entries without a leaf pass, as where `optax.masked` took leaves out.
+      remedy: Sentence on what to do instead.
+
+    Raises:
+      ValueError: listing the names that only one of them has, and the shapes that differ.
+
+    Example:
+      >>> same_tree("specs", {"kernel": 1.0}, {"kernel": 2.0, "bias": 3.0})
+      Traceback (most recent call last):
+      ...
+      ValueError: `specs` must be those of the parameters.
+      Parameters without an entry:
+        bias
+    """
+    parts = [
+        (
+            "Parameters without an entry",
+            [_shaped(n, leaves[n]) for n in leaves if n not in entries],
+        ),
+        (
+            "Entries without a parameter",
+            [] if may_have_more else [_shaped(n, entries[n]) for n in entries if n not in leaves],
+        ),
+        (
+            "Shapes of entry and parameter that differ",
+            [
+                f"{n}: {tuple(entries[n].shape)}, {tuple(leaf.shape)}"
+                for n, leaf in leaves.items()
+                if n in entries
+                and hasattr(entries[n], "shape")
+                and hasattr(leaf, "shape")
+                and tuple(entries[n].shape) != tuple(leaf.shape)
+            ],
+        ),
+    ]
+    if any(lines for _, lines in parts):
+        found = "\n".join(f"{title}:{listed(lines)}" for title, lines in parts if lines)
+        raise ValueError(f"`{name}` must be those of the parameters.\n{found}\n{remedy}".rstrip())
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names as an indented list, one a line."""
+    return "".join(f"\n  {name}" for name in names)
+
+
+def _shaped(name: str, entry: Any) -> str:
+    return f"{name} {tuple(entry.shape)}" if hasattr(entry, "shape") else name
+
+
+def _message(name: str, what: str, value: object, remedy: str) -> str:
+    got = repr(value)
+    got = got if len(got) <= _MOST_CHARACTERS else f"{got[:_MOST_CHARACTERS]}…"
+    return f"`{name}` must be {what}. Got {got}. {remedy}".rstrip()
