@@ -140,7 +140,8 @@ class Theory:
 
     def _of(self, name: str, power: Power) -> float:
         return self._growth(
-            name, lambda s: power.at(s.r_in, s.r_out, depth=s.depth, gain=s.forward_gain)
+            name,
+            lambda s: power.at(s.r_in, s.r_out, depth_ratio=s.depth_ratio, gain=s.forward_gain),
         )
 
     def _growth(self, name: str, value: Any) -> float:
