@@ -15,7 +15,7 @@ import jax
 
 from jaxmup import _scaling
 from jaxmup._check import listed
-from jaxmup._rules import Parametrization
+from jaxmup._parametrization import Parametrization
 from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxmup._files import write_atomically
+from jaxmup._parametrization import Parametrization, Row
 from jaxmup._power import Power
-from jaxmup._rules import Parametrization, Row
 from jaxmup._spec import Applied, Axis, ParamSpec
 from jaxmup._tree import listed, require_leaves
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxmup._infer._depth import counterparts
 from jaxmup._infer._make import Made, Source
 from jaxmup._parameter import join_tiles
-from jaxmup._rules import Parametrization
+from jaxmup._parametrization import Parametrization
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import leaves_by_path, listed, resolve
 from jaxmup.functional import scale

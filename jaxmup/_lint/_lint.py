@@ -18,8 +18,8 @@ from jaxmup._lint._probe import Probe
 from jaxmup._lint._specs import check_specs
 from jaxmup._lint._state import check_state, has_started
 from jaxmup._lint._steps import STEPS
+from jaxmup._parametrization import Parametrization
 from jaxmup._power import ONE
-from jaxmup._rules import Parametrization
 from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import leaves_by_path, path_name, require_leaves

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from jaxmup._rules import Parametrization
-from jaxmup._rules import parametrization as named_parametrization
+from jaxmup._parametrization import Parametrization
+from jaxmup._parametrization import parametrization as named_parametrization
 from jaxmup.coord_check._check import CoordCheck, Optimizer, coord_check
 from jaxmup.coord_check._verdict import Outcome, Verdict
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxmup._rules import Parametrization
+from jaxmup._parametrization import Parametrization
 from jaxmup._signature import open_parameters
 from jaxmup._tree import listed
 from jaxmup.coord_check._expected import Expected, Theory

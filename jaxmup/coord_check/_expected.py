@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxmup._families import FAMILIES
+from jaxmup._parametrization import Parametrization
 from jaxmup._physics import MUP
 from jaxmup._power import GAIN, ONE, Power
-from jaxmup._rules import Parametrization
 from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
 from jaxmup.coord_check._measure import owner

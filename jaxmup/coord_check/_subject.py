@@ -12,7 +12,7 @@ from flax import nnx
 from jaxmup._infer._infer import infer
 from jaxmup._infer._make import Made, Source
 from jaxmup._infer._rescale import rescale
-from jaxmup._rules import Parametrization, parametrization
+from jaxmup._parametrization import Parametrization, parametrization
 from jaxmup._scaling import Scaling
 from jaxmup._signature import open_parameters
 from jaxmup._spec import ParamSpec

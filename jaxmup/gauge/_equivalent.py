@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from jaxmup._families import FAMILIES, Family, OptimizerName, family_of
-from jaxmup._rules import Parametrization, ParametrizationName, parametrization
+from jaxmup._parametrization import Parametrization, ParametrizationName, parametrization
 from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import leaves_by_path, listed, require_leaves, resolve

@@ -12,7 +12,7 @@ import jaxmup.linen
 import jaxmup.nnx
 from jaxmup._infer import infer, rescale
 from jaxmup._infer._make import Made, Source
-from jaxmup._rules import Parametrization, parametrization
+from jaxmup._parametrization import Parametrization, parametrization
 from jaxmup._tree import leaves_by_path, resolve
 from jaxmup.transfer._config import FAMILY, NUMBERS, Config
 from jaxmup.transfer._search import Cell
