@@ -65,7 +65,7 @@ def convert(
             show_default="that of the model",
         ),
     ] = None,
-    family: Annotated[
+    optimizer: Annotated[
         str, typer.Option(metavar="NAME", help="The optimizer, for `--gauge`.")
     ] = "adam",
     allow_nan: Annotated[
@@ -92,7 +92,7 @@ def convert(
     make_inputs = None if inputs is None else function(inputs, "--inputs")
     with bad_input(ValueError, TypeError, OSError, ModuleNotFoundError):
         target, specs = _target(make_model, make_inputs, size)
-        names = cast(Any, (family, gauge))
+        names = cast(Any, (optimizer, gauge))
         conversion = bridge.conversion(
             source,
             target,

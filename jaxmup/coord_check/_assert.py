@@ -82,7 +82,7 @@ def standard(check: CoordCheck) -> Parametrization:
             "take one. Its jaxmup layers have their own. Give it a parameter `parametrization` and "
             "pass that on to them, or leave the control out with `control=False`."
         )
-    return named_parametrization("standard", check.family)  # type: ignore[arg-type]
+    return named_parametrization("standard", check.family)
 
 
 def failure_message(check: CoordCheck, most: int = 12) -> str:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxmup._families import Family as OptimizerFamily
 from jaxmup._parametrization import Parametrization
 from jaxmup._signature import open_parameters
 from jaxmup._tree import listed
@@ -46,7 +47,7 @@ class CoordCheck:
       seeds: of the runs.
       steps: of each run.
       parametrization: under which they ran, as text.
-      family: of the optimizer.
+      family: Family of the optimizer.
       follows_rule: whether the models would follow another parametrization; those of jaxmup layers
         only do if `make_model` takes one.
       verdicts: one for each quantity of each module and parameter that is not zero everywhere, but
@@ -61,7 +62,7 @@ class CoordCheck:
     seeds: tuple[int, ...]
     steps: int
     parametrization: str
-    family: str
+    family: OptimizerFamily
     follows_rule: bool
     verdicts: tuple[Verdict, ...]
     rows: tuple[Mapping[str, Any], ...]

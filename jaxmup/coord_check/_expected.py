@@ -8,7 +8,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxmup._families import FAMILIES
 from jaxmup._parametrization import Parametrization
 from jaxmup._physics import MUP
 from jaxmup._power import GAIN, ONE, Power
@@ -162,10 +161,7 @@ class Theory:
         """
         step = self._of(name, self._depth().step * GAIN)
         spec = self.specs[0][name]
-        family = FAMILIES.get(self.rule.family)
-        if family is None:
-            return Expected.exactly(step)
-        family = family.at(spec.role)
+        family = self.rule.family.at(spec.role)
         if family.unit != ONE:
             return Expected.between(
                 step, step + self._growth(name, lambda s: min(s.r_in, s.r_out)) / 2

@@ -100,7 +100,7 @@ def equivalent(
 def _scalings(rule: Any, specs: Any, family: Family, optimizer: Any) -> dict[str, Scaling]:
     if not isinstance(rule, Parametrization):
         rule = parametrization(rule, optimizer)
-    if rule.family != family.name:
+    if rule.family != family:
         raise ValueError(
             f"Parametrizations must be for the family of the optimizer. Got {rule} and the "
             f"optimizer {optimizer!r} of the family {family.name!r}."
