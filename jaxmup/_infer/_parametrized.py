@@ -12,7 +12,7 @@ from jaxmup._infer._infer import infer
 from jaxmup._infer._rescale import rescale
 from jaxmup._infer._rules import Rules
 from jaxmup._model import Instance, Model, Parts
-from jaxmup._rules import Parametrization
+from jaxmup._parametrization import Parametrization
 from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import PathName, Scalings, Size, Specs, leaves_by_path, resolve

@@ -13,10 +13,11 @@ import numpy as np
 import optax
 
 from jaxmup._check import listed
+from jaxmup._families import Family
 from jaxmup._inputs import Static, as_call, take_arrays
 from jaxmup._model import as_model
 from jaxmup._model._arguments import asked_for
-from jaxmup._rules import Parametrization
+from jaxmup._parametrization import Parametrization
 from jaxmup.coord_check._expected import Expected, Theory
 from jaxmup.coord_check._measure import Run, Training, measure, owner
 from jaxmup.coord_check._sizes import Measured
@@ -49,7 +50,7 @@ class CoordCheck:
       seeds: of the runs.
       steps: of each run.
       parametrization: under which they ran, as text.
-      family: of the optimizer.
+      family: Family of the optimizer.
       follows_parametrization: whether the models would follow another one; those of jaxmup layers
         only do if `make_model` takes one.
       verdicts: one for each quantity of each module and parameter that is not zero everywhere, but
@@ -64,7 +65,7 @@ class CoordCheck:
     seeds: tuple[int, ...]
     steps: int
     parametrization: str
-    family: str
+    family: Family
     follows_parametrization: bool
     verdicts: tuple[Verdict, ...]
     rows: tuple[Mapping[str, Any], ...]

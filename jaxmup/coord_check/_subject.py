@@ -10,8 +10,8 @@ from jaxmup._infer._parametrized import Parametrized, declared, inferred
 from jaxmup._infer._rules import Rules
 from jaxmup._inputs import Static
 from jaxmup._model import Instance, Model, Parts
-from jaxmup._rules import Parametrization
-from jaxmup._rules import parametrization as named_parametrization
+from jaxmup._parametrization import Parametrization
+from jaxmup._parametrization import parametrization as named_parametrization
 from jaxmup._tree import Size, Tree
 from jaxmup.coord_check._modules import tag_nnx, tagging_linen
 from jaxmup.coord_check._tags import tag

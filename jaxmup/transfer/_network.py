@@ -7,7 +7,7 @@ import inspect
 from jaxmup._infer._parametrized import Parametrized, declared, inferred
 from jaxmup._model import Model, as_model
 from jaxmup._model._arguments import open_parameters
-from jaxmup._rules import Parametrization, parametrization
+from jaxmup._parametrization import Parametrization, parametrization
 from jaxmup.transfer._config import FAMILY, NUMBERS, Config
 from jaxmup.transfer._search import Cell
 from jaxmup.transfer._task import Task
