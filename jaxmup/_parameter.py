@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 from jaxmup import _check
 from jaxmup._axes import LayerAxes
-from jaxmup._rules import Parametrization, ParametrizationName, parametrization
+from jaxmup._parametrization import Parametrization, ParametrizationName, parametrization
 from jaxmup._scaling import what_is_applied
 from jaxmup._spec import ParamSpec
 from jaxmup.functional import scale

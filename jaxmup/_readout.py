@@ -3,7 +3,7 @@
 import functools
 import math
 
-from jaxmup._rules import Parametrization
+from jaxmup._parametrization import Parametrization
 from jaxmup._spec import Axis, ParamSpec
 
 

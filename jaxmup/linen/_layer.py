@@ -15,7 +15,7 @@ from jax import Array
 from jaxmup import functional
 from jaxmup._axes import LayerAxes
 from jaxmup._parameter import Initializer, Parameter, declare
-from jaxmup._rules import Parametrization, ParametrizationName
+from jaxmup._parametrization import Parametrization, ParametrizationName
 
 T = TypeVar("T")
 

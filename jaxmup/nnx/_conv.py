@@ -7,7 +7,7 @@ from flax import nnx
 from jax import Array
 
 from jaxmup._axes import Sizes, conv_axes
-from jaxmup._rules import Parametrization, ParametrizationName
+from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup.nnx._layer import hold_multipliers, scale_in, scaled_arguments
 
 

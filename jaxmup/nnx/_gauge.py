@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxmup import functional
 from jaxmup._parameter import Move, gauge_move
-from jaxmup._rules import Parametrization
+from jaxmup._parametrization import Parametrization
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import added_axes
 from jaxmup.nnx._layer import SPEC, Multiplier, multiplier_name, name_of

@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from jaxmup import functional
 from jaxmup._axes import LayerAxes
 from jaxmup._parameter import Initializer, Parameter, declare
-from jaxmup._rules import Parametrization, ParametrizationName
+from jaxmup._parametrization import Parametrization, ParametrizationName
 
 M = TypeVar("M", bound=nnx.Module)
 

@@ -12,7 +12,7 @@ from flax.typing import Dtype, Initializer, PrecisionLike, PromoteDtypeFn
 from jax import Array, lax
 
 from jaxmup._axes import Bases, Sizes, axes_of, einsum_axes, linear_axes
-from jaxmup._rules import Parametrization, ParametrizationName
+from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup.nnx._layer import hold_multipliers, scale_in, scaled_arguments
 
 

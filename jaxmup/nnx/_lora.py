@@ -5,7 +5,7 @@ from typing import Any
 from flax import nnx
 from jax import Array
 
-from jaxmup._rules import Parametrization, ParametrizationName
+from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup._spec import Axis
 from jaxmup.nnx._layer import effective, hold_multipliers, scaled_arguments, with_arrays
 
