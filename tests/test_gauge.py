@@ -77,7 +77,7 @@ def square_error(predicted: jax.Array) -> jax.Array:
 def chain(scalings: Any, **kwargs: Any) -> Any:
     """Clipping, a schedule and weight decay, all of them at work."""
     return optax.chain(
-        gauge.clip_by_global_norm(0.5, scalings),
+        jaxmup.optim.clip_by_global_norm(0.5, scalings),
         jaxmup.optim.adamw(RATE, scalings, eps=0.01, weight_decay=1.0, **kwargs),
     )
 
@@ -321,7 +321,9 @@ def test_radam_has_two_exponents_from_the_first_step():
 
 def measured_norm(scalings: Any, gradients: Any) -> float:
     """The norm that decides, from what a threshold far below it leaves."""
-    clipped, _ = gauge.clip_by_global_norm(1e-3, scalings).update(gradients, optax.EmptyState())
+    clipped, _ = jaxmup.optim.clip_by_global_norm(1e-3, scalings).update(
+        gradients, optax.EmptyState()
+    )
     left = max(
         jax.tree.leaves(jax.tree.map(lambda c, g: jnp.max(jnp.abs(c / g)), clipped, gradients))
     )
@@ -360,10 +362,10 @@ def test_a_plain_norm_grows_with_the_width():
 
 def test_at_base_width_clipping_is_optax_own():
     scalings, gradients = gradients_at("mup adam table8", BASE)
-    ours, _ = gauge.clip_by_global_norm(0.01, scalings).update(gradients, optax.EmptyState())
+    ours, _ = jaxmup.optim.clip_by_global_norm(0.01, scalings).update(gradients, optax.EmptyState())
     theirs, _ = optax.clip_by_global_norm(0.01).update(gradients, optax.EmptyState())
     require_close(jax.tree.leaves(ours), jax.tree.leaves(theirs), "update", "float32")
-    ours, _ = gauge.clip_by_global_norm(1e3, scalings).update(gradients, optax.EmptyState())
+    ours, _ = jaxmup.optim.clip_by_global_norm(1e3, scalings).update(gradients, optax.EmptyState())
     jax.tree.map(np.testing.assert_array_equal, ours, gradients)
 
 
@@ -520,7 +522,7 @@ def test_sophia_moves_where_one_theta_serves_all():
 
     hyper = {"learning_rate": 0.1, "eps": 0.3, "gamma": 0.5, "weight_decay": 0.3}
     weights, state = train(weights, contrib.sophia(0.1).init(weights), 1.0, hyper)
-    run = gauge.regauge(weights, state, 3.0, optimizer="sophia")
+    run = gauge.regauge(weights, state, 3.0, chain="sophia")
     moved = {name: value * run.hyperparameters[name] for name, value in hyper.items()}
     ours, _ = train(run.params, run.opt_state, 3.0, moved)
     expected, _ = train(weights, state, 1.0, hyper)
@@ -568,7 +570,7 @@ REFUSED = {
         optax.adafactor(0.1, momentum=0.9),
         BOTH,
         None,
-        "before or after 4: EmaState.*optimizer='adafactor'",
+        "before or after 4: EmaState.*chain='adafactor'",
     ),
     "no learning rate": (optax.scale_by_adam(), BOTH, None, "Pass the state of the whole"),
     "a shared number": (
@@ -581,7 +583,7 @@ REFUSED = {
         optax.inject_hyperparams(optax.adamw)(0.1),
         2.0,
         None,
-        "'weight_decay'.*optimizer='adamw'",
+        "'weight_decay'.*chain='adamw'",
     ),
     "a schedule": (
         optax.inject_hyperparams(optax.adam)(RATE),
@@ -600,10 +602,10 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("tx", "theta", "optimizer", "message"), cases(REFUSED))
-def test_what_cannot_move_exactly_is_refused(tx, theta, optimizer, message):
+@pytest.mark.parametrize(("tx", "theta", "described", "message"), cases(REFUSED))
+def test_what_cannot_move_exactly_is_refused(tx, theta, described, message):
     with pytest.raises(ValueError, match=f"(?s){message}"):
-        gauge.regauge(*state_of(tx), theta, optimizer=optimizer)
+        gauge.regauge(*state_of(tx), theta, chain=described)
 
 
 def test_without_a_word_the_last_stateless_transform_is_the_learning_rate():
@@ -628,7 +630,7 @@ def test_a_described_state_moves():
 
 def test_injected_hyperparameters_move_in_the_state():
     params, state = state_of(optax.inject_hyperparams(optax.adamw)(0.5, weight_decay=0.25))
-    run = gauge.regauge(params, state, 4.0, optimizer="adamw")
+    run = gauge.regauge(params, state, 4.0, chain="adamw")
     moved = run.opt_state.hyperparams
     assert (moved["learning_rate"], moved["weight_decay"], moved["b1"]) == (
         0.125,
@@ -641,7 +643,7 @@ def test_injected_hyperparameters_move_in_the_state():
 @pytest.mark.parametrize("theta", [0.1, 0.3, 3.7, 7.0])
 def test_what_stays_is_not_returned_for_a_rounding(theta):
     params, state = state_of(optax.lamb(0.1))
-    run = gauge.regauge(params, state, theta, optimizer="lamb")
+    run = gauge.regauge(params, state, theta, chain="lamb")
     assert set(run.hyperparameters) == {"eps", "eps_root", "weight_decay"}
 
 

@@ -7,8 +7,7 @@ same model, and if the hyper-parameters and the state of the optimizer move alon
   parametrizations are one physics.
 - `regauge_scalings` and `reference_scalings` move the numbers that a chain of `jaxmup.optim` is
   built from; `fold` and `unfold` take the multipliers into the weights and out again.
-- `in_reference_gauge` and `clip_by_global_norm` make what is not invariant by itself independent of
-  the gauge.
+- `in_reference_gauge` makes a transform that is not invariant by itself independent of the gauge.
 - `as_arguments` and `from_arguments` make gauges that differ by powers of two agree to the last
   bit.
 - `TRANSFORMS`, `WRAPPERS` and `CHAINS` are the tables behind it: how every transform of optax
@@ -32,5 +31,4 @@ from jaxmup.gauge._transforms import TRANSFORMS as TRANSFORMS
 from jaxmup.gauge._transforms import WRAPPERS as WRAPPERS
 from jaxmup.gauge._transforms import Movement as Movement
 from jaxmup.gauge._transforms import Transform as Transform
-from jaxmup.optim import clip_by_global_norm as clip_by_global_norm
 from jaxmup.optim import in_reference_gauge as in_reference_gauge

@@ -114,7 +114,7 @@ def _described(chain: Chain, optimizer: Description) -> Chain:
         for link in open_links
     ]
     raise ValueError(
-        f"`optimizer` must describe the optimizer whose state is given. Got {optimizer!r}; the "
+        f"`chain` must describe the optimizer whose state is given. Got {optimizer!r}; the "
         f"state holds, in this order:{listed(held)}\n"
         "Name its transforms one by one, such as ('clip', 'scale_by_adam', "
         "'scale_by_learning_rate')."
@@ -134,7 +134,7 @@ def _expanded(element: Any) -> list[tuple[Any, ...]]:
     if element in TRANSFORMS:
         return [(element,)]
     raise ValueError(
-        f"`optimizer` must name optimizers and transforms of the table. Got {element!r}. Known:"
+        f"`chain` must name optimizers and transforms of the table. Got {element!r}. Known:"
         f"{listed((*CHAINS, *TRANSFORMS))}"
     )
 

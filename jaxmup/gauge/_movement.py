@@ -98,7 +98,7 @@ def _rate_position(links: list[Link], leaf: str) -> int | None:
             "The place of the learning rate in a chain must be known where it decides how a state "
             f"moves. It may stand before or after {between[0].path.lstrip('/')}: "
             f"{type(between[0].state).__name__} of the parameter {leaf!r}. Say what the chain is "
-            "made of, such as optimizer='adafactor' or a tuple of the names of its transforms."
+            "made of, such as chain='adafactor' or a tuple of the names of its transforms."
         )
     return possible[-1]
 
@@ -246,7 +246,7 @@ def _injected(
             raise ValueError(
                 f"The movement of every hyper-parameter must be known. {name!r} at "
                 f"{path.lstrip('/') or 'the top'} moves by its place in the chain. Say what the "
-                "optimizer is, such as optimizer='adamw'."
+                "optimizer is, such as chain='adamw'."
             )
     return moved
 

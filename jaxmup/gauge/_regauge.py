@@ -54,7 +54,7 @@ def regauge(
     opt_state: Any,
     theta: Any,
     *,
-    optimizer: Description | None = None,
+    chain: Description | None = None,
     transforms: Mapping[str, Transform] | None = None,
 ) -> Regauged:
     r"""Moves stored parameters and the state of their running optimizer to another gauge.
@@ -68,7 +68,7 @@ def regauge(
     Where types do not tell two transforms apart, the state is read as that of the more common one:
     `ScaleByAdamState` as Adam's, not Adamax's or ADOPT's; `MuonState` as not adaptive. A transform
     without state is taken to leave the unit of the updates as it is, and the last one to be the
-    learning rate. If that is not so, say what the optimizer is made of with `optimizer`.
+    learning rate. If that is not so, say what the optimizer is made of with `chain`.
 
     RAdam has moved exactly once its rectification is on; before, its learning rate goes with
     :math:`\theta^{-2}`.
@@ -78,7 +78,7 @@ def regauge(
       opt_state: the state of an optax optimizer for them, before or after any number of steps.
       theta: a positive number, or a tree of them with the paths of the parameters; dimensionless.
         With powers of two nothing is rounded.
-      optimizer: the name of an optax optimizer, such as `"adamax"`, or of a transform, or a tuple
+      chain: the name of an optax optimizer, such as `"adamax"`, or of a transform, or a tuple
         of them in their order, such as `("clip", "adamax")`; under `optax.partition` one of these
         for each label.
       transforms: how transforms move that are not in `jaxmup.gauge.TRANSFORMS`, by the name of the
@@ -90,7 +90,7 @@ def regauge(
     Raises:
       TypeError: if a `theta` is no number.
       ValueError: if a `theta` is not finite and positive or has other paths than `params`; if the
-        movement of a state is not known, or it is not that of `optimizer`; if the place of the
+        movement of a state is not known, or it is not that of `chain`; if the place of the
         learning rate decides how a state moves and is left open; if parameters share something
         that would have to move differently for each.
 
@@ -111,7 +111,7 @@ def regauge(
     names = leaves_by_path(params)
     thetas = theta_of_leaves(theta, names)
     gradients = dict.fromkeys(names, 1.0)
-    state, _, factors = _move(opt_state, thetas, gradients, optimizer, transforms)
+    state, _, factors = _move(opt_state, thetas, gradients, chain, transforms)
     return Regauged(_divided(params, thetas), state, factors)
 
 
@@ -123,7 +123,7 @@ def regauge_run(
     *,
     specs: Any = None,
     family: Family | None = None,
-    optimizer: Description | None = None,
+    chain: Description | None = None,
     transforms: Mapping[str, Transform] | None = None,
 ) -> Regauged:
     """Moves a run from one parametrization to another of the same physics, at any step.
@@ -140,7 +140,7 @@ def regauge_run(
       specs: the tree of `ParamSpec` of the parameters; `None` for those of an NNX model's layers.
         Not needed with trees of `Scaling`.
       family: the family of the optimizer, if it is one of your own.
-      optimizer: see `regauge`.
+      chain: see `regauge`.
       transforms: see `regauge`.
 
     Returns:
@@ -175,7 +175,7 @@ def regauge_run(
     _require_one_physics(old, new, family)
     thetas = {name: new[name].multiplier / old[name].multiplier for name in old}
     gradients = {name: new[name].grad / old[name].grad for name in old}
-    state, courses, factors = _move(opt_state, thetas, gradients, optimizer, transforms)
+    state, courses, factors = _move(opt_state, thetas, gradients, chain, transforms)
     _require_family(courses, old, new)
     if not is_module:
         return Regauged(_divided(params, thetas), state, factors)
@@ -211,16 +211,16 @@ def _move(
     opt_state: Any,
     thetas: Mapping[str, float],
     gradients: Mapping[str, float],
-    optimizer: Description | None,
+    chain: Description | None,
     transforms: Mapping[str, Transform] | None,
 ) -> tuple[Any, dict[str, Course], dict[str, float | dict[str, float]]]:
     """The moved state, what happens to each parameter's updates, and the factors that are left."""
-    owners, chain = Owners(list(thetas)), read(opt_state, optimizer, transforms)
+    owners, links = Owners(list(thetas)), read(opt_state, chain, transforms)
     courses = {
-        name: course(chain, name, owners, theta, gradients[name]) for name, theta in thetas.items()
+        name: course(links, name, owners, theta, gradients[name]) for name, theta in thetas.items()
     }
     factors = hyperparameters(courses)
-    state, injected = moved_state(opt_state, chain, courses, owners, optimizer is not None)
+    state, injected = moved_state(opt_state, links, courses, owners, chain is not None)
     left = {
         name: _one_if_same(by_leaf) for name, by_leaf in factors.items() if name not in injected
     }
