@@ -597,7 +597,7 @@ REFUSED = {
         ("clip_by_global_norm", "sgd"),
         "shared by parameters",
     ),
-    "a missing theta": (optax.sgd(0.1), {"w": 2.0}, None, "without a number:\n  b"),
+    "a missing theta": (optax.sgd(0.1), {"w": 2.0}, None, "without an entry:\n  b"),
     "no theta": (optax.sgd(0.1), 0.0, None, "finite number above 0"),
 }
 

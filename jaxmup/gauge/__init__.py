@@ -14,7 +14,11 @@ same model, and if the hyper-parameters and the state of the optimizer move alon
   moves, and what its optimizers are made of.
 """
 
-from jaxmup.gauge._chains import CHAINS as CHAINS
+from jaxmup._opt_state import CHAINS as CHAINS
+from jaxmup._opt_state import TRANSFORMS as TRANSFORMS
+from jaxmup._opt_state import WRAPPERS as WRAPPERS
+from jaxmup._opt_state import Movement as Movement
+from jaxmup._opt_state import Transform as Transform
 from jaxmup.gauge._equivalent import Difference as Difference
 from jaxmup.gauge._equivalent import Equivalence as Equivalence
 from jaxmup.gauge._equivalent import equivalent as equivalent
@@ -27,8 +31,4 @@ from jaxmup.gauge._scalings import as_arguments as as_arguments
 from jaxmup.gauge._scalings import from_arguments as from_arguments
 from jaxmup.gauge._scalings import reference_scalings as reference_scalings
 from jaxmup.gauge._scalings import regauge_scalings as regauge_scalings
-from jaxmup.gauge._transforms import TRANSFORMS as TRANSFORMS
-from jaxmup.gauge._transforms import WRAPPERS as WRAPPERS
-from jaxmup.gauge._transforms import Movement as Movement
-from jaxmup.gauge._transforms import Transform as Transform
 from jaxmup.optim import in_reference_gauge as in_reference_gauge

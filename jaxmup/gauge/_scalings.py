@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxmup._check import same_tree
 from jaxmup._families import FAMILIES, Family
 from jaxmup._scaling import Scaling
 from jaxmup._tree import map_named, require_leaves
-from jaxmup.gauge._theta import theta_of_leaves
+from jaxmup.gauge._parameters import thetas_of
 
 _RESOLVE = "Use `jaxmup.resolve(specs, parametrization)`."
 _NUMBERS = ("multiplier", "lr", "grad", "eps", "weight_decay", "norm")
@@ -50,7 +51,8 @@ def regauge_scalings(scalings: Any, theta: Any, *, family: Family | None = None)
       Programs IVb", arXiv:2308.01814, Proposition 2.2.3.
     """
     by_name = require_leaves("scalings", scalings, Scaling, _RESOLVE)
-    thetas = theta_of_leaves(theta, by_name)
+    thetas = thetas_of(theta, by_name)
+    same_tree("theta", thetas, by_name)
     return map_named(lambda s, theta: _moved(s, theta, _family(s, family)), scalings, thetas)
 
 
