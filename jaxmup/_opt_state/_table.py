@@ -54,9 +54,9 @@ def _row(
     }
     moments = dict.fromkeys(update.split(), UPDATE) | dict.fromkeys(square.split(), SQUARE)
     kept = {**dict.fromkeys(stay, FIXED), **moments, **(fields or {})}
-    kinds = stay | rest.pop("kinds", {})
+    of_kind = {**stay, **(kinds or {})}
     return Transform(
-        tuple(states.split()), kept, returns, hyperparameters or {}, kinds=kinds, **rest
+        tuple(states.split()), kept, returns, hyperparameters or {}, kinds=of_kind, **rest
     )
 
 

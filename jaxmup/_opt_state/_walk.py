@@ -70,9 +70,11 @@ class Link(NamedTuple):
     @property
     def fields(self) -> Iterator[Field]:
         """The fields of its state, without the states of the transforms that it wraps."""
+        # A row serves several types of state, of which some lack a field; and `hasattr` would find
+        # `count` in every tuple, as it is a method of theirs.
+        held = getattr(self.state, "_fields", self.transform.fields)
         for name, movement in self.transform.fields.items():
-            # A row serves several types of state, of which some lack a field.
-            if hasattr(self.state, name):
+            if name in held:
                 value, kind = getattr(self.state, name), self.transform.kind(name)
                 if kind == "schedules":
                     yield from _schedules((*self.path, name), value)

@@ -8,10 +8,12 @@ import numpy as np
 import optax
 from flax import nnx
 
-from jaxmup._tree import leaves_by_path, listed
+from jaxmup._check import listed
+from jaxmup._opt_state import Kind, Owners
+from jaxmup._tree import OptState, PathName, leaves_by_path
 from jaxmup.bridge._agreement import require_same_step
 from jaxmup.bridge._moments import Tensor, Trained, tensors_of, trained_by_path
-from jaxmup.bridge._optax_states import Moment, fields_of, filled
+from jaxmup.bridge._optax_states import Progress, fields_of, filled, moments_of
 from jaxmup.bridge._plan import Plan, put
 from jaxmup.bridge._torch_run import TorchGroup, TorchRun, read_run
 
@@ -134,14 +136,14 @@ def optimizer_from_torch(
     run = read_run(torch_state, names)
     tensors = tensors_of(plan, run)
     params = params_of(model)
+    owners = Owners(leaves_by_path(params))
     trained = trained_by_path(tensors)
     state = _initial_state(tx, model)
-    _require_same_moments(state, trained)
+    _require_same_moments(state, trained, owners)
     _require_started(run)
-    step, position = _counts(run, scheduler, step)
-    rate = _one_rate(run)
-    require_same_step(tx, params, trained, step, position, rate)
-    return filled(state, _moments(tensors, run, params), step, position, rate)
+    progress = _progress(run, scheduler, step)
+    require_same_step(tx, params, trained, progress)
+    return filled(state, _moments(tensors, run, params), progress, owners)
 
 
 def optimizer_to_torch(
@@ -187,13 +189,14 @@ def optimizer_to_torch(
     run = read_run({**torch_state, "state": {}}, names)
     tensors = tensors_of(plan, run)
     params = params_of(model)
+    owners = Owners(leaves_by_path(params))
     trained = trained_by_path(tensors)
-    _require_same_moments(opt_state, trained)
+    _require_same_moments(opt_state, trained, owners)
     _require_at_rest(opt_state, _initial_state(tx, model))
-    counted, position = (_count(opt_state, kind) for kind in ("step", "position"))
+    counted, position = _count(opt_state, "steps"), _count(opt_state, "position")
     step = next((n for n in (counted, step, position) if n is not None), None)
-    require_same_step(tx, params, trained, step, position, _one_rate(run))
-    held = _held(opt_state)
+    require_same_step(tx, params, trained, Progress(step, position, _one_rate(run)))
+    held = _held(opt_state, owners)
     by_name: dict[str, dict[str, np.ndarray]] = {}
     for tensor in tensors:
         degrees = tensor.group.optimizer.moments(tensor.group.hyperparameters)
@@ -239,23 +242,21 @@ def _initial_state(tx: optax.GradientTransformation, model: Any) -> Any:
     return tx.init(model)
 
 
-def _held(state: Any) -> dict[str, dict[str, np.ndarray]]:
-    """The moments in a state, by torch's name of the moment and the path of the parameter."""
-    held: dict[str, dict[str, np.ndarray]] = {}
-    for field in fields_of(state):
-        if isinstance(field.kind, Moment):
-            arrays = {path: np.asarray(leaf) for path, leaf in leaves_by_path(field.value).items()}
-            held.setdefault(field.kind.name, {}).update(arrays)
+def _held(state: OptState, owners: Owners) -> dict[str, dict[PathName, np.ndarray]]:
+    """The moments in a state, by torch's name of the moment and the name of the parameter."""
+    held: dict[str, dict[PathName, np.ndarray]] = {}
+    for name, path, leaf in moments_of(state, owners):
+        held.setdefault(name, {})[path] = np.asarray(leaf)
     return held
 
 
-def _require_same_moments(state: Any, trained: Mapping[str, Trained]) -> None:
+def _require_same_moments(
+    state: OptState, trained: Mapping[PathName, Trained], owners: Owners
+) -> None:
     """Raises a `ValueError` unless each leaf has the moments here that it has in torch."""
-    kept: dict[str, list[str]] = {path: [] for path in trained}
-    for field in fields_of(state):
-        if isinstance(field.kind, Moment):
-            for path in leaves_by_path(field.value):
-                kept.setdefault(path, []).append(field.kind.name)
+    kept: dict[PathName, list[str]] = {path: [] for path in trained}
+    for name, path, _ in moments_of(state, owners):
+        kept.setdefault(path, []).append(name)
     wrong = []
     for path, (group, _) in trained.items():
         wanted = group.optimizer.moments(group.hyperparameters)
@@ -281,32 +282,31 @@ def _require_started(run: TorchRun) -> None:
                 )
 
 
-def _require_at_rest(state: Any, initial: Any) -> None:
+def _require_at_rest(state: OptState, initial: OptState) -> None:
     """Raises a `ValueError` if something has gathered since the last step."""
-    for field, other in zip(fields_of(state), fields_of(initial), strict=True):
-        pairs = zip(jax.tree.leaves(field.value), jax.tree.leaves(other.value), strict=True)
-        if field.kind == "at rest" and any(not np.array_equal(a, b) for a, b in pairs):
+    for part, other in zip(fields_of(state), fields_of(initial), strict=True):
+        held, begun = jax.tree.leaves(part.field.value), jax.tree.leaves(other.field.value)
+        at_rest = all(np.array_equal(a, b) for a, b in zip(held, begun, strict=True))
+        if part.field.kind == "gathered" and not at_rest:
             raise ValueError(
-                f"Convert right after a step: torch's optimizer has no place for `{field.path}`, "
+                f"Convert right after a step: torch's optimizer has no place for `{part.where}`, "
                 "which holds what was gathered since the last one."
             )
 
 
-def _counts(
-    run: TorchRun, scheduler: Mapping[str, Any] | None, step: int | None
-) -> tuple[int | None, int | None]:
-    """The number of steps, and the position of the schedules."""
+def _progress(run: TorchRun, scheduler: Mapping[str, Any] | None, step: int | None) -> Progress:
+    """How far torch's run has come."""
     if None not in (step, run.step) and step != run.step:
         raise ValueError(f"`step` must be what torch has counted, {run.step}. Got {step}.")
     step = run.step if step is None else step
     if scheduler is None:
-        return step, step
+        return Progress(step, step, _one_rate(run))
     if "last_epoch" not in scheduler:
         raise ValueError(
             "`scheduler` must be the `state_dict()` of a scheduler, with 'last_epoch'. Got the "
             f"keys {sorted(map(str, scheduler))}."
         )
-    return step, int(scheduler["last_epoch"])
+    return Progress(step, int(scheduler["last_epoch"]), _one_rate(run))
 
 
 def _one_rate(run: TorchRun) -> float | None:
@@ -328,12 +328,12 @@ def _moments(tensors: Sequence[Tensor], run: TorchRun, params: Any) -> dict[str,
     return moments
 
 
-def _count(state: Any, kind: str) -> int | None:
-    """What all fields of this kind have counted; `None` if there are none."""
+def _count(state: OptState, kind: Kind) -> int | None:
+    """The number that all counters of this kind have reached; `None` if there are none."""
     counts = {
-        field.path: int(np.asarray(jax.tree.leaves(field.value)[0]))
-        for field in fields_of(state)
-        if field.kind == kind
+        part.where: int(np.asarray(jax.tree.leaves(part.field.value)[0]))
+        for part in fields_of(state)
+        if part.field.kind == kind
     }
     if len(set(counts.values())) > 1:
         raise ValueError(
