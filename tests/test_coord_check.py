@@ -66,9 +66,9 @@ def adamw(scalings):
     return jaxmup.optim.adamw(2**-6, scalings, weight_decay=0.1)
 
 
-def check(optimizer=adamw, make_model=make_model, **options):
+def check(make_tx=adamw, make_model=make_model, **options):
     options = {"apply": apply, "rules": RULES, **options}
-    return coord_check(make_model, WIDTHS, DATA, optimizer, **options)
+    return coord_check(make_model, WIDTHS, DATA, make_tx, **options)
 
 
 @pytest.fixture(scope="module")
@@ -550,7 +550,7 @@ BAD = {
 @pytest.mark.parametrize(("changed", "message"), cases(BAD))
 def test_bad_input_is_refused_before_anything_is_trained(changed, message):
     arguments = {
-        "make_model": make_model, "sizes": WIDTHS, "data": DATA, "optimizer": adamw,
+        "make_model": make_model, "sizes": WIDTHS, "data": DATA, "make_tx": adamw,
         "apply": apply, "rules": RULES,
     }  # fmt: skip
     with pytest.raises((TypeError, ValueError), match=message):
@@ -574,7 +574,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     command = ["coord-check", "coord_user:make_model", "--data", "coord_user:make_batch"]
-    sizes = ["--widths", "16,64", "--steps", "2", "--seeds", "2", "--out", "out"]
+    sizes = ["--sizes", "16,64", "--steps", "2", "--seeds", "2", "--out", "out"]
     assert cli.run([*command, *sizes]) == 1  # two seeds are not enough
     printed = capsys.readouterr().out
     assert "not enough seeds" in printed
@@ -582,8 +582,8 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "out" / "coord_check.png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "file").touch()
     bad = {
-        ("--widths", "16"): "at least two",
-        ("--widths", "a"): "integers with commas",
+        ("--sizes", "16"): "at least two",
+        ("--sizes", "a"): "integers with commas",
         ("--out", "file"): "--out",
         ("--optimizer", "adagrad"): "'adagrad'",
         ("--data", "coord_user:nothing"): "has no 'nothing'",

@@ -1,6 +1,7 @@
 """The command `jaxmup coord-check`."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -32,7 +33,7 @@ def coord_check(
         ),
     ],
     sizes: Annotated[
-        str, typer.Option("--widths", "--sizes", help="Of the models, with commas between.")
+        str, typer.Option(help="Of the models, with commas between.")
     ] = "64,128,256,512",
     over: Annotated[Literal["width", "depth"], typer.Option(help="What the sizes are.")] = "width",
     loss: Annotated[
@@ -90,22 +91,21 @@ def coord_check(
     from jaxmup.plots import coord_check_figure, png
 
     make_model = function(model, "MODULE:FUNCTION")
-    functions: dict[str, Any] = {
-        name: None if reference is None else function(reference, f"--{name}")
-        for name, reference in (("loss", loss), ("apply", apply))
-    }
+    functions = {"loss_fn": _function(loss, "--loss"), "apply": _function(apply, "--apply")}
     numbers = _sizes(sizes)
     _require_writable(out)
     with bad_input(ValueError, TypeError):
-        make_optimizer = _optimizer(optimizer, learning_rate, weight_decay)
-        rule = _rule(parametrization, family or _family(optimizer), gauge, depth_alpha)
+        make_tx = _make_tx(optimizer, learning_rate, weight_decay)
+        checked = _parametrization(
+            parametrization, family or _family(optimizer), gauge, depth_alpha
+        )
         batches = _data(data)
         check = coord_check(
             make_model,
             numbers,
             batches,
-            make_optimizer,
-            parametrization=rule,
+            make_tx,
+            parametrization=checked,
             over=over,
             seeds=seeds,
             steps=steps,
@@ -124,8 +124,12 @@ def _sizes(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise BadInputError(
-            f"`--widths` must be integers with commas between. Got {text!r}. Try 64,128,256."
+            f"`--sizes` must be integers with commas between. Got {text!r}. Try 64,128,256."
         ) from error
+
+
+def _function(reference: str | None, option: str) -> Callable[..., Any] | None:
+    return None if reference is None else function(reference, option)
 
 
 def _require_writable(folder: Path) -> None:
@@ -147,7 +151,7 @@ def _family(optimizer: str) -> str:
     return "adam" if ":" in optimizer else optimizer
 
 
-def _optimizer(name: str, learning_rate: float, weight_decay: float | None) -> Any:
+def _make_tx(name: str, learning_rate: float, weight_decay: float | None) -> Any:
     import jaxmup
 
     if ":" in name:
@@ -161,7 +165,7 @@ def _optimizer(name: str, learning_rate: float, weight_decay: float | None) -> A
     return lambda scalings: make(learning_rate, scalings, **options)
 
 
-def _rule(
+def _parametrization(
     name: str, family: str, gauge: str | None, depth_alpha: float | None
 ) -> "Parametrization | None":
     import jaxmup

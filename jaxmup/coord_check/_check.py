@@ -23,7 +23,7 @@ from jaxmup.coord_check._tags import LOGITS
 from jaxmup.coord_check._verdict import TOLERANCE, Outcome, Verdict, overall, verdict
 
 Over = Literal["width", "depth"]
-Optimizer = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
+MakeTx = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
 
 # Measured of outputs; all else is of parameters.
 OF_OUTPUTS = ("activation", "activation_change", "logits", "logits_change")
@@ -47,7 +47,7 @@ class CoordCheck:
       steps: of each run.
       parametrization: under which they ran, as text.
       family: of the optimizer.
-      follows_rule: whether the models would follow another parametrization; those of jaxmup layers
+      follows_parametrization: whether the models would follow another one; those of jaxmup layers
         only do if `make_model` takes one.
       verdicts: one for each quantity of each module and parameter that is not zero everywhere, but
         for the ratios of a step and of decay to a weight that started at zero, and for parameters
@@ -62,7 +62,7 @@ class CoordCheck:
     steps: int
     parametrization: str
     family: str
-    follows_rule: bool
+    follows_parametrization: bool
     verdicts: tuple[Verdict, ...]
     rows: tuple[Mapping[str, Any], ...]
 
@@ -80,10 +80,10 @@ def coord_check(
     make_model: Callable[..., Any],
     sizes: Sequence[int],
     data: Any,
-    optimizer: Optimizer,
+    make_tx: MakeTx,
     *,
     parametrization: Parametrization | None = None,
-    loss: Callable[[Any, Any], Any] | None = None,
+    loss_fn: Callable[[Any, Any], Any] | None = None,
     apply: Callable[[Any, Any], Any] | None = None,
     rules: Mapping[Any, Any] | None = None,
     over: Over = "width",
@@ -117,11 +117,11 @@ def coord_check(
       sizes: widths, or numbers of layers, at least two different ones.
       data: one batch `(inputs, targets)`, for every step; or an iterable of one batch a step, of
         which the first is what outputs are compared on.
-      optimizer: an optax transform, or what makes one for each size from its scalings, such as
+      make_tx: an optax transform, or what makes one for each size from its scalings, such as
         `lambda scalings: jaxmup.optim.adam(2**-7, scalings)`; if it has a parameter `specs` it is
         given those too. A large learning rate shows more.
-      parametrization: the rule under check; `None` for muP with Adam.
-      loss: of outputs and targets; `None` for the mean squared error, or for integer targets the
+      parametrization: the one under check; `None` for muP with Adam.
+      loss_fn: of outputs and targets; `None` for the mean squared error, or for integer targets the
         cross-entropy.
       apply: calls an NNX model or a tree of arrays with the inputs; `None` to call the model. Tag
         the values inside a plain function with `tag`.
@@ -164,18 +164,18 @@ def coord_check(
     family = Family(make_model, tuple(sizes), probe[0], parametrization, apply, rules)
     subjects = family.subjects()
     training = functools.partial(
-        Training, loss=loss or default_loss, steps=steps, seeds=seeds, repeated=repeated
+        Training, loss_fn=loss_fn or default_loss, steps=steps, seeds=seeds, repeated=repeated
     )
     # The largest model is commonly the last, and takes longest: it starts first.
     runs = measure(
-        Run.of(subject, training(_transform(optimizer, subject)), batches)
+        Run.of(subject, training(_transform(make_tx, subject)), batches)
         for subject in reversed(subjects)
     )[::-1]
     theory = Theory(
         tuple(map(float, sizes)),
         tuple(subject.spec_of for subject in subjects),
         tuple(subject.scaling_of for subject in subjects),
-        subjects[0].rule,
+        subjects[0].parametrization,
         frozenset(
             owner(one.name).removesuffix(LOGITS).rstrip("/")
             for one in runs[0]
@@ -187,21 +187,21 @@ def coord_check(
         sizes=tuple(sizes),
         seeds=seeds,
         steps=steps,
-        parametrization=str(subjects[0].rule),
-        family=subjects[0].rule.family,
-        follows_rule=family.takes_rule or not subjects[0].declares,
+        parametrization=str(subjects[0].parametrization),
+        family=subjects[0].parametrization.family,
+        follows_parametrization=family.takes_parametrization or not subjects[0].declares,
         verdicts=tuple(_verdicts(theory, runs, tolerance, confidence)),
         rows=tuple(_rows(sizes, seeds, runs)),
     )
 
 
-def _transform(optimizer: Optimizer, subject: Subject) -> optax.GradientTransformation:
+def _transform(make_tx: MakeTx, subject: Subject) -> optax.GradientTransformation:
     """The optimizer of one model."""
-    if isinstance(optimizer, optax.GradientTransformation):
-        return optimizer
-    if "specs" in open_parameters(optimizer):
-        return optimizer(subject.scalings, specs=subject.specs)  # type: ignore[call-arg]
-    return optimizer(subject.scalings)
+    if isinstance(make_tx, optax.GradientTransformation):
+        return make_tx
+    if "specs" in open_parameters(make_tx):
+        return make_tx(subject.scalings, specs=subject.specs)  # type: ignore[call-arg]
+    return make_tx(subject.scalings)
 
 
 def default_loss(outputs: Any, targets: Any) -> Any:

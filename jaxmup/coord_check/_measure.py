@@ -32,15 +32,15 @@ class Training:
     """How the models train.
 
     Args:
-      optimizer: the transform of a model.
-      loss: of outputs and targets, a scalar.
+      tx: the transform of a model.
+      loss_fn: of outputs and targets, a scalar.
       steps: of the optimizer.
       seeds: one run for each.
       repeated: whether every step has the same batch.
     """
 
-    optimizer: optax.GradientTransformation
-    loss: Callable[[Any, Any], Array]
+    tx: optax.GradientTransformation
+    loss_fn: Callable[[Any, Any], Array]
     steps: int
     seeds: tuple[int, ...]
     repeated: bool
@@ -106,7 +106,7 @@ def _run(
 
 
 def _train(subject: Subject, training: Training, params: Any, rest: Any, batches: Any) -> Packed:
-    tx = training.optimizer
+    tx = training.tx
     probe = batches if training.repeated else jax.tree.map(lambda leaf: leaf[0], batches)
     seen = collecting(subject.forward, params, rest, probe[0])
     _, shapes = jax.eval_shape(seen, params, rest, probe[0])
@@ -115,7 +115,7 @@ def _train(subject: Subject, training: Training, params: Any, rest: Any, batches
 
     def objective(params: Any, rest: Any, batch: Any) -> Any:
         (outputs, rest), found = seen(params, rest, batch[0])
-        return training.loss(outputs, batch[1]), (rest, found)
+        return training.loss_fn(outputs, batch[1]), (rest, found)
 
     def step(carry: Any, now: Any) -> Any:
         params, rest, state, first = carry

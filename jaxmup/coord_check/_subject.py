@@ -12,7 +12,8 @@ from flax import nnx
 from jaxmup._infer._infer import infer
 from jaxmup._infer._make import Made, Source
 from jaxmup._infer._rescale import rescale
-from jaxmup._rules import Parametrization, parametrization
+from jaxmup._rules import Parametrization
+from jaxmup._rules import parametrization as named_parametrization
 from jaxmup._scaling import Scaling
 from jaxmup._signature import open_parameters
 from jaxmup._spec import ParamSpec
@@ -22,7 +23,7 @@ from jaxmup.coord_check._tags import tag
 from jaxmup.linen._specs import specs as linen_specs
 from jaxmup.nnx._specs import specs as nnx_specs
 
-RULE = "parametrization"  # of the parameter of `make_model` that takes one
+PARAMETRIZATION = "parametrization"  # of the parameter of `make_model` that takes one
 
 Apply = Callable[[Any, Any], Any]
 Forward = Callable[[Any, Any, Any], tuple[Any, Any]]
@@ -35,7 +36,7 @@ class Subject:
     Args:
       size: as `make_model` takes it.
       specs: a tree of `ParamSpec` like its parameters.
-      rule: the parametrization under check.
+      parametrization: the parametrization under check.
       scalings: what it makes of the specs.
       declares: whether the specs are declared by its layers, which apply a parametrization.
       draw: a key to the parameters, and the rest of what changes as the model is called, such as
@@ -45,7 +46,7 @@ class Subject:
 
     size: Any
     specs: Any
-    rule: Parametrization
+    parametrization: Parametrization
     scalings: Any
     declares: bool
     draw: Callable[[Any], tuple[Any, Any]]
@@ -69,14 +70,14 @@ class Family:
     make_model: Callable[..., Any]
     sizes: tuple[Any, ...]
     inputs: Any
-    rule: Parametrization | None = None
+    parametrization: Parametrization | None = None
     apply: Apply | None = None
     rules: Mapping[Any, Any] | None = None
 
     @property
-    def takes_rule(self) -> bool:
+    def takes_parametrization(self) -> bool:
         """Whether `make_model` is told the parametrization."""
-        return RULE in open_parameters(self.make_model)
+        return PARAMETRIZATION in open_parameters(self.make_model)
 
     def subjects(self) -> tuple[Subject, ...]:
         """The model of each size.
@@ -94,18 +95,18 @@ class Family:
     @property
     def _source(self) -> Source:
         make = self.make_model
-        if self.takes_rule:
-            make = functools.partial(make, **{RULE: self._rule(plain=False)})
+        if self.takes_parametrization:
+            make = functools.partial(make, **{PARAMETRIZATION: self._parametrization(plain=False)})
         return Source(make)
 
     def _source_for(self, made: Made) -> Source:
         inputs = (self.inputs,) if made.api == "linen" else None
         return dataclasses.replace(self._source, inputs=inputs)
 
-    def _rule(self, plain: bool) -> Parametrization:
+    def _parametrization(self, plain: bool) -> Parametrization:
         """The parametrization; without one muP for Adam, without multipliers in a plain model."""
         gauge = "table3" if plain else "table8"
-        return self.rule or parametrization("mup", "adam", gauge=gauge)
+        return self.parametrization or named_parametrization("mup", "adam", gauge=gauge)
 
     def _abstract(self, size: Any) -> Made:
         source = self._source
@@ -140,23 +141,25 @@ class Family:
         declared = self._declared(made)
         source = self._source_for(made)
         if declared is not None:
-            rule = self._rule(plain=False)
+            parametrization = self._parametrization(plain=False)
             specs, make = declared, functools.partial(source.make, size)
         else:
             base, delta = sorted(self.sizes, key=_measure)[:2]
             sizes = {"base": base, "target": size, "inputs": source.inputs}
             specs = infer(source.make_model, delta=delta, rules=self.rules, **sizes)
-            rule = self._rule(plain=True)
+            parametrization = self._parametrization(plain=True)
 
             def make(key: Any) -> Made:
-                model = rescale(source.make_model, specs, rule, key=key, **sizes)
+                model = rescale(source.make_model, specs, parametrization, key=key, **sizes)
                 return _taken_apart(model, made)
 
         def draw(key: Any) -> tuple[Any, Any]:
             return _parts(make(key))
 
         forward = _forward(made, self.apply)
-        return Subject(size, specs, rule, resolve(specs, rule), declared is not None, draw, forward)
+        scalings = resolve(specs, parametrization)
+        is_declared = declared is not None
+        return Subject(size, specs, parametrization, scalings, is_declared, draw, forward)
 
     def _declared(self, made: Made) -> Any:
         """The specs that jaxmup layers declare; `None` if any parameter is of another layer."""
