@@ -1,4 +1,4 @@
-"""A comparison of an optax optimizer with torch's: one step of both on tiny tensors.
+"""Checks that an optax optimizer is torch's: one step of both on tiny tensors, and what they keep.
 
 What an optax transform was built from cannot be read off it, but it can be seen: where moments are
 as small as eps, a step depends on every hyper-parameter.
@@ -16,7 +16,8 @@ from jaxmup._check import listed
 from jaxmup._opt_state import Owners
 from jaxmup._tree import OptState, Params, PathName, leaves_by_path, map_named
 from jaxmup.bridge._moments import Trained
-from jaxmup.bridge._optax_states import Progress, filled
+from jaxmup.bridge._optax_states import Progress, fields_of, filled, moments_of
+from jaxmup.bridge._torch_run import TorchRun
 
 # Hyper-parameters that are float32 arrays differ from torch's floats by less.
 LARGEST = 1e-6
@@ -155,3 +156,47 @@ def _differences(
             units = "" if factor == 1.0 else f" in torch's units, {factor:g} times smaller"
             counterpart = group.optimizer.counterpart(group.hyperparameters)
             yield f"{path}: by {difference:.1e}. torch's is `{counterpart}`{units}"
+
+
+def require_same_moments(
+    state: OptState, trained: Mapping[PathName, Trained], owners: Owners
+) -> None:
+    """Raises a `ValueError` unless each leaf has the moments here that it has in torch."""
+    kept: dict[PathName, list[str]] = {path: [] for path in trained}
+    for name, path, _ in moments_of(state, owners):
+        kept.setdefault(path, []).append(name)
+    wrong = []
+    for path, (group, _) in trained.items():
+        wanted = group.optimizer.moments(group.hyperparameters)
+        if sorted(kept[path]) != sorted(wanted):
+            counterpart = group.optimizer.counterpart(group.hyperparameters)
+            wrong.append(f"{path}: torch {sorted(wanted)}, `tx` {kept[path]}; use `{counterpart}`")
+    if wrong:
+        raise ValueError(
+            f"`tx` must keep for each parameter what torch keeps. It differs for{listed(wrong)}"
+        )
+
+
+def require_started(run: TorchRun) -> None:
+    """Raises a `ValueError` for a dampened momentum that has not begun: torch dampens it later."""
+    for group in run.groups:
+        held = group.hyperparameters
+        if held.get("dampening") and held["momentum"]:
+            late = [run.names[i] for i in group.indices if not run.moments[run.names[i]]]
+            if late:
+                raise ValueError(
+                    "torch's SGD does not dampen the gradient of its first step, and nothing in "
+                    f"optax does the same. Convert after it. There was no step of{listed(late)}"
+                )
+
+
+def require_at_rest(state: OptState, initial: OptState) -> None:
+    """Raises a `ValueError` if something has gathered since the last step."""
+    for part, other in zip(fields_of(state), fields_of(initial), strict=True):
+        held, begun = jax.tree.leaves(part.field.value), jax.tree.leaves(other.field.value)
+        at_rest = all(np.array_equal(a, b) for a, b in zip(held, begun, strict=True))
+        if part.field.kind == "gathered" and not at_rest:
+            raise ValueError(
+                f"Convert right after a step: torch's optimizer has no place for `{part.where}`, "
+                "which holds what was gathered since the last one."
+            )
