@@ -120,10 +120,10 @@ def optimizer_from_torch(
 
     Raises:
       ValueError: if `torch_state` is no state, or of another optimizer; if tensors lack a name, or
-        a name is not in `plan`; if moments are missing, of another shape or not finite; if parameters
-        have made different numbers of steps; if a state in the chain of `tx` has no counterpart in
-        torch or the other way round, or if their next steps differ, naming the parameters and the
-        optimizer that would not.
+        a name is not in `plan`; if moments are missing, of another shape or not finite; if
+        parameters have made different numbers of steps; if a state in the chain of `tx` has no
+        counterpart in torch or the other way round, or if their next steps differ, naming the
+        parameters and the optimizer that would not.
 
     Example:
       >>> from jaxmup import bridge
