@@ -656,3 +656,132 @@ def test_only_gauges_of_one_physics_are_moved_between():
     state = tx.init(nnx.state(model, nnx.Param))
     with pytest.raises(ValueError, match="family of the optimizer"):
         gauge.regauge_run(model, state, named("mup adam"), named("mup adam table3"))
+
+
+# What is no parameter, what has another shape, and what has the name of another.
+TABLE = jnp.arange(6).reshape(3, 2)
+
+
+def of_both(words: str, spec: jaxmup.ParamSpec = READOUT) -> Any:
+    return jaxmup.resolve({"w": spec}, named(words))
+
+
+def test_leaves_that_are_no_parameters_stay_as_they_are():
+    """Tables of integers, flags and functions, and what an optimizer keeps for them."""
+    params = {"w": jnp.ones((64, 10)), "table": TABLE, "on": True, "act": jnp.tanh, "none": None}
+    table8, table3 = of_both("mup adam table8"), of_both("mup adam table3")
+    folded = gauge.fold(params, table8)
+    np.testing.assert_array_equal(folded["w"], 0.25)
+    back = gauge.unfold(folded, table8)
+    np.testing.assert_array_equal(back["w"], 1.0)
+
+    arrays = {"w": params["w"], "table": TABLE}
+    ones = jax.tree.map(jnp.ones_like, arrays)
+    adam = optax.adam(0.1).init(arrays)
+    state = (adam[0]._replace(mu=ones, nu=ones), adam[1])
+    runs = [
+        gauge.regauge(params, state, 0.25),
+        gauge.regauge(params, state, {"w": 0.25, "table": 3.0}),
+        gauge.regauge_run(params, state, table3, table8),
+        gauge.regauge_run(params, state, *map(named, PAIR), specs={"w": READOUT}),
+    ]
+    for run in runs:
+        np.testing.assert_array_equal(run.params["w"], 4.0)
+        np.testing.assert_array_equal(run.opt_state[0].nu["w"], 1 / 16)
+        np.testing.assert_array_equal(run.opt_state[0].nu["table"], 1)
+    for tree in (folded, back, *(run.params for run in runs)):
+        assert all(tree[name] is params[name] for name in ("table", "on", "act", "none"))
+
+
+PAIR = ("mup adam table3", "mup adam table8")
+OTHER_WIDTH = jaxmup.ParamSpec((jaxmup.Axis("input", 32, 16), jaxmup.Axis("output", 10)))
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda params, scalings: gauge.fold(params, scalings),
+        lambda params, scalings: gauge.unfold(params, scalings),
+        lambda params, scalings: gauge.regauge_run(
+            params, optax.sgd(0.1).init(params), scalings, scalings
+        ),
+        lambda params, scalings: gauge.regauge_run(
+            params, optax.sgd(0.1).init(params), *map(named, PAIR), specs={"w": OTHER_WIDTH}
+        ),
+    ],
+    ids=["fold", "unfold", "scalings", "specs"],
+)
+def test_another_width_of_equal_paths_is_refused(move):
+    with pytest.raises(ValueError, match=r"differ:\n  w: \(32, 10\), \(64, 10\)"):
+        move({"w": jnp.ones((64, 10))}, of_both("mup adam table8", OTHER_WIDTH))
+
+
+def test_two_leaves_of_one_name_are_refused():
+    specs = {"a": {"b": READOUT}, "a/b": READOUT}
+    params = jax.tree.map(lambda _: jnp.ones((64, 10)), specs)
+    scalings = jax.tree.map(lambda spec: jaxmup.resolve(spec, named(PAIR[1])), specs)
+    state = optax.sgd(0.1).init(params)
+    for move in (
+        lambda: gauge.fold(params, scalings),
+        lambda: gauge.regauge(params, state, 2.0),
+        lambda: gauge.regauge_run(params, state, scalings, scalings),
+        lambda: gauge.regauge_scalings(scalings, 2.0),
+    ):
+        with pytest.raises(ValueError, match=r"tree\['a'\]\['b'\]\n.*tree\['a/b'\]"):
+            move()
+
+
+def test_what_orbax_restores_without_a_target_folds(tmp_path):
+    checkpoint = pytest.importorskip("orbax.checkpoint")
+    layer = jaxmup.nnx.Linear(8, 2, base_in_features=4, rngs=nnx.Rngs(0))
+    scalings = jaxmup.resolve(jaxmup.nnx.specs(layer), named(PAIR[1]))
+    state = nnx.state(layer, nnx.Param)
+    with checkpoint.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", state)
+        checkpointer.wait_until_finished()
+        raw = checkpointer.restore(tmp_path / "state")
+    assert set(raw["kernel"]) == {"value"}
+    folded = gauge.fold(raw, scalings)
+    np.testing.assert_array_equal(folded["kernel"]["value"], 0.5 * layer.kernel[...])
+    tx = jaxmup.optim.adam(0.1, scalings)
+    moved = gauge.regauge(raw, tx.init(state), 2.0)
+    np.testing.assert_array_equal(moved.params["kernel"]["value"], 0.5 * layer.kernel[...])
+
+
+@pytest.mark.parametrize("theta", [True, None, "2", 1j, jnp.ones(2)], ids=str)
+def test_a_theta_must_be_a_number(theta):
+    params = {"w": jnp.ones((64, 10))}
+    with pytest.raises((TypeError, ValueError), match="theta"):
+        gauge.regauge(params, optax.sgd(0.1).init(params), theta)
+    with pytest.raises((TypeError, ValueError), match="theta"):
+        gauge.regauge_scalings(of_both("mup adam"), theta)
+
+
+# A family of the user's own: LAMB's steps, but proportional to the square root of the gradient.
+ROOT = jaxmup.Family("root", gradient_degree=0.5, weight_degree=0)
+
+
+def test_a_family_of_ones_own_passes():
+    """Exponents by hand: with k = 1/2 the learning rate moves by θ^-3/2, eps by θ."""
+    table8, table3 = (
+        jaxmup.parametrization("mup", ROOT, gauge=gauge) for gauge in ("table8", "table3")
+    )
+    scalings = {"w": jaxmup.resolve(READOUT, table8)}
+    moved = gauge.regauge_scalings(scalings, 4.0)["w"]
+    assert moved.lr / scalings["w"].lr == 4.0**-1.5
+    assert moved.eps / scalings["w"].eps == 4.0
+    assert moved.family is ROOT
+    found = gauge.reference_scalings(scalings)["w"]
+    expected = jaxmup.resolve(READOUT, table3)
+    assert (found.multiplier, found.lr, found.eps, found.family) == (
+        1.0,
+        pytest.approx(expected.lr, rel=1e-15),
+        expected.eps,
+        ROOT,
+    )
+    assert gauge.equivalent(table8, table3, {"w": READOUT}, ROOT)
+    params = {"w": jnp.ones((64, 10))}
+    direction = optax.stateless(lambda u, _: jax.tree.map(lambda x: jnp.sqrt(jnp.abs(x)), u))
+    tx = jaxmup.optim.from_direction(direction, 0.1, scalings, optimizer=ROOT)
+    run = gauge.regauge_run(params, tx.init(params), table8, table3, specs={"w": READOUT})
+    np.testing.assert_array_equal(run.params["w"], 0.25)

@@ -3,15 +3,14 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import jax
 from flax import nnx
 from jax import Array
 
 from jaxmup._check import listed
-from jaxmup._families import Family
-from jaxmup._opt_state import Description, Owners, Transform, Walked, described, walk, where
+from jaxmup._opt_state import Description, Transform
 from jaxmup._rules import Parametrization
 from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
@@ -27,9 +26,9 @@ from jaxmup._tree import (
     resolve,
 )
 from jaxmup.functional import scale
-from jaxmup.gauge._course import Course, course, has_own_rate, is_invariant
+from jaxmup.gauge._course import Course, has_own_rate, is_invariant
 from jaxmup.gauge._equivalent import differences
-from jaxmup.gauge._movement import hyperparameters, moved_state
+from jaxmup.gauge._move import Factors, Move, move
 from jaxmup.gauge._parameters import entries_of, map_parameters, parameters, thetas_of
 from jaxmup.nnx import regauged
 from jaxmup.nnx import specs as specs_of_model
@@ -51,11 +50,7 @@ class Regauged:
 
     params: Params | nnx.Module
     opt_state: OptState
-    hyperparameters: "Factors"
-
-
-Factors: TypeAlias = dict[str, float | dict[PathName, float]]
-"""Factors on hyper-parameters by name: one, or one for each parameter."""
+    hyperparameters: Factors
 
 
 def regauge(
@@ -119,9 +114,8 @@ def regauge(
     """
     wanted = parameters(params)
     thetas = entries_of("theta", thetas_of(theta, wanted), params)
-    walked = _walked(opt_state, chain, transforms)
     moves = {name: Move(theta) for name, theta in thetas.items()}
-    moved = _move(opt_state, walked, moves, _owners(params), chain is not None)
+    moved = move(opt_state, params, moves, chain, transforms)
     return Regauged(_divided(params, moves), moved.opt_state, moved.hyperparameters)
 
 
@@ -132,7 +126,6 @@ def regauge_run(
     to: Parametrization | Scalings,
     *,
     specs: Specs | None = None,
-    family: Family | None = None,
     chain: Description | None = None,
     transforms: Mapping[str, Transform] | None = None,
 ) -> Regauged:
@@ -150,7 +143,6 @@ def regauge_run(
       to: `Parametrization` that the run goes on with, or its tree of `Scaling`.
       specs: Tree of the parameters' `ParamSpec`; `None` for those of an NNX model's layers. Not
         needed with trees of `Scaling`.
-      family: the family of the optimizer, if it is one of your own.
       chain: Description of the optimizer's transforms; see `regauge`.
       transforms: Movement of transforms that are not in the table; see `regauge`.
 
@@ -186,13 +178,12 @@ def regauge_run(
         entries_of(what, _scalings(what, rule, specs), params)
         for what, rule in (("from_", from_), ("to", to))
     )
-    _require_one_physics(old, new, family)
-    walked = _walked(opt_state, chain, transforms)
+    _require_one_physics(old, new)
     moves = {
         name: Move(new[name].multiplier / old[name].multiplier, new[name].grad / old[name].grad)
         for name in old
     }
-    moved = _move(opt_state, walked, moves, _owners(params), chain is not None)
+    moved = move(opt_state, params, moves, chain, transforms)
     _require_family(moved.courses, old, new)
     if not is_module:
         return Regauged(_divided(params, moves), moved.opt_state, moved.hyperparameters)
@@ -221,84 +212,11 @@ def _with_specs(state: OptState, old: Specs, new: Specs) -> OptState:
     return jax.tree.map(respecified, state, is_leaf=lambda x: isinstance(x, nnx.Variable))
 
 
-class Move(NamedTuple):
-    """The move of one parameter to another gauge.
-
-    Args:
-      theta: The factor on its multiplier.
-      gradient: The factor on its `Scaling.grad`.
-    """
-
-    theta: float
-    gradient: float = 1.0
-
-
-class MovedRun(NamedTuple):
-    """What of an optimizer has moved.
-
-    Args:
-      opt_state: The moved state.
-      courses: The way of the updates of each parameter.
-      hyperparameters: The factors that the state does not hold.
-    """
-
-    opt_state: OptState
-    courses: dict[PathName, Course]
-    hyperparameters: Factors
-
-
 def _divided(params: Params, moves: Mapping[PathName, Move]) -> Params:
-    def divided(w: Array, move: Move) -> Array:
-        return scale(w, 1.0 / move.theta)
+    def divided(w: Array, its: Move) -> Array:
+        return scale(w, 1.0 / its.theta)
 
     return map_parameters(divided, params, moves)
-
-
-def _owners(params: Params) -> Owners:
-    # All leaves, since what an optimizer keeps for a table of integers has an owner too.
-    return Owners(leaves_by_path(params))
-
-
-def _walked(
-    opt_state: OptState, chain: Description | None, transforms: Mapping[str, Transform] | None
-) -> Walked:
-    """What the state consists of, by what the user says of it.
-
-    Raises:
-      ValueError: if the state holds one of an unknown type, or is not that of `chain`.
-    """
-    walked = walk(opt_state, transforms)
-    unknown = walked.unknown + [f"{where(path)}: a mapping" for path in walked.unordered]
-    if unknown:
-        raise ValueError(
-            "Every field of an optimizer's state must have a known movement. Unknown:"
-            f"{listed(unknown)}\nPass `transforms={{'TheState': jaxmup.gauge.Transform(...)}}`, "
-            "which says how its fields move, or train with `jaxmup.gauge.in_reference_gauge(tx, "
-            "scalings)`, whose state is the same in every gauge."
-        )
-    return walked if chain is None else walked._replace(chain=described(walked.chain, chain))
-
-
-def _move(
-    opt_state: OptState,
-    walked: Walked,
-    moves: Mapping[PathName, Move],
-    owners: Owners,
-    described: bool,
-) -> MovedRun:
-    courses = {
-        name: course(walked.chain, name, owners, move.theta, move.gradient)
-        for name, move in moves.items()
-    }
-    factors = hyperparameters(courses)
-    state, injected = moved_state(opt_state, walked, courses, owners, described)
-    left = {name: _one_if_same(each) for name, each in factors.items() if name not in injected}
-    return MovedRun(state, courses, left)
-
-
-def _one_if_same(each: dict[PathName, float]) -> float | dict[PathName, float]:
-    values = set(each.values())
-    return values.pop() if len(values) == 1 else each
 
 
 def _scalings(
@@ -323,11 +241,9 @@ def _without_applied(spec: ParamSpec) -> ParamSpec:
     return dataclasses.replace(spec, applied=None)
 
 
-def _require_one_physics(
-    old: Mapping[str, Scaling], new: Mapping[str, Scaling], family: Family | None
-) -> None:
+def _require_one_physics(old: Mapping[PathName, Scaling], new: Mapping[PathName, Scaling]) -> None:
     # How the weights started is past.
-    found = [d for d in differences(old, new, family) if d.quantity != "initial scale"]
+    found = [d for d in differences(old, new) if d.quantity != "initial scale"]
     if found:
         raise ValueError(
             "A run can move between two gauges of one physics only. `to` differs from `from_` in"
@@ -336,7 +252,9 @@ def _require_one_physics(
 
 
 def _require_family(
-    courses: Mapping[str, Course], old: Mapping[str, Scaling], new: Mapping[str, Scaling]
+    courses: Mapping[PathName, Course],
+    old: Mapping[PathName, Scaling],
+    new: Mapping[PathName, Scaling],
 ) -> None:
     """Raises a `ValueError` unless the scalings move the learning rate as the optimizer needs."""
     wrong = [
