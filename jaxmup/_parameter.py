@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmup._rules import Parametrization, ParametrizationName, parametrization
+from jaxmup._parametrization import Parametrization, ParametrizationName, parametrization
 from jaxmup._scaling import what_is_applied
 from jaxmup._spec import Axis, ParamSpec
 from jaxmup.functional import scale

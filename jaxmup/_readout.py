@@ -2,7 +2,7 @@
 
 import math
 
-from jaxmup._rules import Parametrization
+from jaxmup._parametrization import Parametrization
 from jaxmup._spec import Axis, ParamSpec
 
 

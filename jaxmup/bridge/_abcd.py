@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from jaxmup import _scaling
-from jaxmup._rules import Parametrization, parametrization
+from jaxmup._parametrization import Parametrization, parametrization
 from jaxmup._spec import Axis, ParamSpec
 from jaxmup._tree import leaves_by_path, listed, resolve
 from jaxmup.bridge import _sources, _target

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxmup._parameter import gauge_move
-from jaxmup._rules import Parametrization
+from jaxmup._parametrization import Parametrization
 from jaxmup._tree import listed
 from jaxmup.bridge import _safetensors, _sources, _target
 from jaxmup.bridge._convert import StateDict, converted, plan_of, reverted

@@ -54,19 +54,20 @@ def coord_check(
         str,
         typer.Option(
             metavar="NAME",
-            help="adam, adamw, amsgrad or sgd; or MODULE:FUNCTION, a function of the scalings that "
-            "returns an optax transform.",
+            help="adam, adamw, amsgrad or sgd; with `--make-tx`, the one that it makes.",
         ),
     ] = "adam",
+    make_tx: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="A function of the scalings that returns an optax transform.",
+            show_default="that of the optimizer",
+        ),
+    ] = None,
     learning_rate: Annotated[float, typer.Option(help="The base model's.")] = 2**-7,
     weight_decay: Annotated[float | None, typer.Option(help="Of a named optimizer.")] = None,
     parametrization: ParametrizationName = "mup",
-    family: Annotated[
-        str | None,
-        typer.Option(
-            help="The optimizer family.", metavar="NAME", show_default="that of the optimizer"
-        ),
-    ] = None,
     gauge: Annotated[
         str | None,
         typer.Option(help="How weights are stored.", metavar="NAME", show_default="a fitting one"),
@@ -95,16 +96,14 @@ def coord_check(
     numbers = _sizes(sizes)
     _require_writable(out)
     with bad_input(ValueError, TypeError):
-        make_tx = _make_tx(optimizer, learning_rate, weight_decay)
-        checked = _parametrization(
-            parametrization, family or _family(optimizer), gauge, depth_alpha
-        )
+        make = _make_tx(make_tx, optimizer, learning_rate, weight_decay)
+        checked = _parametrization(parametrization, optimizer, gauge, depth_alpha)
         batches = _data(data)
         check = coord_check(
             make_model,
             numbers,
             batches,
-            make_tx,
+            make,
             parametrization=checked,
             over=over,
             seeds=seeds,
@@ -147,32 +146,31 @@ def _data(reference: str) -> Any:
         raise failed("The data could not be made", error) from error
 
 
-def _family(optimizer: str) -> str:
-    return "adam" if ":" in optimizer else optimizer
-
-
-def _make_tx(name: str, learning_rate: float, weight_decay: float | None) -> Any:
+def _make_tx(
+    reference: str | None, optimizer: str, learning_rate: float, weight_decay: float | None
+) -> Any:
     import jaxmup
 
-    if ":" in name:
-        return function(name, "--optimizer")
-    if name not in ("adam", "adamw", "amsgrad", "sgd"):
+    if reference is not None:
+        return function(reference, "--make-tx")
+    if optimizer not in ("adam", "adamw", "amsgrad", "sgd"):
         raise BadInputError(
-            f"`--optimizer` must be adam, adamw, amsgrad, sgd, or MODULE:FUNCTION. Got {name!r}."
+            f"`--optimizer` must be adam, adamw, amsgrad or sgd without `--make-tx`. "
+            f"Got {optimizer!r}."
         )
-    make = getattr(jaxmup.optim, name)
+    make = getattr(jaxmup.optim, optimizer)
     options = {} if weight_decay is None else {"weight_decay": weight_decay}
     return lambda scalings: make(learning_rate, scalings, **options)
 
 
 def _parametrization(
-    name: str, family: str, gauge: str | None, depth_alpha: float | None
+    name: str, optimizer: str, gauge: str | None, depth_alpha: float | None
 ) -> "Parametrization | None":
     import jaxmup
 
-    if (name, family, gauge, depth_alpha) == ("mup", "adam", None, None):
+    if (name, optimizer, gauge, depth_alpha) == ("mup", "adam", None, None):
         return None  # the check takes the gauge that fits the model
-    names = cast(Any, (name, family))  # `parametrization` checks them
+    names = cast(Any, (name, optimizer))  # `parametrization` checks them
     return jaxmup.parametrization(*names, gauge=cast(Any, gauge), depth_alpha=depth_alpha)
 
 

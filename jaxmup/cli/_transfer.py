@@ -12,7 +12,7 @@ from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColum
 from rich.progress import Progress as ProgressBar
 
 from jaxmup import _extras
-from jaxmup._rules import ParametrizationName
+from jaxmup._parametrization import ParametrizationName
 from jaxmup.cli._errors import BadInputError, bad_input
 from jaxmup.cli._function import function
 from jaxmup.cli._table import result_table

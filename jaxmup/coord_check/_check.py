@@ -12,13 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxmup._rules import Parametrization
-from jaxmup._signature import open_parameters
-from jaxmup._tree import listed
+from jaxmup._check import listed
+from jaxmup._families import Family
+from jaxmup._inputs import Static, as_call, take_arrays
+from jaxmup._model import as_model
+from jaxmup._model._arguments import asked_for
+from jaxmup._parametrization import Parametrization
 from jaxmup.coord_check._expected import Expected, Theory
 from jaxmup.coord_check._measure import Run, Training, measure, owner
 from jaxmup.coord_check._sizes import Measured
-from jaxmup.coord_check._subject import Family, Subject
+from jaxmup.coord_check._subject import Subject
+from jaxmup.coord_check._subject import subjects as subjects_of
 from jaxmup.coord_check._tags import LOGITS
 from jaxmup.coord_check._verdict import TOLERANCE, Outcome, Verdict, overall, verdict
 
@@ -46,7 +50,7 @@ class CoordCheck:
       seeds: of the runs.
       steps: of each run.
       parametrization: under which they ran, as text.
-      family: of the optimizer.
+      family: Family of the optimizer.
       follows_parametrization: whether the models would follow another one; those of jaxmup layers
         only do if `make_model` takes one.
       verdicts: one for each quantity of each module and parameter that is not zero everywhere, but
@@ -61,7 +65,7 @@ class CoordCheck:
     seeds: tuple[int, ...]
     steps: int
     parametrization: str
-    family: str
+    family: Family
     follows_parametrization: bool
     verdicts: tuple[Verdict, ...]
     rows: tuple[Mapping[str, Any], ...]
@@ -159,10 +163,12 @@ def coord_check(
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     if not seeds:
         raise ValueError("`seeds` must hold at least one. Got none. Four are a good start.")
-    batches, repeated = _batches(data, steps)
-    probe = batches if repeated else jax.tree.map(lambda leaf: leaf[0], batches)
-    family = Family(make_model, tuple(sizes), probe[0], parametrization, apply, rules)
-    subjects = family.subjects()
+    batches, static, repeated = _batches(data, steps)
+    example = batches[0] if repeated else [leaf[0] for leaf in batches[0]]
+    model = as_model(make_model, apply=apply)
+    if model.inputs is None:
+        model = dataclasses.replace(model, inputs=static.joined(example))
+    subjects = subjects_of(model, sizes, static, parametrization, rules)
     training = functools.partial(
         Training, loss_fn=loss_fn or default_loss, steps=steps, seeds=seeds, repeated=repeated
     )
@@ -189,7 +195,7 @@ def coord_check(
         steps=steps,
         parametrization=str(subjects[0].parametrization),
         family=subjects[0].parametrization.family,
-        follows_parametrization=family.takes_parametrization or not subjects[0].declares,
+        follows_parametrization=model.asks_for("parametrization") or not subjects[0].declares,
         verdicts=tuple(_verdicts(theory, runs, tolerance, confidence)),
         rows=tuple(_rows(sizes, seeds, runs)),
     )
@@ -199,9 +205,7 @@ def _transform(make_tx: MakeTx, subject: Subject) -> optax.GradientTransformatio
     """The optimizer of one model."""
     if isinstance(make_tx, optax.GradientTransformation):
         return make_tx
-    if "specs" in open_parameters(make_tx):
-        return make_tx(subject.scalings, specs=subject.specs)  # type: ignore[call-arg]
-    return make_tx(subject.scalings)
+    return make_tx(subject.scalings, **asked_for(make_tx, {"specs": subject.specs}))
 
 
 def default_loss(outputs: Any, targets: Any) -> Any:
@@ -314,28 +318,41 @@ def _require_numbers(sizes: Sequence[int], steps: int, tolerance: float, confide
         raise ValueError(f"`confidence` must be between 0 and 1. Got {confidence}.")
 
 
-def _batches(data: Any, steps: int) -> tuple[Any, bool]:
-    """The batch of every step, or those of all steps stacked, and which of the two."""
+def _batches(data: Any, steps: int) -> tuple[Any, Static, bool]:
+    """The arrays of the batch of every step, or those of all steps stacked.
+
+    Beside them the arguments of a call without their arrays, and which of the two it is.
+    """
     if isinstance(data, tuple):
-        _require_batch(data, 0)
-        return jax.tree.map(jnp.asarray, data), True
+        batch, static = _taken_apart(data, 0)
+        return batch, static, True
     if not isinstance(data, Iterable):
         raise TypeError(
             "`data` must be a batch `(inputs, targets)` or an iterable of such batches. Got "
             f"{type(data).__name__}."
         )
-    batches = list(itertools.islice(data, steps))
-    if len(batches) < steps:
+    taken = [_taken_apart(batch, i) for i, batch in enumerate(itertools.islice(data, steps))]
+    if len(taken) < steps:
         raise ValueError(
             f"`data` must hold a batch for each of the {steps} steps. It ran out after "
-            f"{len(batches)}. Pass one batch as a tuple to train on it at every step."
+            f"{len(taken)}. Pass one batch as a tuple to train on it at every step."
         )
-    for i, batch in enumerate(batches):
-        _require_batch(batch, i)
+    batches, statics = zip(*taken, strict=True)
     shapes = [jax.tree.map(np.shape, batch) for batch in batches]
     if any(shape != shapes[0] for shape in shapes):
         raise ValueError(f"All batches must have one shape. Got {listed(map(str, shapes))}")
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches), False
+    if any(static != statics[0] for static in statics):
+        flags = listed(str(static.values) for static in statics)
+        raise ValueError(f"All batches must have the same flags. Got {flags}")
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches), statics[0], False
+
+
+def _taken_apart(batch: Any, step: int) -> tuple[tuple[list[Any], Any], Static]:
+    """The arrays of a batch, those of its inputs as a list, and what is no array of the inputs."""
+    _require_batch(batch, step)
+    inputs, targets = batch
+    arrays, static = take_arrays(as_call(inputs))
+    return jax.tree.map(jnp.asarray, (arrays, targets)), static
 
 
 def _require_batch(batch: Any, step: int) -> None:

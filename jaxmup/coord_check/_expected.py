@@ -8,10 +8,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxmup._families import FAMILIES
+from jaxmup._parametrization import Parametrization
 from jaxmup._physics import MUP
 from jaxmup._power import GAIN, ONE, Power
-from jaxmup._rules import Parametrization
 from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
 from jaxmup.coord_check._measure import owner
@@ -163,10 +162,7 @@ class Theory:
         """
         step = self._of(name, self._depth().step * GAIN)
         spec = self.specs[0][name]
-        family = FAMILIES.get(self.parametrization.family)
-        if family is None:
-            return Expected.exactly(step)
-        family = family.at(spec.role)
+        family = self.parametrization.family.at(spec.role)
         if family.unit != ONE:
             return Expected.between(
                 step, step + self._growth(name, lambda s: min(s.r_in, s.r_out)) / 2

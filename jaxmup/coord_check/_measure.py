@@ -14,7 +14,6 @@ import numpy as np
 import optax
 from jax import Array
 
-from jaxmup._families import FAMILIES
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import leaves_by_path
 from jaxmup.coord_check._sizes import Measured, Packed, Quantity, Sums
@@ -200,8 +199,8 @@ class _Step:
         self.subject = subject
         self.params, self.gradients, self.updates = params, gradients, updates
         nothing = jax.tree.map(jnp.zeros_like, params)
-        family = FAMILIES.get(next(iter(subject.scaling_of.values())).family)
-        self.decays = family is None or family.weight_degree == 0
+        family = next(iter(subject.scaling_of.values())).family
+        self.decays = family.weight_degree == 0
         # What is left without the weight is not decay.
         self.moved = tx.update(gradients, state, nothing)[0] if self.decays else updates
         self.eps = jax.lax.cond(

@@ -8,7 +8,7 @@ import jax
 
 from jaxmup._check import listed
 from jaxmup._families import Family, OptimizerName, family_of
-from jaxmup._rules import Parametrization, ParametrizationName, parametrization
+from jaxmup._parametrization import Parametrization, ParametrizationName, parametrization
 from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import PathName, Specs, leaves_by_path, require_leaves, resolve

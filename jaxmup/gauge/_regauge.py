@@ -11,7 +11,7 @@ from jax import Array
 
 from jaxmup._check import listed
 from jaxmup._opt_state import Description, Transform
-from jaxmup._rules import Parametrization
+from jaxmup._parametrization import Parametrization
 from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import (

@@ -22,7 +22,7 @@ from jaxmup._parameter import (
     fan_in_std,
     require_float,
 )
-from jaxmup._rules import Parametrization, ParametrizationName
+from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup._spec import Axis
 
 MULTIPLIERS = "multipliers"

@@ -8,8 +8,8 @@ from jax import Array
 from jaxmup import functional
 from jaxmup._axes import embedding_axes
 from jaxmup._parameter import as_parametrization, features_std
+from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup._readout import tied_readout_ratio
-from jaxmup._rules import Parametrization, ParametrizationName
 from jaxmup.nnx._layer import SPEC, Multiplier, hold, number, prepare, with_arrays
 
 

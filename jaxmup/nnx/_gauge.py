@@ -8,7 +8,7 @@ from flax import nnx
 
 from jaxmup import functional
 from jaxmup._parameter import Move, gauge_move
-from jaxmup._rules import Parametrization
+from jaxmup._parametrization import Parametrization
 from jaxmup._tree import added_axes
 from jaxmup.nnx._layer import SPEC, Multiplier, Owned, multiplier_name, name_of, owned_parameters
 

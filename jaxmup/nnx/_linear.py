@@ -13,7 +13,7 @@ from flax.typing import Dtype, Initializer, PrecisionLike, PromoteDtypeFn
 from jax import Array, lax
 
 from jaxmup._axes import Bases, Sizes, axes_of, conv_axes, einsum_axes, flat_shape, linear_axes
-from jaxmup._rules import Parametrization, ParametrizationName
+from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup.nnx._layer import hold, on_the_smaller, prepare
 
 

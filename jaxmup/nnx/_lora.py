@@ -5,7 +5,7 @@ from typing import Any
 from flax import nnx
 from jax import Array
 
-from jaxmup._rules import Parametrization, ParametrizationName
+from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup._spec import Axis
 from jaxmup.nnx._layer import effective, hold, prepare, with_arrays
 

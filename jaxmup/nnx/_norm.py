@@ -6,7 +6,7 @@ from flax import nnx
 from jax import Array
 
 from jaxmup._axes import axes_of, norm_axes
-from jaxmup._rules import Parametrization, ParametrizationName
+from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup.nnx._layer import effective, hold, prepare, with_arrays
 
 

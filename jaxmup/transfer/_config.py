@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 from jaxmup._families import FamilyName
-from jaxmup._rules import ParametrizationName
+from jaxmup._parametrization import ParametrizationName
 
 OptimizerName = Literal["adam", "adamw", "amsgrad", "sgd"]
 SearchName = Literal["grid", "random", "halving"]
