@@ -230,7 +230,7 @@ MULTIPLIERS = {"w1": 0.07, "b1": 11.0, "w2": 3.0}
 
 def arbitrary(multipliers: dict[str, float]) -> dict[str, jaxmup.Scaling]:
     plain = jaxmup.resolve(jaxmup.ParamSpec(()), named("mup adam table3"))
-    return {n: dataclasses.replace(plain, multiplier=m) for n, m in multipliers.items()}
+    return {n: dataclasses.replace(plain, multiplier=m, shape=None) for n, m in multipliers.items()}
 
 
 def trained(tx: Any, multipliers: dict[str, float], zero: str | None = None) -> dict[str, Any]:
@@ -715,6 +715,12 @@ OTHER_WIDTH = jaxmup.ParamSpec((jaxmup.Axis("input", 32, 16), jaxmup.Axis("outpu
 def test_another_width_of_equal_paths_is_refused(move):
     with pytest.raises(ValueError, match=r"differ:\n  w: \(32, 10\), \(64, 10\)"):
         move({"w": jnp.ones((64, 10))}, of_both("mup adam table8", OTHER_WIDTH))
+
+
+def test_scalings_without_a_shape_are_for_any():
+    (scaling,) = of_both("mup adam table8").values()
+    folded = gauge.fold({"w": jnp.ones(2)}, {"w": dataclasses.replace(scaling, shape=None)})
+    np.testing.assert_array_equal(folded["w"], 0.25)
 
 
 def test_two_leaves_of_one_name_are_refused():

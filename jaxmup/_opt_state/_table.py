@@ -62,11 +62,19 @@ def _row(
 
 _ADAM_EPS = {"eps": UPDATE, "eps_root": SQUARE}
 _ADAM = _row("ScaleByAdamState", FIXED, _ADAM_EPS, steps="count", update="mu", square="nu")
-_RMS = {"steps": "count", "square": "nu"}
-_RMS_STATES = "ScaleByRmsState ScaleByRmsWithCountState"
-_STDDEV = {"steps": "count", "update": "mu", "square": "nu"}
-_STDDEV_STATES = "ScaleByRStdDevState ScaleByRStdDevWithCountState"
-# eps stands inside the root, or beside it.
+
+
+def _rms(eps: Mapping[str, Movement]) -> Transform:
+    states = "ScaleByRmsState ScaleByRmsWithCountState"
+    return _row(states, FIXED, eps, steps="count", square="nu")
+
+
+def _stddev(eps: Mapping[str, Movement]) -> Transform:
+    states = "ScaleByRStdDevState ScaleByRStdDevWithCountState"
+    return _row(states, FIXED, eps, steps="count", update="mu", square="nu")
+
+
+# Where eps stands inside the root, and where beside it.
 _INSIDE = {"eps": SQUARE, "initial_scale": SQUARE}
 _BESIDE = {"eps": UPDATE, "initial_scale": SQUARE}
 
@@ -117,10 +125,10 @@ TRANSFORMS: dict[str, Transform] = {
         fields={"mu": FIXED},
         kinds={"mu": "moment"},
     ),
-    "scale_by_rms": _row(_RMS_STATES, FIXED, _INSIDE, **_RMS),
-    "scale_by_rms(eps_in_sqrt=False)": _row(_RMS_STATES, FIXED, _BESIDE, **_RMS),
-    "scale_by_stddev": _row(_STDDEV_STATES, FIXED, _INSIDE, **_STDDEV),
-    "scale_by_stddev(eps_in_sqrt=False)": _row(_STDDEV_STATES, FIXED, _BESIDE, **_STDDEV),
+    "scale_by_rms": _rms(_INSIDE),
+    "scale_by_rms(eps_in_sqrt=False)": _rms(_BESIDE),
+    "scale_by_stddev": _stddev(_INSIDE),
+    "scale_by_stddev(eps_in_sqrt=False)": _stddev(_BESIDE),
     "scale_by_rss": _row(
         "ScaleByRssState",
         FIXED,

@@ -125,9 +125,11 @@ def filled(state: OptState, moments: Moments, progress: Progress, owners: Owners
 
 
 def _with_moments(tree: Any, arrays: Mapping[PathName, np.ndarray], owners: Owners) -> Any:
-    return owners.map(
-        lambda owner, leaf: leaf_like(arrays[owner], leaf) if owner in arrays else leaf, tree
-    )
+    def filled_leaf(owner: PathName | None, leaf: Any) -> Any:
+        held = owner is not None and owner in arrays
+        return leaf_like(arrays[owner], leaf) if held else leaf
+
+    return owners.map(filled_leaf, tree)
 
 
 def _with_rate(held: Mapping[str, Any], rate: float) -> dict[str, Any]:

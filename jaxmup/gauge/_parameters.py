@@ -13,7 +13,7 @@ from jaxmup._tree import Params, PathName, Tree, leaves_by_path, named_leaves
 T = TypeVar("T")
 
 
-def is_parameter(leaf: object) -> bool:
+def is_parameter(leaf: Any) -> bool:
     """True for floating-point arrays; tables of integers, flags and functions do not train.
 
     Example:
