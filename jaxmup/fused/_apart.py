@@ -6,14 +6,22 @@ same for all layers, so that of each is known along which axes it is uniform.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from jax.extend.core import ClosedJaxpr, Literal, Var
-
-from jaxmup.fused._program import CHECKPOINTS, JITS, called
+from jaxmup._program import (
+    Atom,
+    Choice,
+    ClosedJaxpr,
+    Equation,
+    Loop,
+    While,
+    called,
+    interpret,
+    is_call,
+)
 
 Where = int | frozenset[int]  # the axis of layers, or the axes along which an array is uniform
-Rule = Callable[[Any, list[Where], list[tuple[int, ...]]], Sequence[Where]]
+Shapes = list[tuple[int, ...]]
+Rule = Callable[[Equation, list[Where], Shapes], Sequence[Where]]
 
 
 class MixesLayersError(ValueError):
@@ -30,28 +38,22 @@ def axes_of_layers(program: ClosedJaxpr, inputs: Sequence[Where]) -> list[Where]
     Raises:
       MixesLayersError: naming the operation that mixes them.
     """
-    jaxpr = program.jaxpr
-    found: dict[Var, Where] = dict.fromkeys(jaxpr.constvars, frozenset())
-    found |= zip(jaxpr.invars, inputs, strict=True)
 
-    def where(atom: Any) -> Where:
-        return _everywhere(atom) if isinstance(atom, Literal) else found[atom]
+    def step(equation: Equation, known: list[Where]) -> list[Where]:
+        through = _through(equation, known, [atom.aval.shape for atom in equation.invars])
+        return [w if isinstance(w, frozenset) else int(w) for w in through]  # NumPy's are no `int`
 
-    for equation in jaxpr.eqns:
-        known = [where(atom) for atom in equation.invars]
-        shapes = [atom.aval.shape for atom in equation.invars]
-        through = _through(equation, known, shapes)
-        axes = [w if isinstance(w, frozenset) else int(w) for w in through]  # NumPy's are no `int`
-        found |= zip(equation.outvars, axes, strict=True)
-    return [where(atom) for atom in jaxpr.outvars]
+    # Nothing is asked of the values of a constant, so nothing is known of where it is uniform.
+    constants: list[Where] = [frozenset()] * len(program.consts)
+    return interpret(program, inputs, step, literal=_everywhere, constants=constants)
 
 
-def _through(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> Sequence[Where]:
+def _through(equation: Equation, known: list[Where], shapes: Shapes) -> Sequence[Where]:
     name = equation.primitive.name
     if name in ELEMENTWISE:
         axis = _common(name, known, shapes)
         return [axis] * len(equation.outvars)
-    if name in CALLS:
+    if is_call(equation):
         return axes_of_layers(called(equation), known)
     if name not in _OF_SHARED and not any(isinstance(w, int) for w in known):
         return [frozenset() if v.aval.shape else _everywhere(v) for v in equation.outvars]
@@ -73,14 +75,14 @@ def _common(name: str, known: Sequence[Where], shapes: Sequence[tuple[int, ...]]
     return axis
 
 
-def _reduce(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
+def _reduce(equation: Equation, known: list[Where], shapes: Shapes) -> list[Where]:
     axis, axes = _one(known), equation.params["axes"]
     if axis in axes:
         raise MixesLayersError(f"`{equation.primitive.name}` takes all layers together")
     return [axis - sum(a < axis for a in axes)] * len(equation.outvars)
 
 
-def _broadcast(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
+def _broadcast(equation: Equation, known: list[Where], shapes: Shapes) -> list[Where]:
     dims, shape = equation.params["broadcast_dimensions"], equation.params["shape"]
     if isinstance(known[0], int):
         return [dims[known[0]]]
@@ -88,7 +90,7 @@ def _broadcast(equation: Any, known: list[Where], shapes: list[tuple[int, ...]])
     return [frozenset(range(len(shape))) - kept]
 
 
-def _reshape(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
+def _reshape(equation: Equation, known: list[Where], shapes: Shapes) -> list[Where]:
     new, old = equation.outvars[0].aval.shape, shapes[0]
     if not isinstance(known[0], int):
         return [_everywhere(equation.outvars[0]) if len(known[0]) == len(old) else frozenset()]
@@ -99,23 +101,23 @@ def _reshape(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -
     raise MixesLayersError("`reshape` takes layers together with another axis")
 
 
-def _transpose(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
+def _transpose(equation: Equation, known: list[Where], shapes: Shapes) -> list[Where]:
     return [equation.params["permutation"].index(_one(known))]
 
 
-def _squeeze(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
+def _squeeze(equation: Equation, known: list[Where], shapes: Shapes) -> list[Where]:
     axis = _one(known)
     return [axis - sum(a < axis for a in equation.params["dimensions"])]
 
 
-def _slice(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
+def _slice(equation: Equation, known: list[Where], shapes: Shapes) -> list[Where]:
     axis = _one(known)
     if equation.outvars[0].aval.shape[axis] != shapes[0][axis]:
         raise MixesLayersError(f"`{equation.primitive.name}` takes some of the layers")
     return [axis]
 
 
-def _dot(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
+def _dot(equation: Equation, known: list[Where], shapes: Shapes) -> list[Where]:
     contracted, batch = equation.params["dimension_numbers"]
     for side, axis in enumerate(known):
         if isinstance(axis, int) and axis in contracted[side]:
@@ -131,7 +133,7 @@ def _dot(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> li
     raise MixesLayersError("`dot_general` multiplies layers with each other")
 
 
-def _along(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
+def _along(equation: Equation, known: list[Where], shapes: Shapes) -> list[Where]:
     """What acts along one axis: a cumulative sum, a sort, a reversal, a join."""
     params, axis = equation.params, _common(equation.primitive.name, known, shapes)
     acted = params.get("axis", params.get("dimension", params.get("dimensions")))
@@ -140,47 +142,41 @@ def _along(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> 
     return [axis] * len(equation.outvars)
 
 
-def _branch(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
+def _branch(equation: Equation, known: list[Where], shapes: Shapes) -> list[Where]:
     if isinstance(known[0], int):
         raise MixesLayersError("`cond` decides for all layers by one of them")
-    found = [axes_of_layers(branch, known[1:]) for branch in equation.params["branches"]]
+    _, operands = Choice(equation).split(known)
+    found = [axes_of_layers(branch, operands) for branch in Choice(equation).branches]
     return [_joined(ways) for ways in zip(*found, strict=True)]
 
 
-def _repeat(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
+def _repeat(equation: Equation, known: list[Where], shapes: Shapes) -> list[Where]:
     """A `while` whose number of iterations is no layer's own."""
-    params = equation.params
-    test, body = params["cond_nconsts"], params["body_nconsts"]
-    carry = known[test + body :]
+    loop = While(equation)
+    of_test, of_body, carry = loop.split(known)
+    # Each round takes something from what is known of the carry, so this comes to an end.
     for _ in range(len(carry) + 1):
-        found = axes_of_layers(params["body_jaxpr"], [*known[test : test + body], *carry])
+        found = axes_of_layers(loop.body, [*of_body, *carry])
         joined = [_joined(pair) for pair in zip(carry, found, strict=True)]
         if joined == carry:
-            axes_of_layers(params["cond_jaxpr"], [*known[:test], *carry])
+            axes_of_layers(loop.test, [*of_test, *carry])
             return carry
         carry = joined
     raise MixesLayersError("`while` moves the axis of layers")
 
 
-def _scan(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
-    body = equation.params["jaxpr"]
-    inner = [len(v.aval.shape) for v in body.jaxpr.invars]
-    scanned = [len(shape) > n for shape, n in zip(shapes, inner, strict=True)]
-    carries = sum(
-        len(a.aval.shape) == len(b.aval.shape)
-        for a, b in zip(equation.outvars, body.jaxpr.outvars, strict=True)
-    )
-    first = scanned.count(False) - carries
-    if any(w == 0 and s for w, s in zip(known, scanned, strict=True)):
+def _scan(equation: Equation, known: list[Where], shapes: Shapes) -> list[Where]:
+    loop = Loop.of(equation)
+    constants, carry, scanned = loop.split(known)
+    if 0 in [w for w in scanned if isinstance(w, int)]:
         raise MixesLayersError("`scan` goes through the layers")
-    inside = [_shifted(w, -1) if s else w for w, s in zip(known, scanned, strict=True)]
-    for _ in range(carries + 1):
-        found = axes_of_layers(body, inside)
-        carry = inside[first : first + carries]
-        joined = [_joined(pair) for pair in zip(carry, found[:carries], strict=True)]
+    slices = [_shifted(w, -1) for w in scanned]
+    for _ in range(len(carry) + 1):
+        found = axes_of_layers(loop.body, [*constants, *carry, *slices])
+        joined = [_joined(pair) for pair in zip(carry, found[: loop.carry], strict=True)]
         if joined == carry:
-            return [*carry, *(_shifted(w, 1) for w in found[carries:])]
-        inside[first : first + carries] = joined
+            return [*carry, *(_shifted(w, 1) for w in found[loop.carry :])]
+        carry = joined
     raise MixesLayersError("`scan` moves the axis of layers")
 
 
@@ -211,7 +207,7 @@ def _one(known: Sequence[Where]) -> int:
     return axis
 
 
-def _everywhere(atom: Any) -> frozenset[int]:
+def _everywhere(atom: Atom) -> frozenset[int]:
     return frozenset(range(len(atom.aval.shape)))
 
 
@@ -225,8 +221,6 @@ ELEMENTWISE = frozenset(
     xor
     """.split()  # noqa: SIM905
 )
-_OTHER_CALLS = frozenset({"closed_call", "core_call", "custom_jvp_call", "custom_vjp_call"})
-CALLS = JITS | CHECKPOINTS | _OTHER_CALLS
 _OF_SHARED = frozenset({"broadcast_in_dim", "reshape", "cond", "scan", "while"})
 _RULES: dict[str, Rule] = {
     "argsort": _along,

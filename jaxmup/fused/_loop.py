@@ -6,16 +6,23 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.extend.core import ClosedJaxpr, Literal, Var, jaxpr_as_fun
 
+from jaxmup._program import (
+    ClosedJaxpr,
+    as_function,
+    dependencies,
+    is_inexact,
+    part,
+    trace,
+    type_of,
+)
 from jaxmup.fused._order import zero_after
-from jaxmup.fused._program import is_inexact, part, trace, type_of
-from jaxmup.fused._stack import Block, Stack
+from jaxmup.fused._stack import Block, StackedBlocks
 
 Arrays = dict[int, Array]
 
 
-class Inputs(NamedTuple):
+class LayerInputs(NamedTuple):
     """What a layer is given, or something about each of it; a tree of four lists.
 
     Args:
@@ -36,22 +43,22 @@ class Linearized(NamedTuple):
 
     Args:
       stack: the stack that it is of.
-      active: which inputs have a gradient, as `Inputs` of booleans.
-      program: from the leaves of `Inputs` to the layer's results and its residuals.
+      active: which inputs have a gradient, as `LayerInputs` of booleans.
+      program: from the leaves of `LayerInputs` to the layer's results and its residuals.
       results: which results have a gradient.
       structure: the tree that residuals are the leaves of: the layer's backward pass.
-      plan: where each residual comes from in the backward pass.
+      residuals: where each residual comes from in the backward pass.
     """
 
-    stack: Stack
-    active: Inputs
+    stack: StackedBlocks
+    active: LayerInputs
     program: ClosedJaxpr
     results: list[bool]
     structure: Any
-    plan: "Plan"
+    residuals: "Residuals"
 
 
-class Plan(NamedTuple):
+class Residuals(NamedTuple):
     """Where the residuals of a layer come from in the backward pass, as positions among them.
 
     Only what a layer computes from its carry, or draws at random, is stored: what follows from the
@@ -68,7 +75,7 @@ class Visitor(NamedTuple):
     """What happens to the layers of a stack in the backward pass; keys are those of its arrays.
 
     Args:
-      weights: keys of the parameters of the block, in the order of `Inputs.layer`.
+      weights: keys of the parameters of the block, in the order of `LayerInputs.layer`.
       visit: takes the gradients of a layer and its slices of all arrays, all with a leading axis of
         length 1, to the new values of those in `later` and anything to collect.
       later: keys of the arrays that are written an iteration after the visit.
@@ -84,29 +91,32 @@ class Visitor(NamedTuple):
     written: Sequence[int] = ()
 
 
-class Tape(NamedTuple):
+class Kept(NamedTuple):
     """What the forward pass of a stack keeps for its backward pass."""
 
-    inputs: Inputs
+    inputs: LayerInputs
     constant: list[Array]
     stored: list[Array]
 
 
 def linearize(
-    stack: Stack, change: Callable[[ClosedJaxpr], Block], inputs: Inputs, active: Inputs
+    stack: StackedBlocks,
+    change: Callable[[ClosedJaxpr], Block],
+    inputs: LayerInputs,
+    active: LayerInputs,
 ) -> Linearized:
     """Differentiates one layer of a stack.
 
     Args:
       stack: the stack.
-      change: makes a function of the body of its loop; see `Stack.block`.
+      change: makes a function of the body of its loop; see `StackedBlocks.block`.
       inputs: what the loop is given; `layer` and `others` with a leading axis of layers.
       active: which of these have a gradient.
     """
     block = stack.block(change)
     found: dict[str, Any] = {}
 
-    def forward(inputs: Inputs) -> tuple[list[Any], list[Any]]:
+    def forward(inputs: LayerInputs) -> tuple[list[Any], list[Any]]:
         moving, fixed = _split(jax.tree.leaves(inputs), active)
 
         def run(moving: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -121,41 +131,41 @@ def linearize(
         return _merge(smooth, rest, found["results"]), residuals
 
     program = trace(forward, one_layer(inputs)).program
-    plan = _plan(program, len(found["results"]), inputs)
-    return Linearized(stack, active, program, found["results"], found["structure"], plan)
+    residuals = _residuals(program, len(found["results"]), inputs)
+    return Linearized(stack, active, program, found["results"], found["structure"], residuals)
 
 
-def scan(stack: Stack, block: Callable[..., Any], inputs: Inputs) -> list[Array]:
+def scan(stack: StackedBlocks, block: Callable[..., Any], inputs: LayerInputs) -> list[Array]:
     """The results of the loop, without anything kept."""
 
     def body(carry: list[Any], slices: tuple[list[Any], list[Any]]) -> tuple[Any, Any]:
         return block(inputs.constants, carry, *slices)
 
     slices = (inputs.layer, inputs.others)
-    carry, outputs = lax.scan(body, inputs.carry, slices, **_order(stack))
+    carry, outputs = lax.scan(body, inputs.carry, slices, **stack.loop.order)
     return [*carry, *outputs]
 
 
-def run_forward(layer: Linearized, inputs: Inputs) -> tuple[list[Array], Tape]:
+def run_forward(layer: Linearized, inputs: LayerInputs) -> tuple[list[Array], Kept]:
     """The results of the loop, and what its backward pass needs."""
-    loop, plan, count = layer.stack.loop, layer.plan, len(layer.results)
-    first = {at: residual for residual, at in reversed(plan.stored.items())}
+    loop, of, count = layer.stack.loop, layer.residuals, len(layer.results)
+    first = {at: residual for residual, at in reversed(of.stored.items())}
     step = _partial(layer, [*range(count), *(count + first[at] for at in range(len(first)))])
 
     def body(carry: list[Any], slices: tuple[list[Any], list[Any]]) -> tuple[Any, Any]:
-        results = step(Inputs(inputs.constants, carry, *slices))
+        results = step(LayerInputs(inputs.constants, carry, *slices))
         return results[: loop.carry], (results[loop.carry : count], results[count:])
 
     carry, (outputs, stored) = lax.scan(
-        body, inputs.carry, (inputs.layer, inputs.others), **_order(layer.stack)
+        body, inputs.carry, (inputs.layer, inputs.others), **layer.stack.loop.order
     )
-    constant = _partial(layer, [count + i for i in plan.constant])(inputs)
-    return [*carry, *outputs], Tape(inputs, constant, stored)
+    constant = _partial(layer, [count + i for i in of.constant])(inputs)
+    return [*carry, *outputs], Kept(inputs, constant, stored)
 
 
 def run_backward(
-    layer: Linearized, tape: Tape, gradients: Sequence[Any], stacks: Arrays, visitor: Visitor
-) -> tuple[Inputs, Arrays, Any]:
+    layer: Linearized, kept: Kept, gradients: Sequence[Any], stacks: Arrays, visitor: Visitor
+) -> tuple[LayerInputs, Arrays, Any]:
     """Runs back through the loop and visits each layer with the gradients of its parameters.
 
     What a visit returns is written into the stacks one iteration later, before the next layer is
@@ -164,14 +174,14 @@ def run_backward(
 
     Args:
       layer: of `linearize`.
-      tape: of `run_forward`; `tape.inputs.layer` is not read.
+      kept: of `run_forward`; `kept.inputs.layer` is not read.
       gradients: with respect to the results of the loop.
       stacks: by key, each with a leading axis of layers.
       visitor: what happens to the layers.
 
     Returns:
-      The gradients with respect to `Inputs` (`None` where there is none, and for the parameters),
-      the stacks that the visitor writes, what its visits gave to collect.
+      The gradients with respect to `LayerInputs` (`None` where there is none, and for the
+      parameters), the stacks that the visitor writes, what its visits gave to collect.
     """
     loop, length = layer.stack.loop, layer.stack.loop.length
     carry_smooth = layer.results[: loop.carry]
@@ -179,7 +189,7 @@ def run_backward(
     outputs = zip(gradients[loop.carry :], layer.results[loop.carry :], strict=True)
     of_outputs = [g for g, smooth in outputs if smooth]
     indices = jnp.arange(length)
-    last = indices[0] if loop.equation.params["reverse"] else indices[-1]
+    last = indices[0] if loop.is_reversed else indices[-1]
 
     def body(state: Any, slices: Any) -> tuple[Any, Any]:
         of_carry, of_constants, written, pending, where = state
@@ -187,7 +197,7 @@ def run_backward(
         written = _write(written, pending, where)
         here = _read({**stacks, **written}, index)
         weights = squeezed([here[key] for key in visitor.weights])
-        pull_back = _pull_back(layer, tape, weights, stored, others)
+        pull_back = _pull_back(layer, kept, weights, stored, others)
         moved = _unflatten(layer.active, *pull_back([*of_carry, *of_outputs]))
         of_carry = _present(moved.carry)
         of_constants = jax.tree.map(jnp.add, of_constants, _present(moved.constants))
@@ -199,20 +209,20 @@ def run_backward(
 
     zeros = [
         jnp.zeros_like(x)
-        for x, active in zip(tape.inputs.constants, layer.active.constants, strict=True)
+        for x, active in zip(kept.inputs.constants, layer.active.constants, strict=True)
         if active
     ]
     written = {key: stacks[key] for key in visitor.written}
     pending = _read({key: stacks[key] for key in visitor.later}, last)
-    order = _order(layer.stack)
+    order = layer.stack.loop.order
     order["reverse"] = not order["reverse"]
     start = (of_carry, zeros, written, pending, last)
-    slices = (indices, tape.stored, tape.inputs.others, of_outputs)
+    slices = (indices, kept.stored, kept.inputs.others, of_outputs)
     with jax.named_scope("transpose(blocks)"):  # as XLA's names of what JAX transposes itself
         state, (of_others, collected) = lax.scan(body, start, slices, **order)
     of_carry, of_constants, *unwritten = state
     constants, carry, layers, others = layer.active
-    found = Inputs(
+    found = LayerInputs(
         _fill(of_constants, constants),
         _fill(of_carry, carry),
         [None] * len(layers),
@@ -221,9 +231,9 @@ def run_backward(
     return found, _write(*unwritten), collected
 
 
-def one_layer(inputs: Inputs) -> Inputs:
+def one_layer(inputs: LayerInputs) -> LayerInputs:
     """The types of what one layer is given."""
-    return Inputs(
+    return LayerInputs(
         [type_of(x) for x in inputs.constants],
         [type_of(x) for x in inputs.carry],
         [type_of(x, drop=1) for x in inputs.layer],
@@ -236,51 +246,44 @@ def squeezed(layer: Any) -> Any:
     return jax.tree.map(lambda x: x.reshape(x.shape[1:]), layer)
 
 
-def _plan(program: ClosedJaxpr, results: int, inputs: Inputs) -> Plan:
+def _residuals(program: ClosedJaxpr, results: int, inputs: LayerInputs) -> Residuals:
     jaxpr = program.jaxpr
     groups = [name for name, group in inputs._asdict().items() for _ in group]
     others = {v: i for i, v in enumerate(jaxpr.invars[len(groups) - len(inputs.others) :])}
-    reads: dict[Var, frozenset[str]] = {
-        v: frozenset([group]) for v, group in zip(jaxpr.invars, groups, strict=True)
-    }
-    for equation in jaxpr.eqns:
-        known = (reads.get(v, frozenset()) for v in equation.invars if isinstance(v, Var))
-        found = frozenset().union(*known)
-        reads |= dict.fromkeys(equation.outvars, found)
-    plan, slots = Plan([], [], {}, {}), {}
-    for i, atom in enumerate(jaxpr.outvars[results:]):
-        read = frozenset() if isinstance(atom, Literal) else reads.get(atom, frozenset())
+    reads = dependencies(program, groups)[results:]
+    found, slots = Residuals([], [], {}, {}), {}
+    for i, (atom, read) in enumerate(zip(jaxpr.outvars[results:], reads, strict=True)):
         if read <= {"constants"}:
-            plan.constant.append(i)
+            found.constant.append(i)
         elif read == {"layer"}:
-            plan.of_parameters.append(i)
+            found.of_parameters.append(i)
         elif atom in others:
-            plan.forwarded[i] = others[atom]
+            found.forwarded[i] = others[atom]
         else:
-            plan.stored[i] = slots.setdefault(atom, len(slots))
-    return plan
+            found.stored[i] = slots.setdefault(atom, len(slots))
+    return found
 
 
 def _pull_back(
-    layer: Linearized, tape: Tape, weights: list[Array], stored: list[Array], others: list[Any]
+    layer: Linearized, kept: Kept, weights: list[Array], stored: list[Array], others: list[Any]
 ) -> Callable[..., Any]:
     """The backward pass of the layer with these parameters, from what was kept of it."""
-    plan, count = layer.plan, len(layer.results)
-    again = _partial(layer, [count + i for i in plan.of_parameters])
-    residuals = dict(zip(plan.constant, tape.constant, strict=True))
-    residuals |= zip(plan.of_parameters, again(Inputs([], [], weights, [])), strict=True)
-    residuals |= {i: others[at] for i, at in plan.forwarded.items()}
-    residuals |= {i: stored[at] for i, at in plan.stored.items()}
-    return jax.tree.unflatten(layer.structure, [residuals[i] for i in range(len(residuals))])
+    of, count = layer.residuals, len(layer.results)
+    again = _partial(layer, [count + i for i in of.of_parameters])
+    found = dict(zip(of.constant, kept.constant, strict=True))
+    found |= zip(of.of_parameters, again(LayerInputs([], [], weights, [])), strict=True)
+    found |= {i: others[at] for i, at in of.forwarded.items()}
+    found |= {i: stored[at] for i, at in of.stored.items()}
+    return jax.tree.unflatten(layer.structure, [found[i] for i in range(len(found))])
 
 
-def _partial(layer: Linearized, outputs: list[int]) -> Callable[[Inputs], list[Any]]:
+def _partial(layer: Linearized, outputs: list[int]) -> Callable[[LayerInputs], list[Any]]:
     """Some outputs of the layer's program; of inputs, only the groups that they need count."""
     program, used = part(layer.program, outputs)
     order = sorted(outputs)
-    run, sizes = jaxpr_as_fun(program), [len(group) for group in layer.active]
+    run, sizes = as_function(program), [len(group) for group in layer.active]
 
-    def call(inputs: Inputs) -> list[Any]:
+    def call(inputs: LayerInputs) -> list[Any]:
         padded = [
             [*group, *[None] * (size - len(group))]
             for group, size in zip(inputs, sizes, strict=True)
@@ -290,11 +293,6 @@ def _partial(layer: Linearized, outputs: list[int]) -> Callable[[Inputs], list[A
         return [results[i] for i in outputs]
 
     return call
-
-
-def _order(stack: Stack) -> dict[str, Any]:
-    params = stack.loop.equation.params
-    return {name: params[name] for name in ("length", "reverse", "unroll")}
 
 
 def _read(stacks: Any, index: Any) -> Any:
@@ -317,7 +315,7 @@ def _merge(moving: Sequence[Any], fixed: Sequence[Any], chosen: Any) -> list[Any
     return [next(first) if flag else next(second) for flag in jax.tree.leaves(chosen)]
 
 
-def _unflatten(active: Inputs, found: Sequence[Any]) -> Inputs:
+def _unflatten(active: LayerInputs, found: Sequence[Any]) -> LayerInputs:
     """Gradients in the places of the inputs that have some."""
     flags, structure = jax.tree.flatten(active)
     return jax.tree.unflatten(structure, _fill(found, flags))

@@ -6,15 +6,24 @@ from typing import Any, NamedTuple
 import jax
 import optax
 from jax import Array
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
+from jaxmup._program import (
+    ClosedJaxpr,
+    Equation,
+    as_function,
+    inlined,
+    is_plain_call,
+    part,
+    signature,
+    split,
+    trace,
+)
 from jaxmup._tree import leaves_by_path, listed
 from jaxmup.fused._apart import MixesLayersError, Where, axes_of_layers
-from jaxmup.fused._program import inlined, is_jit, part, scalars, scalars_first, trace
 from jaxmup.fused._rows import for_rows, rows_of
 
 
-class Model(NamedTuple):
+class Training(NamedTuple):
     """The parameters and the optimizer's state of a model, and which parameters are stacked.
 
     Args:
@@ -81,7 +90,7 @@ class Part(NamedTuple):
     shared: list[int]
 
 
-class Stacked(NamedTuple):
+class LayerUpdate(NamedTuple):
     """What the optimizer does to a layer of a stack, with a leading axis of length 1.
 
     Args:
@@ -113,7 +122,7 @@ class Update(NamedTuple):
 
     num_params: int
     num_state: int
-    stacks: list[Stacked]
+    stacks: list[LayerUpdate]
     rest: Share
 
     def key(self, param: int) -> int:
@@ -133,11 +142,11 @@ class Update(NamedTuple):
         self, share: Share, arrays: Mapping[int, Array], numbers: Sequence[Array] = ()
     ) -> dict[int, Array]:
         """The new values of what is a share's own, from all it uses; for numbers see `Part`."""
-        results = jaxpr_as_fun(share.program)(*(arrays[key] for key in share.used), *numbers)
+        results = as_function(share.program)(*(arrays[key] for key in share.used), *numbers)
         return dict(zip(self.keys(share), results, strict=True))
 
 
-def divide(model: Model, size: int) -> Update:
+def divide(model: Training, size: int) -> Update:
     """Divides the update of a model among its stacks and the rest.
 
     Args:
@@ -175,7 +184,7 @@ def _share(program: ClosedJaxpr, params: list[int], state: list[int], P: int) ->
     return Share(params, state, *part(program, [*params, *(P + k for k in state)]))
 
 
-def _divided(update: Update, program: ClosedJaxpr, share: Share, size: int) -> Stacked:
+def _divided(update: Update, program: ClosedJaxpr, share: Share, size: int) -> LayerUpdate:
     """Takes out of the update of a layer what can be done to some rows at a time."""
     P = update.num_params
     found, params, state = [], list(share.params), list(share.state)
@@ -193,16 +202,20 @@ def _divided(update: Update, program: ClosedJaxpr, share: Share, size: int) -> S
             found.append(_part(update, one._replace(program=fitted)))
             params = [j for j in params if j not in one.params]
             state = [k for k in state if k not in one.state]
-    return Stacked(found, _part(update, _share(program, params, state, P)))
+    return LayerUpdate(found, _part(update, _share(program, params, state, P)))
 
 
 def _part(update: Update, share: Share) -> Part:
     is_shared = [i in update.shared for i in share.used]
     # What optax computes in a `jax.jit` of its own is among the numbers too.
-    numbers, program = scalars_first(inlined(share.program, is_jit), is_shared)
+    first, program = split(inlined(share.program, is_plain_call), is_shared, _makes_scalars)
     used = list(zip(share.used, is_shared, strict=True))
     own = [i for i, shared in used if not shared]
-    return Part(share._replace(program=program, used=own), numbers, [i for i, s in used if s])
+    return Part(share._replace(program=program, used=own), first, [i for i, s in used if s])
+
+
+def _makes_scalars(equation: Equation) -> bool:
+    return not any(v.aval.shape for v in equation.outvars)
 
 
 def _groups(update: Update, program: ClosedJaxpr, share: Share) -> list[set[int]]:
@@ -218,7 +231,7 @@ def _groups(update: Update, program: ClosedJaxpr, share: Share) -> list[set[int]
     return groups
 
 
-def _program(model: Model, length: int) -> ClosedJaxpr:
+def _program(model: Training, length: int) -> ClosedJaxpr:
     """The whole update of the model whose stacks have this many layers."""
 
     def apply(gradients: Any, state: Any, params: Any) -> tuple[Any, Any]:
@@ -239,7 +252,7 @@ def _program(model: Model, length: int) -> ClosedJaxpr:
     return traced.program
 
 
-def _layered_state(model: Model) -> list[int]:
+def _layered_state(model: Training) -> list[int]:
     """Positions of the leaves of the state that have a leading axis of layers."""
     types = [jax.eval_shape(model.tx.init, model.with_length(n)) for n in (1, 2)]
     expected, got = (jax.tree.structure(tree) for tree in (types[0], model.state))
@@ -268,7 +281,7 @@ def _layered_state(model: Model) -> list[int]:
     return layered
 
 
-def _owners(model: Model, program: ClosedJaxpr, layered: list[int], P: int) -> dict[int, int]:
+def _owners(model: Training, program: ClosedJaxpr, layered: list[int], P: int) -> dict[int, int]:
     """The stack that each layered leaf of the state belongs to: what it follows, or moves."""
     stack_of = {j: s for s, stack in enumerate(model.stacks) for j in stack}
     K = len(jax.tree.leaves(model.state))
@@ -297,7 +310,7 @@ def _owners(model: Model, program: ClosedJaxpr, layered: list[int], P: int) -> d
     }
 
 
-def _require_independent(model: Model, update: Update, shares: list[Share]) -> None:
+def _require_independent(model: Training, update: Update, shares: list[Share]) -> None:
     P, K, names = update.num_params, update.num_state, model.names
     for share in (*shares, update.rest):
         own = {*share.params, *(P + k for k in share.state), *(P + K + j for j in share.params)}
@@ -316,7 +329,7 @@ def _require_independent(model: Model, update: Update, shares: list[Share]) -> N
             )
 
 
-def _require_layers_apart(model: Model, update: Update, shares: list[Share]) -> None:
+def _require_layers_apart(model: Training, update: Update, shares: list[Share]) -> None:
     program = _program(model, 2)
     P, K = update.num_params, update.num_state
     for stack in shares:
@@ -336,7 +349,7 @@ def _require_layers_apart(model: Model, update: Update, shares: list[Share]) -> 
                 "The optimizer must leave the axis of layers in front, and what it makes of "
                 f"nothing that a layer has must be the same for all layers. {_PER_LAYER}"
             )
-        if scalars(piece) != scalars(stack.program):
+        if signature(piece) != signature(stack.program):
             raise ValueError(
                 "The optimizer must do the same to a layer, however many there are: alone it sees "
                 "a stack of one. A number in its update of"

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxmup.fused._program import is_inexact
+from jaxmup._program import is_inexact
 
 
 def zero_after(tree: Any) -> Array:

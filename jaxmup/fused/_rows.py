@@ -7,11 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.extend.core import ClosedJaxpr, Var
 
-from jaxmup.fused._apart import CALLS, ELEMENTWISE
+from jaxmup._program import ClosedJaxpr, Equation, called, evaluate, is_call, trace
+from jaxmup.fused._apart import ELEMENTWISE
 from jaxmup.fused._loop import Arrays
-from jaxmup.fused._program import called, piece, trace, value_of, variables
 
 Shape = tuple[int, ...]
 
@@ -111,28 +110,25 @@ def update_rows(
 
 
 def _run(program: ClosedJaxpr, args: Sequence[Any], old: Shape, new: Shape) -> list[Any]:
-    jaxpr = program.jaxpr
-    if any(v.aval.shape for v in jaxpr.constvars):
+    """Runs a program that was traced for arrays of one shape on arrays of another."""
+    # An array that the program holds is of the old shape, and which rows of it are meant is not
+    # known here.
+    if any(v.aval.shape for v in program.jaxpr.constvars):
         raise _MixesNumbersError
-    values: dict[Var, Any] = dict(zip(jaxpr.constvars, program.consts, strict=True))
-    values |= zip(jaxpr.invars, args, strict=True)
 
-    for equation in jaxpr.eqns:
+    def step(equation: Equation, inputs: list[Any]) -> list[Any] | None:
         name = equation.primitive.name
         shapes = {atom.aval.shape for atom in [*equation.invars, *equation.outvars]}
         if not shapes <= {(), old} or equation.params.get("sharding") is not None:
             raise _MixesNumbersError
-        if name in CALLS:
-            inputs = [value_of(values, atom) for atom in equation.invars]
-            results = _run(called(equation), inputs, old, new)
-        elif name in ELEMENTWISE or shapes == {()}:
-            inputs = variables(equation.invars)
-            run = piece(jaxpr, [equation], inputs, equation.outvars)
-            results = run(*(values[v] for v in inputs))
-        elif name == "broadcast_in_dim":
-            (x,) = (value_of(values, atom) for atom in equation.invars)
-            results = [x if x.shape else lax.broadcast(x, new)]
-        else:
-            raise _MixesNumbersError
-        values |= zip(equation.outvars, results, strict=True)
-    return [value_of(values, atom) for atom in jaxpr.outvars]
+        if is_call(equation):
+            return _run(called(equation), inputs, old, new)
+        if name in ELEMENTWISE or shapes == {()}:
+            return None
+        if name == "broadcast_in_dim":
+            # Of parameters, this one alone holds a shape, and the shape is the old one.
+            (x,) = inputs
+            return [x if jnp.ndim(x) else lax.broadcast(x, new)]
+        raise _MixesNumbersError
+
+    return evaluate(program, args, step)

@@ -1,18 +1,27 @@
 """A traced loss forward and backward, with its stacks of blocks in the hands of `_loop`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.extend.core import ClosedJaxpr, Literal, Var
 
+from jaxmup._program import (
+    Atom,
+    ClosedJaxpr,
+    Equation,
+    Literal,
+    Var,
+    followers,
+    is_inexact,
+    piece,
+    variables,
+)
 from jaxmup.fused import _loop
-from jaxmup.fused._loop import Inputs, Linearized
-from jaxmup.fused._program import is_inexact, piece, value_of, variables
-from jaxmup.fused._stack import Block, Stack
+from jaxmup.fused._loop import Kept, LayerInputs, Linearized
+from jaxmup.fused._stack import Block, StackedBlocks
 
 Gradients = dict[Var, Array]
 
@@ -31,16 +40,16 @@ class Segment(NamedTuple):
     pull_back: Callable[[list[Array]], tuple[list[Array]]]
 
 
-class Loop(NamedTuple):
+class StackRun(NamedTuple):
     """A stack that has run forward.
 
     Args:
       layer: its layer, differentiated.
-      tape: what was kept of it.
+      kept: what was kept of it.
     """
 
     layer: Linearized
-    tape: _loop.Tape
+    kept: Kept
 
 
 class Tape(NamedTuple):
@@ -53,13 +62,13 @@ class Tape(NamedTuple):
     """
 
     program: ClosedJaxpr
-    steps: list[Segment | Loop]
+    steps: list[Segment | StackRun]
     results: list[Array]
 
     @property
-    def loops(self) -> list[Loop]:
+    def stacks(self) -> list[StackRun]:
         """The stacks, in order."""
-        return [step for step in self.steps if isinstance(step, Loop)]
+        return [step for step in self.steps if isinstance(step, StackRun)]
 
     @property
     def kept(self) -> list[Array]:
@@ -68,14 +77,16 @@ class Tape(NamedTuple):
             x
             for step in self.steps
             for x in jax.tree.leaves(
-                (step.tape.constant, step.tape.stored) if isinstance(step, Loop) else step.pull_back
+                (step.kept.constant, step.kept.stored)
+                if isinstance(step, StackRun)
+                else step.pull_back
             )
         ]
 
 
 def run_forward(
     program: ClosedJaxpr,
-    stacks: Sequence[Stack],
+    stacks: Sequence[StackedBlocks],
     params: Sequence[Array],
     block: Callable[[ClosedJaxpr], Block],
 ) -> Tape:
@@ -95,19 +106,19 @@ def run_forward(
         segment = _run_segment(program, equations, needed, values, active)
         steps += [segment] if segment.inputs else []
         if stack is not None:
-            inputs = _inputs(stack, partial(value_of, values), params)
+            inputs = _inputs(stack, partial(_value_of, values), params)
             moves = _inputs(stack, partial(_is_active, active), [True] * len(params))
             moves = moves._replace(carry=[is_inexact(x) for x in inputs.carry])
             layer = _loop.linearize(stack, block, inputs, moves)
-            results, tape = _loop.run_forward(layer, inputs)
+            results, kept = _loop.run_forward(layer, inputs)
             values |= zip(stack.loop.equation.outvars, results, strict=True)
-            steps.append(Loop(layer, tape))
-    return Tape(program, steps, [value_of(values, atom) for atom in jaxpr.outvars])
+            steps.append(StackRun(layer, kept))
+    return Tape(program, steps, [_value_of(values, atom) for atom in jaxpr.outvars])
 
 
 def run_plainly(
     program: ClosedJaxpr,
-    stacks: Sequence[Stack],
+    stacks: Sequence[StackedBlocks],
     params: Sequence[Array],
     block: Callable[[ClosedJaxpr], Block],
 ) -> list[Array]:
@@ -118,13 +129,15 @@ def run_plainly(
     for equations, stack, needed in _pieces(program, stacks):
         _run_segment(program, equations, needed, values, set())
         if stack is not None:
-            inputs = _inputs(stack, partial(value_of, values), params)
+            inputs = _inputs(stack, partial(_value_of, values), params)
             results = _loop.scan(stack, stack.block(block), inputs)
             values |= zip(stack.loop.equation.outvars, results, strict=True)
-    return [value_of(values, atom) for atom in jaxpr.outvars]
+    return [_value_of(values, atom) for atom in jaxpr.outvars]
 
 
-def run_backward(tape: Tape, back: Callable[[int, list[Array]], Inputs]) -> Callable[[Var], Any]:
+def run_backward(
+    tape: Tape, back: Callable[[int, list[Array]], LayerInputs]
+) -> Callable[[Var], Any]:
     """The gradient of the loss with respect to each parameter outside of the stacks.
 
     Args:
@@ -134,7 +147,7 @@ def run_backward(tape: Tape, back: Callable[[int, list[Array]], Inputs]) -> Call
     """
     loss = tape.program.jaxpr.outvars[0]
     found: Gradients = {} if isinstance(loss, Literal) else {loss: jnp.ones_like(tape.results[0])}
-    number = len(tape.loops)
+    number = len(tape.stacks)
     for step in reversed(tape.steps):
         if isinstance(step, Segment):
             (gradients,) = step.pull_back([_gradient(found, v) for v in step.outputs])
@@ -154,7 +167,9 @@ def run_backward(tape: Tape, back: Callable[[int, list[Array]], Inputs]) -> Call
     return lambda v: _gradient(found, v)
 
 
-def _pieces(program: ClosedJaxpr, stacks: Sequence[Stack]) -> list[tuple[list[Any], Any, set[Var]]]:
+def _pieces(
+    program: ClosedJaxpr, stacks: Sequence[StackedBlocks]
+) -> list[tuple[list[Any], Any, set[Var]]]:
     """The program as equations followed by a stack, and what is needed after those equations."""
     by_loop = {id(stack.loop.equation): stack for stack in stacks}
     dropped = {stack.loop.scanned[i] for stack in stacks for i in stack.casts}
@@ -172,7 +187,7 @@ def _pieces(program: ClosedJaxpr, stacks: Sequence[Stack]) -> list[tuple[list[An
 
 def _run_segment(
     program: ClosedJaxpr,
-    equations: list[Any],
+    equations: list[Equation],
     needed: set[Var],
     values: dict[Var, Any],
     active: set[Var],
@@ -203,21 +218,22 @@ def _run_segment(
 
 def _active(program: ClosedJaxpr) -> set[Var]:
     """The variables that have a gradient, since they follow from the parameters."""
-    active = {v for v in program.jaxpr.invars if is_inexact(v.aval)}
-    for equation in program.jaxpr.eqns:
-        if not active.isdisjoint(variables(equation.invars)):
-            active |= {v for v in equation.outvars if is_inexact(v.aval)}
-    return active
+    return followers(program, program.jaxpr.invars, lambda v: is_inexact(v.aval))
 
 
-def _is_active(active: set[Var], atom: Any) -> bool:
+def _is_active(active: set[Var], atom: Atom) -> bool:
     return isinstance(atom, Var) and atom in active
 
 
-def _inputs(stack: Stack, of: Callable[[Any], Any], params: Sequence[Any]) -> Inputs:
+def _value_of(values: Mapping[Var, Any], atom: Atom) -> Any:
+    # Python's numbers would be taken for weakly typed, which the carry of a loop must not be.
+    return values[atom] if isinstance(atom, Var) else jnp.asarray(atom.val, atom.aval.dtype)
+
+
+def _inputs(stack: StackedBlocks, of: Callable[[Any], Any], params: Sequence[Any]) -> LayerInputs:
     """Something about each input of a stack; about the parameters, by their positions."""
     loop, atoms = stack.loop, stack.loop.equation.invars
-    return Inputs(
+    return LayerInputs(
         [of(atom) for atom in atoms[: loop.constants]],
         [of(atom) for atom in atoms[loop.constants : loop.constants + loop.carry]],
         [params[j] for j in stack.parameters.values()],
