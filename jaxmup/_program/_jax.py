@@ -35,6 +35,7 @@ CALLED: Mapping[str, str] = types.MappingProxyType(
         "custom_partitioning": "call",
         "custom_vjp_call": "call_jaxpr",
         "custom_vmap_call": "call",
+        "eval_jaxpr": "call_jaxpr",
         "jit": "jaxpr",
         "linear_call": "callee",
         "pjit": "jaxpr",
@@ -43,7 +44,7 @@ CALLED: Mapping[str, str] = types.MappingProxyType(
     }
 )
 """The primitives that call a program once, with what they read, and which parameter holds it."""
-PLAIN_CALLS = frozenset({"call", "closed_call", "core_call", "jit", "pjit"})
+PLAIN_CALLS = frozenset({"call", "closed_call", "core_call", "eval_jaxpr", "jit", "pjit"})
 """The calls that are no more than that: their body can stand in their place."""
 CHECKPOINTS = frozenset({"checkpoint", "remat", "remat2"})
 """The calls that JAX computes a second time for the backward pass."""
