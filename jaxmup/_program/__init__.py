@@ -31,6 +31,7 @@ from jaxmup._program._jax import ClosedJaxpr as ClosedJaxpr
 from jaxmup._program._jax import Equation as Equation
 from jaxmup._program._jax import Jaxpr as Jaxpr
 from jaxmup._program._jax import Literal as Literal
+from jaxmup._program._jax import ShapedArray as ShapedArray
 from jaxmup._program._jax import Var as Var
 from jaxmup._program._jax import as_function as as_function
 from jaxmup._program._jax import bind as bind

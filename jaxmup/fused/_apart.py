@@ -1,7 +1,9 @@
-"""Whether a program keeps layers apart: each slice of its results follows from its own slices.
+"""A proof that a program keeps layers apart: each layer's results follow from its own inputs.
 
-Each variable that has an axis of layers is followed through the program. Other arrays must be the
-same for all layers, so that of each is known along which axes it is uniform.
+The program is interpreted over what is known of each value. One that has layers is known by the
+axis that they lie along, which is followed through every operation. Any other must be the same for
+all layers, or a layer would see how many others there are: of it are known the axes along which it
+is uniform, since a broadcast gives it an axis of layers later. What has no rule is refused.
 """
 
 import math
@@ -25,25 +27,25 @@ Rule = Callable[[Equation, list[Where], Shapes], Sequence[Where]]
 
 
 class MixesLayersError(ValueError):
-    """An equation mixes layers, or does what is not known to keep them apart."""
+    """An equation that mixes layers, or that is not known to keep them apart."""
 
 
 def axes_of_layers(program: ClosedJaxpr, inputs: Sequence[Where]) -> list[Where]:
-    """Where the axis of layers of each output is.
+    """The axis of layers of each output, or the axes along which it is uniform.
 
     Args:
-      program: traced.
-      inputs: the axis of layers of each input, or the axes along which it is uniform.
+      program: The traced program.
+      inputs: Axis of layers of each input, or the axes along which it is uniform.
 
     Raises:
-      MixesLayersError: naming the operation that mixes them.
+      MixesLayersError: naming the operation that mixes layers.
     """
 
     def step(equation: Equation, known: list[Where]) -> list[Where]:
         through = _through(equation, known, [atom.aval.shape for atom in equation.invars])
         return [w if isinstance(w, frozenset) else int(w) for w in through]  # NumPy's are no `int`
 
-    # Nothing is asked of the values of a constant, so nothing is known of where it is uniform.
+    # The values of an array that the program holds may differ along each axis.
     constants: list[Where] = [frozenset()] * len(program.consts)
     return interpret(program, inputs, step, literal=_everywhere, constants=constants)
 
@@ -55,6 +57,8 @@ def _through(equation: Equation, known: list[Where], shapes: Shapes) -> Sequence
         return [axis] * len(equation.outvars)
     if is_call(equation):
         return axes_of_layers(called(equation), known)
+    # Any operation on values that all layers share makes another such value. The few that have a
+    # rule for these too keep track of where they are uniform; else that is forgotten.
     if name not in _OF_SHARED and not any(isinstance(w, int) for w in known):
         return [frozenset() if v.aval.shape else _everywhere(v) for v in equation.outvars]
     rule = _RULES.get(name) or (_reduce if name.startswith(("reduce_", "arg")) else None)
@@ -64,6 +68,7 @@ def _through(equation: Equation, known: list[Where], shapes: Shapes) -> Sequence
 
 
 def _common(name: str, known: Sequence[Where], shapes: Sequence[tuple[int, ...]]) -> Where:
+    # Scalars go with everything, as `select_n` and `clamp` take them.
     arrays = [(w, shape) for w, shape in zip(known, shapes, strict=True) if shape]
     axes = {w for w, _ in arrays if isinstance(w, int)}
     if not axes:
@@ -86,6 +91,7 @@ def _broadcast(equation: Equation, known: list[Where], shapes: Shapes) -> list[W
     dims, shape = equation.params["broadcast_dimensions"], equation.params["shape"]
     if isinstance(known[0], int):
         return [dims[known[0]]]
+    # An axis is uniform if it is new, or stretched from length 1, or was uniform before.
     kept = {d for i, d in enumerate(dims) if i not in known[0] and shapes[0][i] == shape[d]}
     return [frozenset(range(len(shape))) - kept]
 
@@ -95,6 +101,7 @@ def _reshape(equation: Equation, known: list[Where], shapes: Shapes) -> list[Whe
     if not isinstance(known[0], int):
         return [_everywhere(equation.outvars[0]) if len(known[0]) == len(old) else frozenset()]
     axis = known[0]
+    # The axis is still one of its own if as many elements as before come in front of it.
     for i, size in enumerate(new):
         if size == old[axis] and math.prod(new[:i]) == math.prod(old[:axis]):
             return [i]
@@ -127,6 +134,8 @@ def _dot(equation: Equation, known: list[Where], shapes: Shapes) -> list[Where]:
         for side, axis in enumerate(known)
         if isinstance(axis, int) and axis in batch[side]
     }
+    # As a free axis of one operand, layers would meet all rows of the other; in a batch axis of
+    # both, a layer meets the same layer.
     both = all(isinstance(axis, int) for axis in known)
     if len(places) == 1 and both:
         return [places.pop()]
@@ -134,7 +143,7 @@ def _dot(equation: Equation, known: list[Where], shapes: Shapes) -> list[Where]:
 
 
 def _along(equation: Equation, known: list[Where], shapes: Shapes) -> list[Where]:
-    """What acts along one axis: a cumulative sum, a sort, a reversal, a join."""
+    """Operations along one axis: a cumulative sum, a sort, a reversal, a join."""
     params, axis = equation.params, _common(equation.primitive.name, known, shapes)
     acted = params.get("axis", params.get("dimension", params.get("dimensions")))
     if axis in (acted if isinstance(acted, tuple) else (acted,)):
@@ -154,7 +163,8 @@ def _repeat(equation: Equation, known: list[Where], shapes: Shapes) -> list[Wher
     """A `while` whose number of iterations is no layer's own."""
     loop = While(equation)
     of_test, of_body, carry = loop.split(known)
-    # Each round takes something from what is known of the carry, so this comes to an end.
+    # A value that starts as shared by all layers may have their axis after an iteration. Each round
+    # lets what is known of the carry go through one more, until it stays as it is.
     for _ in range(len(carry) + 1):
         found = axes_of_layers(loop.body, [*of_body, *carry])
         joined = [_joined(pair) for pair in zip(carry, found, strict=True)]
@@ -171,6 +181,7 @@ def _scan(equation: Equation, known: list[Where], shapes: Shapes) -> list[Where]
     if 0 in [w for w in scanned if isinstance(w, int)]:
         raise MixesLayersError("`scan` goes through the layers")
     slices = [_shifted(w, -1) for w in scanned]
+    # Until what is known of the carry stays as it is, as in `_repeat`.
     for _ in range(len(carry) + 1):
         found = axes_of_layers(loop.body, [*constants, *carry, *slices])
         joined = [_joined(pair) for pair in zip(carry, found[: loop.carry], strict=True)]

@@ -1,4 +1,9 @@
-"""A stack of blocks forward, and backward with a visit to each layer when its gradient is there."""
+"""A stack of blocks forward, and backward with a visit to each layer when its gradient is there.
+
+JAX's own transpose of a scan returns the gradients of all layers, stacked. To see each when it is
+there, and let go of it, the scan is differentiated here: one layer is linearized by `jax.vjp`, its
+residuals become outputs of a scan forward, and a scan in the other order runs the pullbacks.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -6,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import ArrayLike
 
 from jaxmup._program import (
     ClosedJaxpr,
@@ -16,6 +22,7 @@ from jaxmup._program import (
     trace,
     type_of,
 )
+from jaxmup._tree import Tree
 from jaxmup.fused._order import zero_after
 from jaxmup.fused._stack import Block, StackedBlocks
 
@@ -23,13 +30,13 @@ Arrays = dict[int, Array]
 
 
 class LayerInputs(NamedTuple):
-    """What a layer is given, or something about each of it; a tree of four lists.
+    """The inputs of a layer, or something about each of them; a tree of four lists.
 
     Args:
-      constants: what every layer sees.
-      carry: what the layer before hands over.
-      layer: its parameters.
-      others: its other inputs: random keys, statistics, outputs of another stack.
+      constants: Values that every layer sees.
+      carry: Values that the layer before hands over.
+      layer: Parameters of the layer.
+      others: Its other slices: random keys, statistics, outputs of another stack.
     """
 
     constants: list[Any]
@@ -42,12 +49,12 @@ class Linearized(NamedTuple):
     """A layer with what its backward pass needs.
 
     Args:
-      stack: the stack that it is of.
-      active: which inputs have a gradient, as `LayerInputs` of booleans.
-      program: from the leaves of `LayerInputs` to the layer's results and its residuals.
-      results: which results have a gradient.
-      structure: the tree that residuals are the leaves of: the layer's backward pass.
-      residuals: where each residual comes from in the backward pass.
+      stack: The stack that it is a layer of.
+      active: True for each input that has a gradient, as `LayerInputs` of booleans.
+      program: From the leaves of `LayerInputs` to the layer's results and its residuals.
+      results: True for each result that has a gradient.
+      structure: Tree structure whose leaves are the residuals: that of the pullback of `jax.vjp`.
+      residuals: Source of each residual in the backward pass.
     """
 
     stack: StackedBlocks
@@ -59,40 +66,55 @@ class Linearized(NamedTuple):
 
 
 class Residuals(NamedTuple):
-    """Where the residuals of a layer come from in the backward pass, as positions among them.
+    """The source of each residual of a layer in the backward pass, by its position among them.
 
-    Only what a layer computes from its carry, or draws at random, is stored: what follows from the
-    parameters is computed again from those, and what every layer shares is kept once.
+    Only what a layer computes from its carry, or draws at random, is stored for every layer.
+
+    Args:
+      constant: Residuals that all layers share, kept once.
+      of_parameters: Residuals that follow from the parameters, such as casts and transposes, and
+        are computed from those again.
+      forwarded: Residuals that are an input, with its position among `LayerInputs.others`.
+      stored: The rest, with its position among the arrays that are stored.
     """
 
     constant: list[int]
     of_parameters: list[int]
-    forwarded: dict[int, int]  # to the position of the input among `others`
-    stored: dict[int, int]  # to the position among what is stored
+    forwarded: dict[int, int]
+    stored: dict[int, int]
 
 
 class Visitor(NamedTuple):
-    """What happens to the layers of a stack in the backward pass; keys are those of its arrays.
+    """The treatment of each layer of a stack in the backward pass.
+
+    Arrays have keys. A layer changes some of them in `visit`, which sees its slices whole, and
+    others in `write`, which updates them in place.
 
     Args:
-      weights: keys of the parameters of the block, in the order of `LayerInputs.layer`.
-      visit: takes the gradients of a layer and its slices of all arrays, all with a leading axis of
-        length 1, to the new values of those in `later` and anything to collect.
-      later: keys of the arrays that are written an iteration after the visit.
-      write: takes the arrays, the gradients of a layer and its index to the arrays with what is not
-        for later, if there is any.
-      written: keys of the arrays that change in either way.
+      weights: Keys of the parameters of the block, in the order of `LayerInputs.layer`.
+      visit: Takes the gradients of a layer and its slices of all arrays, each with a leading axis
+        of length 1. Returns new slices of the arrays in `later`, and anything to collect.
+      later: Keys of the arrays whose new slices are written an iteration after the visit.
+      write: Takes all arrays, the gradients of a layer and its index. Returns the arrays, with that
+        layer of those that are not in `later` updated. `None` if `later` has them all.
+      written: Keys of the arrays that change, in either way.
     """
 
     weights: Sequence[int]
     visit: Callable[[Arrays, Arrays], tuple[Arrays, Any]]
     later: Sequence[int] = ()
-    write: Callable[[Arrays, Arrays, Any], Arrays] | None = None
+    write: Callable[[Arrays, Arrays, ArrayLike], Arrays] | None = None
     written: Sequence[int] = ()
 
 
 class Kept(NamedTuple):
-    """What the forward pass of a stack keeps for its backward pass."""
+    """The values that the forward pass of a stack keeps for its backward pass.
+
+    Args:
+      inputs: Inputs of the loop; `layer` and `others` with a leading axis of layers.
+      constant: Residuals that all layers share.
+      stored: Residuals of each layer, with a leading axis of layers.
+    """
 
     inputs: LayerInputs
     constant: list[Array]
@@ -108,10 +130,10 @@ def linearize(
     """Differentiates one layer of a stack.
 
     Args:
-      stack: the stack.
-      change: makes a function of the body of its loop; see `StackedBlocks.block`.
-      inputs: what the loop is given; `layer` and `others` with a leading axis of layers.
-      active: which of these have a gradient.
+      stack: The stack.
+      change: Makes a function of the body of its loop; see `StackedBlocks.block`.
+      inputs: Inputs of the loop; `layer` and `others` with a leading axis of layers.
+      active: True for each of these that has a gradient.
     """
     block = stack.block(change)
     found: dict[str, Any] = {}
@@ -127,6 +149,8 @@ def linearize(
             return _split(results, found["results"])
 
         smooth, pull_back, rest = jax.vjp(run, moving, has_aux=True)
+        # A pullback is a tree with the residuals as leaves: taken apart here, put together again
+        # in the backward pass.
         residuals, found["structure"] = jax.tree.flatten(pull_back)
         return _merge(smooth, rest, found["results"]), residuals
 
@@ -148,6 +172,7 @@ def scan(stack: StackedBlocks, block: Callable[..., Any], inputs: LayerInputs) -
 
 def run_forward(layer: Linearized, inputs: LayerInputs) -> tuple[list[Array], Kept]:
     """The results of the loop, and what its backward pass needs."""
+    # Of residuals that are one and the same value, the first is stored for all.
     loop, of, count = layer.stack.loop, layer.residuals, len(layer.results)
     first = {at: residual for residual, at in reversed(of.stored.items())}
     step = _partial(layer, [*range(count), *(count + first[at] for at in range(len(first)))])
@@ -169,26 +194,24 @@ def run_backward(
     """Runs back through the loop and visits each layer with the gradients of its parameters.
 
     What a visit returns is written into the stacks one iteration later, before the next layer is
-    read. Written in the iteration that reads them, XLA fuses the write with a second computation of
-    the new values from the old ones, and copies whole stacks at each layer.
+    read. Were it written in the iteration that reads the old values, XLA would fuse the write with
+    a second computation of the new values, and copy whole stacks at each layer.
 
     Args:
-      layer: of `linearize`.
-      kept: of `run_forward`; `kept.inputs.layer` is not read.
-      gradients: with respect to the results of the loop.
-      stacks: by key, each with a leading axis of layers.
-      visitor: what happens to the layers.
+      layer: Layer that `linearize` has differentiated.
+      kept: Values that `run_forward` has kept; `kept.inputs.layer` is not read.
+      gradients: Gradients with respect to the results of the loop.
+      stacks: Arrays by key, each with a leading axis of layers.
+      visitor: Treatment of each layer.
 
     Returns:
-      The gradients with respect to `LayerInputs` (`None` where there is none, and for the
-      parameters), the stacks that the visitor writes, what its visits gave to collect.
+      The gradients with respect to `LayerInputs`, with `None` where there is none and for the
+      parameters; the stacks that the visitor writes; what its visits have collected.
     """
-    loop, length = layer.stack.loop, layer.stack.loop.length
-    carry_smooth = layer.results[: loop.carry]
-    of_carry = [g for g, smooth in zip(gradients, carry_smooth, strict=False) if smooth]
-    outputs = zip(gradients[loop.carry :], layer.results[loop.carry :], strict=True)
-    of_outputs = [g for g, smooth in outputs if smooth]
-    indices = jnp.arange(length)
+    loop = layer.stack.loop
+    of_carry, _ = _split(gradients[: loop.carry], layer.results[: loop.carry])
+    of_outputs, _ = _split(gradients[loop.carry :], layer.results[loop.carry :])
+    indices = jnp.arange(loop.length)
     last = indices[0] if loop.is_reversed else indices[-1]
 
     def body(state: Any, slices: Any) -> tuple[Any, Any]:
@@ -204,35 +227,33 @@ def run_backward(
         of_layer = dict(zip(visitor.weights, (g[None] for g in moved.layer), strict=True))
         new, collected = visitor.visit(of_layer, here)
         if visitor.write is not None:
+            # The weights are read for the gradient of the carry, which so comes first.
             written = visitor.write(written, of_layer, index + zero_after(of_carry))
         return (of_carry, of_constants, written, new, index), (_present(moved.others), collected)
 
-    zeros = [
-        jnp.zeros_like(x)
-        for x, active in zip(kept.inputs.constants, layer.active.constants, strict=True)
-        if active
-    ]
+    moving, _ = _split(kept.inputs.constants, layer.active.constants)
     written = {key: stacks[key] for key in visitor.written}
+    # The first iteration writes the slices of its own layer, unchanged.
     pending = _read({key: stacks[key] for key in visitor.later}, last)
-    order = layer.stack.loop.order
-    order["reverse"] = not order["reverse"]
-    start = (of_carry, zeros, written, pending, last)
+    order = {**loop.order, "reverse": not loop.is_reversed}
+    start = (of_carry, [jnp.zeros_like(x) for x in moving], written, pending, last)
     slices = (indices, kept.stored, kept.inputs.others, of_outputs)
-    with jax.named_scope("transpose(blocks)"):  # as XLA's names of what JAX transposes itself
+    # `live_gradients` knows what is backward by this word, which JAX's own transposes have too.
+    with jax.named_scope("transpose(blocks)"):
         state, (of_others, collected) = lax.scan(body, start, slices, **order)
     of_carry, of_constants, *unwritten = state
-    constants, carry, layers, others = layer.active
+    active = layer.active
     found = LayerInputs(
-        _fill(of_constants, constants),
-        _fill(of_carry, carry),
-        [None] * len(layers),
-        _fill(of_others, others),
+        _fill(of_constants, active.constants),
+        _fill(of_carry, active.carry),
+        [None] * len(active.layer),
+        _fill(of_others, active.others),
     )
     return found, _write(*unwritten), collected
 
 
 def one_layer(inputs: LayerInputs) -> LayerInputs:
-    """The types of what one layer is given."""
+    """The types of the inputs of one layer."""
     return LayerInputs(
         [type_of(x) for x in inputs.constants],
         [type_of(x) for x in inputs.carry],
@@ -241,13 +262,14 @@ def one_layer(inputs: LayerInputs) -> LayerInputs:
     )
 
 
-def squeezed(layer: Any) -> Any:
+def squeezed(layer: Tree) -> Tree:
     """Arrays without their leading axis of length 1."""
     return jax.tree.map(lambda x: x.reshape(x.shape[1:]), layer)
 
 
 def _residuals(program: ClosedJaxpr, results: int, inputs: LayerInputs) -> Residuals:
     jaxpr = program.jaxpr
+    # Label each leaf with its group; a residual's labels say what it must be computed from.
     groups = [name for name, group in inputs._asdict().items() for _ in group]
     others = {v: i for i, v in enumerate(jaxpr.invars[len(groups) - len(inputs.others) :])}
     reads = dependencies(program, groups)[results:]
@@ -278,7 +300,12 @@ def _pull_back(
 
 
 def _partial(layer: Linearized, outputs: list[int]) -> Callable[[LayerInputs], list[Any]]:
-    """Some outputs of the layer's program; of inputs, only the groups that they need count."""
+    """Some outputs of the layer's program, as a function of `LayerInputs`.
+
+    Groups that these outputs do not need may be empty.
+    """
+    # Each call compiles to no more than the wanted outputs need. `part` has them in the order of
+    # the program, whatever the order in which they are asked for.
     program, used = part(layer.program, outputs)
     order = sorted(outputs)
     run, sizes = as_function(program), [len(group) for group in layer.active]
@@ -295,22 +322,22 @@ def _partial(layer: Linearized, outputs: list[int]) -> Callable[[LayerInputs], l
     return call
 
 
-def _read(stacks: Any, index: Any) -> Any:
+def _read(stacks: Arrays, index: ArrayLike) -> Arrays:
     return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, index, 1), stacks)
 
 
-def _write(stacks: Arrays, values: Arrays, index: Any) -> Arrays:
+def _write(stacks: Arrays, values: Arrays, index: ArrayLike) -> Arrays:
     put = lax.dynamic_update_slice_in_dim
     return stacks | {key: put(stacks[key], x, index, 0) for key, x in values.items()}
 
 
-def _split(leaves: Sequence[Any], chosen: Any) -> tuple[list[Any], list[Any]]:
+def _split(leaves: Sequence[Any], chosen: Tree) -> tuple[list[Any], list[Any]]:
     flags = jax.tree.leaves(chosen)
     pairs = list(zip(leaves, flags, strict=True))
     return [x for x, flag in pairs if flag], [x for x, flag in pairs if not flag]
 
 
-def _merge(moving: Sequence[Any], fixed: Sequence[Any], chosen: Any) -> list[Any]:
+def _merge(moving: Sequence[Any], fixed: Sequence[Any], chosen: Tree) -> list[Any]:
     first, second = iter(moving), iter(fixed)
     return [next(first) if flag else next(second) for flag in jax.tree.leaves(chosen)]
 

@@ -1,4 +1,4 @@
-"""The stacks of a model: which of its loops run over stacked parameters."""
+"""The stacks of a model: its loops that run over stacked parameters."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from jaxmup._program import (
     Atom,
@@ -25,12 +26,12 @@ Block = Callable[..., list[Any]]  # (*constants, *carry, *per-layer inputs) to (
 
 
 class StackedBlocks(NamedTuple):
-    """A loop, and which of its scanned inputs are parameters that it alone uses.
+    """A loop whose scanned inputs are in part parameters that it alone uses.
 
     Args:
-      loop: the loop.
-      parameters: position in the parameters of each such input, by its position in `loop.scanned`.
-      casts: dtype that the loop sees it in, if it is cast before the loop.
+      loop: The loop.
+      parameters: Position in the parameters of each such input, by its position in `loop.scanned`.
+      casts: Dtype that the loop sees such an input in, for those that are cast before the loop.
     """
 
     loop: Loop
@@ -41,8 +42,11 @@ class StackedBlocks(NamedTuple):
         """One layer, `(constants, carry, parameters, others)` to `(carry, outputs)`, all lists."""
         body, carried = change(self.loop.body), self.loop.carry
 
-        def run(constants: Any, carry: Any, layer: Any, others: Any) -> tuple[Any, Any]:
+        def run(
+            constants: list[Any], carry: list[Any], layer: list[Array], others: list[Any]
+        ) -> tuple[list[Any], list[Any]]:
             slices, rest = dict(zip(self.parameters, layer, strict=True)), iter(others)
+            # Cast here, one layer at a time, the stack is never there in both dtypes.
             slices = {i: w.astype(self.casts.get(i, w.dtype)) for i, w in slices.items()}
             inputs = [slices[i] if i in slices else next(rest) for i in self._positions]
             results = body(*constants, *carry, *inputs)
@@ -72,15 +76,16 @@ def stored(body: ClosedJaxpr) -> Block:
 
 def rematerialized(body: ClosedJaxpr) -> Block:
     """The block inside one `jax.checkpoint` that stores nothing but its inputs."""
-    # Forward and backward are loops of their own, whose equal parts XLA cannot unite.
+    # Forward and backward are loops of their own, whose equal parts XLA cannot unite; so nothing
+    # has to keep it from doing so, which would cost time.
     return jax.checkpoint(stored(body), prevent_cse=False)  # type: ignore[return-value]
 
 
 def find_stacks(program: ClosedJaxpr, names: Sequence[str]) -> list[StackedBlocks]:
     """The stacks of a traced loss whose inputs are parameters of these names.
 
-    A parameter that is also used elsewhere is left out, with a warning: its gradient is not
-    finished when the loop runs back.
+    A parameter that is also used elsewhere is left out, with a warning: when the loop runs back,
+    its gradient has not got the other part yet.
 
     Raises:
       ValueError: if no loop runs over a parameter.
@@ -95,6 +100,7 @@ def find_stacks(program: ClosedJaxpr, names: Sequence[str]) -> list[StackedBlock
             source = casts.get(atom, atom) if isinstance(atom, Var) else atom
             if isinstance(source, Literal) or source not in position:
                 continue
+            # A cast that only the loop reads counts as the loop's own use of the parameter.
             if uses[source] > 1 or uses[atom] > 1:
                 shared.append(position[source])
                 continue

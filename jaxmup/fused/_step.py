@@ -18,7 +18,7 @@ from jaxmup._tree import leaves_by_path, listed
 from jaxmup.fused import _loop, _tape
 from jaxmup.fused._clip import GlobalNormClip, squared_norm
 from jaxmup.fused._loop import Arrays, LayerInputs, Visitor
-from jaxmup.fused._optimizer import LayerUpdate, Part, Share, Training, Update, divide
+from jaxmup.fused._optimizer import LayerUpdate, Optimized, Part, Share, Update, divide
 from jaxmup.fused._rows import update_rows
 from jaxmup.fused._stack import Block, as_written, find_stacks
 from jaxmup.fused._tape import Tape
@@ -55,7 +55,7 @@ class Step:
         program, result = self.traced(params, *args, **kwargs)
         stacks = find_stacks(program, list(leaves_by_path(params)))
         positions = [list(stack.parameters.values()) for stack in stacks]
-        update = divide(Training(self.tx, params, state, positions), _size(self.update_size))
+        update = divide(Optimized(self.tx, params, state, positions), _size(self.update_size))
         leaves = jax.tree.leaves(params)
         tape = _tape.run_forward(program, stacks, leaves, self.block)
         factor = None

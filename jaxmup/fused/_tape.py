@@ -1,6 +1,10 @@
-"""A traced loss forward and backward, with its stacks of blocks in the hands of `_loop`."""
+"""A traced loss forward and backward, with its stacks of blocks in the hands of `_loop`.
 
-from collections.abc import Callable, Mapping, Sequence
+The program is cut at its stacks. What lies between two of them is a segment, which `jax.vjp`
+differentiates as one function; a gradient is finished when everything behind it has run back.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,12 +31,12 @@ Gradients = dict[Var, Array]
 
 
 class Segment(NamedTuple):
-    """What lies between two stacks.
+    """The equations between two stacks, differentiated.
 
     Args:
-      inputs: the variables that it has gradients for.
-      outputs: the variables whose gradients it needs.
-      pull_back: from these gradients to those.
+      inputs: Variables that it has gradients for.
+      outputs: Variables whose gradients it needs.
+      pull_back: From the gradients of the outputs to those of the inputs.
     """
 
     inputs: list[Var]
@@ -44,8 +48,8 @@ class StackRun(NamedTuple):
     """A stack that has run forward.
 
     Args:
-      layer: its layer, differentiated.
-      kept: what was kept of it.
+      layer: One layer, differentiated.
+      kept: Values that the forward pass has kept.
     """
 
     layer: Linearized
@@ -56,9 +60,9 @@ class Tape(NamedTuple):
     """A loss that has run forward.
 
     Args:
-      program: the traced loss.
-      steps: what was done, in order.
-      results: the values of the outputs of the program, the loss first.
+      program: The traced loss.
+      steps: Segments and stacks, in the order in which they ran.
+      results: Values of the outputs of the program, the loss first.
     """
 
     program: ClosedJaxpr
@@ -72,7 +76,7 @@ class Tape(NamedTuple):
 
     @property
     def kept(self) -> list[Array]:
-        """What the forward pass keeps for the backward pass, parameters among it."""
+        """The arrays that are kept for the backward pass, parameters among them."""
         return [
             x
             for step in self.steps
@@ -107,6 +111,8 @@ def run_forward(
         steps += [segment] if segment.inputs else []
         if stack is not None:
             inputs = _inputs(stack, partial(_value_of, values), params)
+            # What every layer adds to has a gradient from the first layer on, though it starts as
+            # a constant.
             moves = _inputs(stack, partial(_is_active, active), [True] * len(params))
             moves = moves._replace(carry=[is_inexact(x) for x in inputs.carry])
             layer = _loop.linearize(stack, block, inputs, moves)
@@ -171,6 +177,8 @@ def _pieces(
     program: ClosedJaxpr, stacks: Sequence[StackedBlocks]
 ) -> list[tuple[list[Any], Any, set[Var]]]:
     """The program as equations followed by a stack, and what is needed after those equations."""
+    # Backwards, since what is needed after an equation is known only from there on. The casts of
+    # stacked parameters are left out: the block casts its own layer, and no whole stack is cast.
     by_loop = {id(stack.loop.equation): stack for stack in stacks}
     dropped = {stack.loop.scanned[i] for stack in stacks for i in stack.casts}
     needed = {atom for atom in program.jaxpr.outvars if isinstance(atom, Var)}
@@ -192,7 +200,7 @@ def _run_segment(
     values: dict[Var, Any],
     active: set[Var],
 ) -> Segment:
-    made = {v: None for equation in equations for v in equation.outvars}
+    made = {v: None for equation in equations for v in equation.outvars}  # in order
     inputs = [v for eqn in equations for v in variables(eqn.invars) if v not in made]
     inputs = list(dict.fromkeys(inputs))
     outputs = [v for v in made if v in needed]
@@ -207,6 +215,7 @@ def _run_segment(
         return results[: len(smooth)], results[len(smooth) :]
 
     before = [values[v] for v in moving]
+    # Integers and what follows from no parameter have no gradient, and `jax.vjp` takes neither.
     if not (moving and smooth):
         first, second = function(before)
         values |= zip([*smooth, *rest], [*first, *second], strict=True)
@@ -217,7 +226,7 @@ def _run_segment(
 
 
 def _active(program: ClosedJaxpr) -> set[Var]:
-    """The variables that have a gradient, since they follow from the parameters."""
+    """The variables that have a gradient: real ones that follow from the parameters."""
     return followers(program, program.jaxpr.invars, lambda v: is_inexact(v.aval))
 
 
@@ -241,10 +250,10 @@ def _inputs(stack: StackedBlocks, of: Callable[[Any], Any], params: Sequence[Any
     )
 
 
-def _gradient(found: Gradients, v: Any) -> Array:
+def _gradient(found: Gradients, v: Var) -> Array:
     return found[v] if v in found else jnp.zeros_like(v.aval)
 
 
-def _add(found: Gradients, pairs: Any) -> None:
+def _add(found: Gradients, pairs: Iterable[tuple[Var, Array]]) -> None:
     for v, gradient in pairs:
         found[v] = found[v] + gradient if v in found else gradient
