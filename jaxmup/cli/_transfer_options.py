@@ -5,7 +5,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from jaxmup._rules import ParametrizationName
+from jaxmup._parametrization import ParametrizationName
 from jaxmup.transfer import OptimizerName, SearchName
 
 Widths = Annotated[

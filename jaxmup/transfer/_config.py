@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from jaxmup import _check
 from jaxmup._families import FamilyName
-from jaxmup._rules import ParametrizationName
+from jaxmup._parametrization import ParametrizationName
 
 OptimizerName = Literal["adam", "adamw", "amsgrad", "sgd"]
 SearchName = Literal["grid", "random", "halving"]
