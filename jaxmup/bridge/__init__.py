@@ -13,6 +13,7 @@
 from jaxmup.bridge._abcd import AbcdLayer as AbcdLayer
 from jaxmup.bridge._abcd import abcd_multipliers as abcd_multipliers
 from jaxmup.bridge._abcd import to_abcd as to_abcd
+from jaxmup.bridge._base_shapes import read_base_shapes as read_base_shapes
 from jaxmup.bridge._convert import from_torch as from_torch
 from jaxmup.bridge._convert import plan as plan
 from jaxmup.bridge._convert import to_torch as to_torch
@@ -22,7 +23,6 @@ from jaxmup.bridge._layouts import Layout as Layout
 from jaxmup.bridge._mup import MupParameter as MupParameter
 from jaxmup.bridge._mup import from_mup as from_mup
 from jaxmup.bridge._mup import mup_parameters as mup_parameters
-from jaxmup.bridge._mup import read_base_shapes as read_base_shapes
 from jaxmup.bridge._optimizer import optimizer_from_torch as optimizer_from_torch
 from jaxmup.bridge._optimizer import optimizer_to_torch as optimizer_to_torch
 from jaxmup.bridge._optimizer import parameter_groups as parameter_groups

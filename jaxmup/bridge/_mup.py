@@ -7,20 +7,18 @@ checkpoint holds. So it takes the base shapes, a `.bsh` file, to know what a run
 import dataclasses
 import math
 import os
-import re
-from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from jaxmup._spec import Role
 from jaxmup._tree import listed
 from jaxmup.bridge import _sources, _target
+from jaxmup.bridge._base_shapes import BaseShape, read_base_shapes
 from jaxmup.bridge._convert import StateDict, from_torch, plan_of
 from jaxmup.bridge._layouts import Shape
 from jaxmup.bridge._pairs import Pairs
 from jaxmup.bridge._plan import Entry, Place, Plan
 
-BaseShape = tuple[int | None, ...]
 BaseShapes = Mapping[str, BaseShape] | str | os.PathLike[str]
 
 
@@ -48,59 +46,6 @@ class MupParameter:
     adam_weight_decay: float
     sgd_lr: float
     sgd_weight_decay: float
-
-
-def read_base_shapes(path: str | os.PathLike[str]) -> dict[str, BaseShape]:
-    r"""Reads a `.bsh` file, as `mup.save_base_shapes` writes it: the base shape of each tensor.
-
-    It is YAML; no more of it is understood than such files have.
-
-    Raises:
-      OSError: if it cannot be read.
-      ValueError: naming file and line, if it holds anything else.
-
-    Example:
-      >>> import tempfile
-      >>> path = Path(tempfile.mkdtemp(), "model.bsh")
-      >>> _ = path.write_text("# a comment\nfc.weight:\n- 64\n- null\nscale: []\n")
-      >>> read_base_shapes(path)
-      {'fc.weight': (64, None), 'scale': ()}
-    """
-    shapes: dict[str, list[int | None]] = {}
-    scalars: set[str] = set()
-    for number, line in _lines(path):
-        key, size = _KEY.fullmatch(line), _SIZE.fullmatch(line)
-        last = next(reversed(shapes), None)
-        if key and (name := key["quoted"] or key["name"]) not in shapes:
-            shapes[name] = []
-            scalars |= {name} if key["scalar"] else set()
-        elif size and last is not None and last not in scalars:
-            shapes[last].append(None if size[1] == "null" else int(size[1]))
-        else:
-            raise ValueError(
-                f"{path}, line {number}: a file of base shapes has each name once, and below it "
-                f"the sizes, such as '- 64' or '- null'. Got {line!r}."
-            )
-    if empty := [name for name, sizes in shapes.items() if not sizes and name not in scalars]:
-        raise ValueError(f"{path}: a base shape must have sizes, or be []. None have {empty}.")
-    return {name: tuple(sizes) for name, sizes in shapes.items()}
-
-
-_KEY = re.compile(r"(?:'(?P<quoted>[^']+)'|(?P<name>(?!\d+:)[\w.\-]+)):(?P<scalar> \[\])?")
-_SIZE = re.compile(r" *- (null|[1-9]\d{0,17})")
-
-
-def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
-    """The lines that say something, with their numbers."""
-    try:
-        text = Path(path).read_text()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be a file of base shapes, which is text. {error}") from None
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.isprintable():
-            raise ValueError(f"{path}, line {number}: base shapes are plain text. Got {line!r}.")
-        if line.strip() and not line.startswith("#"):
-            yield number, line
 
 
 def mup_parameters(
