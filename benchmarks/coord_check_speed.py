@@ -143,15 +143,17 @@ def records_side(args: argparse.Namespace) -> dict[str, float]:
     import jax.numpy as jnp
     import optax
 
+    from jaxmup._model import Model
     from jaxmup.coord_check import _check, _measure, _subject
 
     batch = tokens(args).astype("int32")
     data = batch[:, :-1], batch[:, 1:]
     seeds = jnp.arange(args.seeds, dtype=jnp.uint32)
-    family = _subject.Family(make_gpt(args), tuple(args.widths), data[0])
+    model = Model(make_gpt(args), inputs=data[0])
+    data, static, _ = _check._batches(data, args.steps)
     sides: dict[str, list[Any]] = {"recorded": [], "plain": []}
     compiling = {"recorded": 0.0, "plain": 0.0}
-    for subject in family.subjects():
+    for subject in _subject.subjects(model, args.widths, static):
         tx = adam(subject.scalings)
         training = _measure.Training(
             tx, _check.default_loss, args.steps, tuple(range(args.seeds)), True

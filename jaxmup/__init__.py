@@ -23,10 +23,10 @@ from jaxmup._families import Family as Family
 from jaxmup._families import shampoo as shampoo
 from jaxmup._lint import Finding as Finding
 from jaxmup._lint import lint as lint
+from jaxmup._parametrization import ABCD as ABCD
+from jaxmup._parametrization import Parametrization as Parametrization
+from jaxmup._parametrization import parametrization as parametrization
 from jaxmup._power import Power as Power
-from jaxmup._rules import ABCD as ABCD
-from jaxmup._rules import Parametrization as Parametrization
-from jaxmup._rules import parametrization as parametrization
 from jaxmup._scaling import Scaling as Scaling
 from jaxmup._spec import Axis as Axis
 from jaxmup._spec import ParamSpec as ParamSpec

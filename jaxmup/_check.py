@@ -1,7 +1,7 @@
 """One way to refuse: what is concrete is checked where it comes in, what is traced passes.
 
-Concrete is whatever has a value now: numbers of Python and NumPy, and arrays of rank 0. A tracer has
-none, so nothing is asked of it.
+Concrete is whatever has a value now: numbers of Python and NumPy, and arrays of rank 0. A tracer
+has none, so nothing is asked of it.
 """
 
 import math

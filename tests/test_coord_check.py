@@ -18,6 +18,7 @@ from plain_models import MODELS
 
 import jaxmup
 from jaxmup import Axis, ParamSpec, cli
+from jaxmup._model import Model
 from jaxmup.coord_check import (
     Expected,
     Slope,
@@ -28,13 +29,13 @@ from jaxmup.coord_check import (
     tag,
     write_record,
 )
-from jaxmup.coord_check._check import _of_layers, default_loss
+from jaxmup.coord_check._check import _batches, _of_layers, default_loss
 from jaxmup.coord_check._expected import Theory
 from jaxmup.coord_check._measure import Training, _run
 from jaxmup.coord_check._modules import tag_nnx, tagging_linen
 from jaxmup.coord_check._sizes import Measured, Sums
 from jaxmup.coord_check._slopes import fit
-from jaxmup.coord_check._subject import Family
+from jaxmup.coord_check._subject import subjects
 from jaxmup.coord_check._tags import collecting
 from jaxmup.coord_check._verdict import judge, verdict
 from jaxmup.models.gpt import GPT
@@ -66,9 +67,9 @@ def adamw(scalings):
     return jaxmup.optim.adamw(2**-6, scalings, weight_decay=0.1)
 
 
-def check(optimizer=adamw, make_model=make_model, **options):
+def check(make_tx=adamw, make_model=make_model, **options):
     options = {"apply": apply, "rules": RULES, **options}
-    return coord_check(make_model, WIDTHS, DATA, optimizer, **options)
+    return coord_check(make_model, WIDTHS, DATA, make_tx, **options)
 
 
 @pytest.fixture(scope="module")
@@ -208,10 +209,14 @@ def test_weights_and_their_changes_are_effective_ones_in_any_gauge():
 
 def test_seeds_run_together_as_one_by_one():
     """Accelerators run them together."""
-    subject = Family(make_model, (8, 16), DATA[0], None, apply, RULES).subjects()[0]
+    (arrays, targets), static, _ = _batches(DATA, 2)
+    model = Model(make_model, inputs=DATA[0], apply=apply)
+    subject = subjects(model, (8, 16), static, rules=RULES)[0]
     training = Training(optax.sgd(0.1), default_loss, 2, (0, 1), repeated=True)
     runs = [
-        jax.jit(partial(_run, subject, training, together))(jnp.arange(2, dtype=jnp.uint32), DATA)
+        jax.jit(partial(_run, subject, training, together))(
+            jnp.arange(2, dtype=jnp.uint32), (arrays, targets)
+        )
         for together in (False, True)
     ]
     one_by_one, together = (run.unpacked()[0] for run in runs)
@@ -531,7 +536,7 @@ BAD = {
     "one width": ({"sizes": (64,)}, "at least two different"),
     "a width twice": ({"sizes": (64, 64)}, "at least two different"),
     "ignores the width": ({"make_model": ignores}, r"(?s)must use the size.*first \(6, 16\)"),
-    "raises": ({"make_model": breaks}, "For 32 it raised KeyError: 'no such width'"),
+    "raises": ({"make_model": breaks}, "`size` = 32. It raised KeyError: 'no such width'"),
     "another type": ({"make_model": lambda width: "model"}, "Got 'model' for size 32"),
     "no apply": ({"apply": None}, "`apply` must be given"),
     "data run out": ({"data": iter([DATA] * 3)}, "4 steps. It ran out after 3"),
@@ -550,7 +555,7 @@ BAD = {
 @pytest.mark.parametrize(("changed", "message"), cases(BAD))
 def test_bad_input_is_refused_before_anything_is_trained(changed, message):
     arguments = {
-        "make_model": make_model, "sizes": WIDTHS, "data": DATA, "optimizer": adamw,
+        "make_model": make_model, "sizes": WIDTHS, "data": DATA, "make_tx": adamw,
         "apply": apply, "rules": RULES,
     }  # fmt: skip
     with pytest.raises((TypeError, ValueError), match=message):
@@ -574,7 +579,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     command = ["coord-check", "coord_user:make_model", "--data", "coord_user:make_batch"]
-    sizes = ["--widths", "16,64", "--steps", "2", "--seeds", "2", "--out", "out"]
+    sizes = ["--sizes", "16,64", "--steps", "2", "--seeds", "2", "--out", "out"]
     assert cli.run([*command, *sizes]) == 1  # two seeds are not enough
     printed = capsys.readouterr().out
     assert "not enough seeds" in printed
@@ -582,8 +587,8 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "out" / "coord_check.png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "file").touch()
     bad = {
-        ("--widths", "16"): "at least two",
-        ("--widths", "a"): "integers with commas",
+        ("--sizes", "16"): "at least two",
+        ("--sizes", "a"): "integers with commas",
         ("--out", "file"): "--out",
         ("--optimizer", "adagrad"): "'adagrad'",
         ("--data", "coord_user:nothing"): "has no 'nothing'",

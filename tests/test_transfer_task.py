@@ -1,7 +1,6 @@
 """Transfer of any model, on any data, over any hyper-parameter."""
 
 import dataclasses
-import functools
 import itertools
 import math
 
@@ -15,6 +14,7 @@ from helpers import require_close
 
 import jaxmup
 from jaxmup import transfer
+from jaxmup._model import Parts
 from jaxmup.transfer import _network, _search, _task, _train
 from jaxmup.transfer._models import classification, images, language_model
 from jaxmup.transfer._search import Cell
@@ -129,7 +129,7 @@ def test_a_plain_model_is_trained_as_by_infer_and_rescale():
         (plain_linen, {}),
         (layers_linen, {}),
         (with_noise, {}),
-        (as_tree, {"loss": tree_loss, "rules": {"*": ("input", "output")}}),
+        (as_tree, {"loss_fn": tree_loss, "rules": {"*": ("input", "output")}}),
     ],
 )
 def test_every_kind_of_model_learns(make_model, extra):
@@ -143,7 +143,7 @@ def test_every_kind_of_model_learns(make_model, extra):
 def test_state_that_is_no_parameter_goes_on_from_step_to_step():
     network = _network.network(task(with_noise), CONFIG, Cell("mup", 16))
     params, rest = network.draw(jax.random.key(0))
-    model, left = network.join(params, rest)
+    model, left = network.instance.bind(Parts(params, rest))
     model(EVALUATION[0])
     before, after = (
         jax.tree.leaves(nnx.to_pure_dict(rest)),
@@ -166,7 +166,7 @@ def test_the_models_that_have_a_name():
     }
     for name, (of, size, shape) in cases.items():
         config = dataclasses.replace(CONFIG, model=name, depth=1)
-        assert _network.network(of, config, Cell("mup", 8)).size == size
+        assert _network.network(of, config, Cell("mup", 8)).num_parameters == size
         batches = _task.run_batches(of.batches, 0, 3, {"batch_size": 4})
         assert batches[0].shape == shape
         assert batches[1].shape == (shape if name == "gpt" else shape[:2])
@@ -283,7 +283,7 @@ def raising(width: int, rngs):
     ("make_model", "message"),
     [
         (lambda width, rngs: plain_nnx(8, rngs), "larger|grow|differ"),
-        (raising, "width 8. It raised RuntimeError: no memory for 8"),
+        (raising, "`width` = 8. It raised RuntimeError: no memory for 8"),
         (lambda width: "model", "must return an NNX module, a Linen module or a tree of arrays"),
         (lambda width: None, "must return an NNX module, a Linen module or a tree of arrays"),
         (lambda width, parametrization: jaxmup.linen.Dense(8), "larger model for a larger width"),
@@ -365,14 +365,3 @@ def test_cross_entropy_is_that_of_optax():
     inputs, labels = EVALUATION
     expected = optax.losses.safe_softmax_cross_entropy(inputs, jax.nn.one_hot(labels, 5)).mean()
     require_close(transfer.cross_entropy(lambda x: x, (inputs, labels)), expected, *RUN)
-
-
-class Asking(nnx.Module):
-    def __init__(self, width, depth, parametrization="mup"): ...
-
-
-def test_a_function_is_asked_what_it_has_not_been_given():
-    offered = {"depth": 1, "parametrization": "sp", "base_width": 8}
-    asked = {"depth": 1, "parametrization": "sp"}
-    assert _task.asked_for(Asking, offered) == asked
-    assert _task.asked_for(functools.partial(Asking, parametrization="tp"), offered) == {"depth": 1}

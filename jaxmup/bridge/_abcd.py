@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from jaxmup import _check, _scaling
-from jaxmup._rules import Parametrization, parametrization
+from jaxmup._parametrization import Parametrization, parametrization
 from jaxmup._scaling import Scaling
 from jaxmup._spec import Axis, ParamSpec
 from jaxmup._tree import Specs, Tree, listed, resolve

@@ -10,7 +10,7 @@ from flax import nnx
 
 from jaxmup import _check
 from jaxmup._parameter import gauge_move
-from jaxmup._rules import Parametrization
+from jaxmup._parametrization import Parametrization
 from jaxmup._tree import Specs, Tree, listed
 from jaxmup.bridge import _safetensors
 from jaxmup.bridge._convert import converted, plan_of, reverted

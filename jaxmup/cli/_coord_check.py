@@ -1,6 +1,7 @@
 """The command `jaxmup coord-check`."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -32,7 +33,7 @@ def coord_check(
         ),
     ],
     sizes: Annotated[
-        str, typer.Option("--widths", "--sizes", help="Of the models, with commas between.")
+        str, typer.Option(help="Of the models, with commas between.")
     ] = "64,128,256,512",
     over: Annotated[Literal["width", "depth"], typer.Option(help="What the sizes are.")] = "width",
     loss: Annotated[
@@ -53,19 +54,20 @@ def coord_check(
         str,
         typer.Option(
             metavar="NAME",
-            help="adam, adamw, amsgrad or sgd; or MODULE:FUNCTION, a function of the scalings that "
-            "returns an optax transform.",
+            help="adam, adamw, amsgrad or sgd; with `--make-tx`, the one that it makes.",
         ),
     ] = "adam",
+    make_tx: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="A function of the scalings that returns an optax transform.",
+            show_default="that of the optimizer",
+        ),
+    ] = None,
     learning_rate: Annotated[float, typer.Option(help="The base model's.")] = 2**-7,
     weight_decay: Annotated[float | None, typer.Option(help="Of a named optimizer.")] = None,
     parametrization: ParametrizationName = "mup",
-    family: Annotated[
-        str | None,
-        typer.Option(
-            help="The optimizer family.", metavar="NAME", show_default="that of the optimizer"
-        ),
-    ] = None,
     gauge: Annotated[
         str | None,
         typer.Option(help="How weights are stored.", metavar="NAME", show_default="a fitting one"),
@@ -90,22 +92,19 @@ def coord_check(
     from jaxmup.plots import coord_check_figure, png
 
     make_model = function(model, "MODULE:FUNCTION")
-    functions: dict[str, Any] = {
-        name: None if reference is None else function(reference, f"--{name}")
-        for name, reference in (("loss", loss), ("apply", apply))
-    }
+    functions = {"loss_fn": _function(loss, "--loss"), "apply": _function(apply, "--apply")}
     numbers = _sizes(sizes)
     _require_writable(out)
     with bad_input(ValueError, TypeError):
-        make_optimizer = _optimizer(optimizer, learning_rate, weight_decay)
-        rule = _rule(parametrization, family or _family(optimizer), gauge, depth_alpha)
+        make = _make_tx(make_tx, optimizer, learning_rate, weight_decay)
+        checked = _parametrization(parametrization, optimizer, gauge, depth_alpha)
         batches = _data(data)
         check = coord_check(
             make_model,
             numbers,
             batches,
-            make_optimizer,
-            parametrization=rule,
+            make,
+            parametrization=checked,
             over=over,
             seeds=seeds,
             steps=steps,
@@ -124,8 +123,12 @@ def _sizes(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise BadInputError(
-            f"`--widths` must be integers with commas between. Got {text!r}. Try 64,128,256."
+            f"`--sizes` must be integers with commas between. Got {text!r}. Try 64,128,256."
         ) from error
+
+
+def _function(reference: str | None, option: str) -> Callable[..., Any] | None:
+    return None if reference is None else function(reference, option)
 
 
 def _require_writable(folder: Path) -> None:
@@ -143,32 +146,31 @@ def _data(reference: str) -> Any:
         raise failed("The data could not be made", error) from error
 
 
-def _family(optimizer: str) -> str:
-    return "adam" if ":" in optimizer else optimizer
-
-
-def _optimizer(name: str, learning_rate: float, weight_decay: float | None) -> Any:
+def _make_tx(
+    reference: str | None, optimizer: str, learning_rate: float, weight_decay: float | None
+) -> Any:
     import jaxmup
 
-    if ":" in name:
-        return function(name, "--optimizer")
-    if name not in ("adam", "adamw", "amsgrad", "sgd"):
+    if reference is not None:
+        return function(reference, "--make-tx")
+    if optimizer not in ("adam", "adamw", "amsgrad", "sgd"):
         raise BadInputError(
-            f"`--optimizer` must be adam, adamw, amsgrad, sgd, or MODULE:FUNCTION. Got {name!r}."
+            f"`--optimizer` must be adam, adamw, amsgrad or sgd without `--make-tx`. "
+            f"Got {optimizer!r}."
         )
-    make = getattr(jaxmup.optim, name)
+    make = getattr(jaxmup.optim, optimizer)
     options = {} if weight_decay is None else {"weight_decay": weight_decay}
     return lambda scalings: make(learning_rate, scalings, **options)
 
 
-def _rule(
-    name: str, family: str, gauge: str | None, depth_alpha: float | None
+def _parametrization(
+    name: str, optimizer: str, gauge: str | None, depth_alpha: float | None
 ) -> "Parametrization | None":
     import jaxmup
 
-    if (name, family, gauge, depth_alpha) == ("mup", "adam", None, None):
+    if (name, optimizer, gauge, depth_alpha) == ("mup", "adam", None, None):
         return None  # the check takes the gauge that fits the model
-    names = cast(Any, (name, family))  # `parametrization` checks them
+    names = cast(Any, (name, optimizer))  # `parametrization` checks them
     return jaxmup.parametrization(*names, gauge=cast(Any, gauge), depth_alpha=depth_alpha)
 
 

@@ -42,7 +42,7 @@ def explain(
     ] = None,
     inputs: MakeInputs = None,
     parametrization: ParametrizationName = "mup",
-    family: Annotated[
+    optimizer: Annotated[
         str, typer.Option(help="The optimizer, such as sgd, adam or lion.", metavar="NAME")
     ] = "adam",
     gauge: Annotated[
@@ -86,7 +86,7 @@ def explain(
     make_inputs = None if inputs is None else function(inputs, "--inputs")
     with bad_input(ValueError, TypeError):
         specs, at_base = _specs(make_model, make_inputs, target, base, delta)
-        rule = _parametrization(specs, parametrization, family, gauge, depth_alpha)
+        rule = _parametrization(specs, parametrization, optimizer, gauge, depth_alpha)
         explanation = explain(specs, rule, learning_rate=learning_rate)
         findings = lint(specs, rule, base=at_base)
     explanation = explanation if every else explanation.grouped()
@@ -154,7 +154,7 @@ def _declared(
 
 
 def _parametrization(
-    specs: Any, name: str, family: str, gauge: str | None, depth_alpha: float | None
+    specs: Any, name: str, optimizer: str, gauge: str | None, depth_alpha: float | None
 ) -> Any:
     import jax
 
@@ -167,7 +167,7 @@ def _parametrization(
         and any(a is not None and a.init_gain is None for a in applied)
     ):
         gauge = "table3"  # a plain layer applies no multiplier
-    names = cast(Any, (name, family))  # `parametrization` checks them
+    names = cast(Any, (name, optimizer))  # `parametrization` checks them
     return jaxmup.parametrization(*names, gauge=cast(Any, gauge), depth_alpha=depth_alpha)
 
 

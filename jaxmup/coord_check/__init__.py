@@ -4,7 +4,7 @@
 gradient grows with what muP's theory expects; `assert_coord_check` is the same as a test::
 
     def test_coordinates():
-        assert_coord_check(make_model, (64, 128, 256, 512), (inputs, labels), make_optimizer)
+        assert_coord_check(make_model, (64, 128, 256, 512), (inputs, labels), make_tx)
 
 Nothing is asked of the model but that it can be made in several widths: outputs of Flax modules are
 recorded by their paths, those of a plain function where it calls `tag`.

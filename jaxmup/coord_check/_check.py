@@ -12,18 +12,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxmup._rules import Parametrization
-from jaxmup._signature import open_parameters
-from jaxmup._tree import listed
+from jaxmup._check import listed
+from jaxmup._families import Family
+from jaxmup._inputs import Static, as_call, take_arrays
+from jaxmup._model import as_model
+from jaxmup._model._arguments import asked_for
+from jaxmup._parametrization import Parametrization
 from jaxmup.coord_check._expected import Expected, Theory
 from jaxmup.coord_check._measure import Run, Training, measure, owner
 from jaxmup.coord_check._sizes import Measured
-from jaxmup.coord_check._subject import Family, Subject
+from jaxmup.coord_check._subject import Subject
+from jaxmup.coord_check._subject import subjects as subjects_of
 from jaxmup.coord_check._tags import LOGITS
 from jaxmup.coord_check._verdict import TOLERANCE, Outcome, Verdict, overall, verdict
 
 Over = Literal["width", "depth"]
-Optimizer = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
+MakeTx = optax.GradientTransformation | Callable[..., optax.GradientTransformation]
 
 # Measured of outputs; all else is of parameters.
 OF_OUTPUTS = ("activation", "activation_change", "logits", "logits_change")
@@ -46,8 +50,8 @@ class CoordCheck:
       seeds: of the runs.
       steps: of each run.
       parametrization: under which they ran, as text.
-      family: of the optimizer.
-      follows_rule: whether the models would follow another parametrization; those of jaxmup layers
+      family: Family of the optimizer.
+      follows_parametrization: whether the models would follow another one; those of jaxmup layers
         only do if `make_model` takes one.
       verdicts: one for each quantity of each module and parameter that is not zero everywhere, but
         for the ratios of a step and of decay to a weight that started at zero, and for parameters
@@ -61,8 +65,8 @@ class CoordCheck:
     seeds: tuple[int, ...]
     steps: int
     parametrization: str
-    family: str
-    follows_rule: bool
+    family: Family
+    follows_parametrization: bool
     verdicts: tuple[Verdict, ...]
     rows: tuple[Mapping[str, Any], ...]
 
@@ -80,10 +84,10 @@ def coord_check(
     make_model: Callable[..., Any],
     sizes: Sequence[int],
     data: Any,
-    optimizer: Optimizer,
+    make_tx: MakeTx,
     *,
     parametrization: Parametrization | None = None,
-    loss: Callable[[Any, Any], Any] | None = None,
+    loss_fn: Callable[[Any, Any], Any] | None = None,
     apply: Callable[[Any, Any], Any] | None = None,
     rules: Mapping[Any, Any] | None = None,
     over: Over = "width",
@@ -117,11 +121,11 @@ def coord_check(
       sizes: widths, or numbers of layers, at least two different ones.
       data: one batch `(inputs, targets)`, for every step; or an iterable of one batch a step, of
         which the first is what outputs are compared on.
-      optimizer: an optax transform, or what makes one for each size from its scalings, such as
+      make_tx: an optax transform, or what makes one for each size from its scalings, such as
         `lambda scalings: jaxmup.optim.adam(2**-7, scalings)`; if it has a parameter `specs` it is
         given those too. A large learning rate shows more.
-      parametrization: the rule under check; `None` for muP with Adam.
-      loss: of outputs and targets; `None` for the mean squared error, or for integer targets the
+      parametrization: the one under check; `None` for muP with Adam.
+      loss_fn: of outputs and targets; `None` for the mean squared error, or for integer targets the
         cross-entropy.
       apply: calls an NNX model or a tree of arrays with the inputs; `None` to call the model. Tag
         the values inside a plain function with `tag`.
@@ -159,23 +163,25 @@ def coord_check(
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     if not seeds:
         raise ValueError("`seeds` must hold at least one. Got none. Four are a good start.")
-    batches, repeated = _batches(data, steps)
-    probe = batches if repeated else jax.tree.map(lambda leaf: leaf[0], batches)
-    family = Family(make_model, tuple(sizes), probe[0], parametrization, apply, rules)
-    subjects = family.subjects()
+    batches, static, repeated = _batches(data, steps)
+    example = batches[0] if repeated else [leaf[0] for leaf in batches[0]]
+    model = as_model(make_model, apply=apply)
+    if model.inputs is None:
+        model = dataclasses.replace(model, inputs=static.joined(example))
+    subjects = subjects_of(model, sizes, static, parametrization, rules)
     training = functools.partial(
-        Training, loss=loss or default_loss, steps=steps, seeds=seeds, repeated=repeated
+        Training, loss_fn=loss_fn or default_loss, steps=steps, seeds=seeds, repeated=repeated
     )
     # The largest model is commonly the last, and takes longest: it starts first.
     runs = measure(
-        Run.of(subject, training(_transform(optimizer, subject)), batches)
+        Run.of(subject, training(_transform(make_tx, subject)), batches)
         for subject in reversed(subjects)
     )[::-1]
     theory = Theory(
         tuple(map(float, sizes)),
         tuple(subject.spec_of for subject in subjects),
         tuple(subject.scaling_of for subject in subjects),
-        subjects[0].rule,
+        subjects[0].parametrization,
         frozenset(
             owner(one.name).removesuffix(LOGITS).rstrip("/")
             for one in runs[0]
@@ -187,21 +193,19 @@ def coord_check(
         sizes=tuple(sizes),
         seeds=seeds,
         steps=steps,
-        parametrization=str(subjects[0].rule),
-        family=subjects[0].rule.family,
-        follows_rule=family.takes_rule or not subjects[0].declares,
+        parametrization=str(subjects[0].parametrization),
+        family=subjects[0].parametrization.family,
+        follows_parametrization=model.asks_for("parametrization") or not subjects[0].declares,
         verdicts=tuple(_verdicts(theory, runs, tolerance, confidence)),
         rows=tuple(_rows(sizes, seeds, runs)),
     )
 
 
-def _transform(optimizer: Optimizer, subject: Subject) -> optax.GradientTransformation:
+def _transform(make_tx: MakeTx, subject: Subject) -> optax.GradientTransformation:
     """The optimizer of one model."""
-    if isinstance(optimizer, optax.GradientTransformation):
-        return optimizer
-    if "specs" in open_parameters(optimizer):
-        return optimizer(subject.scalings, specs=subject.specs)  # type: ignore[call-arg]
-    return optimizer(subject.scalings)
+    if isinstance(make_tx, optax.GradientTransformation):
+        return make_tx
+    return make_tx(subject.scalings, **asked_for(make_tx, {"specs": subject.specs}))
 
 
 def default_loss(outputs: Any, targets: Any) -> Any:
@@ -314,28 +318,41 @@ def _require_numbers(sizes: Sequence[int], steps: int, tolerance: float, confide
         raise ValueError(f"`confidence` must be between 0 and 1. Got {confidence}.")
 
 
-def _batches(data: Any, steps: int) -> tuple[Any, bool]:
-    """The batch of every step, or those of all steps stacked, and which of the two."""
+def _batches(data: Any, steps: int) -> tuple[Any, Static, bool]:
+    """The arrays of the batch of every step, or those of all steps stacked.
+
+    Beside them the arguments of a call without their arrays, and which of the two it is.
+    """
     if isinstance(data, tuple):
-        _require_batch(data, 0)
-        return jax.tree.map(jnp.asarray, data), True
+        batch, static = _taken_apart(data, 0)
+        return batch, static, True
     if not isinstance(data, Iterable):
         raise TypeError(
             "`data` must be a batch `(inputs, targets)` or an iterable of such batches. Got "
             f"{type(data).__name__}."
         )
-    batches = list(itertools.islice(data, steps))
-    if len(batches) < steps:
+    taken = [_taken_apart(batch, i) for i, batch in enumerate(itertools.islice(data, steps))]
+    if len(taken) < steps:
         raise ValueError(
             f"`data` must hold a batch for each of the {steps} steps. It ran out after "
-            f"{len(batches)}. Pass one batch as a tuple to train on it at every step."
+            f"{len(taken)}. Pass one batch as a tuple to train on it at every step."
         )
-    for i, batch in enumerate(batches):
-        _require_batch(batch, i)
+    batches, statics = zip(*taken, strict=True)
     shapes = [jax.tree.map(np.shape, batch) for batch in batches]
     if any(shape != shapes[0] for shape in shapes):
         raise ValueError(f"All batches must have one shape. Got {listed(map(str, shapes))}")
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches), False
+    if any(static != statics[0] for static in statics):
+        flags = listed(str(static.values) for static in statics)
+        raise ValueError(f"All batches must have the same flags. Got {flags}")
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches), statics[0], False
+
+
+def _taken_apart(batch: Any, step: int) -> tuple[tuple[list[Any], Any], Static]:
+    """The arrays of a batch, those of its inputs as a list, and what is no array of the inputs."""
+    _require_batch(batch, step)
+    inputs, targets = batch
+    arrays, static = take_arrays(as_call(inputs))
+    return jax.tree.map(jnp.asarray, (arrays, targets)), static
 
 
 def _require_batch(batch: Any, step: int) -> None:

@@ -8,10 +8,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxmup._families import FAMILIES
+from jaxmup._parametrization import Parametrization
 from jaxmup._physics import MUP
 from jaxmup._power import GAIN, ONE, Power
-from jaxmup._rules import Parametrization
 from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
 from jaxmup.coord_check._measure import owner
@@ -52,7 +51,7 @@ class Theory:
       sizes: widths or depths.
       specs: of the model of each size, by name.
       scalings: what the parametrization under check makes of them.
-      rule: the parametrization under check, of which the optimizer's family and the exponent of
+      parametrization: the one under check, of which the optimizer's family and the exponent of
         depth are used.
       attention: the paths of the modules that compute attention logits.
     """
@@ -60,7 +59,7 @@ class Theory:
     sizes: tuple[float, ...]
     specs: tuple[Mapping[str, ParamSpec], ...]
     scalings: tuple[Mapping[str, Scaling], ...]
-    rule: Parametrization
+    parametrization: Parametrization
     attention: frozenset[str] = frozenset()
 
     def of_output(self, of_sizes: Sequence[Measured]) -> Expected:
@@ -140,18 +139,19 @@ class Theory:
 
     def _of(self, name: str, power: Power) -> float:
         return self._growth(
-            name, lambda s: power.at(s.r_in, s.r_out, depth=s.depth, gain=s.forward_gain)
+            name,
+            lambda s: power.at(s.r_in, s.r_out, depth_ratio=s.depth_ratio, gain=s.forward_gain),
         )
 
     def _growth(self, name: str, value: Any) -> float:
         return log_slope(self.sizes, [value(specs[name]) for specs in self.specs])
 
     def _depth(self) -> Any:
-        return MUP.in_depth(self.rule.depth_alpha or 0.0) if self._knows_depth else MUP
+        return MUP.in_depth(self.parametrization.depth_alpha or 0.0) if self._knows_depth else MUP
 
     @property
     def _knows_depth(self) -> bool:
-        return bool(self.rule.depth_alpha)
+        return bool(self.parametrization.depth_alpha)
 
     def _step(self, name: str) -> Expected:
         """A step moves every entry as muP says.
@@ -162,10 +162,7 @@ class Theory:
         """
         step = self._of(name, self._depth().step * GAIN)
         spec = self.specs[0][name]
-        family = FAMILIES.get(self.rule.family)
-        if family is None:
-            return Expected.exactly(step)
-        family = family.at(spec.role)
+        family = self.parametrization.family.at(spec.role)
         if family.unit != ONE:
             return Expected.between(
                 step, step + self._growth(name, lambda s: min(s.r_in, s.r_out)) / 2

@@ -14,7 +14,6 @@ import numpy as np
 import optax
 from jax import Array
 
-from jaxmup._families import FAMILIES
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import leaves_by_path
 from jaxmup.coord_check._sizes import Measured, Packed, Quantity, Sums
@@ -32,15 +31,15 @@ class Training:
     """How the models train.
 
     Args:
-      optimizer: the transform of a model.
-      loss: of outputs and targets, a scalar.
+      tx: the transform of a model.
+      loss_fn: of outputs and targets, a scalar.
       steps: of the optimizer.
       seeds: one run for each.
       repeated: whether every step has the same batch.
     """
 
-    optimizer: optax.GradientTransformation
-    loss: Callable[[Any, Any], Array]
+    tx: optax.GradientTransformation
+    loss_fn: Callable[[Any, Any], Array]
     steps: int
     seeds: tuple[int, ...]
     repeated: bool
@@ -106,7 +105,7 @@ def _run(
 
 
 def _train(subject: Subject, training: Training, params: Any, rest: Any, batches: Any) -> Packed:
-    tx = training.optimizer
+    tx = training.tx
     probe = batches if training.repeated else jax.tree.map(lambda leaf: leaf[0], batches)
     seen = collecting(subject.forward, params, rest, probe[0])
     _, shapes = jax.eval_shape(seen, params, rest, probe[0])
@@ -115,7 +114,7 @@ def _train(subject: Subject, training: Training, params: Any, rest: Any, batches
 
     def objective(params: Any, rest: Any, batch: Any) -> Any:
         (outputs, rest), found = seen(params, rest, batch[0])
-        return training.loss(outputs, batch[1]), (rest, found)
+        return training.loss_fn(outputs, batch[1]), (rest, found)
 
     def step(carry: Any, now: Any) -> Any:
         params, rest, state, first = carry
@@ -200,8 +199,8 @@ class _Step:
         self.subject = subject
         self.params, self.gradients, self.updates = params, gradients, updates
         nothing = jax.tree.map(jnp.zeros_like, params)
-        family = FAMILIES.get(next(iter(subject.scaling_of.values())).family)
-        self.decays = family is None or family.weight_degree == 0
+        family = next(iter(subject.scaling_of.values())).family
+        self.decays = family.weight_degree == 0
         # What is left without the weight is not decay.
         self.moved = tx.update(gradients, state, nothing)[0] if self.decays else updates
         self.eps = jax.lax.cond(

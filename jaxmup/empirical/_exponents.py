@@ -11,7 +11,8 @@ import numpy as np
 import scipy.stats
 from jax import Array
 
-from jaxmup._infer._make import Source
+from jaxmup._inputs import Call
+from jaxmup._model import Instance, as_model
 from jaxmup._spec import AxisKind
 from jaxmup._tree import leaves_by_path, path_name
 from jaxmup.empirical._choose import ROOT
@@ -156,9 +157,9 @@ def calibrate_exponents(
             "A slope must have two sizes and two seeds at least. Got "
             f"{len(sizes)} sizes and seeds={seeds}."
         )
-    source = Source(make_model, inputs)
+    model = as_model(make_model, inputs=inputs)
     points = [
-        point for size in sizes for point in _responses(source, size, seeds, loss_fn, modules)
+        point for size in sizes for point in _responses(model.at(size), seeds, loss_fn, modules)
     ]
     rows = [_fit(name, [point[name] for point in points]) for name in points[0]]
     found = tuple(row for row in rows if row is not None)
@@ -176,21 +177,21 @@ class _Response(NamedTuple):
 
 
 def _responses(
-    source: Source,
-    size: Any,
+    instance: Instance,
     seeds: int,
     loss_fn: Callable[..., Array],
     modules: Sequence[str] | None,
 ) -> Iterator[dict[str, _Response]]:
     """The responses of each seed's model, all of which run in the same programs."""
-    example = source.example(size)
+    args, kwargs = instance.inputs or Call()
     pass_ = seen = None
     for key in map(jax.random.key, range(seeds)):
-        made = source.make(size, key)
-        model, variables = (made.model, None) if made.api == "nnx" else (made.rest, made.arrays)
-        subject, _ = make_subject(model, variables, modules, example, None, loss_fn)
+        held = instance.join(instance.draw(key))
+        is_nnx = instance.kind == "nnx"
+        model, variables = (held, None) if is_nnx else (instance.model.make(instance.size), held)
+        subject, _ = make_subject(model, variables, modules, args, kwargs, loss_fn)
         if pass_ is None or seen is None:
-            seen = observed(subject, example)
+            seen = observed(subject, args)
             pass_ = compiled(subject, Settings(1, True, plain), seen)
         yield _response(redrawn(subject, key, seen), pass_, seen)
 

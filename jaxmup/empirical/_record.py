@@ -154,6 +154,6 @@ def stacked_axes(name: str, outer: Mapping[str, Any], inner: Mapping[str, Any]) 
     return next(iter(leads))
 
 
-def rows(name: str, lead: Sequence[int]) -> list[tuple[tuple[int, ...], str]]:
+def members(name: str, lead: Sequence[int]) -> list[tuple[tuple[int, ...], str]]:
     """Index and name of each module of a stack, such as `"blocks/up[3]"`."""
     return [(index, name + "".join(f"[{i}]" for i in index)) for index in np.ndindex(*lead)]

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from jax import Array
 
-from jaxmup.empirical._record import Record, Seen, fixed, rows
-from jaxmup.empirical._solve import compiled
-from jaxmup.empirical._solve import measure as measure_subject
+from jaxmup.empirical._record import Record, Seen, fixed, members
+from jaxmup.empirical._solve import compiled, measured
 from jaxmup.empirical._subject import count_examples, make_subject, observed
 from jaxmup.empirical._use import Settings, plain
 
@@ -100,16 +99,16 @@ def report(
       [1.0]
     """
     common = {"modules": modules, "num_examples": num_examples, "arguments": arguments}
-    before = measure(model, inputs, loss_fn, variables=variables, **common)
+    before = statistics(model, inputs, loss_fn, variables=variables, **common)
     after = (
-        measure(calibrated, inputs, loss_fn, **common)
+        statistics(calibrated, inputs, loss_fn, **common)
         if variables is None
-        else measure(model, inputs, loss_fn, variables=calibrated, **common)
+        else statistics(model, inputs, loss_fn, variables=calibrated, **common)
     )
     return Report(before, after)
 
 
-def measure(
+def statistics(
     model: Any,
     inputs: Any,
     loss_fn: Callable[..., Array],
@@ -128,7 +127,7 @@ def measure(
       >>> import jax.numpy as jnp
       >>> layer = nnx.Linear(4, 4, use_bias=False, rngs=nnx.Rngs(0))
       >>> layer.kernel[...] = 2 * jnp.eye(4)
-      >>> [row] = measure(layer, jnp.ones((1, 4)), jnp.sum)
+      >>> [row] = statistics(layer, jnp.ones((1, 4)), jnp.sum)
       >>> row.activations, row.gradients, row.updates  # 2, dL/dx = 2, and |x|² = 4
       (2.0, 2.0, 4.0)
     """
@@ -138,7 +137,7 @@ def measure(
     settings = Settings(count_examples(inputs, num_examples), scaled, plain)
     pass_ = compiled(subject, settings, seen)
     applied = {name: _given(scales.get(name), one) for name, one in seen.items()}
-    return rows_of(measure_subject(subject, pass_, seen, applied).records, seen)
+    return rows_of(measured(subject, pass_, seen, applied).records, seen)
 
 
 def _given(scales: Mapping[str, Array] | None, seen: Seen) -> np.ndarray:
@@ -154,7 +153,7 @@ def rows_of(records: Mapping[str, Record], seen: Mapping[str, Seen]) -> tuple[Ro
     return tuple(
         _row(row, Record(*(field[index] for field in record)), seen[name].gradient)
         for name, record in records.items()
-        for index, row in rows(name, seen[name].lead)
+        for index, row in members(name, seen[name].lead)
     )
 
 
@@ -167,9 +166,9 @@ def _row(name: str, record: Record, has_gradient: bool) -> Row:
     return Row(name, activations, gradients if has_gradient else None, updates, dead)
 
 
-def problems(measured: Iterable[Row]) -> tuple[str, ...]:
+def problems(rows: Iterable[Row]) -> tuple[str, ...]:
     """What is no good sign, a sentence each."""
-    return tuple(f"{row.module}: {problem}" for row in measured for problem in _problems(row))
+    return tuple(f"{row.module}: {problem}" for row in rows for problem in _problems(row))
 
 
 def _problems(row: Row) -> Iterable[str]:

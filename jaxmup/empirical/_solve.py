@@ -135,7 +135,7 @@ def solve(
     return _iterated(subject, pass_, seen, scales, solution, shared) if shared else solution
 
 
-def measure(
+def measured(
     subject: Subject,
     pass_: Pass,
     seen: Mapping[str, Seen],

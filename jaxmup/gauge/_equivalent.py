@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from jaxmup._families import FAMILIES, Family, OptimizerName, family_of
-from jaxmup._rules import Parametrization, ParametrizationName, parametrization
+from jaxmup._parametrization import Parametrization, ParametrizationName, parametrization
 from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import leaves_by_path, listed, require_leaves, resolve
@@ -100,7 +100,7 @@ def equivalent(
 def _scalings(rule: Any, specs: Any, family: Family, optimizer: Any) -> dict[str, Scaling]:
     if not isinstance(rule, Parametrization):
         rule = parametrization(rule, optimizer)
-    if rule.family != family.name:
+    if rule.family != family:
         raise ValueError(
             f"Parametrizations must be for the family of the optimizer. Got {rule} and the "
             f"optimizer {optimizer!r} of the family {family.name!r}."

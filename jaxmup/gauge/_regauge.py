@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 
 from jaxmup._families import Family
-from jaxmup._rules import Parametrization
+from jaxmup._parametrization import Parametrization
 from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import leaves_by_path, listed, map_named, require_leaves, resolve

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmup._families import FAMILIES, Family
+from jaxmup._families import Family
 from jaxmup._scaling import Scaling
 from jaxmup._tree import map_named, require_leaves
 from jaxmup.gauge._theta import theta_of_leaves
@@ -100,13 +100,8 @@ def reference(scaling: Scaling, family: Family | None) -> Scaling:
 
 def _family(scaling: Scaling, family: Family | None) -> Family:
     """The family of a scaling; `family` is what its name means if it is one of the user's own."""
-    known = FAMILIES if family is None else {**FAMILIES, family.name: family}
-    if scaling.family not in known:
-        raise ValueError(
-            f"The degrees of a family must be known. Got scalings for {scaling.family!r}. Pass the "
-            "`Family` that the parametrization was made with as `family`."
-        )
-    return known[scaling.family]
+    is_meant = family is not None and family.name == scaling.family.name
+    return family if is_meant else scaling.family
 
 
 def _moved(scaling: Scaling, theta: float, family: Family) -> Scaling:

@@ -8,7 +8,7 @@ from flax import nnx
 
 from jaxmup import functional
 from jaxmup._parameter import Move, gauge_move
-from jaxmup._rules import Parametrization
+from jaxmup._parametrization import Parametrization
 from jaxmup._tree import added_axes
 from jaxmup.nnx._layer import SPEC, Multiplier, Owned, multiplier_name, name_of, owned_parameters
 
@@ -96,9 +96,9 @@ def regauged(model: M, parametrization: Parametrization) -> M:
     return model
 
 
-def _move(owned: Owned, rule: Parametrization) -> Move:
+def _move(owned: Owned, parametrization: Parametrization) -> Move:
     try:
-        return gauge_move(owned.spec, rule)
+        return gauge_move(owned.spec, parametrization)
     except ValueError as error:
         raise ValueError(f"{name_of(owned.path)}: {error}") from None
 

@@ -14,11 +14,12 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxmup import optim
+from jaxmup._infer._parametrized import Parametrized
+from jaxmup._model import Parts
 from jaxmup._tree import leaves_by_path, map_named
 from jaxmup.transfer._config import NUMBERS, STDS, Config, OptimizerName
-from jaxmup.transfer._network import Network
 from jaxmup.transfer._search import Cell
-from jaxmup.transfer._task import Loss, Task, run_batches
+from jaxmup.transfer._task import LossFn, Task, run_batches
 from jaxmup.transfer._trial import Trial
 
 Numbers = Mapping[str, Any]  # the learning rate and other hyper-parameters, by name
@@ -94,7 +95,7 @@ class Program(NamedTuple):
     train: Callable[[Group], list[Trial]]
 
 
-def program(task: Task, config: Config, cell: Cell, network: Network, runs: int) -> Program:
+def program(task: Task, config: Config, cell: Cell, network: Parametrized, runs: int) -> Program:
     """The program of the cells for which `program_of` is `cell`.
 
     Args:
@@ -113,7 +114,7 @@ def program(task: Task, config: Config, cell: Cell, network: Network, runs: int)
     offered = {"depth": config.depth, **setting, "batch_size": batch_size}
     batches = [run_batches(task.batches, seed, steps, offered) for seed in config.seeds]
     together = faster_together(_examples(batches[0]), cell.width)
-    call, devices = compiled(make_run(network, task.loss, config, steps), together)
+    call, devices = compiled(make_run(network, task.loss_fn, config, steps), together)
     params, rest = initial_state(network, config.seeds)
     _require_matrices(config.sweep, params, _roles(network))
     arguments = on_every_device((params, rest, stacked(batches), task.evaluation))
@@ -155,7 +156,7 @@ def _examples(run: Any) -> int:
     return min(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(run))
 
 
-def initial_state(network: Network, seeds: Sequence[int]) -> tuple[Any, Any]:
+def initial_state(network: Parametrized, seeds: Sequence[int]) -> Parts:
     """The parameters of one model per seed, stacked along a new first axis; so the rest of it.
 
     They are drawn outside of the compiled program, where XLA compiles an initializer once per
@@ -175,21 +176,22 @@ def stacked(trees: Sequence[Any]) -> Any:
     return jax.tree.map(stack, *trees)
 
 
-def make_run(network: Network, loss: Loss, config: Config, steps: int) -> Run:
+def make_run(network: Parametrized, loss_fn: LossFn, config: Config, steps: int) -> Run:
     """The function that trains one network and returns its losses.
 
     Args:
       network: what to train.
-      loss: of a model on a batch.
+      loss_fn: of a model on a batch.
       config: of the optimizer and its schedule.
       steps: length of the schedule.
     """
     points = np.linspace(0, steps - 1, min(steps, CURVE_POINTS)).round().astype(np.int32)
     roles = _roles(network)
 
+    @network.instance.with_axes
     def loss_of(params: Any, rest: Any, batch: Any) -> tuple[Array, Any]:
-        model, left = network.join(params, rest)
-        return loss(model, batch), left()
+        model, left = network.instance.bind(Parts(params, rest))
+        return loss_fn(model, batch), left()
 
     def run(
         numbers: Numbers, params: Any, rest: Any, batches: Any, evaluation: Any
@@ -227,7 +229,7 @@ def _transform(
     return _OPTIMIZERS[config.optimizer](rate, scalings, **constants)
 
 
-def _roles(network: Network) -> dict[str, str]:
+def _roles(network: Parametrized) -> dict[str, str]:
     return {name: spec.role for name, spec in leaves_by_path(network.specs).items()}
 
 

@@ -9,9 +9,11 @@ import jax
 import numpy as np
 from jax import Array
 
-from jaxmup._signature import open_parameters
+from jaxmup._infer._rules import Rules
+from jaxmup._model import MakeModel, Model
+from jaxmup._model._arguments import asked_for
 
-Loss = Callable[[Any, Any], Array]
+LossFn = Callable[[Any, Any], Array]
 
 
 def cross_entropy(model: Callable[[Any], Array], batch: tuple[Any, Any]) -> Array:
@@ -45,7 +47,7 @@ class Task:
         `steps`; or an iterable, whose first batches every run gets. A batch is any tree of arrays;
         all have the same shapes.
       evaluation: the batch on which the loss at the end is taken.
-      loss: of a model on a batch, a scalar. It calls the model: a Linen module is a function of
+      loss_fn: of a model on a batch, a scalar. It calls the model: a Linen module is a function of
         its inputs here, a tree of arrays is itself.
       inputs: what a Linen module is called with, as for `jaxmup.infer`; `None` for the first part
         of `evaluation`.
@@ -61,20 +63,12 @@ class Task:
       >>> task = Task(make_model, lambda seed, step: (inputs, labels), (inputs, labels))
     """
 
-    make_model: Callable[..., Any]
+    make_model: MakeModel | Model
     batches: Any
     evaluation: Any
-    loss: Loss = cross_entropy
+    loss_fn: LossFn = cross_entropy
     inputs: Any = None
-    rules: Mapping[Any, Any] | None = None
-
-
-def asked_for(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the `offered` arguments that a function has a parameter for, by name."""
-    parameters = open_parameters(function)
-    if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
-        return dict(offered)
-    return {name: offered[name] for name in parameters if name in offered}
+    rules: Rules | None = None
 
 
 def replayable(source: Any) -> Any:

@@ -56,7 +56,10 @@ def train(
         sharing.setdefault(program_of(config, cell), []).append(cell)
     networks = {at: network(task, config, at) for at in sharing}
     keys = {at: keys_of(config, sharing[at]) for at in sharing}
-    work = {at: net.size * config.of("steps", dict(at.setting)) for at, net in networks.items()}
+    work = {
+        at: net.num_parameters * config.of("steps", dict(at.setting))
+        for at, net in networks.items()
+    }
     done, total = 0, sum(work[at] * len(keys[at]) for at in sharing)
     for turn, at in enumerate(sharing):
         progress(Progress(done, total, at.parametrization, at.width))
@@ -91,7 +94,7 @@ def _identity(task: Task, config: Config) -> dict[str, Any]:
     devices = jax.local_devices()
     return {
         "config": config_to_json(config),
-        "parameters": {str(width): net.size for width, net in networks.items()},
+        "parameters": {str(width): net.num_parameters for width, net in networks.items()},
         "evaluation": _digest(task.evaluation),
         "versions": versions(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",

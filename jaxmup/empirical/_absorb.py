@@ -1,4 +1,4 @@
-"""Scales folded into the weights, where that changes nothing."""
+"""Scales absorbed into the weights, where that changes nothing."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -25,13 +25,13 @@ _NORMS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Folded:
+class Absorbed:
     """A model without wrappers, as far as that is exact.
 
     Args:
       model: an NNX model, or the variables of the Linen module.
       kept: the modules that are still wrapped, and why.
-      dropped: the modules whose gradients were scaled. The gradient of the folded model is the true
+      dropped: the modules whose gradients were scaled. The gradient of the plain model is the true
         one, so that training goes on differently.
     """
 
@@ -40,13 +40,13 @@ class Folded:
     dropped: tuple[str, ...]
 
 
-def fold(
+def absorb_scales(
     model: Any,
     *,
     variables: Mapping[str, Any] | None = None,
     inputs: Any = None,
     arguments: Mapping[str, Any] | None = None,
-) -> Folded:
+) -> Absorbed:
     """The plain model of a calibrated one: `scale_actv_y` multiplied into the parameters.
 
     Exact for Flax's and jaxmup's layers whose outputs are proportional to all their parameters
@@ -64,21 +64,21 @@ def fold(
       arguments: keyword arguments of that call.
 
     Raises:
-      ValueError: if there is nothing to fold.
+      ValueError: if there is nothing to absorb.
 
     Example:
       >>> from flax import nnx
       >>> layer = nnx.Linear(2, 2, use_bias=False, rngs=nnx.Rngs(0))
-      >>> folded = fold(Scaled(layer, jnp.array(3.0))).model
-      >>> bool((folded.kernel[...] == 3 * layer.kernel[...]).all())
+      >>> plain = absorb_scales(Scaled(layer, jnp.array(3.0))).model
+      >>> bool((plain.kernel[...] == 3 * layer.kernel[...]).all())
       True
     """
     if variables is None:
-        return _fold_nnx(model)
-    return _fold_linen(model, variables, as_arguments(inputs), arguments or {})
+        return _absorb_nnx(model)
+    return _absorb_linen(model, variables, as_arguments(inputs), arguments or {})
 
 
-def _fold_nnx(model: nnx.Module) -> Folded:
+def _absorb_nnx(model: nnx.Module) -> Absorbed:
     model = nnx.clone(model)
     wrapped = scaled_modules(model)
     _require_some(wrapped)
@@ -87,7 +87,7 @@ def _fold_nnx(model: nnx.Module) -> Folded:
     }
     dropped = tuple(module_name(p) for p, w in wrapped.items() if w.scale_grad_x is not None)
 
-    def folded(path: Any, node: Any) -> Any:
+    def absorbed(path: Any, node: Any) -> Any:
         if not isinstance(node, Scaled):
             return node
         scale = node.scale_actv_y[...]
@@ -97,19 +97,19 @@ def _fold_nnx(model: nnx.Module) -> Folded:
             variable[...] = _times(variable[...], scale)
         return node.module
 
-    return Folded(nnx.recursive_map(folded, model), kept, dropped)
+    return Absorbed(nnx.recursive_map(absorbed, model), kept, dropped)
 
 
 def _variables(module: nnx.Module) -> list[nnx.Param]:
     return [value for value in vars(module).values() if isinstance(value, nnx.Param)]
 
 
-def _fold_linen(
+def _absorb_linen(
     module: nn.Module,
     variables: Mapping[str, Any],
     inputs: tuple[Any, ...],
     arguments: Mapping[str, Any],
-) -> Folded:
+) -> Absorbed:
     scales = scales_by_path(variables)
     _require_some(scales)
     subject, _ = linen_subject(module, variables, None, inputs, arguments, lambda outputs: outputs)
@@ -126,12 +126,14 @@ def _fold_linen(
     found = subject.map_parameters(times).scaled(left)
     if not kept:
         del found[COLLECTION]
-    return Folded(found, kept, dropped)
+    return Absorbed(found, kept, dropped)
 
 
 def _require_some(wrapped: Any) -> None:
     if not wrapped:
-        raise ValueError("There must be scales to fold. Got none. Use `calibrate` or `wrap` first.")
+        raise ValueError(
+            "There must be scales to absorb. Got none. Use `calibrate` or `wrap` first."
+        )
 
 
 def _obstacle(module: Any) -> str | None:
