@@ -405,8 +405,10 @@ def test_nnx_layers_stack_under_vmap_and_scan():
     stacked = nnx.split_rngs(splits=3)(nnx.vmap(block))(nnx.Rngs(0))
     specs, single = jaxmup.nnx.specs(stacked), jaxmup.nnx.specs(block(nnx.Rngs(0)))
     assert specs["kernel"] == single["kernel"].with_batch_axis(0, 3)
-    rule = parametrization("mup")
-    assert jaxmup.resolve(specs, rule) == jaxmup.resolve(single, rule)
+    scalings, alone = (jaxmup.resolve(tree, parametrization("mup")) for tree in (specs, single))
+    for name in ("kernel", "bias"):
+        assert scalings[name].shape == (3, *alone[name].shape)
+        assert dataclasses.replace(scalings[name], shape=alone[name].shape) == alone[name]
 
     @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
     def forward(x, layer):
