@@ -161,6 +161,17 @@ def test_arguments_of_one_api_are_passed_through(make, argument):
     assert everything(make(8, 12, bases=BASES, **argument), x) == expected
 
 
+def test_sizes_of_linen_layers_may_be_lists():
+    x = draw(2, 8)
+    by_list, by_tuple = (
+        jaxmup.linen.specs(
+            jaxmup.linen.DenseGeneral(kind([4, 2]), base_features=kind([2, None])), x
+        )
+        for kind in (list, tuple)
+    )
+    assert by_list == by_tuple
+
+
 @each_api
 def test_sizes_may_be_numpy_integers(make):
     layer = make(np.int64(8), np.int64(12), (np.int64(4), np.int64(3)))
@@ -353,6 +364,20 @@ def test_nnx_initializers_with_metadata_survive(bases):
     assert jaxmup.nnx.specs(layer)["kernel"].shape == (8, 8)
 
 
+def test_linen_asks_an_initializer_for_initial_values_alone():
+    shapes = []
+
+    def counting(key, shape, dtype):
+        shapes.append(shape)
+        return jnp.ones(shape, dtype)
+
+    layer = linen_layer(8, 8, (4, 4), kernel_init=counting)
+    drawn = len(shapes)
+    assert drawn > 0
+    layer.apply(layer.params, draw(2, 8))
+    assert len(shapes) == drawn
+
+
 # ---- specs of models
 
 
@@ -406,7 +431,9 @@ def test_nnx_layers_stack_under_vmap_and_scan():
     specs, single = jaxmup.nnx.specs(stacked), jaxmup.nnx.specs(block(nnx.Rngs(0)))
     assert specs["kernel"] == single["kernel"].with_batch_axis(0, 3)
     rule = parametrization("mup")
-    assert jaxmup.resolve(specs, rule) == jaxmup.resolve(single, rule)
+    scaling, of_one = (jaxmup.resolve(tree, rule)["kernel"] for tree in (specs, single))
+    assert scaling.shape == (3, 8, 8)
+    assert dataclasses.replace(scaling, shape=of_one.shape) == of_one
 
     @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
     def forward(x, layer):
@@ -578,3 +605,10 @@ BAD = {
 def test_bad_input(make, arguments, message):
     with pytest.raises((ValueError, TypeError), match=message):
         make(8, 8, **arguments)
+
+
+@each_api
+def test_a_boolean_is_refused_after_the_number_that_equals_it(make):
+    make(8, 8, lr_scale=1.0)
+    with pytest.raises(TypeError, match="`lr_scale` .* Got True"):
+        make(8, 8, lr_scale=True)
