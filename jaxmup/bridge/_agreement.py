@@ -43,8 +43,8 @@ def require_same_step(
     Args:
       tx: The optax optimizer.
       params: The tree of its parameters.
-      trained: How torch trains each parameter, by name; one that is missing is not trained.
-      progress: How far the run has come.
+      trained: Training of each parameter in torch, by name; a missing one is not trained.
+      progress: Progress of the run.
     """
     rng = np.random.default_rng(0)
     samples = {
@@ -94,7 +94,7 @@ def _here(sample: _Sample, trained: Trained | None) -> _Sample:
 
 
 def _torch_update(trained: Trained | None, step: int, sample: _Sample) -> np.ndarray:
-    """What torch's step adds to the leaf."""
+    """The update that torch's step adds to the leaf."""
     if trained is None:
         return np.zeros_like(sample.weight)
     group, factor = trained
