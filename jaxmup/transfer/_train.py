@@ -13,8 +13,8 @@ import numpy as np
 from jaxmup.transfer._config import Config
 from jaxmup.transfer._hosts import exchanged, is_mine
 from jaxmup.transfer._identity import config_to_json, versions
-from jaxmup.transfer._measure import Progress
 from jaxmup.transfer._network import network, require_growth
+from jaxmup.transfer._progress import Progress
 from jaxmup.transfer._search import Cell, search, settings
 from jaxmup.transfer._store import Store, key_of, open_store
 from jaxmup.transfer._sweep import group_of, keys_of, program, program_of
