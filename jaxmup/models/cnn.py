@@ -15,14 +15,14 @@ class CNN(nnx.Module):
     doubles the features. The readout reads their mean over the image.
 
     Args:
-      in_features: number of channels of the images; it does not grow.
-      out_features: size of the last axis of the outputs; it does not grow.
-      width: number of features of the first convolution.
-      num_stages: number of convolutions, at least 1.
+      in_features: Number of channels of the images; it does not grow.
+      out_features: Size of the last axis of the outputs; it does not grow.
+      width: Number of features of the first convolution.
+      num_stages: Number of convolutions, at least 1.
       base_width: `width` of the base model.
-      num_groups: of the group norms; it divides `width`.
-      parametrization: the rule, or its name (then for the Adam family).
-      rngs: where the initial values are drawn from.
+      num_groups: Number of groups of a group norm; it divides `width`.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
+      rngs: Random keys for the initial values.
 
     Raises:
       ValueError: if a size is not a positive integer, or `width` is no multiple of `num_groups`.

@@ -28,31 +28,31 @@ class GPT(nnx.Module):
     and biases.
 
     Args:
-      vocabulary: number of tokens; it does not grow.
-      width: of the residual stream.
-      num_layers: number of blocks.
-      num_heads: heads of each block, of `width / num_heads` features each.
+      vocabulary: Number of tokens; it does not grow.
+      width: Number of features of the residual stream.
+      num_layers: Number of blocks.
+      num_heads: Number of heads of each block, of `width / num_heads` features each.
       base_width: `width` of the base model.
       base_num_heads: `num_heads` of the base model; `None` for `num_heads`, so that heads grow in
         size and not in number.
       base_num_layers: `num_layers` of the base model; `None` if it does not grow.
-      hidden_features: of a feed-forward layer; `None` for `4 · width`.
-      base_hidden_features: the same of the base model; `None` for `4 · base_width`. Both or neither
-        must be given.
+      hidden_features: Size of the hidden layer of a feed-forward layer; `None` for `4 · width`.
+      base_hidden_features: `hidden_features` of the base model; `None` for `4 · base_width`. Both
+        or neither must be given.
       positions: `"rotary"` turns queries and keys, `"learned"` adds an embedding per position.
-      context: length of the longest sequence, for learned positions; `None` for rotary ones.
+      context: Length of the longest sequence, for learned positions; `None` for rotary ones.
       norm: `"rms"` or `"layer"`, with an epsilon of 1e-5.
       feed_forward: `"gated"` is SwiGLU, `"plain"` has one hidden layer with GELU's tanh form.
-      use_bias: whether linear layers, but for the readout, and layer norms have biases.
-      tied: whether the readout is the embedding.
-      readout_init: initial values of an untied readout; `None` for those of a linear layer. With
+      use_bias: Whether linear layers, but for the readout, and layer norms have biases.
+      tied: Whether the readout is the embedding.
+      readout_init: Initial values of an untied readout; `None` for those of a linear layer. With
         zeros the initial logits, which fade with the width under muP, do not add to the changes.
-      stacked: whether the blocks are one `jaxmup.nnx.Stack`, which compiles one block whatever
+      stacked: Whether the blocks are one `jaxmup.nnx.Stack`, which compiles one block whatever
         their number, or a list.
-      parametrization: the rule, or its name (then for the Adam family).
-      dtype: what it computes in; `None` for that of the parameters.
-      param_dtype: of the parameters.
-      rngs: where the initial values are drawn from.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
+      dtype: Dtype of the computation; `None` for that of the parameters.
+      param_dtype: Dtype of the parameters.
+      rngs: Random keys for the initial values.
 
     Raises:
       ValueError: if a size is not a positive integer or not divisible as it must be, an option is
@@ -241,8 +241,8 @@ def rotate(x: Array, period: float = 10_000.0) -> Array:
     published code; the angles are taken in float32 at least.
 
     Args:
-      x: queries or keys of shape `(..., length, heads, d)`, `d` even.
-      period: of the slowest pair, over 2π.
+      x: Queries or keys of shape `(..., length, heads, d)`, `d` even.
+      period: Number of positions in which the slowest pair would turn once, over 2π.
 
     Raises:
       ValueError: if `d` is odd.

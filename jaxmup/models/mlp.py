@@ -17,14 +17,14 @@ class MLP(nnx.Module):
     output.
 
     Args:
-      in_features: size of the last axis of the inputs.
-      out_features: size of the last axis of the outputs; it does not grow.
-      width: number of units of each hidden layer.
-      depth: number of hidden layers, at least 1.
+      in_features: Size of the last axis of the inputs.
+      out_features: Size of the last axis of the outputs; it does not grow.
+      width: Number of units of each hidden layer.
+      depth: Number of hidden layers, at least 1.
       base_width: `width` of the base model.
-      parametrization: the rule, or its name (then for the Adam family).
-      activation: applied entrywise after each hidden layer.
-      rngs: where the initial values are drawn from.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
+      activation: Function that is applied entrywise after each hidden layer.
+      rngs: Random keys for the initial values.
 
     Raises:
       ValueError: if a size is not a positive integer.
