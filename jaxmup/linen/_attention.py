@@ -115,7 +115,7 @@ class MultiHeadDotProductAttention(Layer, nn.MultiHeadDotProductAttention):
     @nn.nowrap
     def _axes(self, *features: int) -> Mapping[str, LayerAxes]:
         base_in = self.base_in_features
-        base_kv = self.base_in_kv_features or base_in
+        base_kv = base_in if self.base_in_kv_features is None else self.base_in_kv_features
         return once(
             _attention_axes,
             features,

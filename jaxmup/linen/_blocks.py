@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.typing import Dtype
 from jax import Array
 
 from jaxmup import functional
@@ -34,8 +35,8 @@ class _Block(nn.Module, kw_only=True):
     parametrization: Parametrization | ParametrizationName = "mup"
     lr_scale: float = 1.0
     depth_ratio: float = 1.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
 
     @nn.nowrap
     def shared(self) -> dict[str, Any]:
@@ -82,8 +83,9 @@ class GatedMLP(_Block):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Applies the block to `x` of shape `(..., in_features)`: `(..., features)`."""
-        features = self.features or x.shape[-1]
-        base_features = self.base_features if self.features else self.base_in_features
+        features, base_features = self.features, self.base_features
+        if features is None:
+            features, base_features = x.shape[-1], self.base_in_features
         shared = {"use_bias": self.use_bias, **self.shared()}
         inner = {
             "base_in_features": self.base_in_features,

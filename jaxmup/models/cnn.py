@@ -4,6 +4,7 @@ import jax
 from flax import nnx
 from jax import Array
 
+from jaxmup import _check
 from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup.nnx import Conv, GroupNorm, Linear
 
@@ -48,10 +49,7 @@ class CNN(nnx.Module):
         parametrization: Parametrization | ParametrizationName = "mup",
         rngs: nnx.Rngs,
     ):
-        if num_stages < 1:
-            raise ValueError(
-                f"`num_stages`, the number of convolutions, must be at least 1. Got {num_stages}."
-            )
+        _check.size("num_stages", num_stages)
         shared = {"parametrization": parametrization, "rngs": rngs}
         sizes = [in_features] + [width * 2**i for i in range(num_stages)]
         bases = [None] + [base_width * 2**i for i in range(num_stages)]

@@ -6,6 +6,7 @@ import jax
 from flax import nnx
 from jax import Array
 
+from jaxmup import _check
 from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup.nnx import Linear
 
@@ -50,10 +51,7 @@ class MLP(nnx.Module):
         activation: Callable[[Array], Array] = jax.nn.relu,
         rngs: nnx.Rngs,
     ):
-        if depth < 1:
-            raise ValueError(
-                f"`depth`, the number of hidden layers, must be at least 1. Got {depth}."
-            )
+        _check.size("depth", depth)
         sizes = [in_features] + [width] * depth
         bases = [None] + [base_width] * depth
         self.hidden = nnx.List(
