@@ -566,6 +566,9 @@ def make_model(width, rngs):
 
 def make_batch():
     return np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32), np.arange(16) % 2
+
+def make_tx(scalings):
+    raise ValueError("my transform")
 """
 
 
@@ -586,6 +589,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         ("--sizes", "a"): "integers with commas",
         ("--out", "file"): "--out",
         ("--optimizer", "adagrad"): "'adagrad'",
+        ("--make-tx", "coord_user:make_tx"): "my transform",
         ("--data", "coord_user:nothing"): "has no 'nothing'",
     }
     for changed, message in bad.items():

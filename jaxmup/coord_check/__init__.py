@@ -13,6 +13,7 @@ recorded by their paths, those of a plain function where it calls `tag`.
 from jaxmup.coord_check._assert import assert_coord_check as assert_coord_check
 from jaxmup.coord_check._assert import failure_message as failure_message
 from jaxmup.coord_check._check import CoordCheck as CoordCheck
+from jaxmup.coord_check._check import MakeTx as MakeTx
 from jaxmup.coord_check._check import coord_check as coord_check
 from jaxmup.coord_check._expected import Expected as Expected
 from jaxmup.coord_check._record import read_record as read_record
