@@ -143,7 +143,7 @@ def records_side(args: argparse.Namespace) -> dict[str, float]:
     import jax.numpy as jnp
     import optax
 
-    from jaxmup.coord_check import _check, _measure, _subject
+    from jaxmup.coord_check import _coord_check, _subject, _training
 
     batch = tokens(args).astype("int32")
     data = batch[:, :-1], batch[:, 1:]
@@ -153,8 +153,8 @@ def records_side(args: argparse.Namespace) -> dict[str, float]:
     compiling = {"recorded": 0.0, "plain": 0.0}
     for subject in family.subjects():
         tx = adam(subject.scalings)
-        training = _measure.Training(
-            tx, _check.default_loss, args.steps, tuple(range(args.seeds)), True
+        training = _training.Training(
+            tx, _coord_check.default_loss, args.steps, tuple(range(args.seeds)), True
         )
 
         def plain(seeds: Any, data: Any, subject: Any = subject, tx: Any = tx) -> Any:
@@ -164,7 +164,7 @@ def records_side(args: argparse.Namespace) -> dict[str, float]:
 
                     def loss(params: Any) -> Any:
                         outputs, new = subject.forward(params, rest, data[0])
-                        return _check.default_loss(outputs, data[1]), new
+                        return _coord_check.default_loss(outputs, data[1]), new
 
                     (value, rest), gradients = jax.value_and_grad(loss, has_aux=True)(params)
                     updates, state = tx.update(gradients, state, params)
@@ -178,7 +178,7 @@ def records_side(args: argparse.Namespace) -> dict[str, float]:
         def recorded(
             seeds: Any, data: Any, subject: Any = subject, training: Any = training
         ) -> Any:
-            return _measure._run(subject, training, False, seeds, data)
+            return _training.run_seeds(subject, training, False, seeds, data)
 
         for name, run in (("recorded", recorded), ("plain", plain)):
             used = time.process_time()

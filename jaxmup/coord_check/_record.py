@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxmup._files import write_atomically
-from jaxmup.coord_check._check import CoordCheck
+from jaxmup.coord_check._coord_check import CoordCheck
 from jaxmup.coord_check._expected import Expected
 from jaxmup.coord_check._slopes import Slope
 from jaxmup.coord_check._verdict import Verdict
