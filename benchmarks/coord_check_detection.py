@@ -126,11 +126,11 @@ class Deep(nnx.Module):
     def __init__(self, depth: int, parametrization: Any, rngs: nnx.Rngs, asked: bool = True):
         common = {"parametrization": parametrization, "rngs": rngs}
         self.first = Linear(8, 64, **common)
-        layers = {**common, "depth": depth / 4}
+        layers = {**common, "depth_ratio": depth / 4}
         self.blocks = jaxmup.nnx.Stack(
             lambda rngs: Residual(
                 nnx.Sequential(nnx.relu, Linear(64, 64, **{**layers, "rngs": rngs})),
-                depth=depth / 4 if asked else 1.0,
+                depth_ratio=depth / 4 if asked else 1.0,
                 parametrization=parametrization,
             ),
             depth,

@@ -32,8 +32,8 @@ class Parameter:
     init: Initializer
 
 
-def declare(spec: ParamSpec, rule: Parametrization, init: Initializer) -> Parameter:
-    """The parameter described by `spec` under `rule`, whose initializer at base width is `init`.
+def declare(spec: ParamSpec, parametrization: Parametrization, init: Initializer) -> Parameter:
+    """The parameter of `spec` under `parametrization`, whose initializer at base width is `init`.
 
     Example:
       >>> from jaxmup import Axis
@@ -41,7 +41,7 @@ def declare(spec: ParamSpec, rule: Parametrization, init: Initializer) -> Parame
       >>> declare(spec, parametrization("mup"), jax.nn.initializers.normal(0.125)).multiplier
       0.25
     """
-    applied = what_is_applied(spec, rule)
+    applied = what_is_applied(spec, parametrization)
     multiplier, init_gain = dataclasses.astuple(applied)
     spec = dataclasses.replace(spec, applied=applied)
     return Parameter(spec, multiplier, grown_initializer(init, spec.base_shape, init_gain))
@@ -62,12 +62,12 @@ class Move:
     theta: float
 
 
-def gauge_move(spec: ParamSpec, rule: Parametrization) -> Move:
-    """The move of a layer's parameter to the gauge of `rule`.
+def gauge_move(spec: ParamSpec, parametrization: Parametrization) -> Move:
+    """The move of a layer's parameter to the gauge of `parametrization`.
 
     Raises:
-      ValueError: if no layer applies anything to the parameter, or `rule` gives the effective
-        weight another standard deviation.
+      ValueError: if no layer applies anything to the parameter, or `parametrization` gives the
+        effective weight another standard deviation.
 
     Example:
       >>> from jaxmup import Axis
@@ -76,15 +76,16 @@ def gauge_move(spec: ParamSpec, rule: Parametrization) -> Move:
       >>> gauge_move(in_table8, parametrization("mup", gauge="table3")).theta
       4.0
     """
-    old, new = spec.applied, what_is_applied(spec, rule)
+    old, new = spec.applied, what_is_applied(spec, parametrization)
     if old is None or old.init_gain is None or new.init_gain is None:
         raise ValueError(f"A layer must apply the multiplier that is to move. Got {spec}.")
     if not math.isclose(old.multiplier * old.init_gain, new.multiplier * new.init_gain):
         raise ValueError(
             "A gauge move keeps the effective weight W, so the two parametrizations must give it "
-            f"the same initial standard deviation. {rule} multiplies that of the base model by "
-            f"{new.multiplier * new.init_gain:g}, the layer by {old.multiplier * old.init_gain:g}. "
-            "Choose a gauge of the parametrization that the model was built with."
+            f"the same initial standard deviation. {parametrization} multiplies that of the base "
+            f"model by {new.multiplier * new.init_gain:g}, the layer by "
+            f"{old.multiplier * old.init_gain:g}. Choose a gauge of the parametrization that the "
+            "model was built with."
         )
     spec = dataclasses.replace(spec, applied=new)
     return Move(spec, new.multiplier, new.multiplier / old.multiplier)
@@ -188,19 +189,19 @@ def features_std(shape: tuple[int, ...]) -> float:
 def declare_layer(
     axes: Mapping[str, tuple[Axis, ...]],
     initials: Mapping[str, Initial],
-    rule: Parametrization,
+    parametrization: Parametrization,
     *,
     lr_scale: float,
-    depth: float,
+    depth_ratio: float,
 ) -> dict[str, Parameter]:
     """The parameters of a layer, by name.
 
     Args:
       axes: the axes of each parameter.
       initials: how each is drawn at base width.
-      rule: the parametrization.
+      parametrization: the rule.
       lr_scale: factor α on the learning rate of all; dimensionless.
-      depth: number of residual blocks over that of the base model; dimensionless.
+      depth_ratio: number of residual blocks over that of the base model; dimensionless.
 
     Raises:
       ValueError: if a standard deviation is given for a parameter that the layer lacks, or beside
@@ -209,9 +210,13 @@ def declare_layer(
     for name, initial in initials.items():
         if initial.std is not None:
             _require_one_scale(name, axes, initial)
-    rule.require_depth(depth)
+    parametrization.require_depth_ratio(depth_ratio)
     return {
-        name: _declare_initial(ParamSpec(own, lr_scale=lr_scale, depth=depth), initials[name], rule)
+        name: _declare_initial(
+            ParamSpec(own, lr_scale=lr_scale, depth_ratio=depth_ratio),
+            initials[name],
+            parametrization,
+        )
         for name, own in axes.items()
     }
 
@@ -233,10 +238,12 @@ def std_argument(name: str) -> str:
     return "bias_init_std" if name == "bias" else "init_std"
 
 
-def _declare_initial(spec: ParamSpec, initial: Initial, rule: Parametrization) -> Parameter:
+def _declare_initial(
+    spec: ParamSpec, initial: Initial, parametrization: Parametrization
+) -> Parameter:
     if initial.std is not None:
         spec = dataclasses.replace(spec, init_std=initial.std)
-        return declare(spec, rule, jax.nn.initializers.normal(initial.std))
+        return declare(spec, parametrization, jax.nn.initializers.normal(initial.std))
     flat_shape = spec.base_shape if initial.flat is None else initial.flat(spec.base_shape)
     if initial.is_default and initial.default_std is not None:
         spec = dataclasses.replace(spec, init_std=initial.default_std(flat_shape))
@@ -245,7 +252,7 @@ def _declare_initial(spec: ParamSpec, initial: Initial, rule: Parametrization) -
         drawn = initial.init(key, flat_shape, dtype)
         return jax.tree.map(lambda x: x.reshape(shape), drawn)
 
-    return declare(spec, rule, draw)
+    return declare(spec, parametrization, draw)
 
 
 per_expert_init = jax.nn.initializers.lecun_normal(batch_axis=(0,))

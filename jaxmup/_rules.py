@@ -114,7 +114,7 @@ class Parametrization:
       lr_scale_acts_on: whether α multiplies the learning rate, or `√α` the forward multiplier with
         `1/√α` on the initial values (the compatibility convention, under which α acts as `√α` with
         Adam).
-      depth_alpha: residual blocks are multiplied by `depth^-depth_alpha`; `None` if the
+      depth_alpha: residual blocks are multiplied by `depth_ratio^-depth_alpha`; `None` if the
         parametrization says nothing about depth.
 
     Example:
@@ -150,14 +150,14 @@ class Parametrization:
         """
         return tuple(_table_row(role, self.row(role)) for role in ROLES)
 
-    def residual_multiplier(self, depth: float) -> float:
+    def residual_multiplier(self, depth_ratio: float) -> float:
         """What the contribution of a residual block is multiplied by: `h + multiplier · block(h)`.
 
         Args:
-          depth: by how much the number of residual blocks has grown over the base model.
+          depth_ratio: by how much the number of residual blocks has grown over the base model.
 
         Raises:
-          ValueError: if `depth` is not a finite positive number, or it has changed and the
+          ValueError: if `depth_ratio` is not a finite positive number, or it has changed and the
             parametrization says nothing about depth.
 
         Example:
@@ -168,14 +168,16 @@ class Parametrization:
           Dey et al., "Don't be lazy: CompleteP enables compute-efficient deep transformers",
           arXiv:2505.01618, Table 1.
         """
-        self.require_depth(depth)
-        return depth ** -(self.depth_alpha or 0.0)
+        self.require_depth_ratio(depth_ratio)
+        return depth_ratio ** -(self.depth_alpha or 0.0)
 
-    def require_depth(self, depth: float) -> None:
-        """Raises a `ValueError` unless the parametrization has a rule for this `depth`."""
-        require_positive("depth", depth, "It is the number of residual blocks over the base's.")
-        if depth != 1 and self.depth_alpha is None:
-            raise ValueError(_NO_DEPTH.format(self, depth))
+    def require_depth_ratio(self, depth_ratio: float) -> None:
+        """Raises a `ValueError` unless the parametrization has a rule for this `depth_ratio`."""
+        require_positive(
+            "depth_ratio", depth_ratio, "It is the number of residual blocks over the base's."
+        )
+        if depth_ratio != 1 and self.depth_alpha is None:
+            raise ValueError(_NO_DEPTH.format(self, depth_ratio))
 
     @classmethod
     def from_table(
@@ -359,9 +361,9 @@ def parametrization(
       gauge: how weights are stored; `None` takes the one that the parametrization was published in.
       alignment: give every layer the largest stable learning rate for `full` alignment of updates
         and activations, or for `none`, instead of the parametrization's own rule.
-      depth_alpha: α in [½, 1]: a residual block is multiplied by `depth^-α`, and its parameters
-        learn accordingly; 1 is CompleteP. `None` says nothing about depth, and `resolve` refuses a
-        model whose depth has grown. `standard` scales nothing with depth and takes none.
+      depth_alpha: α in [½, 1]: a residual block is multiplied by `depth_ratio^-α`, and its
+        parameters learn accordingly; 1 is CompleteP. `None` says nothing about depth, and `resolve`
+        refuses a model whose depth has grown. `standard` scales nothing with depth and takes none.
 
     Raises:
       ValueError: if a name is unknown, `depth_alpha` is out of range or given to a rule other than

@@ -26,8 +26,8 @@ class Scaling:
       eps: factor on the optimizer's eps; dimensionless, 1.0 in families without eps.
       weight_decay: factor on the coefficient of decoupled weight decay. By default it is `1 / lr`,
         which keeps the decay per step, learning rate times coefficient, the same at every width. In
-        residual blocks that are multiplied by `depth^-α` the decay per step is `depth^(α-1)`, as
-        the step itself is; dimensionless.
+        residual blocks that are multiplied by `depth_ratio^-α` the decay per step is
+        `depth_ratio^(α-1)`, as the step itself is; dimensionless.
       norm: factor that brings the gradient of the stored `w` to the gauge of Table 9, in which
         every layer's gradient norm is the same at every width; for the gradient as the model gives
         it, before any factor `grad`; dimensionless. Under `standard` it brings it to the plain
@@ -73,7 +73,7 @@ def resolve(spec: ParamSpec, parametrization: Parametrization) -> Scaling:
       Yang et al., "Tensor Programs V", arXiv:2203.03466, Tables 3, 8, 9 and Appendix B.3 (eps,
       weight decay).
     """
-    parametrization.require_depth(spec.depth)
+    parametrization.require_depth_ratio(spec.depth_ratio)
     multiplier, init_gain = _applied(spec, parametrization)
     _require_applied(spec, parametrization)
     row, at, root = parametrization.row(spec.role), _at(spec), _root(spec, parametrization)
@@ -107,7 +107,7 @@ def _at(spec: ParamSpec) -> tuple[float, float, float, float, float]:
     # Where an initializer defines σ, the gauge that divides by it takes the initializer's values as
     # they are.
     sigma = 1.0 if spec.init_std is None else spec.init_std
-    return spec.r_in, spec.r_out, sigma, spec.depth, spec.forward_gain
+    return spec.r_in, spec.r_out, sigma, spec.depth_ratio, spec.forward_gain
 
 
 def _root(spec: ParamSpec, parametrization: Parametrization) -> float:

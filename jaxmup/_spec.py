@@ -118,7 +118,7 @@ class ParamSpec:
       applied: what the layer that owns the parameter does with it; `None` if whoever uses the
         parameter applies what the parametrization asks for. A plain layer, which knows nothing of
         it, has `Applied(multiplier=1.0, init_gain=None)`.
-      depth: by how much the number of residual blocks has grown over the base model, for a
+      depth_ratio: by how much the number of residual blocks has grown over the base model, for a
         parameter inside one; 1.0 outside; dimensionless.
       forward_gain: constant factor on what the parameter contributes that muP asks for and a plain
         model's forward pass lacks; the stored weight carries it. Attention that divides its logits
@@ -126,8 +126,8 @@ class ParamSpec:
         dimensionless.
 
     Raises:
-      ValueError: if `init_std`, `lr_scale`, `depth` or `forward_gain` is not a finite positive
-        number.
+      ValueError: if `init_std`, `lr_scale`, `depth_ratio` or `forward_gain` is not a finite
+        positive number.
 
     Example:
       >>> spec = ParamSpec((Axis("input", 1024, base=64), Axis("output", 256, base=64)))
@@ -145,7 +145,7 @@ class ParamSpec:
     init_std: float | None = None
     lr_scale: float = 1.0
     applied: Applied | None = None
-    depth: float = 1.0
+    depth_ratio: float = 1.0
     forward_gain: float = 1.0
 
     def __post_init__(self) -> None:
@@ -158,7 +158,9 @@ class ParamSpec:
                 "init_std", self.init_std, "`None` leaves the scale to the initializer."
             )
         require_positive("lr_scale", self.lr_scale, "1.0 leaves the learning rate as it is.")
-        require_positive("depth", self.depth, "1.0 is for a parameter outside residual blocks.")
+        require_positive(
+            "depth_ratio", self.depth_ratio, "1.0 is for a parameter outside residual blocks."
+        )
         require_positive("forward_gain", self.forward_gain, "1.0 is for a model that lacks none.")
 
     @property

@@ -32,9 +32,9 @@ def tree(**shapes: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
-def pairs(source, target, rules=None) -> dict[str, str]:
+def matched(source, target, pairs=None) -> dict[str, str]:
     """From the tensors of a plan to their leaves."""
-    return {row[0]: row[1] for row in bridge.plan(source, target, rules).rows()}
+    return {row[0]: row[1] for row in bridge.plan(source, target, pairs).rows()}
 
 
 MATCHED = {
@@ -114,18 +114,18 @@ MATCHED = {
 
 @pytest.mark.parametrize(("source", "target", "expected"), cases(MATCHED))
 def test_shapes_names_and_numbers_match(source, target, expected):
-    assert pairs(source, target) == expected
+    assert matched(source, target) == expected
 
 
 @pytest.mark.parametrize(
-    ("source", "target", "rules", "words"),
+    ("source", "target", "pairs", "words"),
     cases(
         {
             "nothing tells": (
                 state(a__weight=(2, 2), b__weight=(2, 2)),
                 tree(x__kernel=(2, 2), y__kernel=(2, 2)),
                 None,
-                ["which of equal shapes", "a.weight", "b.weight", "x/kernel", "y/kernel", "rules"],
+                ["which of equal shapes", "a.weight", "b.weight", "x/kernel", "y/kernel", "pairs"],
             ),
             "numbers on one side only": (
                 state(fc1__weight=(2, 2), fc2__weight=(2, 2)),
@@ -187,19 +187,19 @@ def test_shapes_names_and_numbers_match(source, target, expected):
                 None,
                 ["a.weight is of int32, x/kernel of float32"],
             ),
-            "a rule about nothing": (
+            "a pair about nothing": (
                 state(a__weight=(3, 2)),
                 tree(x__kernel=(2, 3)),
                 {"b.*": "x"},
-                ["Each rule must be about a tensor", "'b.*': 'x'"],
+                ["Each pair must be about a tensor", "'b.*': 'x'"],
             ),
-            "a rule to nothing": (
+            "a pair to nothing": (
                 state(a__weight=(3, 2)),
                 tree(x__kernel=(2, 3)),
                 {"a": "y"},
                 ["must lead to a layer", "leads from a to y"],
             ),
-            "a rule with too many stars": (
+            "a pair with too many stars": (
                 state(a__weight=(3, 2)),
                 tree(x__kernel=(2, 3)),
                 {"a": "x/*"},
@@ -214,22 +214,22 @@ def test_shapes_names_and_numbers_match(source, target, expected):
         }
     ),
 )
-def test_what_is_open_is_an_error(source, target, rules, words):
+def test_what_is_open_is_an_error(source, target, pairs, words):
     with pytest.raises(ValueError) as caught:  # noqa: PT011
-        bridge.plan(source, target, rules)
+        bridge.plan(source, target, pairs)
     assert [word for word in words if word not in str(caught.value)] == []
 
 
-@pytest.mark.parametrize("rules", [["a"], {"a": 1}, {1: "a"}, {"a": ("x", None)}])
-def test_rules_are_a_mapping_of_names(rules):
-    with pytest.raises(TypeError, match="rule"):
-        bridge.plan(state(a__weight=(3, 2)), tree(x__kernel=(2, 3)), rules)
+@pytest.mark.parametrize("pairs", [["a"], {"a": 1}, {1: "a"}, {"a": ("x", None)}])
+def test_pairs_are_a_mapping_of_names(pairs):
+    with pytest.raises(TypeError, match="pair"):
+        bridge.plan(state(a__weight=(3, 2)), tree(x__kernel=(2, 3)), pairs)
 
 
-def test_rules_decide():
+def test_pairs_decide():
     source = state(a__weight=(2, 2), b__weight=(2, 2), c__weight=(2, 2))
     target = tree(x__kernel=(2, 2), y__kernel=(2, 2))
-    found = pairs(source, target, {"a": "y/kernel", "b": None})
+    found = matched(source, target, {"a": "y/kernel", "b": None})
     assert found == {"a.weight": "y/kernel", "b.weight": "(none)", "c.weight": "x/kernel"}
     tied = bridge.plan(source, target, {"a": "y", "b": "y"}).entries
     assert [[s.name for s in entry.sources] for entry in tied] == [
@@ -287,19 +287,19 @@ def test_gpt2_becomes_a_list_or_a_stack_of_blocks_and_comes_back():
 
 def test_tied_tensors():
     source = gpt2()
-    rules = norms_of("blocks/*")
+    pairs = norms_of("blocks/*")
     one = source | {"lm_head.weight": source["transformer.wte.weight"]}
-    plan = bridge.plan(one, gpt(stacked=False), rules)
+    plan = bridge.plan(one, gpt(stacked=False), pairs)
     assert "transformer.wte.weight, lm_head.weight" in str(plan)
     copied = source | {"lm_head.weight": source["transformer.wte.weight"].copy()}
-    tied = rules | {"lm_head": "embed", "transformer.wte": "embed"}
+    tied = pairs | {"lm_head": "embed", "transformer.wte": "embed"}
     model = bridge.from_torch(copied, gpt(stacked=False), tied)
     back = bridge.to_torch(model, copied, tied)
     np.testing.assert_array_equal(back["lm_head.weight"], source["transformer.wte.weight"])
     copied["lm_head.weight"][0, 0] += 1
     with pytest.raises(ValueError, match=r"transformer.wte.weight, lm_head.weight: tied"):
         bridge.from_torch(copied, gpt(stacked=False), tied)
-    untied = pairs(copied, gpt(stacked=False, tied=False), rules)
+    untied = matched(copied, gpt(stacked=False, tied=False), pairs)
     assert untied["lm_head.weight"] == "readout/kernel"
 
 
@@ -346,7 +346,7 @@ def test_two_layers_and_both_directions_of_an_lstm():
             for way in ("", "_reverse")
         }
     )
-    found = pairs(source, target)
+    found = matched(source, target)
     assert found["lstm.weight_hh_l1_reverse"] == "backward/1/dense_h/kernel"
     assert found["lstm.bias_ih_l0, lstm.bias_hh_l0"] == "forward/0/dense_h/bias"
 

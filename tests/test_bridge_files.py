@@ -411,13 +411,13 @@ def test_the_command_converts_and_comes_back(mlp_file, capsys):
     assert cli.run([*back, "--gauge", "table3", "--like", "mlp.safetensors"]) == 0
     for name, tensor in bridge.load("back.safetensors").items():
         np.testing.assert_array_equal(tensor, mlp_file[name])
-    rules = Path("rules.toml")
-    rules.write_text('[rules]\n"0" = "hidden/0"\n"4.bias" = false\n')
-    assert cli.run([*to_flax, "--rules", "rules.toml"]) == 2
+    pairs = Path("pairs.toml")
+    pairs.write_text('[pairs]\n"0" = "hidden/0"\n"4.bias" = false\n')
+    assert cli.run([*to_flax, "--pairs", "pairs.toml"]) == 2
     assert "readout/kernel (8, 2)" in capsys.readouterr().err
-    for text, words in (("x", "must be a TOML file"), ("a = 1", "a table [rules]")):
-        rules.write_text(text)
-        assert cli.run([*to_flax, "--rules", "rules.toml"]) == 2
+    for text, words in (("x", "must be a TOML file"), ("a = 1", "a table [pairs]")):
+        pairs.write_text(text)
+        assert cli.run([*to_flax, "--pairs", "pairs.toml"]) == 2
         assert words in capsys.readouterr().err
     assert cli.run([*to_flax[:2], "no/where.safetensors", *to_flax[3:]]) == 2
     assert "must be written into a folder. no is none" in capsys.readouterr().err

@@ -99,7 +99,7 @@ def test_options_reach_the_configuration(tmp_path, monkeypatch):
         "base_width": 4,
         "model": "mlp",
         "data": None,
-        "loss": None,
+        "loss_fn": None,
         "text": None,
         "context": 64,
         "sweep": {"weight_decay": [0, 0.5], "depth": [1, 2]},

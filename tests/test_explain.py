@@ -83,9 +83,9 @@ def test_the_base_of_a_layer_that_applies_its_scaling_and_of_a_deeper_model():
     rows = explain(jaxmup.nnx.specs(model), named("mup adam table8")).rows
     assert {row.path: row.base.multiplier for row in rows}["readout/kernel"] == 1.0
     rule = jaxmup.parametrization("mup", "adam", depth_alpha=1.0)
-    deep = dataclasses.replace(block()["bias"], depth=4.0)
+    deep = dataclasses.replace(block()["bias"], depth_ratio=4.0)
     (row,) = explain({"bias": deep}, rule).rows
-    assert (row.base.eps, row.target.eps) == (1.0, 1 / 16)  # 1/r_out · depth^-1
+    assert (row.base.eps, row.target.eps) == (1.0, 1 / 16)  # 1/r_out · depth_ratio^-1
 
 
 def rngs():

@@ -233,7 +233,7 @@ def test_without_contractions_of_products_and_sums_it_is_the_same_to_the_last_bi
 def test_a_global_norm_is_measured_in_a_pass_of_its_own():
     of_leaves, tx, params = scalings(RESIDUAL, "adam")[1], optax.sgd(0.3), draw(RESIDUAL)
     chain = optax.chain(optim.clip_by_global_norm(0.1, of_leaves), tx)
-    clip = fused.clip_by_global_norm(0.1, of_leaves)
+    clip = fused.global_norm_clip(0.1, of_leaves)
     (expected, _), values = trained(plain(residual, chain), chain, params, INPUTS)
     for size in (0, N):
         ours = fused.value_and_update(residual, tx, clip=clip, update_size=size)
@@ -612,9 +612,9 @@ def test_other_bad_input():
     with pytest.raises(ValueError, match="`update_size` must"):
         fused.value_and_update(residual, ADAM, update_size=-1)
     with pytest.raises(ValueError, match="max_norm"):
-        fused.clip_by_global_norm(0.0)
+        fused.global_norm_clip(0.0)
     with pytest.raises(ValueError, match="It lacks\n  out"):
-        fused.Clip(1.0, {"in": 1.0}).factor({"in": 0, "out": 0}, [])
+        fused.GlobalNormClip(1.0, {"in": 1.0}).factor({"in": 0, "out": 0}, [])
     with pytest.raises(ValueError, match="'block' must all have"):
         fused.per_layer(ADAM, "block").init(params)
 

@@ -20,7 +20,7 @@ FULL = ParamSpec(
     init_std=1 / 3,
     lr_scale=0.1,
     applied=Applied(math.pi, 2 / 7),
-    depth=1.5,
+    depth_ratio=1.5,
     forward_gain=math.sqrt(1 / 3),
 )
 PLAIN = ParamSpec((Axis("output", 96, base=7),), applied=Applied(1.0, None))

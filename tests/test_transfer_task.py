@@ -129,7 +129,7 @@ def test_a_plain_model_is_trained_as_by_infer_and_rescale():
         (plain_linen, {}),
         (layers_linen, {}),
         (with_noise, {}),
-        (as_tree, {"loss": tree_loss, "rules": {"*": ("input", "output")}}),
+        (as_tree, {"loss_fn": tree_loss, "rules": {"*": ("input", "output")}}),
     ],
 )
 def test_every_kind_of_model_learns(make_model, extra):

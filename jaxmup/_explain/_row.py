@@ -52,7 +52,7 @@ class ParameterRow:
             "reason": self.reason,
             "r_in": spec.r_in,
             "r_out": spec.r_out,
-            "depth": spec.depth,
+            "depth_ratio": spec.depth_ratio,
             "forward_gain": spec.forward_gain,
             "lr_scale": spec.lr_scale,
             "learning_rate": self.learning_rate,
@@ -64,7 +64,7 @@ class ParameterRow:
 def at_base(spec: ParamSpec) -> ParamSpec:
     """The spec of the same parameter in the base model."""
     axes = tuple(dataclasses.replace(axis, size=axis.base_size) for axis in spec.axes)
-    return dataclasses.replace(spec, axes=axes, applied=None, depth=1.0, forward_gain=1.0)
+    return dataclasses.replace(spec, axes=axes, applied=None, depth_ratio=1.0, forward_gain=1.0)
 
 
 def reason(spec: ParamSpec) -> str:

@@ -14,7 +14,7 @@ from jaxmup._tree import leaves_by_path, listed, resolve
 from jaxmup.bridge import _sources, _target
 from jaxmup.bridge._convert import StateDict, plan_of, to_torch
 from jaxmup.bridge._layouts import Array
-from jaxmup.bridge._rules import Rules
+from jaxmup.bridge._pairs import Pairs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class AbcdLayer:
           >>> AbcdLayer("hidden", "adam", width=256, base_width=64).multipliers()
           (0.25, 1.0)
         """
-        rule = parametrization("cellarium", self.optimizer)
+        cellarium = parametrization("cellarium", self.optimizer)
         grown = (
             Axis("output", self.width, self.base_width),
             Axis("input", self.width, self.base_width),
@@ -53,7 +53,7 @@ class AbcdLayer:
         outputs = self.width if self.bias_width is None else self.bias_width
         size = self.base_width if self.layer == "output" else outputs
         return tuple(  # type: ignore[return-value]
-            _scaling.what_is_applied(ParamSpec(own, lr_scale=self.lr_scale), rule).multiplier
+            _scaling.what_is_applied(ParamSpec(own, lr_scale=self.lr_scale), cellarium).multiplier
             for own in (axes, (Axis("output", size, self.base_width),))
         )
 
@@ -83,8 +83,8 @@ def abcd_multipliers(layers: Mapping[str, AbcdLayer]) -> dict[str, float]:
 def to_abcd(
     model: Any,
     like: StateDict,
-    rule: Parametrization,
-    rules: Rules | None = None,
+    parametrization: Parametrization,
+    pairs: Pairs | None = None,
     *,
     specs: Any = None,
 ) -> tuple[dict[str, Array], dict[str, dict[str, float]]]:
@@ -95,8 +95,8 @@ def to_abcd(
     Args:
       model: a model of jaxmup's layers.
       like: a state dict of the layers, whose names and shapes the result has.
-      rule: the parametrization of the model.
-      rules: see `from_torch`.
+      parametrization: that of the model.
+      pairs: see `from_torch`.
       specs: for a tree, the `ParamSpec` of its parameters.
 
     Returns:
@@ -107,16 +107,16 @@ def to_abcd(
       As `to_torch`.
     """
     checkpoint, opened = _sources.open_checkpoint(like), _target.read(model, specs)
-    made = plan_of(checkpoint, opened, rules)
+    made = plan_of(checkpoint, opened, pairs)
     by_path = _target.specs_by_path(model, specs)
-    scalings = leaves_by_path(resolve(by_path, rule))
-    pairs = {
+    scalings = leaves_by_path(resolve(by_path, parametrization))
+    leaf_of = {
         source.name: entry.targets[0].path
         for entry in made.entries
         for source in entry.sources
         if entry.targets
     }
-    if unknown := [f"{name}: {path}" for name, path in pairs.items() if path not in scalings]:
+    if unknown := [f"{name}: {path}" for name, path in leaf_of.items() if path not in scalings]:
         raise ValueError(
             f"Every leaf must be of a layer of jaxmup. These are not:{listed(unknown)}"
         )
@@ -126,8 +126,8 @@ def to_abcd(
             for field in ("init_std", "multiplier", "grad", "lr")
             if (value := getattr(scalings[path], field)) is not None
         }
-        for name, path in pairs.items()
+        for name, path in leaf_of.items()
     }
     multipliers = {name: own["multiplier"] for name, own in numbers.items()}
-    state = to_torch(model, like, rules, specs=specs, multipliers=multipliers)
+    state = to_torch(model, like, pairs, specs=specs, multipliers=multipliers)
     return state, numbers

@@ -9,9 +9,9 @@ import numpy as np
 from jaxmup._tree import listed
 from jaxmup.bridge import _sources, _target
 from jaxmup.bridge._layouts import Array
+from jaxmup.bridge._pairs import Pairs
 from jaxmup.bridge._plan import Entry, Plan, put
 from jaxmup.bridge._planning import make_plan
-from jaxmup.bridge._rules import Rules
 
 StateDict = Mapping[str, Any] | str | os.PathLike[str]
 
@@ -19,7 +19,7 @@ StateDict = Mapping[str, Any] | str | os.PathLike[str]
 def plan(
     source: StateDict,
     target: Any,
-    rules: Rules | None = None,
+    pairs: Pairs | None = None,
     *,
     specs: Any = None,
     multipliers: Mapping[str, float] | None = None,
@@ -41,13 +41,13 @@ def plan(
       bias    bias    (3) → (3)        as it is
     """
     checkpoint = _sources.open_checkpoint(source)
-    return plan_of(checkpoint, _target.read(target, specs), rules, multipliers)
+    return plan_of(checkpoint, _target.read(target, specs), pairs, multipliers)
 
 
 def plan_of(
     checkpoint: _sources.Checkpoint,
     target: _target.Target,
-    rules: Rules | None,
+    pairs: Pairs | None,
     multipliers: Mapping[str, float] | None = None,
 ) -> Plan:
     """The plan for a checkpoint and a model that have been opened.
@@ -56,7 +56,7 @@ def plan_of(
       ValueError: with the file in front.
     """
     with _sources.naming(checkpoint.where, ""):
-        made = make_plan(checkpoint.sources, target.leaves, rules, checkpoint.tied, multipliers)
+        made = make_plan(checkpoint.sources, target.leaves, pairs, checkpoint.tied, multipliers)
         _require_floats(made, target)
     return made
 
@@ -64,7 +64,7 @@ def plan_of(
 def from_torch(
     state_dict_or_file: StateDict,
     target: Any,
-    rules: Rules | None = None,
+    pairs: Pairs | None = None,
     *,
     specs: Any = None,
     multipliers: Mapping[str, float] | None = None,
@@ -85,7 +85,7 @@ def from_torch(
         `torch.save`, which PyTorch's restricted unpickler reads (`weights_only=True`).
       target: an NNX module, or a tree of arrays such as Linen's variables. It is left as it is, and
         may be abstract (`nnx.eval_shape`, `jax.eval_shape`).
-      rules: for names that don't say it themselves, from a tensor or module of PyTorch to a leaf or
+      pairs: for names that don't say it themselves, from a tensor or module of PyTorch to a leaf or
         layer of Flax, such as `{"h.*.ln_1": "blocks/*/attention_norm"}`. Several modules with one
         layer are tied. `None` for a path leaves a tensor out.
       specs: the `ParamSpec` of a tree's parameters, if its layers apply multipliers. An NNX module
@@ -113,7 +113,7 @@ def from_torch(
     """
     checkpoint = _sources.open_checkpoint(state_dict_or_file)
     opened = _target.read(target, specs)
-    made = plan_of(checkpoint, opened, rules, multipliers)
+    made = plan_of(checkpoint, opened, pairs, multipliers)
     leaves = forward(made, checkpoint, allow_nan=allow_nan)
     return opened.build(leaves)
 
@@ -121,7 +121,7 @@ def from_torch(
 def to_torch(
     model: Any,
     like: StateDict,
-    rules: Rules | None = None,
+    pairs: Pairs | None = None,
     *,
     specs: Any = None,
     multipliers: Mapping[str, float] | None = None,
@@ -129,13 +129,13 @@ def to_torch(
 ) -> dict[str, Array]:
     """The state dict of a model of PyTorch with the weights of a model of Flax.
 
-    The way back of `from_torch`, by the same plan and the same rules.
+    The way back of `from_torch`, by the same plan and the same pairs.
 
     Args:
       model: an NNX module, or a tree of arrays such as Linen's variables.
       like: a state dict, or a file of one, whose names and shapes the result has; its values are
         not read.
-      rules: see `from_torch`.
+      pairs: see `from_torch`.
       specs: see `from_torch`.
       multipliers: see `from_torch`.
       allow_nan: whether a leaf may hold NaN.
@@ -157,7 +157,7 @@ def to_torch(
     """
     checkpoint = _sources.open_checkpoint(like)
     opened = _target.read(model, specs)
-    made = plan_of(checkpoint, opened, rules, multipliers)
+    made = plan_of(checkpoint, opened, pairs, multipliers)
     _require_values(opened)
     leaves = {path: np.asarray(x) for path, x in opened.values.items()}
     if not allow_nan:

@@ -14,8 +14,8 @@ from jaxmup._tree import listed
 from jaxmup.bridge import _safetensors, _sources, _target
 from jaxmup.bridge._convert import StateDict, converted, plan_of, reverted
 from jaxmup.bridge._layouts import Shape
+from jaxmup.bridge._pairs import Pairs
 from jaxmup.bridge._plan import Plan
-from jaxmup.bridge._rules import Rules
 
 Side = Literal["flax", "torch"]
 
@@ -79,7 +79,7 @@ def conversion(
     *,
     to: Side,
     like: StateDict | None = None,
-    rules: Rules | None = None,
+    pairs: Pairs | None = None,
     gauge: Parametrization | None = None,
     specs: Any = None,
 ) -> Conversion:
@@ -93,7 +93,7 @@ def conversion(
       target: the model of Flax, an NNX module or a tree of arrays; may be abstract.
       to: `"flax"` or `"torch"`.
       like: for the way to PyTorch, a state dict or a file with its names and shapes.
-      rules: see `from_torch`.
+      pairs: see `from_torch`.
       gauge: the parametrization in whose gauge the leaves are; `None` for that of the model.
       specs: see `from_torch`.
 
@@ -106,7 +106,7 @@ def conversion(
         opened = in_gauge(opened, target, gauge, specs)
     checkpoint = _sources.open_checkpoint(source)
     if to == "flax":
-        made = plan_of(checkpoint, opened, rules)
+        made = plan_of(checkpoint, opened, pairs)
         return Conversion(made, to, checkpoint, _leaves(made))
     if like is None:
         raise ValueError(
@@ -114,7 +114,7 @@ def conversion(
             "of the module, or a file of one."
         )
     _require_leaves(checkpoint, opened)
-    made = plan_of(_sources.open_checkpoint(like), opened, rules)
+    made = plan_of(_sources.open_checkpoint(like), opened, pairs)
     dtypes = {leaf.name: leaf.dtype for leaf in checkpoint.sources}
     arrays = {
         source.name: (

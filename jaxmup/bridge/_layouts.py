@@ -26,7 +26,7 @@ class Layout:
 
     Args:
       name: what a table calls it.
-      key: what a rule calls it; empty if shapes always tell.
+      key: what a pair calls it; empty if shapes always tell.
       permutation: of a part's axes, as of `numpy.transpose`; empty keeps them.
       reversed_axes: axes of the permuted part along which the order of the elements turns around.
       join: `"one"` is for one source, `"equal"` for tied copies, `"sum"` for the two biases of an

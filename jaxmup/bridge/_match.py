@@ -170,7 +170,7 @@ def _by_words(
 
 
 _REMEDY = (
-    "Pass `rules` from names of PyTorch to paths of Flax, such as "
+    "Pass `pairs` of names of PyTorch and paths of Flax, such as "
     '{"h.*.ln_1": "blocks/*/attention_norm"}; None in place of a path leaves a tensor out.'
 )
 
@@ -194,7 +194,7 @@ def _left_over(
                 f"for {len(vs)} of Flax:{listed(str(flax[v]) for v in vs)}"
             )
     if any(us and vs and len(us) > len(vs) for us, vs in groups):
-        parts.append("If they are tied, lead each of them to the one layer by a rule.")
+        parts.append("If they are tied, lead each of them to the one layer by a pair.")
     return "\n".join([*parts, _REMEDY])
 
 

@@ -17,8 +17,8 @@ from jaxmup._tree import listed
 from jaxmup.bridge import _sources, _target
 from jaxmup.bridge._convert import StateDict, from_torch, plan_of
 from jaxmup.bridge._layouts import Shape
+from jaxmup.bridge._pairs import Pairs
 from jaxmup.bridge._plan import Entry, Place, Plan
-from jaxmup.bridge._rules import Rules
 
 BaseShape = tuple[int | None, ...]
 BaseShapes = Mapping[str, BaseShape] | str | os.PathLike[str]
@@ -155,7 +155,7 @@ def from_mup(
     state_dict_or_file: StateDict,
     base_shapes: BaseShapes,
     target: Any,
-    rules: Rules | None = None,
+    pairs: Pairs | None = None,
     *,
     output_mult: float = 1.0,
     specs: Any = None,
@@ -169,7 +169,7 @@ def from_mup(
       state_dict_or_file: see `from_torch`.
       base_shapes: a `.bsh` file, or base shapes by name.
       target: a model of jaxmup's layers with the same bases, in any gauge; see `from_torch`.
-      rules: see `from_torch`.
+      pairs: see `from_torch`.
       output_mult: of the readouts, which a state dict does not hold; dimensionless.
       specs: for a tree, the `ParamSpec` of its parameters.
       allow_nan: whether a tensor may hold NaN.
@@ -180,7 +180,7 @@ def from_mup(
     """
     checkpoint = _sources.open_checkpoint(state_dict_or_file)
     opened = _target.read(target, specs)
-    made = plan_of(checkpoint, opened, rules)
+    made = plan_of(checkpoint, opened, pairs)
     shapes = {source.name: source.shape for source in checkpoint.sources}
     bases = _bases(base_shapes, shapes)
     readouts = _readouts(made, bases)
@@ -189,7 +189,7 @@ def from_mup(
     return from_torch(
         state_dict_or_file,
         target,
-        rules,
+        pairs,
         specs=specs,
         multipliers={name: parameter.multiplier for name, parameter in found.items()},
         allow_nan=allow_nan,

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxmup._tree import listed
-from jaxmup.bridge import _rules
+from jaxmup.bridge import _pairs
 from jaxmup.bridge._layouts import DROPPED, INPUT_FIRST, LINEAR, tied
 from jaxmup.bridge._match import match
 from jaxmup.bridge._options import Option, options
+from jaxmup.bridge._pairs import Pairs, Settled
 from jaxmup.bridge._plan import Entry, Plan, Source
-from jaxmup.bridge._rules import Rules, Ruling
 from jaxmup.bridge._units import (
     FlaxLayer,
     Leaf,
@@ -28,7 +28,7 @@ Copies = Mapping[int, int]  # from a module to the one that it is tied to, by th
 def make_plan(
     sources: Sequence[Source],
     leaves: Sequence[Leaf],
-    rules: Rules | None = None,
+    pairs: Pairs | None = None,
     ties: Sequence[tuple[str, ...]] = (),
     multipliers: Mapping[str, float] | None = None,
 ) -> Plan:
@@ -37,32 +37,32 @@ def make_plan(
     Args:
       sources: the tensors of PyTorch.
       leaves: the leaves of Flax.
-      rules: what the user says of them.
+      pairs: what the user says of them.
       ties: names of tensors that share their memory.
       multipliers: of PyTorch's layers, by the name of the tensor; 1.0 for those left out.
 
     Raises:
       ValueError: naming tensors and leaves without a partner, those that nothing tells apart, and
-        rules that are about nothing.
+        pairs that are about nothing.
     """
-    parsed = _rules.parse(rules)
+    parsed = _pairs.parse(pairs)
     torch = torch_layers(sources)
     weights = [source.shape for source in sources if len(source.shape) > 1]
     flax = flax_layers(leaves, weights, packed=any(map(is_packed, torch)))
-    ruling = _rules.apply(parsed, torch, flax)
-    fits = _fits(torch, flax, ruling)
-    by_rule = _copies_by_rule(ruling, fits)
-    by_memory = by_rule | _copies_by_memory(torch, fits, ties)
+    settled = _pairs.apply(parsed, torch, flax)
+    fits = _fits(torch, flax, settled)
+    by_pairs = _copies_by_pairs(settled, fits)
+    by_memory = by_pairs | _copies_by_memory(torch, fits, ties)
     try:
-        entries = list(_entries(torch, flax, ruling, fits, by_memory))
+        entries = list(_entries(torch, flax, settled, fits, by_memory))
     except ValueError:
-        if by_memory == by_rule:
+        if by_memory == by_pairs:
             raise
         # The model of Flax may have a leaf for each copy.
-        entries = list(_entries(torch, flax, ruling, fits, by_rule))
+        entries = list(_entries(torch, flax, settled, fits, by_pairs))
     entries += [
         Entry((source,), (), DROPPED)
-        for u in sorted(ruling.dropped)
+        for u in sorted(settled.dropped)
         for source in torch[u].tensors.values()
     ]
     own = {leaf.path: leaf.multiplier for leaf in leaves}
@@ -72,7 +72,7 @@ def make_plan(
     )
 
 
-def _fits(torch: Sequence[TorchLayer], flax: Sequence[FlaxLayer], ruling: Ruling) -> Fits:
+def _fits(torch: Sequence[TorchLayer], flax: Sequence[FlaxLayer], settled: Settled) -> Fits:
     """Which layers each module could be; equal layers of a deep model are looked at once."""
     alike: dict[Any, list[int]] = {}
     for v, layer in enumerate(flax):
@@ -82,20 +82,22 @@ def _fits(torch: Sequence[TorchLayer], flax: Sequence[FlaxLayer], ruling: Ruling
     fits: dict[int, frozenset[int]] = {}
     for u, module in enumerate(torch):
         shapes = tuple((local, source.shape) for local, source in module.tensors.items())
-        key = (module.kind, is_packed(module), shapes, ruling.layouts.get(u))
+        key = (module.kind, is_packed(module), shapes, settled.layouts.get(u))
         if key not in found:
-            fitting = (vs for vs in alike.values() if ruling.among(u, options(module, flax[vs[0]])))
+            fitting = (
+                vs for vs in alike.values() if settled.among(u, options(module, flax[vs[0]]))
+            )
             found[key] = frozenset(itertools.chain.from_iterable(fitting))
-        if u not in ruling.dropped:
-            fits[u] = found[key] & ruling.allowed(u)
+        if u not in settled.dropped:
+            fits[u] = found[key] & settled.allowed(u)
     return fits
 
 
-def _copies_by_rule(ruling: Ruling, fits: Fits) -> dict[int, int]:
-    """Modules that the rules lead to a layer that is already another's."""
+def _copies_by_pairs(settled: Settled, fits: Fits) -> dict[int, int]:
+    """Modules that the pairs lead to a layer that is already another's."""
     first: dict[int, int] = {}
     copies: dict[int, int] = {}
-    for u, vs in ruling.forced.items():
+    for u, vs in settled.forced.items():
         fitting = [v for v in vs if v in fits[u]]
         if len(vs) == len(fitting) == 1:
             other = first.setdefault(fitting[0], u)
@@ -123,14 +125,15 @@ def _copies_by_memory(
 def _entries(
     torch: Sequence[TorchLayer],
     flax: Sequence[FlaxLayer],
-    ruling: Ruling,
+    settled: Settled,
     fits: Fits,
     copies: Copies,
 ) -> Iterator[Entry]:
     kept = [u for u in fits if u not in copies]
-    pairs = match([torch[u] for u in kept], flax, {i: fits[u] for i, u in enumerate(kept)})
+    layer_of = match([torch[u] for u in kept], flax, {i: fits[u] for i, u in enumerate(kept)})
     ways = {
-        kept[i]: ruling.among(kept[i], options(torch[kept[i]], flax[v])) for i, v in pairs.items()
+        kept[i]: settled.among(kept[i], options(torch[kept[i]], flax[v]))
+        for i, v in layer_of.items()
     }
     chosen = _chosen(torch, ways)
     for u in sorted(chosen):
@@ -173,7 +176,7 @@ def _chosen(
     if unclear:
         raise ValueError(
             f"Shapes must tell how these are stored, and don't:{listed(unclear)}\n"
-            'Say it in a rule such as {"**.conv*": ("", "conv")}, of "linear", "conv1d", "conv" '
+            'Say it with a pair such as {"**.conv*": ("", "conv")}, of "linear", "conv1d", "conv" '
             'and "conv_transpose".'
         )
     return chosen

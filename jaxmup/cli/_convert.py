@@ -50,10 +50,10 @@ def convert(
             "written."
         ),
     ] = None,
-    rules: Annotated[
+    pairs: Annotated[
         Path | None,
         typer.Option(
-            help="TOML file with a table [rules], from names of PyTorch to paths of Flax; false "
+            help="TOML file with a table [pairs], from names of PyTorch to paths of Flax; false "
             "leaves a tensor out."
         ),
     ] = None,
@@ -65,8 +65,8 @@ def convert(
             show_default="that of the model",
         ),
     ] = None,
-    family: Annotated[
-        str, typer.Option(metavar="NAME", help="The optimizer, for `--gauge`.")
+    optimizer: Annotated[
+        str, typer.Option(metavar="NAME", help="Optimizer that `--gauge` is for.")
     ] = "adam",
     allow_nan: Annotated[
         bool, typer.Option("--allow-nan", help="Convert weights that are NaN too.")
@@ -92,13 +92,13 @@ def convert(
     make_inputs = None if inputs is None else function(inputs, "--inputs")
     with bad_input(ValueError, TypeError, OSError, ModuleNotFoundError):
         target, specs = _target(make_model, make_inputs, size)
-        names = cast(Any, (family, gauge))
+        names = cast(Any, (optimizer, gauge))
         conversion = bridge.conversion(
             source,
             target,
             to=to,
             like=like,
-            rules=None if rules is None else _rules(rules),
+            pairs=None if pairs is None else _pairs(pairs),
             gauge=None if gauge is None else parametrization("mup", names[0], gauge=names[1]),
             specs=specs,
         )
@@ -128,15 +128,15 @@ def _target(make_model: Any, make_inputs: Any, size: int) -> tuple[Any, Any]:
     return linen.unbox(variables), specs
 
 
-def _rules(path: Path) -> dict[str, Any]:
-    """The table `[rules]` of a TOML file; `false` stands for `None`, which TOML lacks."""
+def _pairs(path: Path) -> dict[str, Any]:
+    """The table `[pairs]` of a TOML file; `false` stands for `None`, which TOML lacks."""
     try:
-        rules = tomllib.loads(path.read_text()).get("rules")
+        pairs = tomllib.loads(path.read_text()).get("pairs")
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadInputError(f"`--rules` must be a TOML file. {path}: {error}") from error
-    if not isinstance(rules, dict):
-        raise BadInputError(f"`--rules` must have a table [rules]. {path} has none.")
-    return {name: None if value is False else value for name, value in rules.items()}
+        raise BadInputError(f"`--pairs` must be a TOML file. {path}: {error}") from error
+    if not isinstance(pairs, dict):
+        raise BadInputError(f"`--pairs` must have a table [pairs]. {path} has none.")
+    return {name: None if value is False else value for name, value in pairs.items()}
 
 
 def _show(plan: "Plan") -> None:

@@ -102,9 +102,10 @@ def transfer(
             help="For data of one's own: a function that returns the batch of the loss at the end.",
         ),
     ] = None,
-    loss: Annotated[
+    loss_fn: Annotated[
         str | None,
         typer.Option(
+            "--loss",
             metavar="MODULE:FUNCTION",
             help="For a model of one's own: a function of model and batch that returns the loss.",
             show_default="cross-entropy of logits and labels",
@@ -181,7 +182,7 @@ def transfer(
             base_width=base_width,
             model=model,
             data=data,
-            loss=loss,
+            loss_fn=loss_fn,
             text=None if text is None else str(text),
             context=context,
             sweep=_sweep(sweep or []),
@@ -277,7 +278,7 @@ def _require_data(config: Config, evaluation: str | None) -> None:
             "`--evaluation` must be given with `--data MODULE:FUNCTION`, and only then. "
             f"Got {evaluation!r}."
         )
-    if config.loss is not None and not own_model:
+    if config.loss_fn is not None and not own_model:
         raise ValueError(f"`--loss` is for a model of one's own. Got `--model {config.model}`.")
 
 
@@ -307,15 +308,15 @@ def _task(config: Config, evaluation: str | None) -> Task:
     if ":" not in config.model:
         return task_of(config)
     make_model = function(config.model, "--model")
-    loss = cross_entropy if config.loss is None else function(config.loss, "--loss")
+    loss_fn = cross_entropy if config.loss_fn is None else function(config.loss_fn, "--loss")
     if config.data is None or evaluation is None:
-        return dataclasses.replace(task_of(config), make_model=make_model, loss=loss)
+        return dataclasses.replace(task_of(config), make_model=make_model, loss_fn=loss_fn)
     batches, make_batch = function(config.data, "--data"), function(evaluation, "--evaluation")
     try:
         batch = make_batch()
     except Exception as error:  # whatever the user's function raises
         raise BadInputError(f"{evaluation} raised {type(error).__name__}: {error}") from error
-    return Task(make_model, batches, batch, loss)
+    return Task(make_model, batches, batch, loss_fn)
 
 
 def _numbers(option: str, parts: list[str], text: str, remedy: str) -> list[float]:

@@ -144,7 +144,8 @@ class Theory:
     def _of(self, name: PathName, power: Power) -> float:
         """The exponent in the sizes of a power of a parameter's ratios."""
         return self._growth(
-            name, lambda s: power.at(s.r_in, s.r_out, depth=s.depth, gain=s.forward_gain)
+            name,
+            lambda s: power.at(s.r_in, s.r_out, depth_ratio=s.depth_ratio, gain=s.forward_gain),
         )
 
     def _growth(self, name: PathName, value: Callable[[ParamSpec], float]) -> float:

@@ -15,8 +15,8 @@ NNX or Linen or plain functions.
 fused an unrolled model by itself, and `layer_by_layer` is the explicit form for running eagerly.
 """
 
-from jaxmup.fused._clip import Clip as Clip
-from jaxmup.fused._clip import clip_by_global_norm as clip_by_global_norm
+from jaxmup.fused._clip import GlobalNormClip as GlobalNormClip
+from jaxmup.fused._clip import global_norm_clip as global_norm_clip
 from jaxmup.fused._live import LiveGradients as LiveGradients
 from jaxmup.fused._live import live_gradients as live_gradients
 from jaxmup.fused._memory import Form as Form

@@ -10,8 +10,8 @@ from jaxmup._spec import require_positive
 from jaxmup._tree import leaves_by_path, listed, require_leaves
 
 
-class Clip(NamedTuple):
-    """How gradients are clipped; see `clip_by_global_norm`.
+class GlobalNormClip(NamedTuple):
+    """How gradients are clipped; see `global_norm_clip`.
 
     Args:
       max_norm: the largest norm that is left as it is.
@@ -36,7 +36,7 @@ class Clip(NamedTuple):
         return jnp.where(norm > self.max_norm, self.max_norm / norm, 1.0)
 
 
-def clip_by_global_norm(max_norm: Any, scalings: Any = None) -> Clip:
+def global_norm_clip(max_norm: Any, scalings: Any = None) -> GlobalNormClip:
     r"""Clips by the norm of all gradients, for the `clip` of `value_and_update`.
 
     With g the gradients, and n their `Scaling.norm` or 1, all are multiplied by
@@ -60,7 +60,7 @@ def clip_by_global_norm(max_norm: Any, scalings: Any = None) -> Clip:
 
     Example:
       >>> from jaxmup import fused
-      >>> clip = fused.clip_by_global_norm(2.5)
+      >>> clip = fused.global_norm_clip(2.5)
       >>> float(clip.factor({"b": 0, "w": 0}, [jnp.array(9.0), jnp.array(16.0)]))
       0.5
 
@@ -71,10 +71,10 @@ def clip_by_global_norm(max_norm: Any, scalings: Any = None) -> Clip:
     if isinstance(max_norm, int | float):
         require_positive("max_norm", max_norm, "It is the largest norm that is left as it is.")
     if scalings is None:
-        return Clip(max_norm, None)
+        return GlobalNormClip(max_norm, None)
     remedy = "Use `jaxmup.resolve(specs, parametrization)`."
     by_name = require_leaves("scalings", scalings, Scaling, remedy)
-    return Clip(max_norm, {name: scaling.norm for name, scaling in by_name.items()})
+    return GlobalNormClip(max_norm, {name: scaling.norm for name, scaling in by_name.items()})
 
 
 def squared_norm(x: Array) -> Array:

@@ -350,6 +350,6 @@ _PER_LAYER = (
 )
 _COUPLED = (
     "For clipping by a global norm, take it out of the chain and pass "
-    "`clip=jaxmup.fused.clip_by_global_norm(max_norm)`: a first backward pass then measures the "
+    "`clip=jaxmup.fused.global_norm_clip(max_norm)`: a first backward pass then measures the "
     "norm. For anything else that couples parameters, use `jax.value_and_grad` and the plain step."
 )

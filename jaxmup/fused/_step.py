@@ -16,7 +16,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jaxmup._tree import leaves_by_path, listed
 from jaxmup.fused import _loop, _tape
-from jaxmup.fused._clip import Clip, squared_norm
+from jaxmup.fused._clip import GlobalNormClip, squared_norm
 from jaxmup.fused._loop import Arrays, Inputs, Visitor
 from jaxmup.fused._optimizer import Model, Part, Share, Stacked, Update, divide
 from jaxmup.fused._program import Traced, trace, type_of
@@ -41,7 +41,7 @@ class Step:
     loss_fn: Callable[..., Any]
     tx: optax.GradientTransformation
     has_aux: bool = False
-    clip: Clip | None = None
+    clip: GlobalNormClip | None = None
     block: Callable[[ClosedJaxpr], Block] = as_written
     update_size: int | None = None
 
@@ -100,7 +100,7 @@ def value_and_update(
     tx: optax.GradientTransformation,
     *,
     has_aux: bool = False,
-    clip: Clip | None = None,
+    clip: GlobalNormClip | None = None,
     update_size: int | None = None,
 ) -> Step:
     """A training step like `jax.value_and_grad`, with the optimizer inside the backward pass.
@@ -136,7 +136,7 @@ def value_and_update(
         arrays, such as an `nnx.State` of `nnx.split(model, nnx.Param)`.
       tx: the optimizer.
       has_aux: whether `loss_fn` returns a pair, of the loss and anything else.
-      clip: see `clip_by_global_norm`; costs a second backward pass.
+      clip: see `global_norm_clip`; costs a second backward pass.
       update_size: how many numbers of a layer's parameter to update at a time, as whole rows; 0 for
         the whole layer at once. What is updated fits the cache, and the new values need no memory
         of their own. Optimizers that do not treat each number by itself take whole layers anyway.

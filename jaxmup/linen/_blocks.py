@@ -23,7 +23,7 @@ class _Block(nn.Module, kw_only=True):
       base_hidden_features: `hidden_features` of the base model; `None` if it does not grow.
       parametrization: the rule, or its name (then for the Adam family).
       lr_scale: factor α on the learning rate of all parameters; dimensionless.
-      depth: in a residual block, the number of blocks over that of the base model; dimensionless.
+      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
       dtype: dtype of the computation; `None` for that of inputs and parameters.
       param_dtype: dtype of the parameters.
     """
@@ -32,14 +32,14 @@ class _Block(nn.Module, kw_only=True):
     base_hidden_features: int | None = None
     parametrization: Parametrization | ParametrizationName = "mup"
     lr_scale: float = 1.0
-    depth: float = 1.0
+    depth_ratio: float = 1.0
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
     @nn.nowrap
     def shared(self) -> dict[str, Any]:
         """The settings of every layer of the block."""
-        names = ("parametrization", "lr_scale", "depth", "dtype", "param_dtype")
+        names = ("parametrization", "lr_scale", "depth_ratio", "dtype", "param_dtype")
         return {name: getattr(self, name) for name in names}
 
 
@@ -58,7 +58,7 @@ class GatedMLP(_Block):
         `None` too.
       parametrization: the rule, or its name (then for the Adam family).
       lr_scale: factor α on the learning rate of all parameters; dimensionless.
-      depth: in a residual block, the number of blocks over that of the base model; dimensionless.
+      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
       dtype: dtype of the computation; `None` for that of inputs and parameters.
       param_dtype: dtype of the parameters.
 
@@ -116,7 +116,7 @@ class MixtureOfExperts(_Block):
       base_hidden_features: `hidden_features` of the base model; `None` if it does not grow.
       parametrization: the rule, or its name (then for the Adam family).
       lr_scale: factor α on the learning rate of all parameters; dimensionless.
-      depth: in a residual block, the number of blocks over that of the base model; dimensionless.
+      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
       dtype: dtype of the computation; `None` for that of inputs and parameters.
       param_dtype: dtype of the parameters.
 
@@ -169,23 +169,23 @@ class MixtureOfExperts(_Block):
 
 
 class Residual(nn.Module):
-    """A residual block whose contribution knows depth: `x + depth^-α · block(x)`.
+    """A residual block whose contribution knows depth: `x + depth_ratio^-α · block(x)`.
 
-    The layers of the block take the same `depth`, which their learning rates and eps follow.
+    The layers of the block take the same `depth_ratio`, which their learning rates and eps follow.
 
     Args:
       block: a Linen module, or any function.
-      depth: number of residual blocks of the model over that of the base model; dimensionless.
+      depth_ratio: number of residual blocks of the model over that of the base model.
       parametrization: the rule, whose α (`depth_alpha`) it is, or its name.
 
     Raises:
-      ValueError: at the first call, if `depth` is not a finite positive number, or has changed and
-        the parametrization says nothing about depth.
+      ValueError: at the first call, if `depth_ratio` is not a finite positive number, or is not 1
+        and the parametrization says nothing about depth.
 
     Example:
       >>> import jaxmup
       >>> rule = jaxmup.parametrization("mup", depth_alpha=1.0)
-      >>> block = jaxmup.linen.Residual(jnp.ones_like, depth=4.0, parametrization=rule)
+      >>> block = jaxmup.linen.Residual(jnp.ones_like, depth_ratio=4.0, parametrization=rule)
       >>> float(block.apply({}, jnp.array(1.0)))
       1.25
 
@@ -195,11 +195,11 @@ class Residual(nn.Module):
     """
 
     block: Callable[..., Array]
-    depth: float = 1.0
+    depth_ratio: float = 1.0
     parametrization: Parametrization | ParametrizationName = "mup"
 
     @nn.compact
     def __call__(self, x: Array, *args: Any, **kwargs: Any) -> Array:
         """Adds `multiplier · block(x, ...)` to `x`."""
-        multiplier = as_parametrization(self.parametrization).residual_multiplier(self.depth)
+        multiplier = as_parametrization(self.parametrization).residual_multiplier(self.depth_ratio)
         return x + functional.scale(self.block(x, *args, **kwargs), multiplier)

@@ -28,7 +28,7 @@ class Embed(Layer, nn.Embed):
       base_features: `features` of the base model; `None` if it does not grow.
       init_std: standard deviation of a normal embedding, instead of `embedding_init`.
       lr_scale: factor α on the learning rate; dimensionless.
-      depth: in a residual block, the number of blocks over that of the base model; dimensionless.
+      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
 
     Raises:
       ValueError: at the first call, if a size, base, standard deviation or scale is out of range, a

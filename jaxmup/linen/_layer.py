@@ -34,12 +34,12 @@ class Layer(nn.Module):
     Args:
       parametrization: the rule, or its name (then for the Adam family).
       lr_scale: factor α on the learning rate of the layer's parameters; dimensionless.
-      depth: in a residual block, the number of blocks over that of the base model; dimensionless.
+      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
     """
 
     parametrization: Parametrization | ParametrizationName = "mup"
     lr_scale: float = 1.0
-    depth: float = 1.0
+    depth_ratio: float = 1.0
 
     def declare(
         self,
@@ -72,12 +72,14 @@ class Layer(nn.Module):
             for name in {**axes, **stds}
         }
         rule = as_parametrization(self.parametrization)
-        return declare_layer(axes, initials, rule, lr_scale=self.lr_scale, depth=self.depth)
+        return declare_layer(
+            axes, initials, rule, lr_scale=self.lr_scale, depth_ratio=self.depth_ratio
+        )
 
     @nn.nowrap
     def rule(self) -> dict[str, Any]:
         """The settings that a layer hands on to the layers inside of it."""
-        names = ("param_dtype", "parametrization", "lr_scale", "depth")
+        names = ("param_dtype", "parametrization", "lr_scale", "depth_ratio")
         return {name: getattr(self, name) for name in names}
 
     @nn.nowrap

@@ -37,7 +37,7 @@ class LayerNorm(_Norm, nn.LayerNorm):
       base_features: sizes of the axes in `feature_axes` in the base model; `None` if they do not
         grow.
       lr_scale: factor α on the learning rate of gain and bias; dimensionless.
-      depth: in a residual block, the number of blocks over that of the base model; dimensionless.
+      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
 
     Raises:
       ValueError: at the first call, if a base or scale is out of range, or a dtype is not a

@@ -67,7 +67,7 @@ class SimpleCell(_Cell, nn.SimpleCell):
         grow.
       base_features: `features` of the base model; `None` if it does not grow.
       lr_scale: factor α on the learning rate of all parameters; dimensionless.
-      depth: in a residual block, the number of blocks over that of the base model; dimensionless.
+      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
 
     Raises:
       ValueError: at the first call, if a size, base or scale is out of range, or a dtype is not a

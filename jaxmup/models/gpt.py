@@ -121,7 +121,7 @@ class GPT(nnx.Module):
                 norm=norm,
                 feed_forward=feed_forward,
                 use_bias=use_bias,
-                depth=num_layers / base_num_layers,
+                depth_ratio=num_layers / base_num_layers,
                 **{**common, "rngs": rngs},
             )
 
@@ -160,7 +160,8 @@ class GPT(nnx.Module):
 class Block(nnx.Module):
     """Causal attention and a feed-forward layer, each behind a norm and beside a residual.
 
-    Its arguments are those of `GPT`; `depth` is the number of blocks over that of the base model.
+    Its arguments are those of `GPT`; `depth_ratio` is the number of blocks over that of the base
+    model.
     """
 
     def __init__(
@@ -176,12 +177,12 @@ class Block(nnx.Module):
         norm: Norm,
         feed_forward: FeedForward,
         use_bias: bool,
-        depth: float,
+        depth_ratio: float,
         **common: Any,
     ):
         rule = as_parametrization(common["parametrization"])
-        self.multiplier = rule.residual_multiplier(depth)
-        layer = {"use_bias": use_bias, "depth": depth, **common}
+        self.multiplier = rule.residual_multiplier(depth_ratio)
+        layer = {"use_bias": use_bias, "depth_ratio": depth_ratio, **common}
         self.attention_norm = _make_norm(norm, width, base_width, use_bias, layer)
         self.attention = MultiHeadAttention(
             num_heads,

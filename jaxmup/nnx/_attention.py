@@ -44,7 +44,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         width.
       zero_out: whether the output kernel starts at zero.
       lr_scale: factor α on the learning rate of all parameters; dimensionless.
-      depth: in a residual block, the number of blocks over that of the base model; dimensionless.
+      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
       rngs: as of `flax.nnx.MultiHeadAttention`.
       **flax: the other arguments of `flax.nnx.MultiHeadAttention`.
 
@@ -83,7 +83,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         zero_query: bool = False,
         zero_out: bool = False,
         lr_scale: float = 1.0,
-        depth: float = 1.0,
+        depth_ratio: float = 1.0,
         rngs: nnx.Rngs,
         **flax: Any,
     ):
@@ -106,7 +106,11 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
             base_num_kv_heads = base_num_heads
         heads = (self.num_heads, self.head_dim), (base_num_heads, base_head_dim)
         kv_heads = (self.num_kv_heads, self.head_dim), (base_num_kv_heads, base_head_dim)
-        rule = {"parametrization": parametrization, "lr_scale": lr_scale, "depth": depth}
+        rule = {
+            "parametrization": parametrization,
+            "lr_scale": lr_scale,
+            "depth_ratio": depth_ratio,
+        }
         shared = {**rule, "rngs": own_rngs}
 
         def project(features: int, base: int | None, heads: Any, **arguments: Any) -> LinearGeneral:

@@ -29,7 +29,7 @@ class GatedMLP(nnx.Module):
         `out_features` is `None` too.
       rngs: random keys.
       **linear: what the three `jaxmup.nnx.Linear` have in common, such as `parametrization`,
-        `dtype` or `depth`.
+        `dtype` or `depth_ratio`.
 
     Example:
       >>> from flax import nnx
@@ -94,7 +94,7 @@ class MixtureOfExperts(nnx.Module):
       base_hidden_features: the same of `hidden_features`.
       rngs: random keys.
       **linear: what router and experts have in common, such as `parametrization`, `dtype` or
-        `depth`.
+        `depth_ratio`.
 
     Raises:
       ValueError: if `top_k` is not between 1 and `num_experts`.
@@ -153,23 +153,24 @@ class MixtureOfExperts(nnx.Module):
 
 
 class Residual(nnx.Module):
-    """A residual block whose contribution knows depth: `x + depth^-α · block(x)`.
+    """A residual block whose contribution knows depth: `x + depth_ratio^-α · block(x)`.
 
-    The layers of the block take the same `depth`, which their learning rates and eps follow.
+    The layers of the block take the same `depth_ratio`, which their learning rates and eps follow.
 
     Args:
       block: an NNX module, or any function.
-      depth: number of residual blocks of the model over that of the base model; dimensionless.
+      depth_ratio: number of residual blocks of the model over that of the base model.
       parametrization: the rule, whose α (`depth_alpha`) it is, or its name.
 
     Raises:
-      ValueError: if `depth` is not a finite positive number, or has changed and the parametrization
-        says nothing about depth.
+      ValueError: if `depth_ratio` is not a finite positive number, or is not 1 and the
+        parametrization says nothing about depth.
 
     Example:
       >>> import jaxmup
       >>> rule = jaxmup.parametrization("mup", depth_alpha=1.0)
-      >>> float(jaxmup.nnx.Residual(jnp.ones_like, depth=4.0, parametrization=rule)(jnp.array(1.0)))
+      >>> block = jaxmup.nnx.Residual(jnp.ones_like, depth_ratio=4.0, parametrization=rule)
+      >>> float(block(jnp.array(1.0)))
       1.25
 
     References:
@@ -181,11 +182,11 @@ class Residual(nnx.Module):
         self,
         block: Callable[..., Array],
         *,
-        depth: float = 1.0,
+        depth_ratio: float = 1.0,
         parametrization: Parametrization | ParametrizationName = "mup",
     ):
         self.block = block
-        self.multiplier = as_parametrization(parametrization).residual_multiplier(depth)
+        self.multiplier = as_parametrization(parametrization).residual_multiplier(depth_ratio)
 
     def __call__(self, x: Array, *args: Any, **kwargs: Any) -> Array:
         """Adds `multiplier · block(x, ...)` to `x`."""
@@ -208,7 +209,7 @@ class Stack(nnx.Module):
       >>> from flax import nnx
       >>> import jaxmup
       >>> rule = jaxmup.parametrization("mup", depth_alpha=1.0)
-      >>> shared = {"parametrization": rule, "depth": 6 / 2}  # 2 blocks in the base model
+      >>> shared = {"parametrization": rule, "depth_ratio": 6 / 2}  # 2 blocks in the base model
       >>> def make_block(rngs):
       ...     return jaxmup.nnx.Residual(jaxmup.nnx.Linear(4, 4, **shared, rngs=rngs), **shared)
       >>> stack = jaxmup.nnx.Stack(make_block, 6, rngs=nnx.Rngs(0))

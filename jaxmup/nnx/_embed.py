@@ -30,7 +30,7 @@ class Embed(nnx.Embed):
       base_features: `features` of the base model; `None` if it does not grow.
       init_std: standard deviation of a normal embedding, instead of `embedding_init`.
       lr_scale: factor α on the learning rate; dimensionless.
-      depth: in a residual block, the number of blocks over that of the base model; dimensionless.
+      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
       **flax: the other arguments of `flax.nnx.Embed`.
 
     Raises:
@@ -60,7 +60,7 @@ class Embed(nnx.Embed):
         base_features: int | None = None,
         init_std: float | None = None,
         lr_scale: float = 1.0,
-        depth: float = 1.0,
+        depth_ratio: float = 1.0,
         **flax: Any,
     ):
         multipliers, arguments = prepare(
@@ -69,7 +69,7 @@ class Embed(nnx.Embed):
             flax,
             parametrization=parametrization,
             lr_scale=lr_scale,
-            depth=depth,
+            depth_ratio=depth_ratio,
             stds={"embedding": init_std},
             default_std=features_std,
         )

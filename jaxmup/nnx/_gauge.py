@@ -96,9 +96,9 @@ def regauged(model: M, parametrization: Parametrization) -> M:
     return model
 
 
-def _move(owned: Owned, rule: Parametrization) -> Move:
+def _move(owned: Owned, parametrization: Parametrization) -> Move:
     try:
-        return gauge_move(owned.spec, rule)
+        return gauge_move(owned.spec, parametrization)
     except ValueError as error:
         raise ValueError(f"{name_of(owned.path)}: {error}") from None
 

@@ -101,7 +101,7 @@ def prepare(
     *,
     parametrization: Parametrization | ParametrizationName,
     lr_scale: float,
-    depth: float,
+    depth_ratio: float,
     stds: Mapping[str, float | None] = MappingProxyType({}),
     default_std: Callable[[tuple[int, ...]], float] | None = fan_in_std,
     flat: Callable[[str], Callable[[tuple[int, ...]], tuple[int, ...]]] | None = None,
@@ -115,7 +115,7 @@ def prepare(
       arguments: its keyword arguments that the user gave.
       parametrization: the rule, or its name.
       lr_scale: factor on the learning rate; dimensionless.
-      depth: number of residual blocks over that of the base model; dimensionless.
+      depth_ratio: number of residual blocks over that of the base model; dimensionless.
       stds: standard deviations that the user gave, by name of the parameter.
       default_std: of Flax's own initializer of the main parameter, for a shape.
       flat: for a parameter's name, what Flax makes of its shape before it calls the initializer.
@@ -141,7 +141,7 @@ def prepare(
             flat=None if flat is None else flat(name),
         )
     rule = as_parametrization(parametrization)
-    declared = declare_layer(axes, initials, rule, lr_scale=lr_scale, depth=depth)
+    declared = declare_layer(axes, initials, rule, lr_scale=lr_scale, depth_ratio=depth_ratio)
     ours = dict(arguments)
     for name, parameter in declared.items():
         ours[initializer.format(name)] = arrays[name].boxed(parameter)

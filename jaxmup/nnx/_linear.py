@@ -35,7 +35,7 @@ class Linear(nnx.Linear):
       init_std: standard deviation of a normal kernel at base width, instead of `kernel_init`.
       bias_init_std: standard deviation of a normal bias at base width, instead of `bias_init`.
       lr_scale: factor α on the learning rate of kernel and bias; dimensionless.
-      depth: in a residual block, the number of blocks over that of the base model; dimensionless.
+      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
 
     Raises:
       ValueError: if a size, base, standard deviation or scale is out of range, a dtype is not a
@@ -75,7 +75,7 @@ class Linear(nnx.Linear):
         init_std: float | None = None,
         bias_init_std: float | None = None,
         lr_scale: float = 1.0,
-        depth: float = 1.0,
+        depth_ratio: float = 1.0,
         rngs: nnx.Rngs,
         kernel_metadata: Mapping[str, Any] = MappingProxyType({}),
         bias_metadata: Mapping[str, Any] = MappingProxyType({}),
@@ -101,7 +101,7 @@ class Linear(nnx.Linear):
             },
             parametrization=parametrization,
             lr_scale=lr_scale,
-            depth=depth,
+            depth_ratio=depth_ratio,
             stds={"kernel": init_std, "bias": bias_init_std},
         )
         super().__init__(in_features, out_features, **arguments)
@@ -155,7 +155,7 @@ class LinearGeneral(nnx.LinearGeneral):
         init_std: float | None = None,
         bias_init_std: float | None = None,
         lr_scale: float = 1.0,
-        depth: float = 1.0,
+        depth_ratio: float = 1.0,
         **flax: Any,
     ):
         inputs = axes_of("input", in_features, base_in_features, "base_in_features")
@@ -167,7 +167,7 @@ class LinearGeneral(nnx.LinearGeneral):
             flax,
             parametrization=parametrization,
             lr_scale=lr_scale,
-            depth=depth,
+            depth_ratio=depth_ratio,
             stds={"kernel": init_std, "bias": bias_init_std},
             flat=partial(partial, flat_shape, n_outputs=len(outputs)),
         )
@@ -220,7 +220,7 @@ class Einsum(nnx.Einsum):
         init_std: float | None = None,
         bias_init_std: float | None = None,
         lr_scale: float = 1.0,
-        depth: float = 1.0,
+        depth_ratio: float = 1.0,
         **flax: Any,
     ):
         axes = einsum_axes(
@@ -234,7 +234,7 @@ class Einsum(nnx.Einsum):
             flax,
             parametrization=parametrization,
             lr_scale=lr_scale,
-            depth=depth,
+            depth_ratio=depth_ratio,
             stds={"kernel": init_std, "bias": bias_init_std},
         )
         super().__init__(einsum_str, tuple(kernel_shape), bias_shape, **arguments)
@@ -300,7 +300,7 @@ class Conv(nnx.Conv):
         init_std: float | None = None,
         bias_init_std: float | None = None,
         lr_scale: float = 1.0,
-        depth: float = 1.0,
+        depth_ratio: float = 1.0,
         **flax: Any,
     ):
         axes = conv_axes(
@@ -316,7 +316,7 @@ class Conv(nnx.Conv):
             flax,
             parametrization=parametrization,
             lr_scale=lr_scale,
-            depth=depth,
+            depth_ratio=depth_ratio,
             stds={"kernel": init_std, "bias": bias_init_std},
         )
         super().__init__(in_features, out_features, kernel_size, strides, **arguments)
@@ -364,7 +364,7 @@ class ConvTranspose(nnx.ConvTranspose):
         init_std: float | None = None,
         bias_init_std: float | None = None,
         lr_scale: float = 1.0,
-        depth: float = 1.0,
+        depth_ratio: float = 1.0,
         **flax: Any,
     ):
         axes = conv_axes(
@@ -380,7 +380,7 @@ class ConvTranspose(nnx.ConvTranspose):
             flax,
             parametrization=parametrization,
             lr_scale=lr_scale,
-            depth=depth,
+            depth_ratio=depth_ratio,
             stds={"kernel": init_std, "bias": bias_init_std},
         )
         super().__init__(in_features, out_features, kernel_size, strides, **arguments)

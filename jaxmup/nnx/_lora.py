@@ -24,7 +24,7 @@ class LoRA(nnx.LoRA):
       base_in_features: `in_features` of the base model; `None` if it does not grow.
       base_out_features: the same of `out_features`.
       lr_scale: factor α on the learning rate of both; dimensionless.
-      depth: in a residual block, the number of blocks over that of the base model; dimensionless.
+      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
       **flax: the other arguments of `flax.nnx.LoRA`, such as the `base_module` that is adapted.
 
     Raises:
@@ -50,7 +50,7 @@ class LoRA(nnx.LoRA):
         base_in_features: int | None = None,
         base_out_features: int | None = None,
         lr_scale: float = 1.0,
-        depth: float = 1.0,
+        depth_ratio: float = 1.0,
         **flax: Any,
     ):
         axes = {
@@ -63,7 +63,7 @@ class LoRA(nnx.LoRA):
             flax,
             parametrization=parametrization,
             lr_scale=lr_scale,
-            depth=depth,
+            depth_ratio=depth_ratio,
             initializer="{}_initializer",
         )
         super().__init__(in_features, lora_rank, out_features, **arguments)

@@ -22,7 +22,7 @@ class _Norm:
         parametrization: Parametrization | ParametrizationName = "mup",
         base_num_features: int | None = None,
         lr_scale: float = 1.0,
-        depth: float = 1.0,
+        depth_ratio: float = 1.0,
         **flax: Any,
     ):
         axes = norm_axes(
@@ -30,7 +30,11 @@ class _Norm:
             use_scale=flax.get("use_scale", True),
             use_bias=self._has_bias and flax.get("use_bias", True),
         )
-        rule = {"parametrization": parametrization, "lr_scale": lr_scale, "depth": depth}
+        rule = {
+            "parametrization": parametrization,
+            "lr_scale": lr_scale,
+            "depth_ratio": depth_ratio,
+        }
         multipliers, arguments = prepare(super().__init__, axes, flax, **rule)
         super().__init__(num_features, **arguments)  # type: ignore[call-arg]
         hold(self, multipliers)
@@ -46,7 +50,7 @@ class LayerNorm(_Norm, nnx.LayerNorm):
       parametrization: the rule, or its name (then for the Adam family).
       base_num_features: `num_features` of the base model; `None` if it does not grow.
       lr_scale: factor α on the learning rate of gain and bias; dimensionless.
-      depth: in a residual block, the number of blocks over that of the base model; dimensionless.
+      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
       **flax: the other arguments of `flax.nnx.LayerNorm`.
 
     Raises:

@@ -25,11 +25,15 @@ class _Cell:
         base_in_features: int | None = None,
         base_hidden_features: int | None = None,
         lr_scale: float = 1.0,
-        depth: float = 1.0,
+        depth_ratio: float = 1.0,
         rngs: nnx.Rngs,
         **flax: Any,
     ):
-        rule = {"parametrization": parametrization, "lr_scale": lr_scale, "depth": depth}
+        rule = {
+            "parametrization": parametrization,
+            "lr_scale": lr_scale,
+            "depth_ratio": depth_ratio,
+        }
         own_rngs = nnx.clone(rngs)  # with which our layers draw what Flax's would have drawn
         arguments = {**flax, **_WITHOUT_VALUES}
         super().__init__(in_features, hidden_features, rngs=rngs, **arguments)  # type: ignore[call-arg]
@@ -51,7 +55,7 @@ class SimpleCell(_Cell, nnx.SimpleCell):
       base_in_features: `in_features` of the base model; `None` if it does not grow.
       base_hidden_features: the same of `hidden_features`.
       lr_scale: factor α on the learning rate of all parameters; dimensionless.
-      depth: in a residual block, the number of blocks over that of the base model; dimensionless.
+      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
       rngs: as of `flax.nnx.SimpleCell`.
       **flax: the other arguments of `flax.nnx.SimpleCell`.
 

@@ -91,7 +91,7 @@ class Config:
         the record, of the model of a `Task`.
       data: `digits`, `images` (the same, of shape 8 x 8 x 1) or `text`; `None` for those that suit
         the model. Or any other name, for the record.
-      loss: any name, for the record; `None` for the cross-entropy.
+      loss_fn: any name, for the record; `None` for the cross-entropy.
       text: file with the text; `None` for Python's standard library.
       context: length of a sequence of text, in bytes.
       sweep: values of other hyper-parameters, by name: `b1`, `b2`, `eps`, `weight_decay` or
@@ -129,7 +129,7 @@ class Config:
     base_width: int | None = None
     model: str = "mlp"
     data: str | None = None
-    loss: str | None = None
+    loss_fn: str | None = None
     text: str | None = None
     context: int = 64
     sweep: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)

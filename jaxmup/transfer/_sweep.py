@@ -18,7 +18,7 @@ from jaxmup._tree import leaves_by_path, map_named
 from jaxmup.transfer._config import NUMBERS, STDS, Config, OptimizerName
 from jaxmup.transfer._network import Network
 from jaxmup.transfer._search import Cell
-from jaxmup.transfer._task import Loss, Task, run_batches
+from jaxmup.transfer._task import LossFn, Task, run_batches
 from jaxmup.transfer._trial import Trial
 
 Numbers = Mapping[str, Any]  # the learning rate and other hyper-parameters, by name
@@ -113,7 +113,7 @@ def program(task: Task, config: Config, cell: Cell, network: Network, runs: int)
     offered = {"depth": config.depth, **setting, "batch_size": batch_size}
     batches = [run_batches(task.batches, seed, steps, offered) for seed in config.seeds]
     together = faster_together(_examples(batches[0]), cell.width)
-    call, devices = compiled(make_run(network, task.loss, config, steps), together)
+    call, devices = compiled(make_run(network, task.loss_fn, config, steps), together)
     params, rest = initial_state(network, config.seeds)
     _require_matrices(config.sweep, params, _roles(network))
     arguments = on_every_device((params, rest, stacked(batches), task.evaluation))
@@ -175,12 +175,12 @@ def stacked(trees: Sequence[Any]) -> Any:
     return jax.tree.map(stack, *trees)
 
 
-def make_run(network: Network, loss: Loss, config: Config, steps: int) -> Run:
+def make_run(network: Network, loss_fn: LossFn, config: Config, steps: int) -> Run:
     """The function that trains one network and returns its losses.
 
     Args:
       network: what to train.
-      loss: of a model on a batch.
+      loss_fn: of a model on a batch.
       config: of the optimizer and its schedule.
       steps: length of the schedule.
     """
@@ -189,7 +189,7 @@ def make_run(network: Network, loss: Loss, config: Config, steps: int) -> Run:
 
     def loss_of(params: Any, rest: Any, batch: Any) -> tuple[Array, Any]:
         model, left = network.join(params, rest)
-        return loss(model, batch), left()
+        return loss_fn(model, batch), left()
 
     def run(
         numbers: Numbers, params: Any, rest: Any, batches: Any, evaluation: Any

@@ -11,7 +11,7 @@ from jax import Array
 
 from jaxmup._signature import open_parameters
 
-Loss = Callable[[Any, Any], Array]
+LossFn = Callable[[Any, Any], Array]
 
 
 def cross_entropy(model: Callable[[Any], Array], batch: tuple[Any, Any]) -> Array:
@@ -45,7 +45,7 @@ class Task:
         `steps`; or an iterable, whose first batches every run gets. A batch is any tree of arrays;
         all have the same shapes.
       evaluation: the batch on which the loss at the end is taken.
-      loss: of a model on a batch, a scalar. It calls the model: a Linen module is a function of
+      loss_fn: of a model on a batch, a scalar. It calls the model: a Linen module is a function of
         its inputs here, a tree of arrays is itself.
       inputs: what a Linen module is called with, as for `jaxmup.infer`; `None` for the first part
         of `evaluation`.
@@ -64,7 +64,7 @@ class Task:
     make_model: Callable[..., Any]
     batches: Any
     evaluation: Any
-    loss: Loss = cross_entropy
+    loss_fn: LossFn = cross_entropy
     inputs: Any = None
     rules: Mapping[Any, Any] | None = None
 

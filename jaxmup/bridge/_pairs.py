@@ -8,13 +8,13 @@ from typing import Any
 from jaxmup._tree import listed
 from jaxmup.bridge._units import FlaxLayer, TorchLayer, without_collection
 
-Rules = Mapping[str, str | tuple[str, str] | None]
+Pairs = Mapping[str, str | tuple[str, str] | None]
 LAYOUTS = ("linear", "conv1d", "conv", "conv_transpose")
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
-    """One rule.
+class Pair:
+    """One pair of names.
 
     Args:
       pattern: name of a tensor or module of PyTorch; a `*` stands for a part without dots, `**`
@@ -29,10 +29,10 @@ class Rule:
     layout: str | None = None
 
     def expanded(self, name: str) -> str | None:
-        """The path for a tensor; `None` if the rule is not about it.
+        """The path for a tensor; `None` if the pair is not about it.
 
         Example:
-          >>> Rule("h.*.ln_1", "blocks/*/attention_norm").expanded("h.7.ln_1.weight")
+          >>> Pair("h.*.ln_1", "blocks/*/attention_norm").expanded("h.7.ln_1.weight")
           'blocks/7/attention_norm'
         """
         pattern = re.escape(self.pattern).replace(r"\*\*", "(.*)").replace(r"\*", "([^.]*)")
@@ -47,45 +47,45 @@ class Rule:
         return f"{self.pattern!r}: {value!r}"
 
 
-def parse(rules: Rules | None) -> tuple[Rule, ...]:
-    """Checks the rules.
+def parse(pairs: Pairs | None) -> tuple[Pair, ...]:
+    """Checks the pairs.
 
     Raises:
       TypeError: if they are no mapping from strings to paths.
       ValueError: if a path repeats more parts of the name than its pattern has, or a layout is
         unknown.
     """
-    rules = {} if rules is None else rules
-    if not isinstance(rules, Mapping):
-        raise TypeError(f"`rules` must map names to paths. Got {rules!r}.")
-    return tuple(_parsed(pattern, value) for pattern, value in rules.items())
+    pairs = {} if pairs is None else pairs
+    if not isinstance(pairs, Mapping):
+        raise TypeError(f"`pairs` must map names to paths. Got {pairs!r}.")
+    return tuple(_parsed(pattern, value) for pattern, value in pairs.items())
 
 
-def _parsed(pattern: Any, value: Any) -> Rule:
+def _parsed(pattern: Any, value: Any) -> Pair:
     parts = list(value) if isinstance(value, tuple | list) else [value]
     paths = isinstance(value, str) or (len(parts) == 2 and all(isinstance(p, str) for p in parts))
     if not isinstance(pattern, str) or not (value is None or paths):
         raise TypeError(
-            "A rule must map a name to a path, to a path and a layout, or to None. Got "
+            "A pair must map a name to a path, to a path and a layout, or to None. Got "
             f"{pattern!r}: {value!r}."
         )
-    rule = Rule(pattern, *parts)
-    if rule.layout is not None and rule.layout not in LAYOUTS:
-        raise ValueError(f"The layout of a rule must be one of {LAYOUTS}. Got {rule}.")
-    if rule.path is not None and rule.path.count("*") > pattern.count("*"):
-        raise ValueError(f"The path of a rule must have no more `*` than its name. Got {rule}.")
-    return rule
+    pair = Pair(pattern, *parts)
+    if pair.layout is not None and pair.layout not in LAYOUTS:
+        raise ValueError(f"The layout of a pair must be one of {LAYOUTS}. Got {pair}.")
+    if pair.path is not None and pair.path.count("*") > pattern.count("*"):
+        raise ValueError(f"The path of a pair must have no more `*` than its name. Got {pair}.")
+    return pair
 
 
 @dataclasses.dataclass(frozen=True)
-class Ruling:
-    """What the rules leave open.
+class Settled:
+    """What the pairs settle.
 
     Args:
       dropped: the modules of PyTorch that are left out, as indices.
-      forced: for each module that a rule is about, the layers that it may become.
+      forced: for each module that a pair is about, the layers that it may become.
       free: the layers that the other modules may become.
-      layouts: for each module of which a rule says it, how it is stored, and whether there must be
+      layouts: for each module of which a pair says it, how it is stored, and whether there must be
         such a way.
     """
 
@@ -95,11 +95,11 @@ class Ruling:
     layouts: Mapping[int, tuple[str, bool]]
 
     def allowed(self, torch: int) -> frozenset[int]:
-        """The layers that the rules let a module become."""
+        """The layers that the pairs let a module become."""
         return self.forced.get(torch, self.free)
 
     def among(self, torch: int, options: Sequence[Any]) -> list[Any]:
-        """Those of the ways to convert a module that are stored as the rules say."""
+        """Those of the ways to convert a module that are stored as the pairs say."""
         if torch not in self.layouts:
             return list(options)
         key, required = self.layouts[torch]
@@ -107,45 +107,45 @@ class Ruling:
         return found if found or required else list(options)
 
 
-def apply(rules: Sequence[Rule], torch: Sequence[TorchLayer], flax: Sequence[FlaxLayer]) -> Ruling:
-    """What the rules say of these modules and layers; the first that is about a module holds.
+def apply(pairs: Sequence[Pair], torch: Sequence[TorchLayer], flax: Sequence[FlaxLayer]) -> Settled:
+    """What the pairs say of these modules and layers; the first that is about a module holds.
 
     Raises:
-      ValueError: naming a rule that is about nothing here.
+      ValueError: naming a pair that is about nothing here.
     """
-    holding = {u: rule for u, module in enumerate(torch) if (rule := _first(rules, module))}
-    if idle := [rule for rule in rules if rule not in holding.values()]:
+    holding = {u: pair for u, module in enumerate(torch) if (pair := _first(pairs, module))}
+    if idle := [pair for pair in pairs if pair not in holding.values()]:
         raise ValueError(
-            "Each rule must be about a tensor. These are about none, or earlier ones are about "
+            "Each pair must be about a tensor. These are about none, or earlier ones are about "
             f"theirs:{listed(map(str, idle))}\nThe modules are{listed(m.name for m in torch)}"
         )
-    forced = {u: _layers_of(rule, torch[u], flax) for u, rule in holding.items() if rule.path}
-    return Ruling(
-        frozenset(u for u, rule in holding.items() if rule.path is None),
+    forced = {u: _layers_of(pair, torch[u], flax) for u, pair in holding.items() if pair.path}
+    return Settled(
+        frozenset(u for u, pair in holding.items() if pair.path is None),
         forced,
         frozenset(range(len(flax))).difference(*forced.values()),
         {
-            u: (rule.layout, bool(rule.path))
-            for u, rule in holding.items()
-            if rule.layout is not None
+            u: (pair.layout, bool(pair.path))
+            for u, pair in holding.items()
+            if pair.layout is not None
         },
     )
 
 
-def _first(rules: Sequence[Rule], module: TorchLayer) -> Rule | None:
+def _first(pairs: Sequence[Pair], module: TorchLayer) -> Pair | None:
     names = [source.name for source in module.tensors.values()]
-    about = (rule for rule in rules if any(rule.expanded(name) is not None for name in names))
+    about = (pair for pair in pairs if any(pair.expanded(name) is not None for name in names))
     return next(about, None)
 
 
-def _layers_of(rule: Rule, module: TorchLayer, flax: Sequence[FlaxLayer]) -> frozenset[int]:
-    paths = {rule.expanded(source.name) for source in module.tensors.values()} - {None}
+def _layers_of(pair: Pair, module: TorchLayer, flax: Sequence[FlaxLayer]) -> frozenset[int]:
+    paths = {pair.expanded(source.name) for source in module.tensors.values()} - {None}
     found = frozenset(
         v for v, layer in enumerate(flax) if any(_is_under(layer, str(path)) for path in paths)
     )
     if not found:
         raise ValueError(
-            f"A rule must lead to a layer of the model. {rule} leads from {module.name} to "
+            f"A pair must lead to a layer of the model. {pair} leads from {module.name} to "
             f"{', '.join(map(str, paths))}. The layers are{listed(layer.name for layer in flax)}"
         )
     return found
