@@ -291,11 +291,11 @@ def plain(name: str, make_tx: Any = adam_w, sizes: tuple[int, ...] = WIDTHS) -> 
 
 
 def lion(scalings: Any) -> Any:
-    return from_direction(optax.scale_by_lion(), 2**-8, scalings, family="lion")
+    return from_direction(optax.scale_by_lion(), 2**-8, scalings, optimizer="lion")
 
 
 def rmsprop(scalings: Any) -> Any:
-    return from_direction(optax.scale_by_rms(), 2**-8, scalings, family="rmsprop")
+    return from_direction(optax.scale_by_rms(), 2**-8, scalings, optimizer="rmsprop")
 
 
 def orthogonal(scalings: Any) -> Any:

@@ -143,15 +143,18 @@ def records_side(args: argparse.Namespace) -> dict[str, float]:
     import jax.numpy as jnp
     import optax
 
-    from jaxmup.coord_check import _coord_check, _subject, _training
+    from jaxmup._model import Model
+    from jaxmup.coord_check import _batches, _coord_check, _subject, _training
 
     batch = tokens(args).astype("int32")
     data = batch[:, :-1], batch[:, 1:]
     seeds = jnp.arange(args.seeds, dtype=jnp.uint32)
-    family = _subject.Family(make_gpt(args), tuple(args.widths), data[0])
+    model = Model(make_gpt(args), inputs=data[0])
+    batches = _batches.batches_of(data, args.steps)
+    data = batches.arrays
     sides: dict[str, list[Any]] = {"recorded": [], "plain": []}
     compiling = {"recorded": 0.0, "plain": 0.0}
-    for subject in family.subjects():
+    for subject in _subject.subjects(model, args.widths, batches.static):
         tx = adam(subject.scalings)
         training = _training.Training(
             tx, _coord_check.default_loss, args.steps, tuple(range(args.seeds)), True

@@ -1,7 +1,7 @@
 """One way to refuse: what is concrete is checked where it comes in, what is traced passes.
 
-Concrete is whatever has a value now: numbers of Python and NumPy, and arrays of rank 0. A tracer has
-none, so nothing is asked of it.
+Concrete is whatever has a value now: numbers of Python and NumPy, and arrays of rank 0. A tracer
+has none, so nothing is asked of it.
 """
 
 import math
@@ -159,12 +159,11 @@ def same_tree(
         (
             "Shapes of entry and parameter that differ",
             [
-                f"{n}: {tuple(entries[n].shape)}, {tuple(leaf.shape)}"
+                f"{n}: {_shape(entries[n])}, {_shape(leaf)}"
                 for n, leaf in leaves.items()
                 if n in entries
-                and hasattr(entries[n], "shape")
-                and hasattr(leaf, "shape")
-                and tuple(entries[n].shape) != tuple(leaf.shape)
+                and None not in (_shape(entries[n]), _shape(leaf))
+                and _shape(entries[n]) != _shape(leaf)
             ],
         ),
     ]
@@ -178,8 +177,15 @@ def listed(names: Iterable[str]) -> str:
     return "".join(f"\n  {name}" for name in names)
 
 
+def _shape(entry: Any) -> tuple[int, ...] | None:
+    """The shape of an entry; `None` if it has none, or a `Scaling` does not say it."""
+    shape = getattr(entry, "shape", None)
+    return None if shape is None else tuple(shape)
+
+
 def _shaped(name: str, entry: Any) -> str:
-    return f"{name} {tuple(entry.shape)}" if hasattr(entry, "shape") else name
+    shape = _shape(entry)
+    return name if shape is None else f"{name} {shape}"
 
 
 def _message(name: str, what: str, value: object, remedy: str) -> str:

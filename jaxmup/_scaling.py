@@ -3,7 +3,8 @@
 import dataclasses
 import math
 
-from jaxmup._rules import Parametrization
+from jaxmup._families import Family
+from jaxmup._parametrization import Parametrization
 from jaxmup._spec import Applied, ParamSpec
 
 
@@ -33,6 +34,9 @@ class Scaling:
         it, before any factor `grad`; dimensionless. Under `standard` it brings it to the plain
         model's.
       family: the optimizer family that the numbers are for.
+      shape: shape of the parameter that the numbers are for, which `init` of an optimizer compares
+        with that of the leaf; `None` if it is not to be compared, as where each device initializes
+        its own part of the parameter.
     """
 
     multiplier: float
@@ -43,7 +47,8 @@ class Scaling:
     eps: float
     weight_decay: float
     norm: float
-    family: str
+    family: Family
+    shape: tuple[int, ...] | None = None
 
 
 def resolve(spec: ParamSpec, parametrization: Parametrization) -> Scaling:
@@ -90,6 +95,7 @@ def resolve(spec: ParamSpec, parametrization: Parametrization) -> Scaling:
         weight_decay=row.decay.at(*at) / lr,
         norm=row.norm.at(*at) / root,
         family=row.family,
+        shape=spec.shape,
     )
 
 

@@ -89,7 +89,7 @@ class Hyperparameters:
         for name, value in (("b1", self.b1), ("b2", self.b2)):
             if not 0 <= value < 1:
                 raise ValueError(
-                    f"`{name}` must be at least 0 and below 1. Got {value!r}. Where `rescale` has "
+                    f"`{name}` must be at least 0 and below 1. Got {value!r}. Where `adjust` has "
                     "made it, batches have grown so much that no average over steps is left: pass "
                     "scale_betas=False, or a smaller batch."
                 )
@@ -211,7 +211,7 @@ def _examples_per_parameter(base: Run, target: Run) -> float:
     return target.examples / target.parameters / (base.examples / base.parameters)
 
 
-def rescale(
+def adjust(
     hyperparameters: Hyperparameters,
     base: Run,
     target: Run,
@@ -238,9 +238,9 @@ def rescale(
       ValueError: as `factors`, or if a decay of Adam's moments would leave [0, 1).
 
     Example:
-      >>> rescale(Hyperparameters(0.5, b1=0.75), Run(32, 3200), Run(64, 12800)).learning_rate
+      >>> adjust(Hyperparameters(0.5, b1=0.75), Run(32, 3200), Run(64, 12800)).learning_rate
       0.3535533905932738
-      >>> rescale(Hyperparameters(0.5, b1=0.75), Run(32, 3200), Run(64, 12800)).b1
+      >>> adjust(Hyperparameters(0.5, b1=0.75), Run(32, 3200), Run(64, 12800)).b1
       0.875
 
     References:

@@ -18,7 +18,7 @@ from jax import Array, lax
 
 from jaxmup import _extras, optim
 from jaxmup._families import FamilyName
-from jaxmup._rules import GaugeName, parametrization
+from jaxmup._parametrization import GaugeName, parametrization
 from jaxmup._tree import leaves_by_path, map_named, resolve
 from jaxmup.models import MLP
 from jaxmup.nnx import specs

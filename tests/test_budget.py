@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from helpers import TOL, cases
 
-from jaxmup.budget import Hyperparameters, Run, factors, rescale
+from jaxmup.budget import Hyperparameters, Run, adjust, factors
 
 BASE = Run(batch_size=64, examples=64000, parameters=1000)
 NAMES = ["learning_rate", "weight_decay", "eps", "1 - b1", "1 - b2", "iterations"]
@@ -57,11 +57,11 @@ def test_larger_models_see_fewer_examples_per_parameter():
 
 def test_every_factor_reaches_its_hyperparameter():
     old = Hyperparameters(0.5, weight_decay=0.25, eps=1e-6, b1=0.75, b2=0.875)
-    new = rescale(old, BASE, Run(128, 64000 * 8))
+    new = adjust(old, BASE, Run(128, 64000 * 8))
     assert new == Hyperparameters(0.25, 0.125, 2e-6, b1=0.9375, b2=0.96875)
-    assert rescale(old, BASE, BASE) == old
-    assert rescale(Hyperparameters(0.5), BASE, Run(128, 64000 * 8)).weight_decay is None
-    assert rescale(old, BASE, Run(128, 64000 * 8), scale_betas=False).b1 == 0.75
+    assert adjust(old, BASE, BASE) == old
+    assert adjust(Hyperparameters(0.5), BASE, Run(128, 64000 * 8)).weight_decay is None
+    assert adjust(old, BASE, Run(128, 64000 * 8), scale_betas=False).b1 == 0.75
 
 
 @pytest.mark.parametrize("exponents", [(0.5, 0.5), (1.0, 0.0), (0.5, 0.3)])
@@ -69,7 +69,7 @@ def test_the_time_scale_of_decay_is_a_fixed_part_of_the_run(exponents):
     old, target = Hyperparameters(0.5, weight_decay=0.25), Run(96, 640000)
     by_batch, by_length = exponents
     options = {"batch_exponent": by_batch, "length_exponent": by_length, "scale_betas": False}
-    new = rescale(old, BASE, target, **options)
+    new = adjust(old, BASE, target, **options)
     parts = [
         h.learning_rate * h.weight_decay * run.examples / run.batch_size
         for h, run in ((old, BASE), (new, target))
@@ -81,7 +81,7 @@ def test_iterations():
     assert (BASE.iterations, Run(64, 100).iterations, Run(64, 10).iterations) == (1000, 2, 1)
 
 
-GROWN = partial(rescale, Hyperparameters(0.1), BASE)
+GROWN = partial(adjust, Hyperparameters(0.1), BASE)
 BAD: dict[str, tuple[Any, ...]] = {
     "batch": (lambda: Run(0, 1), r"`batch_size` must be a finite number above 0. Got 0"),
     "examples": (lambda: Run(1, math.nan), r"`examples` must be .* Got nan"),

@@ -18,6 +18,7 @@ from plain_models import MODELS
 
 import jaxmup
 from jaxmup import Axis, ParamSpec, cli
+from jaxmup._model import Model
 from jaxmup.coord_check import (
     Expected,
     Slope,
@@ -28,12 +29,13 @@ from jaxmup.coord_check import (
     tag,
     write_record,
 )
+from jaxmup.coord_check._batches import batches_of
 from jaxmup.coord_check._coord_check import default_loss
 from jaxmup.coord_check._expected import Theory
 from jaxmup.coord_check._judge import of_layers
 from jaxmup.coord_check._modules import tag_nnx, tagging_linen
 from jaxmup.coord_check._slopes import fit
-from jaxmup.coord_check._subject import Family
+from jaxmup.coord_check._subject import subjects
 from jaxmup.coord_check._sums import Measured, Sums
 from jaxmup.coord_check._tags import collecting
 from jaxmup.coord_check._training import Training, run_seeds
@@ -209,11 +211,13 @@ def test_weights_and_their_changes_are_effective_ones_in_any_gauge():
 
 def test_seeds_run_together_as_one_by_one():
     """Accelerators run them together."""
-    subject = Family(make_model, (8, 16), DATA[0], None, apply, RULES).subjects()[0]
+    batches = batches_of(DATA, 2)
+    model = Model(make_model, inputs=DATA[0], apply=apply)
+    subject = subjects(model, (8, 16), batches.static, rules=RULES)[0]
     training = Training(optax.sgd(0.1), default_loss, 2, (0, 1), repeated=True)
     runs = [
         jax.jit(partial(run_seeds, subject, training, together))(
-            jnp.arange(2, dtype=jnp.uint32), DATA
+            jnp.arange(2, dtype=jnp.uint32), batches.arrays
         )
         for together in (False, True)
     ]
@@ -534,7 +538,7 @@ BAD = {
     "one width": ({"sizes": (64,)}, "at least two different"),
     "a width twice": ({"sizes": (64, 64)}, "at least two different"),
     "ignores the width": ({"make_model": ignores}, r"(?s)must use the size.*first \(6, 16\)"),
-    "raises": ({"make_model": breaks}, "For 32 it raised KeyError: 'no such width'"),
+    "raises": ({"make_model": breaks}, "`size` = 32. It raised KeyError: 'no such width'"),
     "another type": ({"make_model": lambda width: "model"}, "Got 'model' for size 32"),
     "no apply": ({"apply": None}, "`apply` must be given"),
     "data run out": ({"data": iter([DATA] * 3)}, "4 steps. It ran out after 3"),

@@ -17,6 +17,7 @@ from jax.nn import initializers
 
 import jaxmup
 from jaxmup import Axis, ParamSpec, optim
+from jaxmup._families import FAMILIES
 
 # One parameter of each role; what grows has grown by 4. Two shapes only, which saves compilation.
 GROWS, STAYS = {"size": 4, "base": 1}, {"size": 4}
@@ -436,7 +437,7 @@ def test_mu_dtype(chain):
 
 # ---- errors
 
-MIXED = scalings() | {"hidden": dataclasses.replace(scalings()["hidden"], family="sgd")}
+MIXED = scalings() | {"hidden": dataclasses.replace(scalings()["hidden"], family=FAMILIES["sgd"])}
 INDEPENDENT = {"learning_rate": lambda _: 1.0, "weight_decay_mode": "independent"}
 BAD_ARGUMENTS = {
     "lr NaN": ({"learning_rate": np.nan}, "`learning_rate` .* above 0. Got nan"),

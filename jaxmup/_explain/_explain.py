@@ -8,7 +8,7 @@ from jaxmup import _scaling
 from jaxmup._explain import _render
 from jaxmup._explain._group import merge
 from jaxmup._explain._row import ParameterRow, at_base
-from jaxmup._rules import Parametrization
+from jaxmup._parametrization import Parametrization
 from jaxmup._spec import ParamSpec, require_positive
 from jaxmup._tree import leaves_by_path, require_leaves, resolve
 

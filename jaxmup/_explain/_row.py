@@ -56,9 +56,16 @@ class ParameterRow:
             "forward_gain": spec.forward_gain,
             "lr_scale": spec.lr_scale,
             "learning_rate": self.learning_rate,
-            "base": dataclasses.asdict(self.base),
-            "target": dataclasses.asdict(self.target),
+            "base": _numbers(self.base),
+            "target": _numbers(self.target),
         }
+
+
+def _numbers(scaling: Scaling) -> dict[str, Any]:
+    """A scaling for JSON; its shape is that of the row."""
+    fields = dataclasses.asdict(scaling) | {"family": scaling.family.name}
+    del fields["shape"]
+    return fields
 
 
 def at_base(spec: ParamSpec) -> ParamSpec:

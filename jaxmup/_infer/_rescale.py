@@ -12,7 +12,7 @@ from jaxmup._check import listed
 from jaxmup._infer._depth import counterparts
 from jaxmup._model import Instance, MakeModel, Model, Parts, as_model
 from jaxmup._parameter import join_tiles
-from jaxmup._rules import Parametrization
+from jaxmup._parametrization import Parametrization
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import Size, Specs, leaves_by_path, map_named, resolve
 from jaxmup.functional import scale

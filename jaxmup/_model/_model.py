@@ -132,9 +132,7 @@ class Model:
           what: Word for the size in errors, such as `"base"`.
 
         Raises:
-          TypeError: if it is a Linen module and there are no `inputs`.
-          ValueError: if the factory or the function of `inputs` fails, or two parameters have one
-            name.
+          ValueError: if the factory or the function of `inputs` fails.
         """
         seen: list[Framework] = []
 
@@ -147,11 +145,6 @@ class Model:
             f"`make_model` must build `{what}` = {size!r}", jax.eval_shape, arrays
         )
         call = _of_the_users(f"`inputs` must be made for `{what}` = {size!r}", self.call, size)
-        if seen[0].kind == "linen" and call is None:
-            raise TypeError(
-                "`inputs` must be given for a Linen module, which has no parameters before it is "
-                f"called. Got none. Pass what the model of `{what}` = {size!r} is called with."
-            )
         return Instance(self, size, what, seen[0], call, parts)
 
     @property
@@ -204,13 +197,24 @@ class Instance:
 
     @functools.cached_property
     def parts(self) -> Parts:
-        """The shapes of its arrays, as `jax.ShapeDtypeStruct`s."""
+        """The shapes of its arrays, as `jax.ShapeDtypeStruct`s.
+
+        Raises:
+          TypeError: if it is a Linen module and there are no `inputs`.
+          ValueError: if a Linen module refuses its inputs.
+        """
         if self.made is not None:
             return self.made
         return self.initialized()
 
     def initialized(self) -> Parts:
         """The shapes of the arrays of a Linen module, as it is initialized once more."""
+        if self.inputs is None:
+            raise TypeError(
+                "`inputs` must be given for a Linen module, which has no parameters before it is "
+                "called. Got none. Pass what the model of "
+                f"`{self.what}` = {self.size!r} is called with."
+            )
         arrays, static = take_arrays(self.inputs)
         made = self.model.make(self.size)
 

@@ -153,7 +153,7 @@ class Linen:
 
     def draw(self, made: nn.Module, key: Any, call: Call | None) -> Parts:
         """The variables that `init` returns."""
-        assert call is not None  # `Model.at` has seen to it
+        assert call is not None  # `Instance.parts` has seen to it
         init = made.init if self.apply is None else nn.init(self.apply, made)
         args, kwargs = call.with_zeros()
         return self.split(init(key, *args, **kwargs))
@@ -195,7 +195,7 @@ class Linen:
 
     def declared(self, parts: Parts, call: Call | None, given: Given) -> Specs:
         """The specs of its layers."""
-        assert call is not None  # `Model.at` has seen to it
+        assert call is not None  # `Instance.parts` has seen to it
         return jaxmup.linen.specs(self.module, *call.args, given=given, **call.kwargs)
 
     def like_params(self, params: Params, values: Mapping[PathName, Any]) -> Tree:

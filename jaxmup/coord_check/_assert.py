@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from jaxmup._rules import Parametrization
-from jaxmup._rules import parametrization as named_parametrization
+from jaxmup._parametrization import Parametrization
+from jaxmup._parametrization import parametrization as named_parametrization
 from jaxmup.coord_check._coord_check import CoordCheck, MakeTx, coord_check
 from jaxmup.coord_check._verdict import Outcome, Verdict
 
@@ -82,7 +82,7 @@ def standard(check: CoordCheck) -> Parametrization:
             "take one. Its jaxmup layers have their own. Give it a parameter `parametrization` and "
             "pass that on to them, or leave the control out with `control=False`."
         )
-    return named_parametrization("standard", check.family)  # type: ignore[arg-type]
+    return named_parametrization("standard", check.family)
 
 
 def failure_message(check: CoordCheck, most: int = 12) -> str:

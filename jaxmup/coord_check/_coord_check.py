@@ -6,20 +6,22 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
 
 from jaxmup import _check
-from jaxmup._rules import Parametrization
-from jaxmup._signature import open_parameters
+from jaxmup._families import Family
+from jaxmup._model import MakeModel, Model, as_model
+from jaxmup._model._arguments import asked_for
+from jaxmup._parametrization import Parametrization
 from jaxmup.coord_check._batches import Data, batches_of
 from jaxmup.coord_check._expected import Theory
 from jaxmup.coord_check._judge import judged
 from jaxmup.coord_check._measure import TracedRun, run_all
-from jaxmup.coord_check._subject import Family, Subject
+from jaxmup.coord_check._subject import Subject
+from jaxmup.coord_check._subject import subjects as subjects_of
 from jaxmup.coord_check._sums import Measured
 from jaxmup.coord_check._tags import LOGITS
 from jaxmup.coord_check._training import Training, owner
@@ -46,7 +48,7 @@ class CoordCheck:
       seeds: Seeds of the runs.
       steps: Number of steps of each run.
       parametrization: Parametrization under which the models ran, as text.
-      family: Name of the family of the optimizer.
+      family: Family of the optimizer.
       follows_parametrization: Whether the models would follow another parametrization; those of
         jaxmup layers only do if `make_model` takes one.
       verdicts: Verdicts, in the order of the measurements.
@@ -58,7 +60,7 @@ class CoordCheck:
     seeds: tuple[int, ...]
     steps: int
     parametrization: str
-    family: str
+    family: Family
     follows_parametrization: bool
     verdicts: tuple[Verdict, ...]
     rows: tuple[Mapping[str, Any], ...]
@@ -74,7 +76,7 @@ class CoordCheck:
 
 
 def coord_check(
-    make_model: Callable[..., Any],
+    make_model: MakeModel | Model,
     sizes: Sequence[int],
     data: Data,
     make_tx: optax.GradientTransformation | MakeTx,
@@ -161,16 +163,21 @@ def coord_check(
     _check.number("tolerance", tolerance, at_least=0, below=LEAST_MISTAKE)
     _check.number("confidence", confidence, above=0, below=1)
     _check_kinds(make_tx, parametrization, loss_fn)
-    batches, repeated = batches_of(data, steps)
-    probe = batches if repeated else jax.tree.map(lambda leaf: leaf[0], batches)
-    family = Family(make_model, sizes, probe[0], parametrization, apply, rules)
-    subjects = family.subjects()
+    batches = batches_of(data, steps)
+    model = as_model(make_model, apply=apply)
+    if model.inputs is None:
+        model = dataclasses.replace(model, inputs=batches.first_call)
+    subjects = subjects_of(model, sizes, batches.static, parametrization, rules)
     training = functools.partial(
-        Training, loss_fn=loss_fn or default_loss, steps=steps, seeds=seeds, repeated=repeated
+        Training,
+        loss_fn=loss_fn or default_loss,
+        steps=steps,
+        seeds=seeds,
+        repeated=batches.repeated,
     )
     # The largest model is commonly the last, and takes longest: it starts first.
     runs = run_all(
-        TracedRun.of(subject, training(_transform(make_tx, subject)), batches)
+        TracedRun.of(subject, training(_transform(make_tx, subject)), batches.arrays)
         for subject in reversed(subjects)
     )[::-1]
     theory = _theory(sizes, subjects, runs)
@@ -181,7 +188,7 @@ def coord_check(
         steps=steps,
         parametrization=str(theory.parametrization),
         family=theory.parametrization.family,
-        follows_parametrization=family.takes_parametrization or not subjects[0].declares,
+        follows_parametrization=model.asks_for("parametrization") or not subjects[0].declares,
         verdicts=tuple(judged(theory, runs, tolerance, confidence)),
         rows=tuple(_rows(sizes, seeds, runs)),
     )
@@ -209,9 +216,7 @@ def _transform(
     """The transform of one model."""
     if isinstance(make_tx, optax.GradientTransformation):
         return make_tx
-    if "specs" in open_parameters(make_tx):
-        return make_tx(subject.scalings, specs=subject.specs)
-    return make_tx(subject.scalings)
+    return make_tx(subject.scalings, **asked_for(make_tx, {"specs": subject.specs}))
 
 
 def default_loss(outputs: Array, targets: Array) -> Array:

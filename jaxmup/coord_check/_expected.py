@@ -7,10 +7,9 @@ size, and everything else follows from that.
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-from jaxmup._families import FAMILIES
+from jaxmup._parametrization import Parametrization
 from jaxmup._physics import MUP, Physics
 from jaxmup._power import GAIN, ONE, Power
-from jaxmup._rules import Parametrization
 from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import PathName
@@ -167,10 +166,7 @@ class Theory:
         """
         step = self._of(name, self._physics.step * GAIN)
         spec = self.specs[0][name]
-        family = FAMILIES.get(self.parametrization.family)
-        if family is None:
-            return Expected.exactly(step)
-        family = family.at(spec.role)
+        family = self.parametrization.family.at(spec.role)
         if family.unit != ONE:
             return Expected.between(
                 step, step + self._growth(name, lambda s: min(s.r_in, s.r_out)) / 2

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxmup._families import FAMILIES
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import Gradients, Params, PathName, Tree, Updates, leaves_by_path
 from jaxmup.coord_check._batches import Batch
@@ -35,7 +34,7 @@ class Training:
     """
 
     tx: optax.GradientTransformation
-    loss_fn: Callable[[Any, Any], Array]
+    loss_fn: Callable[[Tree, Tree], Array]
     steps: int
     seeds: tuple[int, ...]
     repeated: bool
@@ -116,8 +115,7 @@ def _decay_shows(subject: Subject) -> bool:
 
     It is not where the step itself is proportional to the weight, as LAMB's is.
     """
-    family = FAMILIES.get(next(iter(subject.scaling_of.values())).family)
-    return family is None or family.weight_degree == 0
+    return all(scaling.family.weight_degree == 0 for scaling in subject.scaling_of.values())
 
 
 def _layered(found: Sequence[Found], specs: Mapping[PathName, ParamSpec]) -> frozenset[str]:

@@ -12,14 +12,13 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.core import Tracer
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
+from jaxmup._program import ClosedJaxpr, Traced, as_function, trace, type_of
 from jaxmup._tree import leaves_by_path, listed
 from jaxmup.fused import _loop, _tape
 from jaxmup.fused._clip import GlobalNormClip, squared_norm
-from jaxmup.fused._loop import Arrays, Inputs, Visitor
-from jaxmup.fused._optimizer import Model, Part, Share, Stacked, Update, divide
-from jaxmup.fused._program import Traced, trace, type_of
+from jaxmup.fused._loop import Arrays, LayerInputs, Visitor
+from jaxmup.fused._optimizer import LayerUpdate, Optimized, Part, Share, Update, divide
 from jaxmup.fused._rows import update_rows
 from jaxmup.fused._stack import Block, as_written, find_stacks
 from jaxmup.fused._tape import Tape
@@ -56,7 +55,7 @@ class Step:
         program, result = self.traced(params, *args, **kwargs)
         stacks = find_stacks(program, list(leaves_by_path(params)))
         positions = [list(stack.parameters.values()) for stack in stacks]
-        update = divide(Model(self.tx, params, state, positions), _size(self.update_size))
+        update = divide(Optimized(self.tx, params, state, positions), _size(self.update_size))
         leaves = jax.tree.leaves(params)
         tape = _tape.run_forward(program, stacks, leaves, self.block)
         factor = None
@@ -186,12 +185,12 @@ def _update(
             gradients = {j: (g * factor).astype(g.dtype) for j, g in gradients.items()}
         return update.run(share, {**gradients, **here, **common}, numbers)
 
-    def back(number: int, outputs: list[Array]) -> Inputs:
-        loop, stacked = tape.loops[number], update.stacks[number]
-        params = list(loop.layer.stack.parameters.values())
+    def back(number: int, outputs: list[Array]) -> LayerInputs:
+        stack, stacked = tape.stacks[number], update.stacks[number]
+        params = list(stack.layer.stack.parameters.values())
         visitor = _visitor(update, stacked, params, common, run)
         stacks = {key: arrays[key] for key in visitor.written}
-        found, new, _ = _loop.run_backward(*loop, outputs, stacks, visitor)
+        found, new, _ = _loop.run_backward(*stack, outputs, stacks, visitor)
         arrays.update(new)
         return found
 
@@ -204,7 +203,7 @@ def _update(
 
 def _visitor(
     update: Update,
-    stacked: Stacked,
+    stacked: LayerUpdate,
     params: Sequence[int],
     common: Arrays,
     run: Callable[..., Arrays],
@@ -222,7 +221,7 @@ def _visitor(
     first = update.key(0)
 
     def with_numbers(part: Part) -> tuple[Share, list[Array]]:
-        return part.share, jaxpr_as_fun(part.numbers)(*(common[key] for key in part.shared))
+        return part.share, as_function(part.numbers)(*(common[key] for key in part.shared))
 
     by_rows, whole = [with_numbers(part) for part in stacked.by_rows], with_numbers(stacked.whole)
 
@@ -253,12 +252,12 @@ def _measure(tape: Tape, params: list[Array]) -> list[Array]:
     def visit(gradients: Arrays, here: Arrays) -> tuple[Arrays, Arrays]:
         return {}, {j: squared_norm(g) for j, g in gradients.items()}
 
-    def back(number: int, outputs: list[Array]) -> Inputs:
-        loop = tape.loops[number]
-        positions = list(loop.layer.stack.parameters.values())
+    def back(number: int, outputs: list[Array]) -> LayerInputs:
+        stack = tape.stacks[number]
+        positions = list(stack.layer.stack.parameters.values())
         stacks = {j: params[j] for j in positions}
         visitor = Visitor(positions, visit)
-        of_inputs, _, squares = _loop.run_backward(*loop, outputs, stacks, visitor)
+        of_inputs, _, squares = _loop.run_backward(*stack, outputs, stacks, visitor)
         found.update({j: jnp.sum(s) for j, s in squares.items()})
         return of_inputs
 

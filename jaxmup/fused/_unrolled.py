@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxmup._program import is_inexact
 from jaxmup.fused._order import zero_after
-from jaxmup.fused._program import is_inexact
 
 
 def layer_by_layer(

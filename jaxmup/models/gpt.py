@@ -12,7 +12,7 @@ from jax import Array
 
 from jaxmup import functional
 from jaxmup._parameter import as_parametrization
-from jaxmup._rules import Parametrization, ParametrizationName
+from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup.nnx import Embed, GatedMLP, LayerNorm, Linear, MultiHeadAttention, RMSNorm, Stack
 
 Norm = Literal["rms", "layer"]

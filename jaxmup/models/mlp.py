@@ -6,7 +6,7 @@ import jax
 from flax import nnx
 from jax import Array
 
-from jaxmup._rules import Parametrization, ParametrizationName
+from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup.nnx import Linear
 
 

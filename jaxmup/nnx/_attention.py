@@ -7,8 +7,8 @@ from flax import nnx
 from jax.nn.initializers import zeros
 
 from jaxmup._parameter import as_parametrization
+from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup._readout import logits_factor
-from jaxmup._rules import Parametrization, ParametrizationName
 from jaxmup._spec import Axis
 from jaxmup.functional import ScaledAttention
 from jaxmup.nnx._linear import LinearGeneral

@@ -10,7 +10,7 @@ from jax import Array
 
 from jaxmup import functional
 from jaxmup._parameter import as_parametrization, per_expert_init, require_top_k
-from jaxmup._rules import Parametrization, ParametrizationName
+from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup.nnx._linear import Einsum, Linear
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from flax import nnx
 from jax.nn.initializers import zeros
 
-from jaxmup._rules import Parametrization, ParametrizationName
+from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup.nnx._linear import Linear
 
 _WITHOUT_VALUES = dict.fromkeys(("kernel_init", "recurrent_kernel_init", "bias_init"), zeros)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from jaxmup._families import FAMILIES
 from jaxmup._spec import require_positive
 from jaxmup.optim._adam import Convention, scale_by_adam
 from jaxmup.optim._checks import Scalings, is_plain_number, require_not_negative
@@ -53,7 +54,7 @@ def sgd(
         if momentum is None
         else optax.trace(decay=momentum, nesterov=nesterov, accumulator_dtype=accumulator_dtype)
     )
-    checked = Scalings(scalings, "sgd")
+    checked = Scalings(scalings, FAMILIES["sgd"])
     decay = WeightDecay(weight_decay, weight_decay_mode, mask, peak_learning_rate)
     return chain(checked, direction, decay, learning_rate)
 
@@ -212,7 +213,7 @@ class _Formula(NamedTuple):
 def _adam_chain(
     learning_rate: Any, scalings: Any, formula: _Formula, decay: WeightDecay
 ) -> optax.GradientTransformation:
-    checked = Scalings(scalings, "adam")
+    checked = Scalings(scalings, FAMILIES["adam"])
     require_not_negative("eps", formula.eps)
     require_not_negative("eps_root", formula.eps_root)
     eps = jax.tree.map(lambda scaling: formula.eps * scaling.eps, scalings)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import optax
 
-from jaxmup._families import in_one_model
+from jaxmup._families import Family, in_one_model
 from jaxmup._scaling import Scaling
 from jaxmup._tree import leaves_by_path, listed, path_name, require_leaves
 
@@ -21,20 +21,21 @@ class Scalings:
 
     Args:
       tree: a tree with a `Scaling` at each leaf.
-      family: the name of the family that they must be for; `None` for any one.
+      family: the family that they must be for; `None` for any one.
 
     Raises:
       TypeError: if a leaf is no `Scaling`.
       ValueError: if the scalings are for another family, or for several.
     """
 
-    def __init__(self, tree: Any, family: str | None = None):
+    def __init__(self, tree: Any, family: Family | None = None):
         self.by_name = require_leaves("scalings", tree, Scaling, _RESOLVE)
         families = {scaling.family for scaling in self.by_name.values()}
         candidates = families if family is None else {family}
-        if families and not any(families <= in_one_model(name) for name in candidates):
-            wanted = "one family" if family is None else f"the family {family!r}"
-            got = [f"{name}: {s.family}" for name, s in self.by_name.items() if s.family != family]
+        if families and not any(families <= in_one_model(one) for one in candidates):
+            wanted = "one family" if family is None else f"the family {family.name!r}"
+            others = {n: s.family for n, s in self.by_name.items() if s.family != family}
+            got = [f"{name}: {_told_apart(other, family)}" for name, other in others.items()]
             raise ValueError(
                 f"The scalings must be for {wanted}. Got{listed(got)}\n"
                 f"Learning rates of one family are wrong for another. {_RESOLVE}"
@@ -50,6 +51,11 @@ class Scalings:
     def require_match(self, tree: Any) -> None:
         """Raises a `ValueError` unless leaves and scalings have the same paths."""
         require_same_paths("scalings", self.by_name, tree)
+
+
+def _told_apart(other: Family, family: Family | None) -> str:
+    """The name of a family, or all of it where another one has that name."""
+    return other.name if family is None or other.name != family.name else str(other)
 
 
 def values_of_leaves(what: str, value: Any, tree: Any) -> list[Any]:

@@ -23,7 +23,7 @@ def from_direction(
     learning_rate: optax.ScalarOrSchedule,
     scalings: Any,
     *,
-    family: OptimizerName | Family,
+    optimizer: OptimizerName | Family,
     weight_decay: float | None = None,
     weight_decay_mode: WeightDecayMode = "decoupled",
     mask: Any = None,
@@ -48,7 +48,7 @@ def from_direction(
         or a chain of them, without weight decay.
       learning_rate: the base model's; a number or a schedule.
       scalings: a tree of `Scaling` for the family.
-      family: the optimizer that the direction belongs to, by name or as a `Family`; what the
+      optimizer: the optimizer that the direction belongs to, by name or as a `Family`; what the
         scalings were resolved for.
       weight_decay: see `adamw`; `None` for none.
       weight_decay_mode: see `adamw`.
@@ -56,8 +56,8 @@ def from_direction(
       peak_learning_rate: see `adamw`.
 
     Raises:
-      TypeError, ValueError: as `adamw`; also if `family` is unknown, or weight decay is coupled in
-        a family other than `sgd` and `adam`.
+      TypeError, ValueError: as `adamw`; also if `optimizer` is unknown, or weight decay is coupled
+        in a family other than `sgd` and `adam`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -65,12 +65,12 @@ def from_direction(
       >>> axes = (jaxmup.Axis("input", 256, base=64), jaxmup.Axis("output", 256, base=64))
       >>> rule = jaxmup.parametrization("mup", "lion")
       >>> scalings = {"w": jaxmup.resolve(jaxmup.ParamSpec(axes), rule)}
-      >>> tx = from_direction(optax.scale_by_lion(), 0.5, scalings, family="lion")
+      >>> tx = from_direction(optax.scale_by_lion(), 0.5, scalings, optimizer="lion")
       >>> tx.update({"w": jnp.ones(1)}, tx.init({"w": jnp.ones(1)}))[0]["w"]
       Array([-0.125], dtype=float32)
     """
-    family = family_of(family)
-    checked = Scalings(scalings, family.name)
+    family = family_of(optimizer)
+    checked = Scalings(scalings, family)
     decay = WeightDecay(weight_decay, weight_decay_mode, mask, peak_learning_rate)
     at_base = _at_base_width(optax.with_extra_args_support(direction), checked, family)
     if family.eps is not None:  # otherwise gradients come in the units of the gauge
@@ -87,7 +87,7 @@ def _at_base_width(
         return scalings.map(lambda s, w: scale(w, 1 / s.init_gain), params)
 
     def back(s: Scaling) -> float:
-        if s.family != family.name:  # Adam, for what the family does not train: degree 0 in both
+        if s.family != family:  # Adam, for what the family does not train: degree 0 in both
             return 1.0
         return s.eps**family.gradient_degree * s.init_gain**family.weight_degree
 

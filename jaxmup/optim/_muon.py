@@ -7,6 +7,7 @@ import jax
 import optax
 from optax import contrib
 
+from jaxmup._families import FAMILIES
 from jaxmup._spec import AxisKind, ParamSpec, require_positive
 from jaxmup._tree import map_named, require_leaves
 from jaxmup.functional import scale
@@ -99,9 +100,9 @@ def muon(
     """
     require_positive("adam_lr_scale", adam_lr_scale, "1.0 leaves the learning rate as it is.")
     by_name = require_leaves("specs", specs, ParamSpec, _SPECS)
-    checked = Scalings(scalings, "muon")
+    checked = Scalings(scalings, FAMILIES["muon"])
     require_same_paths("scalings", checked.by_name, specs)
-    labels = {name: s.family for name, s in checked.by_name.items()}
+    labels = {name: s.family.name for name, s in checked.by_name.items()}
     if "muon" not in labels.values():
         raise ValueError(
             "`scalings` must be of the family 'muon' at the hidden matrices. Got none of that "
@@ -138,7 +139,7 @@ def muon(
         direction,
         learning_rate,
         scalings,
-        family="muon",
+        optimizer="muon",
         weight_decay=weight_decay,
         weight_decay_mode=weight_decay_mode,
         mask=mask,

@@ -72,7 +72,7 @@ def decay_transform(
 
 
 def _require_l2(scalings: Scalings) -> None:
-    others = {s.family for s in scalings.by_name.values()} - {"sgd", "adam"}
+    others = {s.family.name for s in scalings.by_name.values()} - {"sgd", "adam"}
     if others:
         raise ValueError(
             "Weight decay of mode 'coupled' adds to the gradient, which the families 'sgd' and "

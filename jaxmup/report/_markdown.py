@@ -38,7 +38,7 @@ def _optima(analyses: Sequence[Analysis]) -> str:
             for a, curve in zip(analyses, curves, strict=True)
             for cell in (
                 _with(text.optimum(a, curve), text.optimum_interval(a, curve)),
-                text.loss(None if curve.best is None else curve.losses[curve.best]),
+                text.best_loss(curve),
             )
         ]
         for curves in zip(*(a.curves for a in analyses), strict=True)

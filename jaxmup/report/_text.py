@@ -43,9 +43,29 @@ def loss(value: float | None) -> str:
     return "diverged" if value is None else f"{value:#.3g}".rstrip(".")
 
 
+def best_loss(curve: Curve) -> str:
+    """The smallest loss of a width, or that every value diverged."""
+    return loss(None if curve.best is None else curve.losses[curve.best])
+
+
 def name(parametrization: str) -> str:
-    """A parametrization as people write it."""
+    """A parametrization as people write it.
+
+    Example:
+      >>> name("mup")
+      'muP'
+    """
     return _NAMES.get(parametrization, parametrization)
+
+
+def words(hyper_parameter: str) -> str:
+    """A hyper-parameter as people write it.
+
+    Example:
+      >>> words("learning_rate")
+      'learning rate'
+    """
+    return hyper_parameter.replace("_", " ")
 
 
 def sentence(analysis: Analysis) -> str:
@@ -94,7 +114,7 @@ def configuration(result: Result) -> dict[str, str]:
     config = result.config
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     filled = fields | {"learning_rates": config.grid, "base_width": config.base}
-    return {key.replace("_", " "): _setting(value) for key, value in filled.items()}
+    return {words(key): _setting(value) for key, value in filled.items()}
 
 
 def _setting(value: Any) -> str:

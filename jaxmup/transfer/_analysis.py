@@ -3,10 +3,11 @@
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 
+from jaxmup import _check
 from jaxmup.transfer import _statistics as statistics
 from jaxmup.transfer._findings import Analysis, Curve, Interval, Parabola, Scale
 from jaxmup.transfer._optimum import REACH, Minima, minima
@@ -60,6 +61,7 @@ def analyze(
       >>> analysis.drift, analysis.transferred_loss
       (-0.25, 0.5)
     """
+    _check.one_of("scale", scale, (None, *get_args(Scale)))
     trials = _of_every_width(list(trials))
     table = {(t.width, point_of(t, over), t.seed): t for t in trials}
     widths = sorted({t.width for t in trials})

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxmup import data
-from jaxmup._rules import Parametrization
+from jaxmup._parametrization import Parametrization
 from jaxmup.models import CNN, GPT, MLP
 from jaxmup.transfer._config import MODELS, Config
 from jaxmup.transfer._task import Task

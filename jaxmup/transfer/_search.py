@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from jaxmup._rules import ParametrizationName
+from jaxmup._parametrization import ParametrizationName
 from jaxmup.transfer._config import Config
 from jaxmup.transfer._trial import Trial
 

@@ -14,9 +14,10 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxmup import optim
+from jaxmup._infer._parametrized import Parametrized
+from jaxmup._model import Parts
 from jaxmup._tree import leaves_by_path, map_named
 from jaxmup.transfer._config import NUMBERS, STDS, Config, OptimizerName
-from jaxmup.transfer._network import Network
 from jaxmup.transfer._search import Cell
 from jaxmup.transfer._task import LossFn, Task, run_batches
 from jaxmup.transfer._trial import Trial
@@ -94,7 +95,7 @@ class Program(NamedTuple):
     train: Callable[[Group], list[Trial]]
 
 
-def program(task: Task, config: Config, cell: Cell, network: Network, runs: int) -> Program:
+def program(task: Task, config: Config, cell: Cell, network: Parametrized, runs: int) -> Program:
     """The program of the cells for which `program_of` is `cell`.
 
     Args:
@@ -155,7 +156,7 @@ def _examples(run: Any) -> int:
     return min(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(run))
 
 
-def initial_state(network: Network, seeds: Sequence[int]) -> tuple[Any, Any]:
+def initial_state(network: Parametrized, seeds: Sequence[int]) -> Parts:
     """The parameters of one model per seed, stacked along a new first axis; so the rest of it.
 
     They are drawn outside of the compiled program, where XLA compiles an initializer once per
@@ -175,7 +176,7 @@ def stacked(trees: Sequence[Any]) -> Any:
     return jax.tree.map(stack, *trees)
 
 
-def make_run(network: Network, loss_fn: LossFn, config: Config, steps: int) -> Run:
+def make_run(network: Parametrized, loss_fn: LossFn, config: Config, steps: int) -> Run:
     """The function that trains one network and returns its losses.
 
     Args:
@@ -187,8 +188,9 @@ def make_run(network: Network, loss_fn: LossFn, config: Config, steps: int) -> R
     points = np.linspace(0, steps - 1, min(steps, CURVE_POINTS)).round().astype(np.int32)
     roles = _roles(network)
 
+    @network.instance.with_axes
     def loss_of(params: Any, rest: Any, batch: Any) -> tuple[Array, Any]:
-        model, left = network.join(params, rest)
+        model, left = network.instance.bind(Parts(params, rest))
         return loss_fn(model, batch), left()
 
     def run(
@@ -227,7 +229,7 @@ def _transform(
     return _OPTIMIZERS[config.optimizer](rate, scalings, **constants)
 
 
-def _roles(network: Network) -> dict[str, str]:
+def _roles(network: Parametrized) -> dict[str, str]:
     return {name: spec.role for name, spec in leaves_by_path(network.specs).items()}
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from jaxmup.transfer._config import Config
 from jaxmup.transfer._hosts import exchanged, is_mine
 from jaxmup.transfer._identity import config_to_json, versions
-from jaxmup.transfer._measure import Progress
 from jaxmup.transfer._network import network, require_growth
+from jaxmup.transfer._progress import Progress
 from jaxmup.transfer._search import Cell, search, settings
 from jaxmup.transfer._store import Store, key_of, open_store
 from jaxmup.transfer._sweep import group_of, keys_of, program, program_of
@@ -56,7 +56,10 @@ def train(
         sharing.setdefault(program_of(config, cell), []).append(cell)
     networks = {at: network(task, config, at) for at in sharing}
     keys = {at: keys_of(config, sharing[at]) for at in sharing}
-    work = {at: net.size * config.of("steps", dict(at.setting)) for at, net in networks.items()}
+    work = {
+        at: net.num_parameters * config.of("steps", dict(at.setting))
+        for at, net in networks.items()
+    }
     done, total = 0, sum(work[at] * len(keys[at]) for at in sharing)
     for turn, at in enumerate(sharing):
         progress(Progress(done, total, at.parametrization, at.width))
@@ -91,7 +94,7 @@ def _identity(task: Task, config: Config) -> dict[str, Any]:
     devices = jax.local_devices()
     return {
         "config": config_to_json(config),
-        "parameters": {str(width): net.size for width, net in networks.items()},
+        "parameters": {str(width): net.num_parameters for width, net in networks.items()},
         "evaluation": _digest(task.evaluation),
         "versions": versions(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",

@@ -7,6 +7,7 @@ and an `eps` that stands beside the gradient grows as it does.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Literal, get_args
@@ -96,7 +97,7 @@ class Row:
     eps: Power
     decay: Power
     norm: Power
-    family: str
+    family: Family
     source: str
 
 
@@ -123,7 +124,7 @@ class Parametrization:
     """
 
     name: str
-    family: str
+    family: Family
     gauge: str
     rows: tuple[Row, ...]
     lr_scale_acts_on: Literal["lr", "multiplier"] = "lr"
@@ -131,7 +132,7 @@ class Parametrization:
 
     def __str__(self) -> str:
         depth = f", depth^-{self.depth_alpha:g}" if self.depth_alpha else ""
-        return f"{self.name}/{self.gauge} ({self.family}{depth})"
+        return f"{self.name}/{self.gauge} ({self.family.name}{depth})"
 
     def row(self, role: Role) -> Row:
         """The rule of one role."""
@@ -183,7 +184,7 @@ class Parametrization:
     def from_table(
         cls,
         name: str,
-        family: OptimizerName | Family,
+        optimizer: OptimizerName | Family,
         table: Mapping[Role, ABCD],
         *,
         source: str = "given by the user",
@@ -195,14 +196,14 @@ class Parametrization:
 
         Args:
           name: what to call it.
-          family: the optimizer that the table was made for, by name or as a `Family`.
+          optimizer: the optimizer that the table was made for, by name or as a `Family`.
           table: the exponents of `input`, `hidden` and `output`; `fixed` parameters have none.
           source: where the table is from.
           lr_scale_acts_on: see `Parametrization`.
 
         Raises:
           TypeError: if a row is no `ABCD`.
-          ValueError: if a role is missing or unknown, or `family` or `lr_scale_acts_on` is unknown.
+          ValueError: if a role is missing, or a role, `optimizer` or `lr_scale_acts_on` is unknown.
 
         Example:
           >>> rows = {role: ABCD(0.0, 0.5, 0.0, 0.0) for role in ("input", "hidden", "output")}
@@ -210,7 +211,7 @@ class Parametrization:
           >>> mine.row("output").init_gain.at(r_in=4.0, r_out=1.0)
           0.5
         """
-        family = family_of(family)
+        family = family_of(optimizer)
         _require_one_of("lr_scale_acts_on", lr_scale_acts_on, ("lr", "multiplier"))
         required = ("input", "hidden", "output")
         if set(table) != set(required):
@@ -222,7 +223,7 @@ class Parametrization:
             _row_of_abcd(role, table.get(role, ABCD(0, 0, 0, 0)), family.at(role), source)
             for role in ROLES
         )
-        return cls(name, family.name, "as tabled", tuple(rows), lr_scale_acts_on)
+        return cls(name, family, "as tabled", tuple(rows), lr_scale_acts_on)
 
 
 def _table_row(role: Role, row: Row) -> TableRow:
@@ -244,7 +245,7 @@ def _row_of_abcd(role: Role, abcd: ABCD, family: Family, source: str) -> Row:
         eps=ONE,
         decay=ONE,
         norm=TABLE_9 * width**abcd.a * GAIN,
-        family=family.name,
+        family=family,
         source=source,
     )
 
@@ -265,11 +266,12 @@ def _row(physics: Physics, family: Family, multiplier: Power, gauge: Gauge) -> R
         eps=ONE if family.eps is None else beside_eps * grad,
         decay=physics.decay,
         norm=physics.norm / stored,
-        family=family.name,
+        family=family,
         source=f"{physics.source}; gauge: {gauge.source}",
     )
 
 
+@functools.lru_cache  # layers ask for one parametrization again and again
 def _build(
     name: str,
     family: Family,
@@ -286,7 +288,7 @@ def _build(
         multipliers = gauge.multiplier or own
 
     rows = (_row(physics, family.at(role), multipliers[role], gauge) for role in ROLES)
-    return Parametrization(name, family.name, gauge_name, tuple(rows), depth_alpha=depth_alpha)
+    return Parametrization(name, family, gauge_name, tuple(rows), depth_alpha=depth_alpha)
 
 
 # Parametrization of the abcd layer that this project reimplements: c = 0, so any optimizer with one
@@ -322,7 +324,7 @@ def _require_one_of(
 
 def parametrization(
     name: ParametrizationName = "mup",
-    family: OptimizerName | Family = "adam",
+    optimizer: OptimizerName | Family = "adam",
     *,
     gauge: GaugeName | None = None,
     alignment: Alignment | None = None,
@@ -353,8 +355,8 @@ def parametrization(
       name: `mup`, `standard` (only the initialization follows the width), `ntk`, `mean_field`
         (muP's physics in the mean-field gauge) or `cellarium` (the compatibility table: one width a
         layer).
-      family: the optimizer, by the name that it is known by, such as `lion`; a `Family` for one's
-        own. Optimizers of one family share their scalings: `sgd` (momentum, Nesterov), `adam`
+      optimizer: the optimizer, by the name that it is known by, such as `lion`; a `Family` for
+        one's own. Optimizers of one family share their scalings: `sgd` (momentum, Nesterov), `adam`
         (whatever treats entries alike and divides by the size of their gradients), `adafactor`
         (with parameter scaling; LAMB, LARS), `muon` (hidden matrices; the rest trains with Adam)
         and `shampoo`.
@@ -367,7 +369,7 @@ def parametrization(
 
     Raises:
       ValueError: if a name is unknown, `depth_alpha` is out of range or given to a rule other than
-        muP's, or `cellarium` is given a gauge, an alignment or a family that it lacks.
+        muP's, or `cellarium` is given a gauge, an alignment or an optimizer that it lacks.
 
     Example:
       >>> print(parametrization("mup", "sgd"))
@@ -384,7 +386,7 @@ def parametrization(
       arXiv:2505.01618, Table 1.
     """
     _require_one_of("name", name, get_args(ParametrizationName))
-    family = family_of(family)
+    family = family_of(optimizer)
     if gauge is not None:
         _require_one_of("gauge", gauge, GAUGES)
     if alignment is not None:
@@ -423,7 +425,7 @@ def _cellarium(family: Family, gauge: str | None, alignment: str | None) -> Para
             "`cellarium` is one table in one gauge and takes neither `gauge` nor `alignment`. "
             f"Got gauge={gauge!r}, alignment={alignment!r}. Use name='mup' to choose a gauge."
         )
-    _require_one_of("family", family.name, tuple(_CELLARIUM_TABLES))
+    _require_one_of("optimizer", family.name, tuple(_CELLARIUM_TABLES))
     return Parametrization.from_table(
         "cellarium",
         family,
