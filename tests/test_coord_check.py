@@ -143,6 +143,29 @@ def test_the_control_fails_and_the_message_names_rows(correct, monkeypatch):
         assert_coord_check(*arguments)
 
 
+# A step that is as large as the weight, which no optimizer that jaxmup knows by name makes so.
+RELATIVE = jaxmup.Family("relative", gradient_degree=0, weight_degree=1, eps=None)
+
+
+def relative(scalings):
+    def step(gradients, params):
+        return jax.tree.map(lambda g, w: jnp.sign(g) * jnp.sqrt(jnp.mean(w**2)), gradients, params)
+
+    direction = optax.stateless(step)
+    return jaxmup.optim.from_direction(direction, 2**-5, scalings, optimizer=RELATIVE)
+
+
+def test_an_optimizer_of_ones_own_family_is_checked():
+    """Without the weight there is no step, so what the weight makes of it is no decay."""
+    parametrization = jaxmup.parametrization("mup", RELATIVE, gauge="table3")
+    found = check(relative, parametrization=parametrization)
+    assert found.outcome == "pass", failure_message(found)
+    assert found.family == RELATIVE
+    quantities = {one.quantity for one in found.verdicts}
+    assert "update" in quantities
+    assert "decay" not in quantities
+
+
 def test_rows_are_what_a_plain_loop_measures(correct):
     """The base model, whose factors are all 1, with optax's AdamW."""
     seed, size, tx = 2, WIDTHS[0], optax.adamw(2**-6, weight_decay=0.1)
@@ -327,8 +350,8 @@ def spec(width, *axes):
     return ParamSpec(tuple(grown))
 
 
-def theory(family="adam"):
-    rule = named(f"mup {family} table3")
+def theory(optimizer="adam"):
+    rule = jaxmup.parametrization("mup", optimizer, gauge="table3")
     both = ("INPUT", "OUTPUT")
     axes = {"first": ("input", "OUTPUT"), "hidden": both, "readout": ("INPUT", "output")}
     axes |= {"bias": ("output",), "headless": both}
@@ -343,13 +366,17 @@ def ends(exponents):
     return exponents if isinstance(exponents, tuple) else (exponents, exponents)
 
 
+OWN_SGD = jaxmup.Family("my sgd", gradient_degree=1, weight_degree=0, eps=None)
+
+
 @pytest.mark.parametrize(
-    ("family", "quantity", "exponents"),
-    [("adam", *item) for item in BY_HAND.items()] + [("sgd", "update", BY_HAND_SGD)],
+    ("optimizer", "quantity", "exponents"),
+    [("adam", *item) for item in BY_HAND.items()]
+    + [(optimizer, "update", BY_HAND_SGD) for optimizer in ("sgd", OWN_SGD)],
 )
-def test_expected_exponents(family, quantity, exponents):
+def test_expected_exponents(optimizer, quantity, exponents):
     for name, exponent in exponents.items():
-        found = theory(family).of_parameter(quantity, name, decays=False)
+        found = theory(optimizer).of_parameter(quantity, name, decays=False)
         assert (found.low, found.high) == pytest.approx(ends(exponent)), name
 
 
