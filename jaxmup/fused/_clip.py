@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from jaxmup import _check
 from jaxmup._scaling import Scaling
-from jaxmup._spec import require_positive
 from jaxmup._tree import leaves_by_path, listed, require_leaves
 
 
@@ -69,7 +69,9 @@ def global_norm_clip(max_norm: Any, scalings: Any = None) -> GlobalNormClip:
       Algorithm 1.
     """
     if isinstance(max_norm, int | float):
-        require_positive("max_norm", max_norm, "It is the largest norm that is left as it is.")
+        _check.number(
+            "max_norm", max_norm, above=0, remedy="It is the largest norm that is left as it is."
+        )
     if scalings is None:
         return GlobalNormClip(max_norm, None)
     remedy = "Use `jaxmup.resolve(specs, parametrization)`."
