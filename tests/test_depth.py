@@ -98,11 +98,11 @@ BAD: dict[str, tuple[Any, ...]] = {
     "no rule, table": (lambda: resolve(NAMES["hidden"], MINE), SILENT),
     "too small": (
         lambda: parametrization("mup", depth_alpha=0.4),
-        r"least 0.5 and of at most 1. Got 0.4",
+        r"at most 1. Got 0.4",
     ),
     "too large": (
         lambda: parametrization("mup", depth_alpha=1.1),
-        r"least 0.5 and of at most 1. Got 1.1",
+        r"at most 1. Got 1.1",
     ),
     "standard": (lambda: parametrization("standard", depth_alpha=1.0), r"Got name='standard'"),
     "cellarium": (lambda: parametrization("cellarium", depth_alpha=1.0), r"name='cellarium'"),

@@ -11,6 +11,7 @@ from jax import Array
 from jaxmup import functional
 from jaxmup._parameter import as_parametrization, per_expert_init, require_top_k
 from jaxmup._parametrization import Parametrization, ParametrizationName
+from jaxmup.linen._layer import once
 from jaxmup.linen._linear import Dense, Einsum
 
 
@@ -140,7 +141,7 @@ class MixtureOfExperts(_Block):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Applies the block to `x` of shape `(..., in_features)`: the same shape."""
-        require_top_k(self.top_k, self.num_experts)
+        once(require_top_k, self.top_k, self.num_experts)
         features, hidden, shared = x.shape[-1], self.hidden_features, self.shared()
         base_in, base_hidden = self.base_in_features, self.base_hidden_features
         tokens = x.reshape(-1, features)
@@ -201,5 +202,11 @@ class Residual(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *args: Any, **kwargs: Any) -> Array:
         """Adds `multiplier · block(x, ...)` to `x`."""
-        multiplier = as_parametrization(self.parametrization).residual_multiplier(self.depth_ratio)
+        multiplier = once(_residual_multiplier, self.parametrization, self.depth_ratio)
         return x + functional.scale(self.block(x, *args, **kwargs), multiplier)
+
+
+def _residual_multiplier(
+    parametrization: Parametrization | ParametrizationName, depth_ratio: float
+) -> float:
+    return as_parametrization(parametrization).residual_multiplier(depth_ratio)

@@ -1,14 +1,36 @@
 """Dense layers, convolutions among them."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from jaxmup._axes import Bases, axes_of, conv_axes, einsum_axes, flat_shape, linear_axes
-from jaxmup.linen._layer import KernelLayer
+from jaxmup._axes import Bases, LayerAxes, Sizes, axes_of, conv_axes, einsum_axes, linear_axes
+from jaxmup.linen._layer import KernelLayer, once
+
+
+def dense_axes(
+    inputs: tuple[Sizes, Bases],
+    outputs: tuple[Sizes, Bases],
+    batch: tuple[int, ...] = (),
+    *,
+    use_bias: bool,
+) -> LayerAxes:
+    """Kernel and bias of a dense layer.
+
+    Args:
+      inputs: Sizes of the input axes, now and in the base model.
+      outputs: Sizes of the output axes, now and in the base model.
+      batch: Sizes of the batch axes.
+      use_bias: Whether there is a bias.
+    """
+    return linear_axes(
+        axes_of("input", *inputs, "base_in_features"),
+        axes_of("output", *outputs, "base_features"),
+        axes_of("batch", batch, None),
+        use_bias=use_bias,
+    )
 
 
 class Dense(KernelLayer, nn.Dense):
@@ -54,9 +76,12 @@ class Dense(KernelLayer, nn.Dense):
     def __call__(self, inputs: Array) -> Array:
         """Applies the layer to `inputs` of shape `(..., in_features)`: `(..., features)`."""
         inputs = jnp.asarray(inputs)
-        inner = axes_of("input", inputs.shape[-1], self.base_in_features)
-        outer = axes_of("output", self.features, self.base_features)
-        axes = linear_axes(inner, outer, use_bias=self.use_bias)
+        axes = once(
+            dense_axes,
+            (inputs.shape[-1], self.base_in_features),
+            (self.features, self.base_features),
+            use_bias=self.use_bias,
+        )
         return self.call_linear(nn.Dense, axes, inputs)
 
 
@@ -98,13 +123,14 @@ class DenseGeneral(KernelLayer, nn.DenseGeneral):
         axis, batch_dims = (
             sorted(i % inputs.ndim for i in _tuple(dims)) for dims in (self.axis, self.batch_dims)
         )
-        sizes = tuple(inputs.shape[i] for i in axis)
-        inner = axes_of("input", sizes, self.base_in_features, "base_in_features")
-        outer = axes_of("output", self.features, self.base_features, "base_features")
-        batch = axes_of("batch", tuple(inputs.shape[i] for i in batch_dims), None)
-        axes = linear_axes(inner, outer, batch, use_bias=self.use_bias)
-        flat = partial(partial, flat_shape, n_outputs=len(outer))
-        return self.call_linear(nn.DenseGeneral, axes, inputs, flat=flat)
+        axes = once(
+            dense_axes,
+            (tuple(inputs.shape[i] for i in axis), self.base_in_features),
+            (self.features, self.base_features),
+            tuple(inputs.shape[i] for i in batch_dims),
+            use_bias=self.use_bias,
+        )
+        return self.call_linear(nn.DenseGeneral, axes, inputs, flat=True)
 
 
 class Einsum(KernelLayer, nn.Einsum):
@@ -136,7 +162,7 @@ class Einsum(KernelLayer, nn.Einsum):
     def __call__(self, inputs: Array, einsum_str: str | None = None) -> Array:
         """Applies the layer to `inputs` of the shape that the equation says."""
         equation = nn.merge_param("einsum_str", self.einsum_str, einsum_str)
-        axes = einsum_axes(equation, self.shape, self.base_shape, use_bias=self.use_bias)
+        axes = once(einsum_axes, equation, self.shape, self.base_shape, use_bias=self.use_bias)
         return self.call_linear(nn.Einsum, axes, jnp.asarray(inputs), einsum_str)
 
 
@@ -173,7 +199,8 @@ class Conv(KernelLayer, nn.Conv):
     def __call__(self, inputs: Array) -> Array:
         """Applies the layer to `inputs` of shape `(..., *spatial, in_features)`."""
         inputs = jnp.asarray(inputs)
-        axes = conv_axes(
+        axes = once(
+            conv_axes,
             self.kernel_size,
             (inputs.shape[-1], self.base_in_features),
             (self.features, self.base_features),
@@ -207,7 +234,8 @@ class ConvTranspose(KernelLayer, nn.ConvTranspose):
     def __call__(self, inputs: Array) -> Array:
         """Applies the layer to `inputs` of shape `(..., *spatial, in_features)`."""
         inputs = jnp.asarray(inputs)
-        axes = conv_axes(
+        axes = once(
+            conv_axes,
             self.kernel_size,
             (inputs.shape[-1], self.base_in_features),
             (self.features, self.base_features),

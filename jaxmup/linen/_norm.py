@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from jaxmup._axes import Bases, axes_of, norm_axes
-from jaxmup.linen._layer import Layer
+from jaxmup._axes import Bases, LayerAxes, axes_of, norm_axes
+from jaxmup.linen._layer import Layer, once
 
 
 class _Norm(Layer):
@@ -22,9 +22,17 @@ class _Norm(Layer):
 
     def gain_and_bias(self, shape: tuple[int, ...], use_bias: bool) -> dict[str, Array]:
         """The effective gain and bias of features of this shape."""
-        features = axes_of("output", shape, self.base_features, "base_features")
-        axes = norm_axes(features, use_scale=self.use_scale, use_bias=use_bias)
+        axes = once(
+            _norm_axes, shape, self.base_features, use_scale=self.use_scale, use_bias=use_bias
+        )
         return self.make_effective(self.declare(axes))
+
+
+def _norm_axes(
+    shape: tuple[int, ...], base_features: Bases, *, use_scale: bool, use_bias: bool
+) -> LayerAxes:
+    features = axes_of("output", shape, base_features, "base_features")
+    return norm_axes(features, use_scale=use_scale, use_bias=use_bias)
 
 
 class LayerNorm(_Norm, nn.LayerNorm):

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from jaxmup._axes import axes_of, linear_axes
-from jaxmup.linen._layer import Layer, Weights
+from jaxmup.linen._layer import Layer, Weights, once
+from jaxmup.linen._linear import dense_axes
 
 
 class _Cell(Layer):
@@ -31,22 +31,14 @@ class _Cell(Layer):
         weights = {}
         for name, use_bias in has_bias.items():
             of_state = name.startswith("h")
-            inner = (
-                (own.features, self.base_features)
-                if of_state
-                else (jnp.shape(inputs)[-1], self.base_in_features)
-            )
-            axes = linear_axes(
-                axes_of("input", *inner),
-                axes_of("output", own.features, self.base_features),
-                use_bias=use_bias,
-            )
+            of_inputs = jnp.shape(inputs)[-1], self.base_in_features
+            state = own.features, self.base_features
             weights[name] = Weights(
-                axes=axes,
+                axes=once(dense_axes, state if of_state else of_inputs, state, use_bias=use_bias),
                 kernel_init=own.recurrent_kernel_init if of_state else own.kernel_init,
                 bias_init=own.bias_init,
                 name=name,
-                **self.rule(),
+                **self.shared(),
             )()
         zeros = nn.initializers.zeros
         settings = {"kernel_init": zeros, "recurrent_kernel_init": zeros, "bias_init": zeros}

@@ -1,7 +1,6 @@
-"""Linear layers, convolutions among them."""
+"""Linear layers."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -12,9 +11,9 @@ from flax.nnx.nn.linear import default_bias_init, default_kernel_init
 from flax.typing import Dtype, Initializer, PrecisionLike, PromoteDtypeFn
 from jax import Array, lax
 
-from jaxmup._axes import Bases, Sizes, axes_of, conv_axes, einsum_axes, flat_shape, linear_axes
+from jaxmup._axes import Bases, Sizes, axes_of, einsum_axes, linear_axes
 from jaxmup._parametrization import Parametrization, ParametrizationName
-from jaxmup.nnx._layer import hold, on_the_smaller, prepare
+from jaxmup.nnx._layer import hold_multipliers, scale_in, scaled_arguments
 
 
 class Linear(nnx.Linear):
@@ -82,34 +81,36 @@ class Linear(nnx.Linear):
     ):
         inputs = axes_of("input", in_features, base_in_features)
         outputs = axes_of("output", out_features, base_out_features)
-        multipliers, arguments = prepare(
+        flax = {
+            "use_bias": use_bias,
+            "dtype": dtype,
+            "param_dtype": param_dtype,
+            "precision": precision,
+            "kernel_init": kernel_init,
+            "bias_init": bias_init,
+            "dot_general": dot_general,
+            "promote_dtype": promote_dtype,
+            "preferred_element_type": preferred_element_type,
+            "rngs": rngs,
+            "kernel_metadata": kernel_metadata,
+            "bias_metadata": bias_metadata,
+        }
+        arguments = scaled_arguments(
             super().__init__,
             linear_axes(inputs, outputs, use_bias=use_bias),
-            {
-                "use_bias": use_bias,
-                "dtype": dtype,
-                "param_dtype": param_dtype,
-                "precision": precision,
-                "kernel_init": kernel_init,
-                "bias_init": bias_init,
-                "dot_general": dot_general,
-                "promote_dtype": promote_dtype,
-                "preferred_element_type": preferred_element_type,
-                "rngs": rngs,
-                "kernel_metadata": kernel_metadata,
-                "bias_metadata": bias_metadata,
-            },
-            parametrization=parametrization,
+            flax,
+            parametrization,
             lr_scale=lr_scale,
             depth_ratio=depth_ratio,
-            stds={"kernel": init_std, "bias": bias_init_std},
+            init_std=init_std,
+            bias_init_std=bias_init_std,
         )
         super().__init__(in_features, out_features, **arguments)
-        hold(self, multipliers)
+        hold_multipliers(self)
 
     def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
         """Applies the layer to `inputs` of shape `(..., in_features)`: `(..., out_features)`."""
-        layer, inputs = on_the_smaller(self, inputs)
+        layer, inputs = scale_in(self, inputs)
         return nnx.Linear.__call__(layer, inputs, out_sharding)
 
 
@@ -161,22 +162,23 @@ class LinearGeneral(nnx.LinearGeneral):
         inputs = axes_of("input", in_features, base_in_features, "base_in_features")
         outputs = axes_of("output", out_features, base_out_features, "base_out_features")
         batch = axes_of("batch", tuple(flax.get("batch_axis", {}).values()), None)
-        multipliers, arguments = prepare(
+        arguments = scaled_arguments(
             super().__init__,
             linear_axes(inputs, outputs, batch, use_bias=flax.get("use_bias", True)),
             flax,
-            parametrization=parametrization,
+            parametrization,
             lr_scale=lr_scale,
             depth_ratio=depth_ratio,
-            stds={"kernel": init_std, "bias": bias_init_std},
-            flat=partial(partial, flat_shape, n_outputs=len(outputs)),
+            init_std=init_std,
+            bias_init_std=bias_init_std,
+            flat=True,
         )
         super().__init__(in_features, out_features, **arguments)
-        hold(self, multipliers)
+        hold_multipliers(self)
 
     def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
         """Applies the layer along `axis` of `inputs`."""
-        layer, inputs = on_the_smaller(self, inputs)
+        layer, inputs = scale_in(self, inputs)
         return nnx.LinearGeneral.__call__(layer, inputs, out_sharding)
 
 
@@ -227,24 +229,25 @@ class Einsum(nnx.Einsum):
             einsum_str, kernel_shape, base_kernel_shape, use_bias=bias_shape is not None
         )
         if bias_shape is not None:
-            _require_bias_shape(tuple(bias_shape), tuple(axis.size for axis in axes["bias"]))
-        multipliers, arguments = prepare(
+            _require_bias_shape(tuple(bias_shape), tuple(axis.size for axis in dict(axes)["bias"]))
+        arguments = scaled_arguments(
             super().__init__,
             axes,
             flax,
-            parametrization=parametrization,
+            parametrization,
             lr_scale=lr_scale,
             depth_ratio=depth_ratio,
-            stds={"kernel": init_std, "bias": bias_init_std},
+            init_std=init_std,
+            bias_init_std=bias_init_std,
         )
         super().__init__(einsum_str, tuple(kernel_shape), bias_shape, **arguments)
-        hold(self, multipliers)
+        hold_multipliers(self)
 
     def __call__(
         self, inputs: Array, einsum_str: str | None = None, out_sharding: Any = None
     ) -> Array:
         """Applies the layer to `inputs` of the shape that the equation says."""
-        layer, inputs = on_the_smaller(self, inputs)
+        layer, inputs = scale_in(self, inputs)
         return nnx.Einsum.__call__(layer, inputs, einsum_str, out_sharding)
 
 
@@ -254,139 +257,3 @@ def _require_bias_shape(given: tuple[int, ...], expected: tuple[int, ...]) -> No
             "`bias_shape` must have the kernel's axes that the output has, in the output's order: "
             f"{expected}. Got {given}."
         )
-
-
-class Conv(nnx.Conv):
-    """`flax.nnx.Conv` under an abcd-parametrization.
-
-    At base width it is `flax.nnx.Conv` bit for bit. Channels grow, the window does not: its axes
-    are batch axes. In a grouped convolution the size of a group counts as the input, so a depthwise
-    kernel follows the rule of vectors, not of hidden matrices.
-
-    Args:
-      in_features: channels of the inputs.
-      out_features: channels of the outputs.
-      kernel_size: sizes of the window.
-      strides: as of `flax.nnx.Conv`.
-      base_in_features: `in_features` of the base model; `None` if it does not grow.
-      base_out_features: the same of `out_features`.
-      base_feature_group_count: the same of `feature_group_count`.
-      **flax: the other arguments of `flax.nnx.Conv`; those not listed here are as of
-        `jaxmup.nnx.Linear`.
-
-    Raises:
-      ValueError: if the groups do not divide the channels of the inputs, now or in the base model,
-        and as `jaxmup.nnx.Linear` does.
-
-    Example:
-      >>> from flax import nnx
-      >>> import jaxmup
-      >>> stem = jaxmup.nnx.Conv(3, 128, (3, 3), base_out_features=64, rngs=nnx.Rngs(0))
-      >>> jaxmup.nnx.specs(stem)["kernel"].role
-      'input'
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        kernel_size: Sizes,
-        strides: int | Sequence[int] | None = 1,
-        *,
-        parametrization: Parametrization | ParametrizationName = "mup",
-        base_in_features: int | None = None,
-        base_out_features: int | None = None,
-        base_feature_group_count: int | None = None,
-        init_std: float | None = None,
-        bias_init_std: float | None = None,
-        lr_scale: float = 1.0,
-        depth_ratio: float = 1.0,
-        **flax: Any,
-    ):
-        axes = conv_axes(
-            kernel_size,
-            (in_features, base_in_features),
-            (out_features, base_out_features),
-            (flax.get("feature_group_count", 1), base_feature_group_count),
-            use_bias=flax.get("use_bias", True),
-        )
-        multipliers, arguments = prepare(
-            super().__init__,
-            axes,
-            flax,
-            parametrization=parametrization,
-            lr_scale=lr_scale,
-            depth_ratio=depth_ratio,
-            stds={"kernel": init_std, "bias": bias_init_std},
-        )
-        super().__init__(in_features, out_features, kernel_size, strides, **arguments)
-        hold(self, multipliers)
-
-    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
-        """Applies the layer to `inputs` of shape `(..., *spatial, in_features)`."""
-        layer, inputs = on_the_smaller(self, inputs)
-        return nnx.Conv.__call__(layer, inputs, out_sharding)
-
-
-class ConvTranspose(nnx.ConvTranspose):
-    """`flax.nnx.ConvTranspose` under an abcd-parametrization.
-
-    At base width it is `flax.nnx.ConvTranspose` bit for bit; else it is as `jaxmup.nnx.Conv`.
-
-    Args:
-      in_features: channels of the inputs.
-      out_features: channels of the outputs.
-      kernel_size: sizes of the window.
-      strides: as of `flax.nnx.ConvTranspose`.
-      base_in_features: `in_features` of the base model; `None` if it does not grow.
-      base_out_features: the same of `out_features`.
-      **flax: the other arguments of `flax.nnx.ConvTranspose`; those not listed here are as of
-        `jaxmup.nnx.Linear`.
-
-    Example:
-      >>> from flax import nnx
-      >>> import jaxmup
-      >>> up = jaxmup.nnx.ConvTranspose(128, 3, (2,), base_in_features=64, rngs=nnx.Rngs(0))
-      >>> jaxmup.nnx.specs(up)["kernel"].role
-      'output'
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        kernel_size: Sizes,
-        strides: int | Sequence[int] | None = None,
-        *,
-        parametrization: Parametrization | ParametrizationName = "mup",
-        base_in_features: int | None = None,
-        base_out_features: int | None = None,
-        init_std: float | None = None,
-        bias_init_std: float | None = None,
-        lr_scale: float = 1.0,
-        depth_ratio: float = 1.0,
-        **flax: Any,
-    ):
-        axes = conv_axes(
-            kernel_size,
-            (in_features, base_in_features),
-            (out_features, base_out_features),
-            use_bias=flax.get("use_bias", True),
-            transpose_kernel=flax.get("transpose_kernel", False),
-        )
-        multipliers, arguments = prepare(
-            super().__init__,
-            axes,
-            flax,
-            parametrization=parametrization,
-            lr_scale=lr_scale,
-            depth_ratio=depth_ratio,
-            stds={"kernel": init_std, "bias": bias_init_std},
-        )
-        super().__init__(in_features, out_features, kernel_size, strides, **arguments)
-        hold(self, multipliers)
-
-    def __call__(self, inputs: Array) -> Array:
-        """Applies the layer to `inputs` of shape `(..., *spatial, in_features)`."""
-        layer, inputs = on_the_smaller(self, inputs)
-        return nnx.ConvTranspose.__call__(layer, inputs)

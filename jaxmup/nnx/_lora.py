@@ -7,7 +7,7 @@ from jax import Array
 
 from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup._spec import Axis
-from jaxmup.nnx._layer import effective, hold, prepare, with_arrays
+from jaxmup.nnx._layer import effective, hold_multipliers, scaled_arguments, with_arrays
 
 
 class LoRA(nnx.LoRA):
@@ -53,21 +53,19 @@ class LoRA(nnx.LoRA):
         depth_ratio: float = 1.0,
         **flax: Any,
     ):
-        axes = {
-            "a": (Axis("input", in_features, base_in_features), Axis("output", lora_rank)),
-            "b": (Axis("input", lora_rank), Axis("output", out_features, base_out_features)),
-        }
-        multipliers, arguments = prepare(
+        a = Axis("input", in_features, base_in_features), Axis("output", lora_rank)
+        b = Axis("input", lora_rank), Axis("output", out_features, base_out_features)
+        arguments = scaled_arguments(
             super().__init__,
-            axes,
+            (("a", a), ("b", b)),
             flax,
-            parametrization=parametrization,
+            parametrization,
             lr_scale=lr_scale,
             depth_ratio=depth_ratio,
-            initializer="{}_initializer",
+            init_argument="{}_initializer",
         )
         super().__init__(in_features, lora_rank, out_features, **arguments)
-        hold(self, {f"lora_{name}": value for name, value in multipliers.items()})
+        hold_multipliers(self)
 
     def __call__(self, x: Array, **kwargs: Any) -> Array:
         """The adapter applied to `x`, and what `base_module` returns added to it."""

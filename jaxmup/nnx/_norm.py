@@ -7,7 +7,7 @@ from jax import Array
 
 from jaxmup._axes import axes_of, norm_axes
 from jaxmup._parametrization import Parametrization, ParametrizationName
-from jaxmup.nnx._layer import effective, hold, prepare, with_arrays
+from jaxmup.nnx._layer import effective, hold_multipliers, scaled_arguments, with_arrays
 
 
 class _Norm:
@@ -30,14 +30,16 @@ class _Norm:
             use_scale=flax.get("use_scale", True),
             use_bias=self._has_bias and flax.get("use_bias", True),
         )
-        rule = {
-            "parametrization": parametrization,
-            "lr_scale": lr_scale,
-            "depth_ratio": depth_ratio,
-        }
-        multipliers, arguments = prepare(super().__init__, axes, flax, **rule)
+        arguments = scaled_arguments(
+            super().__init__,
+            axes,
+            flax,
+            parametrization,
+            lr_scale=lr_scale,
+            depth_ratio=depth_ratio,
+        )
         super().__init__(num_features, **arguments)  # type: ignore[call-arg]
-        hold(self, multipliers)
+        hold_multipliers(self)  # type: ignore[arg-type]
 
 
 class LayerNorm(_Norm, nnx.LayerNorm):
