@@ -106,13 +106,22 @@ def plain(value: float) -> float:
         return float(value)
 
 
-def size(name: str, value: object, *, at_least: int = 1, remedy: str = "") -> None:
-    """Refuses `value` unless it is an integer of at least `at_least`; a traced one is none.
+def size(
+    name: str,
+    value: object,
+    *,
+    at_least: int = 1,
+    may_be_traced: bool = False,
+    remedy: str = "",
+) -> None:
+    """Refuses `value` unless it is an integer of at least `at_least`.
 
     Args:
       name: Name of the argument.
       value: An integer of Python or NumPy, or an array of rank 0.
       at_least: Smallest integer that is allowed.
+      may_be_traced: Whether a traced value passes; most counts shape a program, so they are known
+        when it is made.
       remedy: Sentence on what to do instead.
 
     Raises:
@@ -125,6 +134,8 @@ def size(name: str, value: object, *, at_least: int = 1, remedy: str = "") -> No
       ...
       ValueError: `num_heads` must be an integer of at least 1. Got 0.
     """
+    if may_be_traced and is_traced(value):
+        return
     what = f"an integer of at least {at_least}"
     try:
         # Arrays of floats have `__index__` too, and refuse when it is called.
