@@ -44,7 +44,7 @@ def once(function: Callable[..., T], *args: Hashable, **kwargs: Hashable) -> T:
     """
     try:
         return _kept(function, *args, **kwargs)
-    except TypeError:  # an argument has no hash, such as a list of sizes, or is of a wrong kind
+    except TypeError:  # an argument has no hash, such as an array; `function` refuses it by name
         return function(*args, **kwargs)
 
 
