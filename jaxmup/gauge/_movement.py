@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from jax import Array
 
 from jaxmup._opt_state import FIXED, Field, Link, Owners, Path, Walked, where, with_fields
 from jaxmup._tree import OptState, PathName, Tree
@@ -47,7 +49,7 @@ def moved_state(
       ValueError: if something that parameters share would have to move differently for each.
     """
     passing = _passing(courses)
-    moved: dict[Path, Any] = {}
+    moved: dict[Path, Tree] = {}
     injected: set[str] = set()
     for link in walked.links:
         here = passing.get(link.path, {})
@@ -81,7 +83,7 @@ def _moved_field(field: Field, passing: _Passing, owners: Owners) -> Tree:
         name: field.movement.at(update, c.theta, c.rate) for name, (update, c) in passing.items()
     }
 
-    def moved(owner: PathName | None, x: Any) -> Any:
+    def moved(owner: PathName | None, x: Array) -> Array:
         if owner is None:
             return scale(x, _shared(where(field.path), factors))
         # A leaf without a course is no parameter: its moments stay as it does.
@@ -118,7 +120,7 @@ def _injected(
     passing: _Passing,
     factors: Mapping[str, Mapping[PathName, float]],
     described: bool,
-) -> dict[str, Any]:
+) -> dict[str, Array]:
     """The hyper-parameters that `optax.inject_hyperparams` holds, moved."""
     known = described or all(takes_scalings(c) for _, c in passing.values())
     scheduled = getattr(link.state, "hyperparams_states", {})
