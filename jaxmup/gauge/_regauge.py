@@ -205,7 +205,7 @@ def _with_specs(state: OptState, old: Specs, new: Specs) -> OptState:
         spec = x.get_metadata().get(SPEC) if isinstance(x, nnx.Variable) else None
         if spec not in moved:
             return x
-        x = x.copy()
+        x = x.copy()  # the state that was given goes on with the model that was given
         x.set_metadata(**{SPEC: moved[spec]})
         return x
 
@@ -257,6 +257,8 @@ def _require_family(
     new: Mapping[PathName, Scaling],
 ) -> None:
     """Raises a `ValueError` unless the scalings move the learning rate as the optimizer needs."""
+    # A chain that takes its rates from scalings would take those of the wrong family in silence.
+    # One that works on effective weights needs the rate of another gauge, which it is given.
     wrong = [
         f"{name}: {followed.rate:.6g}, the scalings give {new[name].lr / old[name].lr:.6g}"
         for name, followed in courses.items()
