@@ -1,4 +1,4 @@
-"""What all layers share: parameters for this width, and Flax's layer called with them."""
+"""The steps that all layers share: parameters for this width, and Flax's layer called on them."""
 
 import dataclasses
 import functools
