@@ -1,4 +1,4 @@
-"""Files that are written in one piece."""
+"""Writing files in one piece."""
 
 import os
 import tempfile
@@ -12,6 +12,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
       OSError: if it cannot be written; what was at `path` is then as it was.
     """
     path = Path(path)
+    # Beside its place and not in /tmp: only within one file system is a rename atomic.
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -10,7 +10,15 @@ from jaxmup.cli._errors import BadInputError
 
 
 def function(reference: str, option: str) -> Callable[..., Any]:
-    """What `package.module:name` names."""
+    """The function that `package.module:name` names.
+
+    Args:
+      reference: Module and name, joined by a colon.
+      option: Option that the reference was given for, for errors.
+
+    Raises:
+      BadInputError: if there is no such function, or its module cannot be imported.
+    """
     module_name, colon, name = reference.partition(":")
     if not (module_name and colon and name):
         raise BadInputError(

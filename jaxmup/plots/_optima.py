@@ -1,4 +1,4 @@
-"""The figure of the optima: where each width has its best value, and the power law through them."""
+"""The figure of the optima: the best value of each width, and the power law through them."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ def optima_figure(result: Result) -> "Figure":
     Bars are 95 % intervals of the optima, the band that of the slope.
 
     Args:
-      result: of `jaxmup.transfer.measure`.
+      result: Result of `jaxmup.transfer.measure`.
 
     Raises:
       ModuleNotFoundError: if matplotlib is not installed.

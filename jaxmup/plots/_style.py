@@ -1,4 +1,4 @@
-"""What every figure shares: colors, axes and how it becomes a file; no global state."""
+"""Colors, axes and files of every figure; no global state."""
 
 import io
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,11 @@ INK, MUTED, GRID = "#1f2328", "#59636e", "#e6e8eb"
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure that belongs to no window and to no `pyplot`, in inches.
+    """An empty figure that belongs to no window and to no `pyplot`.
+
+    Args:
+      width: Width in inches.
+      height: Height in inches.
 
     Raises:
       ModuleNotFoundError: if matplotlib is not installed.
@@ -23,7 +27,12 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def png(figure: "Figure", dots_per_inch: int = 160) -> bytes:
-    """The figure as the content of a PNG file."""
+    """The figure as the content of a PNG file.
+
+    Args:
+      figure: Figure to draw.
+      dots_per_inch: Pixels per inch of the figure.
+    """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dots_per_inch)
     return buffer.getvalue()

@@ -24,7 +24,7 @@ def transfer_figure(result: Result) -> "Figure":
     `figure.savefig(path)`.
 
     Args:
-      result: of `jaxmup.transfer.measure`.
+      result: Result of `jaxmup.transfer.measure`.
 
     Raises:
       ModuleNotFoundError: if matplotlib is not installed.
@@ -62,7 +62,7 @@ def on_scale(analysis: Analysis, values: Sequence[float]) -> list[float]:
 
 
 def axis_label(analysis: Analysis) -> str:
-    """What an axis of the hyper-parameter shows."""
+    """The label of an axis of the hyper-parameter."""
     base = " at base width" if analysis.over == "learning_rate" else ""
     scale = "log2 of the " if analysis.scale == "log2" else ""
     return f"{scale}{in_words(analysis.over)}{base}"

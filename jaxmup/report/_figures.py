@@ -62,7 +62,7 @@ def _draw_curves(
 
 
 def _curve_limits(result: Result, analysis: Analysis) -> tuple[float, float]:
-    """What matplotlib chooses when it draws the curves."""
+    """The limits that matplotlib chooses when it draws the curves."""
     axis = _style.new_figure(*_SIZE).subplots()
     curves_panel(axis, analysis, result)
     return axis.get_ylim()

@@ -75,7 +75,7 @@ def optimum_interval(analysis: Analysis, curve: Curve) -> str:
 
 
 def wider(analysis: Analysis) -> tuple[str, str]:
-    """Whether wider was better at every step, and the detail."""
+    """Yes or no to "Was wider better at every step?", and the detail."""
     if analysis.crossings is None:
         return NONE, "one seed" if analysis.seeds == 1 else "no curves recorded"
     if not analysis.crossings:

@@ -34,7 +34,7 @@ def task_of(config: Config) -> Task:
 
 
 def classification(dataset: data.Dataset) -> Task:
-    """`jaxmup.models.MLP` on a data set; the loss at the end is that on all of it."""
+    """`jaxmup.models.MLP` on a data set; the loss at the end is on all of it."""
 
     def make_model(
         width: int, depth: int, base_width: int, parametrization: Parametrization, rngs: Any
@@ -77,9 +77,9 @@ def language_model(text: data.Text, context: int, sequences: int = 256) -> Task:
     """`jaxmup.models.GPT` on the bytes of a text: 4 heads, feed-forward layers of twice the width.
 
     Args:
-      text: what to train on, and what to take the loss at the end on.
-      context: length of a sequence, in bytes.
-      sequences: number of those that the loss at the end is taken on.
+      text: Bytes to train on, and bytes held out for the loss at the end.
+      context: Length of a sequence, in bytes.
+      sequences: Number of held-out sequences.
     """
 
     def make_model(

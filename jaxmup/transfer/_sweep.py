@@ -43,9 +43,9 @@ class Group(NamedTuple):
     """Runs that are trained by one call of a compiled program.
 
     Args:
-      keys: which runs these are: trials without their losses.
-      numbers: hyper-parameters of each run, arrays of shape `(runs,)` by name.
-      seeds: index of the seed of each run; shape `(runs,)`.
+      keys: Runs of the group, as trials without their losses.
+      numbers: Hyper-parameters of each run, arrays of shape `(runs,)` by name.
+      seeds: Index of the seed of each run; shape `(runs,)`.
     """
 
     keys: tuple[Trial, ...]
@@ -83,12 +83,12 @@ def program_of(config: Config, cell: Cell) -> Cell:
 
 
 class Trainer(NamedTuple):
-    """What trains the runs of some cells: a compiled program with its data.
+    """The compiled program that trains the runs of some cells, with its data.
 
     Args:
-      size: number of runs that it trains at a time, in equal shares over the local devices.
-      train: trains the runs of a group, at most `size`. Equal groups give equal bits on the same
-        machine and devices.
+      size: Number of runs that are trained at a time, in equal shares over the local devices.
+      train: Function that trains the runs of a group, at most `size`. Equal groups give equal bits
+        on the same machine and devices.
     """
 
     size: int
@@ -99,11 +99,11 @@ def trainer(task: Task, config: Config, cell: Cell, network: Parametrized, runs:
     """The trainer of the cells for which `program_of` is `cell`.
 
     Args:
-      task: what to train.
-      config: how.
-      cell: of the runs, without their numbers.
-      network: of the cell.
-      runs: how many there are.
+      task: Model, data and loss.
+      config: Configuration of the measurement.
+      cell: Cell of the runs, without their numbers.
+      network: Model of the cell.
+      runs: Number of runs.
 
     Raises:
       ValueError: if the data run out, change their shapes or are not finite, or a standard
@@ -121,7 +121,8 @@ def trainer(task: Task, config: Config, cell: Cell, network: Parametrized, runs:
     size = group_size(runs, len(devices), TOGETHER if together else 1)
 
     def train(group: Group) -> list[Trial]:
-        # The last share is filled up with copies, whose losses are dropped.
+        # A group of another size would be another program, with other roundings: the last group is
+        # filled up with copies, whose losses are dropped.
         filled = np.arange(size) % len(group.keys)
         numbers = {name: values[filled] for name, values in group.numbers.items()}
         losses, curves = call(numbers, group.seeds[filled], *arguments)
@@ -152,7 +153,7 @@ def _finite(loss: Any) -> float | None:
 
 
 def _examples(run: Any) -> int:
-    """How many examples, or tokens, a step sees: the elements of the smallest part of a batch."""
+    """The number of examples or tokens of a step: the elements of the smallest part of a batch."""
     return min(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(run))
 
 
@@ -180,10 +181,10 @@ def make_run(network: Parametrized, loss_fn: LossFn, config: Config, steps: int)
     """The function that trains one network and returns its losses.
 
     Args:
-      network: what to train.
-      loss_fn: of a model on a batch.
-      config: of the optimizer and its schedule.
-      steps: length of the schedule.
+      network: Model to train.
+      loss_fn: Loss of a model on a batch.
+      config: Configuration of the optimizer and its schedule.
+      steps: Length of the schedule.
     """
     points = np.linspace(0, steps - 1, min(steps, CURVE_POINTS)).round().astype(np.int32)
     roles = _roles(network)
@@ -262,7 +263,7 @@ def _with_stds(params: Any, roles: Mapping[str, str], numbers: Numbers) -> Any:
 
 
 def faster_together(batch_size: int, width: int) -> bool:
-    """Whether the runs of a device are faster by `vmap` than one after the other, by `lax.map`.
+    """True if the runs of a device are faster by `vmap` than one after the other, by `lax.map`.
 
     An accelerator always wants one large batch. On a CPU, vectorizing spares overhead until the
     products of a single run fill a core; from there on it only moves more memory. Seconds for 16
@@ -284,9 +285,9 @@ def compiled(run: RunFn, together: bool) -> tuple[Callable[..., tuple[Array, Arr
     of seeds; and the evaluation. It returns the losses at the end, and the points of the curves.
 
     Args:
-      run: trains one network.
-      together: vectorize the runs of a device (`vmap`) instead of running one after the other
-        (`lax.map`).
+      run: Function that trains one network.
+      together: Whether the runs of a device are vectorized (`vmap`), and not run one after the
+        other (`lax.map`).
     """
     devices = jax.local_devices()
 

@@ -1,4 +1,4 @@
-"""What is trained on what: a model's factory, batches, and a loss."""
+"""A task: a model's factory, batches to train on, and a loss."""
 
 import dataclasses
 import itertools
@@ -20,8 +20,8 @@ def cross_entropy(model: Callable[[Any], Array], batch: tuple[Any, Any]) -> Arra
     """Mean over all labels of the negative log likelihood, in nats.
 
     Args:
-      model: from inputs to logits.
-      batch: inputs and integer labels; the logits have one axis more than the labels.
+      model: Function from inputs to logits.
+      batch: Inputs and integer labels; the logits have one axis more than the labels.
     """
     import optax  # loaded when something is trained, which reading a record is not
 
@@ -31,27 +31,30 @@ def cross_entropy(model: Callable[[Any], Array], batch: tuple[Any, Any]) -> Arra
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is trained on what.
+    """A model of any width, the data it is trained on, and the loss.
 
     The functions get by name what they have parameters for: every hyper-parameter that a `Config`
     sweeps, `depth` and `batch_size`, and what is said below.
 
     Args:
-      make_model: returns a model of some width, its first argument. It may have parameters `rngs`
-        or `key`, `parametrization` and `base_width`. With `parametrization`, a `Parametrization`,
-        it builds layers of `jaxmup.nnx` or `jaxmup.linen` with it. Without, it returns any NNX or
-        Linen module, or tree of arrays, as `jaxmup.infer` takes it, which finds out what grows, and
-        `jaxmup.rescale` draws its initial values.
-      batches: a function with parameters `seed` and `step`, either or none, that returns the batch
+      make_model: Function of the width that returns a model, or a `jaxmup.Model`. It may have
+        parameters `rngs` or `key`, `parametrization` and `base_width`. With `parametrization`, a
+        `Parametrization`, it builds layers of `jaxmup.nnx` or `jaxmup.linen` with it. Without, it
+        returns any NNX or Linen module, or tree of arrays, as `jaxmup.infer` takes it, which finds
+        out what grows, and `jaxmup.rescale` draws its initial values.
+      batches: Function with parameters `seed` and `step`, either or none, that returns the batch
         of a step, or without `step`, an iterable of the batches of a run, in which case it may have
         `steps`; or an iterable, whose first batches every run gets. A batch is any tree of arrays;
         all have the same shapes.
-      evaluation: the batch on which the loss at the end is taken.
-      loss_fn: of a model on a batch, a scalar. It calls the model: a Linen module is a function of
-        its inputs here, a tree of arrays is itself.
-      inputs: what a Linen module is called with, as for `jaxmup.infer`; `None` for the first part
-        of `evaluation`.
-      rules: as for `jaxmup.infer`.
+      evaluation: Batch on which the loss at the end is taken.
+      loss_fn: Function of a model and a batch that returns a scalar. It calls the model: a Linen
+        module is a function of its inputs here, a tree of arrays is itself.
+      inputs: Arguments that a Linen module is called with, as for `jaxmup.infer`; `None` for the
+        first part of `evaluation`.
+      rules: What axes do, by path, for `jaxmup.infer`.
+
+    Raises:
+      TypeError: if `loss_fn` is no function.
 
     Example:
       >>> from flax import nnx
@@ -69,6 +72,13 @@ class Task:
     loss_fn: LossFn = cross_entropy
     inputs: Any = None
     rules: "Rules | None" = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.loss_fn):
+            raise TypeError(
+                "`loss_fn` must be a function of a model and a batch that returns a scalar. Got "
+                f"{self.loss_fn!r}. Leave it out for the cross-entropy."
+            )
 
 
 def replayable(source: Any) -> Any:
@@ -90,10 +100,10 @@ def run_batches(source: Any, seed: int, steps: int, offered: Mapping[str, Any]) 
     They are checked here, before anything is trained on them.
 
     Args:
-      source: `Task.batches`.
-      seed: of the run.
-      steps: number of batches.
-      offered: hyper-parameters that the source may ask for.
+      source: Batches of a `Task`.
+      seed: Seed of the run.
+      steps: Number of batches.
+      offered: Hyper-parameters that the source may ask for, by name.
 
     Raises:
       ValueError: naming the step, if the data run out, a batch has other shapes than the first, or

@@ -79,7 +79,7 @@ def train(
 
 
 def _identity(task: Task, config: Config) -> dict[str, Any]:
-    """What makes a measurement this one: its trials are worth nothing to another.
+    """The facts that tell this measurement from others: to those its trials are worth nothing.
 
     Raises:
       ValueError: if a model cannot be built, or does not grow with the width.
