@@ -22,7 +22,7 @@ from jax import Array, lax
 from jaxmup import _check, _extras, optim
 from jaxmup._families import FamilyName
 from jaxmup._parametrization import GaugeName, parametrization
-from jaxmup._tree import leaves_by_path, map_named, resolve
+from jaxmup._tree import OptState, Params, leaves_by_path, map_named, resolve
 from jaxmup.models import MLP
 from jaxmup.nnx import specs
 
@@ -234,18 +234,20 @@ def _jax_run(peers: _Peers, gauge: GaugeName, dtype: DtypeName, steps: int) -> T
     lr = SGD_LR if peers.family == "sgd" else ADAM_LR
     tx = peers.make(lr, scalings, **peers.ours)
 
-    def loss(params: Any, x: Array, y: Array) -> Array:
+    def loss_fn(params: Params, x: Array, y: Array) -> Array:
         return jnp.mean(jnp.square(nnx.merge(graph, params)(x) - y))
 
-    def step(carry: Any, batch: tuple[Array, Array]) -> tuple[Any, Any]:
+    def step(
+        carry: tuple[Params, OptState], batch: tuple[Array, Array]
+    ) -> tuple[tuple[Params, OptState], tuple[Array, Params]]:
         params, state = carry
-        value, grads = jax.value_and_grad(loss)(params, *batch)
+        value, grads = jax.value_and_grad(loss_fn)(params, *batch)
         updates, state = tx.update(grads, state, params)
         params = optax.apply_updates(params, updates)
         return (params, state), (value, params)
 
     @jax.jit
-    def train(params: Any, data: tuple[Array, Array]) -> tuple[Array, Any]:
+    def train(params: Params, data: tuple[Array, Array]) -> tuple[Array, Params]:
         return lax.scan(step, (params, tx.init(params)), data)[1]
 
     x, y = _data(steps)

@@ -4,9 +4,12 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from jaxmup import _extras
+
+if TYPE_CHECKING:
+    from yaml import Node
 
 BaseShape = tuple[int | None, ...]
 
@@ -48,12 +51,12 @@ def read_base_shapes(path: str | os.PathLike[str]) -> dict[str, BaseShape]:
 class _LineError(ValueError):
     """What is wrong at a line, counted from 1."""
 
-    def __init__(self, at: Any, message: str):
+    def __init__(self, at: "int | Node", message: str):
         super().__init__(message)
         self.line: int = at if isinstance(at, int) else at.start_mark.line + 1
 
 
-def _entries(text: str) -> Iterator[tuple[Any, Any]]:
+def _entries(text: str) -> Iterator[tuple["Node", "Node"]]:
     """The nodes of each name and of its sizes, as PyYAML parses them, in their order."""
     # Nodes are text with tags. No loader makes objects of them, so that no tag can run anything.
     root = _parsed(text)
@@ -72,7 +75,7 @@ def _entries(text: str) -> Iterator[tuple[Any, Any]]:
         yield entry
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str) -> "Node | None":
     """The node at the root, or `None` of an empty file."""
     yaml = _extras.require("yaml", "Reading base shapes", "'jaxmup[bridge]'")
     try:
@@ -87,13 +90,13 @@ def _parsed(text: str) -> Any:
         raise _LineError(1, "base shapes must be lists of sizes. Got lists in lists.") from None
 
 
-def _name(key: Any) -> str:
+def _name(key: "Node") -> str:
     if _kind(key) != "str" or not key.value or not key.value.isprintable():
         raise _LineError(key, f"a name must be printable text. Got {key.value!r}.")
     return key.value
 
 
-def _sizes(name: str, value: Any) -> list[Any]:
+def _sizes(name: str, value: "Node") -> list["Node"]:
     if _kind(value) != "seq":
         raise _LineError(
             value,
@@ -103,7 +106,7 @@ def _sizes(name: str, value: Any) -> list[Any]:
     return value.value
 
 
-def _size(node: Any) -> int | None:
+def _size(node: "Node") -> int | None:
     if _kind(node) == "null":
         return None
     # YAML has octal, sexagesimal and hexadecimal integers too, which no size is meant as.
@@ -115,6 +118,6 @@ def _size(node: Any) -> int | None:
 _DECIMAL = re.compile(r"[1-9]\d{0,17}", re.ASCII)
 
 
-def _kind(node: Any) -> str:
+def _kind(node: "Node") -> str:
     """`map`, `seq`, `str`, `int`, `null` or another standard type; of others, the whole tag."""
     return node.tag.removeprefix("tag:yaml.org,2002:")

@@ -1,13 +1,16 @@
 """Colors, axes and files of every figure; no global state."""
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from jaxmup import _extras
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Color: TypeAlias = str | tuple[float, float, float, float]
+"""A color as `#rrggbb`, or as red, green, blue and opacity from 0 to 1."""
 
 INK, MUTED, GRID = "#1f2328", "#59636e", "#e6e8eb"
 
@@ -56,7 +59,7 @@ def log_scale(axis: "Axes") -> None:
     axis.yaxis.set_minor_locator(ticker.NullLocator())
 
 
-def colors(count: int) -> list[Any]:
+def colors(count: int) -> list[Color]:
     """Light to dark, one per width."""
     scale = _extras.require("matplotlib", "A plot").colormaps["viridis_r"]
     return [scale(0.25 + 0.75 * i / max(count - 1, 1)) for i in range(count)]

@@ -174,12 +174,12 @@ class Config:
         """The width at which every factor of a parametrization is 1."""
         return min(self.widths) if self.base_width is None else self.base_width
 
-    def of(self, name: str, setting: Mapping[str, float]) -> Any:
+    def of(self, name: str, setting: Mapping[str, float]) -> int:
         """The value of `depth`, `batch_size` or `steps` under a setting of the sweep."""
-        return setting.get(name, getattr(self, name))
+        return int(setting.get(name, getattr(self, name)))
 
 
-def _require_swept(name: str, values: object, optimizer: OptimizerName) -> None:
+def _require_swept(name: str, values: tuple[float, ...], optimizer: OptimizerName) -> None:
     if field := _SWEPT_ALWAYS.get(name):
         raise ValueError(f"`sweep` is for other hyper-parameters. Got {name!r}. Use `{field}`.")
     _require_distinct(f"sweep[{name!r}]", values, 1, "Try {'b2': (0.95, 0.999)}.")
@@ -197,7 +197,7 @@ def _require_swept(name: str, values: object, optimizer: OptimizerName) -> None:
 
 
 # What has no range here is a parameter of the model's factory, and may be any number.
-_RANGES: dict[str, dict[str, float]] = {
+_RANGES: dict[str, dict[str, Any]] = {
     **{name: {"at_least": 0, "below": 1} for name in ("b1", "b2", "momentum")},
     **{name: {"at_least": 0} for name in ("eps", "weight_decay")},
     **{name: {"above": 0} for name in STDS},

@@ -102,7 +102,7 @@ def trial_from_json(record: Mapping[str, Any]) -> Trial:
     return Trial(**fields)
 
 
-def differences(found: Any, wanted: Any, name: str = "") -> list[str]:
+def differences(found: object, wanted: object, name: str = "") -> list[str]:
     """The differences between two trees of JSON types, a line each.
 
     Example:

@@ -2,8 +2,8 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import numpy as np
@@ -13,7 +13,12 @@ if TYPE_CHECKING:  # these load Flax, which reading a record need not
     from jaxmup._infer._rules import Rules
     from jaxmup._model import MakeModel, Model
 
-LossFn = Callable[[Any, Any], Array]
+Batch: TypeAlias = Any
+"""A tree of arrays: all that a step, or the evaluation, sees of the data."""
+Batches: TypeAlias = Iterable[Batch] | Callable[..., Batch | Iterable[Batch]]
+"""The batches of a run, or a function that returns them, or one of them."""
+LossFn: TypeAlias = Callable[[Any, Batch], Array]
+"""A function of a model and a batch that returns a scalar."""
 
 
 def cross_entropy(model: Callable[[Any], Array], batch: tuple[Any, Any]) -> Array:
@@ -67,8 +72,8 @@ class Task:
     """
 
     make_model: "MakeModel | Model"
-    batches: Any
-    evaluation: Any
+    batches: Batches
+    evaluation: Batch
     loss_fn: LossFn = cross_entropy
     inputs: Any = None
     rules: "Rules | None" = None
@@ -81,20 +86,20 @@ class Task:
             )
 
 
-def replayable(source: Any) -> Any:
+def replayable(source: Batches) -> Batches:
     """`Task.batches` that can be read once for each run: what an iterator has given is kept."""
     if not isinstance(source, Iterator):
         return source
-    seen: list[Any] = []
+    seen: list[Batch] = []
 
-    def batches(steps: int) -> list[Any]:
+    def batches(steps: int) -> list[Batch]:
         seen.extend(itertools.islice(source, max(steps - len(seen), 0)))
         return seen
 
     return batches
 
 
-def run_batches(source: Any, seed: int, steps: int, offered: Mapping[str, Any]) -> Any:
+def run_batches(source: Batches, seed: int, steps: int, offered: Mapping[str, Any]) -> Batch:
     """The batches of a run, stacked along a new first axis.
 
     They are checked here, before anything is trained on them.
@@ -128,7 +133,7 @@ def run_batches(source: Any, seed: int, steps: int, offered: Mapping[str, Any]) 
     return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
 
 
-def require_finite(batch: Any, what: str) -> None:
+def require_finite(batch: Batch, what: str) -> None:
     """Raises a `ValueError` if a number in a tree of arrays is NaN or infinite."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
         leaf = np.asarray(leaf)
@@ -140,7 +145,7 @@ def require_finite(batch: Any, what: str) -> None:
             )
 
 
-def _batches(source: Any, offered: Mapping[str, Any]) -> Any:
+def _batches(source: Batches, offered: Mapping[str, Any]) -> Iterable[Batch]:
     if not callable(source):
         return source
     from jaxmup._model._arguments import asked_for
@@ -149,7 +154,7 @@ def _batches(source: Any, offered: Mapping[str, Any]) -> Any:
     return _step_by_step(source, asked) if "step" in asked else source(**asked)
 
 
-def _step_by_step(source: Callable[..., Any], asked: Mapping[str, Any]) -> Iterator[Any]:
+def _step_by_step(source: Callable[..., Any], asked: Mapping[str, Any]) -> Iterator[Batch]:
     for step in itertools.count():
         try:
             batch = source(**{**asked, "step": step})
