@@ -7,8 +7,8 @@ Tune hyper-parameters on a small network and use them, unchanged, on a large one
 `jaxmup.data`, `jaxmup.gauge`, `jaxmup.manifest`, `jaxmup.coord_check`, `jaxmup.transfer`,
 `jaxmup.budget` (batch size and length of training), `jaxmup.bridge` (PyTorch), `jaxmup.fused`
 (backward pass fused with the update), `jaxmup.empirical` (measured scales), `jaxmup.plots` and
-`jaxmup.report` (figures and pages), and `jaxmup.parity` (a self-check against PyTorch); so do the
-functions `jaxmup.infer` and `jaxmup.rescale` (unmodified models).
+`jaxmup.report` (figures and pages), and `jaxmup.parity` (a self-check against PyTorch); so do
+`jaxmup.Model`, `jaxmup.infer` and `jaxmup.rescale` (unmodified models).
 """
 
 import importlib
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from jaxmup import transfer as transfer
     from jaxmup._infer import infer as infer
     from jaxmup._infer import rescale as rescale
+    from jaxmup._model import Model as Model
 
 __version__ = importlib.metadata.version("jaxmup")
 
@@ -74,16 +75,16 @@ _SUBMODULES = (
     "report",
     "transfer",
 )
-_FUNCTIONS = ("infer", "rescale")
+_LATER = {"Model": "_model", "infer": "_infer", "rescale": "_infer"}  # by the room of each
 
 
 def __getattr__(name: str) -> Any:
     if name in _SUBMODULES:
         return importlib.import_module(f"{__name__}.{name}")
-    if name in _FUNCTIONS:
-        return getattr(importlib.import_module(f"{__name__}._infer"), name)
+    if name in _LATER:
+        return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_SUBMODULES, *_FUNCTIONS])
+    return sorted([*globals(), *_SUBMODULES, *_LATER])

@@ -7,6 +7,7 @@ and an `eps` that stands beside the gradient grows as it does.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Literal, get_args
@@ -270,6 +271,7 @@ def _row(physics: Physics, family: Family, multiplier: Power, gauge: Gauge) -> R
     )
 
 
+@functools.lru_cache  # layers ask for one parametrization again and again
 def _build(
     name: str,
     family: Family,

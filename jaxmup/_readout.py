@@ -1,11 +1,13 @@
 """Readouts without a kernel of their own: tied embeddings and attention logits."""
 
+import functools
 import math
 
 from jaxmup._parametrization import Parametrization
 from jaxmup._spec import Axis, ParamSpec
 
 
+@functools.lru_cache  # it is asked for at every call, and hashing is cheaper than deriving
 def tied_readout_ratio(spec: ParamSpec, parametrization: Parametrization) -> float:
     """The multiplier of an embedding as a readout over its multiplier as an embedding.
 
@@ -13,8 +15,8 @@ def tied_readout_ratio(spec: ParamSpec, parametrization: Parametrization) -> flo
     output weights the same. The ratio is physics: no gauge changes it.
 
     Args:
-      spec: the spec of the embedding, whose last axis is its features.
-      parametrization: the rule.
+      spec: Spec of the embedding, whose last axis is its features.
+      parametrization: Parametrization of the layer.
 
     Returns:
       `1 / r` for muP, with r the width ratio of the features; dimensionless.
@@ -46,16 +48,17 @@ def tied_readout_ratio(spec: ParamSpec, parametrization: Parametrization) -> flo
     return as_output.multiplier.at(r, 1.0, sigma) / as_input.multiplier.at(1.0, r, sigma)
 
 
+@functools.lru_cache
 def logits_factor(head: Axis, parametrization: Parametrization) -> float:
-    """What attention logits `q · k / √d` are multiplied by, for heads of size d grown from d0.
+    """Factor on attention logits `q · k / √d`, for heads of size d grown from d0; dimensionless.
 
     Queries and keys align in training, so their product is a readout: it needs what the
     parametrization gives an output weight beyond `r^-1/2`. For muP that is `√(d0 / d)`, which makes
     the logits `√d0 · q · k / d`; at base size they are `q · k / √d`.
 
     Args:
-      head: the axis of one head.
-      parametrization: the rule.
+      head: Axis of one head.
+      parametrization: Parametrization of the layer.
 
     Example:
       >>> from jaxmup import parametrization

@@ -217,20 +217,20 @@ def test_a_conversion_of_a_stack_writes_row_by_row(tmp_path):
 def test_a_conversion_moves_between_gauges(tmp_path):
     source, out = tmp_path / "model.safetensors", tmp_path / "out.safetensors"
     bridge.save(source, {"weight": WEIGHT.T, "bias": BIAS[:2]})
-    rule = jaxmup.parametrization("mup", "adam", gauge="table9")  # its readouts have r^-½
+    table9 = jaxmup.parametrization("mup", "adam", gauge="table9")  # its readouts have r^-½
     layer = nnx.eval_shape(lambda: jaxmup.nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
     with_base = nnx.eval_shape(
         lambda: jaxmup.nnx.Linear(12, 2, base_in_features=3, use_bias=False, rngs=nnx.Rngs(0))
     )
-    bridge.conversion(source, layer, to="flax", gauge=rule).write(out)
+    bridge.conversion(source, layer, to="flax", parametrization=table9).write(out)
     np.testing.assert_array_equal(bridge.load(out)["kernel"], WEIGHT)
     bridge.save(source, {"weight": np.ones((2, 12), np.float32)})
-    for gauge, value in ((None, 4.0), (rule, 2.0)):  # over 1/4 and over 1/2
-        bridge.conversion(source, with_base, to="flax", gauge=gauge).write(out)
+    for own, value in ((None, 4.0), (table9, 2.0)):  # over 1/4 and over 1/2
+        bridge.conversion(source, with_base, to="flax", parametrization=own).write(out)
         assert np.all(bridge.load(out)["kernel"] == value)
     plain = nnx.eval_shape(lambda: nnx.Linear(12, 2, use_bias=False, rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match="move between gauges by their specs"):
-        bridge.conversion(source, plain, to="flax", gauge=rule)
+        bridge.conversion(source, plain, to="flax", parametrization=table9)
 
 
 # As microsoft/mup 1.0.0 wrote it for the network below, with base width 4.
@@ -267,8 +267,8 @@ class MupNet(nnx.Module):
     """An embedding, a layer and a readout, of jaxmup."""
 
     def __init__(self, width, base, gauge, rngs):
-        rule = jaxmup.parametrization("mup", "adam", gauge=gauge)
-        shared = {"parametrization": rule, "rngs": rngs}
+        parametrization = jaxmup.parametrization("mup", "adam", gauge=gauge)
+        shared = {"parametrization": parametrization, "rngs": rngs}
         self.embed = jaxmup.nnx.Embed(7, width, base_features=base, **shared)
         sizes = {"base_in_features": base, "base_out_features": 2 * base}
         self.fc = jaxmup.nnx.Linear(width, 2 * width, **sizes, **shared)

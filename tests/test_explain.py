@@ -298,7 +298,7 @@ REFUSED = {
     "no colon": ("models_here", "must be a module and a function of it. Got 'models_here'"),
     "no module": ("nowhere.models:mlp", "There is no module 'nowhere'"),
     "no attribute": ("models_here:nothing", "Module 'models_here' has no 'nothing'"),
-    "no function": ("models_here:number", "must be a function. Got 3."),
+    "no function": ("models_here:number", "must be a function, or a Model. Got 3."),
     "an import in it fails": ("broken_here:mlp", "No module named 'no_such_package'"),
     "it fails": (
         "failing_here:mlp",

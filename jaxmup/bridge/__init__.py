@@ -14,11 +14,11 @@ from jaxmup.bridge._abcd import AbcdLayer as AbcdLayer
 from jaxmup.bridge._abcd import abcd_multipliers as abcd_multipliers
 from jaxmup.bridge._abcd import to_abcd as to_abcd
 from jaxmup.bridge._base_shapes import read_base_shapes as read_base_shapes
+from jaxmup.bridge._conversion import Conversion as Conversion
+from jaxmup.bridge._conversion import conversion as conversion
 from jaxmup.bridge._convert import from_torch as from_torch
 from jaxmup.bridge._convert import plan as plan
 from jaxmup.bridge._convert import to_torch as to_torch
-from jaxmup.bridge._files import Conversion as Conversion
-from jaxmup.bridge._files import conversion as conversion
 from jaxmup.bridge._layouts import Layout as Layout
 from jaxmup.bridge._mup import MupParameter as MupParameter
 from jaxmup.bridge._mup import from_mup as from_mup

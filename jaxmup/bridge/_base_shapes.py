@@ -2,16 +2,19 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, TypeAlias
 
-from jaxmup import _extras
+from jaxmup import _check, _extras
+from jaxmup._tree import listed
+from jaxmup.bridge._layouts import Shape
 
-if TYPE_CHECKING:
-    from yaml import Node
-
-BaseShape = tuple[int | None, ...]
+BaseShape: TypeAlias = tuple[int | None, ...]
+BaseShapes: TypeAlias = Mapping[str, BaseShape] | str | os.PathLike[str]
+YamlNode: TypeAlias = Any
+"""A `yaml.Node`, whose package the types must not need."""
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def read_base_shapes(path: str | os.PathLike[str]) -> dict[str, BaseShape]:
@@ -19,6 +22,9 @@ def read_base_shapes(path: str | os.PathLike[str]) -> dict[str, BaseShape]:
 
     It is YAML, a mapping of names to lists of sizes. Nothing of it is evaluated: a tag, an alias or
     another type is refused.
+
+    Args:
+      path: Path of the file.
 
     Raises:
       ModuleNotFoundError: if PyYAML is not installed.
@@ -49,14 +55,14 @@ def read_base_shapes(path: str | os.PathLike[str]) -> dict[str, BaseShape]:
 
 
 class _LineError(ValueError):
-    """What is wrong at a line, counted from 1."""
+    """A fault at a line, counted from 1, or at the line of a node."""
 
-    def __init__(self, at: "int | Node", message: str):
+    def __init__(self, at: YamlNode | int, message: str):
         super().__init__(message)
         self.line: int = at if isinstance(at, int) else at.start_mark.line + 1
 
 
-def _entries(text: str) -> Iterator[tuple["Node", "Node"]]:
+def _entries(text: str) -> Iterator[tuple[YamlNode, YamlNode]]:
     """The nodes of each name and of its sizes, as PyYAML parses them, in their order."""
     # Nodes are text with tags. No loader makes objects of them, so that no tag can run anything.
     root = _parsed(text)
@@ -75,7 +81,7 @@ def _entries(text: str) -> Iterator[tuple["Node", "Node"]]:
         yield entry
 
 
-def _parsed(text: str) -> "Node | None":
+def _parsed(text: str) -> YamlNode | None:
     """The node at the root, or `None` of an empty file."""
     yaml = _extras.require("yaml", "Reading base shapes", "'jaxmup[bridge]'")
     try:
@@ -90,13 +96,13 @@ def _parsed(text: str) -> "Node | None":
         raise _LineError(1, "base shapes must be lists of sizes. Got lists in lists.") from None
 
 
-def _name(key: "Node") -> str:
+def _name(key: YamlNode) -> str:
     if _kind(key) != "str" or not key.value or not key.value.isprintable():
         raise _LineError(key, f"a name must be printable text. Got {key.value!r}.")
     return key.value
 
 
-def _sizes(name: str, value: "Node") -> list["Node"]:
+def _sizes(name: str, value: YamlNode) -> list[YamlNode]:
     if _kind(value) != "seq":
         raise _LineError(
             value,
@@ -106,7 +112,7 @@ def _sizes(name: str, value: "Node") -> list["Node"]:
     return value.value
 
 
-def _size(node: "Node") -> int | None:
+def _size(node: YamlNode) -> int | None:
     if _kind(node) == "null":
         return None
     # YAML has octal, sexagesimal and hexadecimal integers too, which no size is meant as.
@@ -118,6 +124,54 @@ def _size(node: "Node") -> int | None:
 _DECIMAL = re.compile(r"[1-9]\d{0,17}", re.ASCII)
 
 
-def _kind(node: "Node") -> str:
+def _kind(node: YamlNode) -> str:
     """`map`, `seq`, `str`, `int`, `null` or another standard type; of others, the whole tag."""
     return node.tag.removeprefix("tag:yaml.org,2002:")
+
+
+def base_shapes_of(base_shapes: BaseShapes, shapes: Mapping[str, Shape]) -> dict[str, BaseShape]:
+    """The base shape of each parameter, checked against its shape.
+
+    Args:
+      base_shapes: Path of a `.bsh` file, or base shapes by name.
+      shapes: Shape of each tensor by name.
+
+    Raises:
+      TypeError: if a size in the base model is no integer.
+      ValueError: if base shapes are missing, or of other ranks, or of more than two axes that grow.
+    """
+    where = ""
+    if not isinstance(base_shapes, Mapping):
+        where, base_shapes = f"{base_shapes}: ", read_base_shapes(base_shapes)
+    bases = _without_module(base_shapes, shapes)
+    names = [name for name in shapes if name.rpartition(".")[2] not in _BUFFERS]
+    wrong = [
+        *(f"{name} {shapes[name]}: no base shape" for name in names if name not in bases),
+        *(f"{name}: no tensor" for name in bases if name not in shapes),
+        *(
+            f"{name} {shapes[name]}: base shape {bases[name]}"
+            for name in names
+            if name in bases and len(bases[name]) != len(shapes[name])
+        ),
+    ]
+    if wrong:
+        raise ValueError(f"{where}Base shapes must be those of the tensors:{listed(wrong)}")
+    for name in names:
+        for size in bases[name]:
+            if size is not None:
+                _check.size(f"base_shapes[{name!r}]", size, remedy="Give `None` for a fixed axis.")
+    if many := [n for n in names if sum(size is not None for size in bases[n]) > 2]:
+        raise ValueError(f"{where}mup knows at most two axes that grow. More have{listed(many)}")
+    return {name: tuple(bases[name]) for name in names}
+
+
+def _without_module(
+    bases: Mapping[str, BaseShape], shapes: Mapping[str, Shape]
+) -> Mapping[str, BaseShape]:
+    """Base shapes under the names of a model that was wrapped for data parallelism, or was not."""
+    prefix = "module."
+    if all(name.startswith(prefix) for name in shapes) and bases.keys() != shapes.keys():
+        return {prefix + name: base for name, base in bases.items()}
+    if all(name.startswith(prefix) for name in bases) and bases.keys() != shapes.keys():
+        return {name.removeprefix(prefix): base for name, base in bases.items()}
+    return bases

@@ -12,11 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxmup.cli._errors import BadInputError, bad_input
-from jaxmup.cli._function import function
-from jaxmup.cli._model import abstract, example, is_linen
+from jaxmup.cli._model import at_width, model_of
 from jaxmup.cli._options import MakeInputs
 
 if TYPE_CHECKING:
+    from jaxmup import Model
+    from jaxmup._tree import Specs, Tree
     from jaxmup.bridge import Conversion, Plan
 
 
@@ -88,10 +89,9 @@ def convert(
     """
     from jaxmup import bridge, parametrization
 
-    make_model = function(model, "--model")
-    make_inputs = None if inputs is None else function(inputs, "--inputs")
+    user_model = model_of(model, inputs, "--model")
     with bad_input(ValueError, TypeError, OSError, ModuleNotFoundError):
-        target, specs = _target(make_model, make_inputs, size)
+        target, specs = _target(user_model, size)
         names = cast(Any, (optimizer, gauge))
         conversion = bridge.conversion(
             source,
@@ -99,7 +99,9 @@ def convert(
             to=to,
             like=like,
             pairs=None if pairs is None else _pairs(pairs),
-            gauge=None if gauge is None else parametrization("mup", names[0], gauge=names[1]),
+            parametrization=None
+            if gauge is None
+            else parametrization("mup", names[0], gauge=names[1]),
             specs=specs,
         )
         _show(conversion.plan)
@@ -109,23 +111,15 @@ def convert(
             _write(conversion, destination, allow_nan=allow_nan)
 
 
-def _target(make_model: Any, make_inputs: Any, size: int) -> tuple[Any, Any]:
+def _target(model: "Model", size: int) -> tuple["Tree", "Specs | None"]:
     """The abstract model; of a Linen module its variables, and its specs if it has any."""
-    model = abstract(make_model, size)
-    if not is_linen(model):
-        return model, None
-    import jax
     from flax import linen
 
-    import jaxmup
-
-    called_with = example(make_inputs, size)
-    variables = jax.eval_shape(model.init, jax.random.key(0), *called_with)
-    try:
-        specs = jaxmup.linen.specs(model, *called_with)
-    except ValueError:  # not every layer is jaxmup's
-        specs = None
-    return linen.unbox(variables), specs
+    instance = at_width(model, size)
+    held = instance.join(instance.parts)
+    if instance.kind != "linen":
+        return held, None
+    return linen.unbox(held), instance.specs
 
 
 def _pairs(path: Path) -> dict[str, Any]:

@@ -7,15 +7,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from jaxmup._axes import axes_of, linear_axes
-from jaxmup.linen._layer import Layer, Weights
+from jaxmup.linen._layer import Layer, Weights, once
+from jaxmup.linen._linear import dense_axes
 
 
 class _Cell(Layer):
     """A cell of linear maps of inputs and state, whose names begin with i and h.
 
     Args:
-      base_in_features: size of the last axis of the inputs in the base model; `None` if it does not
+      base_in_features: Size of the last axis of the inputs in the base model; `None` if it does not
         grow.
       base_features: `features` of the base model; `None` if it does not grow.
     """
@@ -31,22 +31,14 @@ class _Cell(Layer):
         weights = {}
         for name, use_bias in has_bias.items():
             of_state = name.startswith("h")
-            inner = (
-                (own.features, self.base_features)
-                if of_state
-                else (jnp.shape(inputs)[-1], self.base_in_features)
-            )
-            axes = linear_axes(
-                axes_of("input", *inner),
-                axes_of("output", own.features, self.base_features),
-                use_bias=use_bias,
-            )
+            of_inputs = jnp.shape(inputs)[-1], self.base_in_features
+            state = own.features, self.base_features
             weights[name] = Weights(
-                axes=axes,
+                axes=once(dense_axes, state if of_state else of_inputs, state, use_bias=use_bias),
                 kernel_init=own.recurrent_kernel_init if of_state else own.kernel_init,
                 bias_init=own.bias_init,
                 name=name,
-                **self.rule(),
+                **self.shared(),
             )()
         zeros = nn.initializers.zeros
         settings = {"kernel_init": zeros, "recurrent_kernel_init": zeros, "bias_init": zeros}
@@ -61,13 +53,13 @@ class SimpleCell(_Cell, nn.SimpleCell):
     one. Multipliers act on the kernels.
 
     Args:
-      features: size of the state.
-      parametrization: the rule, or its name (then for the Adam family).
-      base_in_features: size of the last axis of the inputs in the base model; `None` if it does not
+      features: Size of the state.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
+      base_in_features: Size of the last axis of the inputs in the base model; `None` if it does not
         grow.
       base_features: `features` of the base model; `None` if it does not grow.
-      lr_scale: factor α on the learning rate of all parameters; dimensionless.
-      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
+      lr_scale: Factor α on the learning rate of all parameters; dimensionless.
+      depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
 
     Raises:
       ValueError: at the first call, if a size, base or scale is out of range, or a dtype is not a
