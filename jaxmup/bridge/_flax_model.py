@@ -83,7 +83,7 @@ def on_device(array: np.ndarray) -> jax.Array:
             f"Dtypes are kept, and JAX has no {array.dtype} unless it is told to. Call "
             'jax.config.update("jax_enable_x64", True) first, or convert the checkpoint.'
         )
-    # PyTorch goes on writing to its own memory, and JAX copies when its device gets to it, even where
+    # PyTorch goes on writing to its own memory, and JAX copies when its device gets to it, even if
     # it is asked for a copy: so the copy that is made now is numpy's.
     return jnp.asarray(np.array(array, order="C"))
 
