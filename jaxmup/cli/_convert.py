@@ -112,7 +112,7 @@ def convert(
 
 
 def _abstract(model: "Model", size: int) -> tuple["nnx.Module | Tree", "Specs | None"]:
-    """The model without its arrays, a Linen module as its variables; and the specs of the latter."""
+    """The model without its arrays; of a Linen module its variables, and specs if it has any."""
     from flax import linen
 
     instance = at_width(model, size)
