@@ -512,8 +512,8 @@ def test_all_that_can_be_opened_is():
 
 
 DIFFER = {
-    "one more": ({"layers": 3}, "sin and|and sin"),
-    "another": ({"extra": True}, r"cos and|and cos"),
+    "one more": ({"layers": 3}, "`sin` of 1 and|and `sin` of 1"),
+    "another": ({"extra": True}, "`cos` of 1 and|and `cos` of 1"),
 }
 
 

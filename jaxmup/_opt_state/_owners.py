@@ -1,4 +1,4 @@
-"""Which leaf of an optimizer's state belongs to which parameter, and which transform serves it."""
+"""The parameters that leaves of an optimizer's state belong to, and the transforms of each."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any

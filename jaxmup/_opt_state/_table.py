@@ -74,11 +74,11 @@ def _stddev(eps: Mapping[str, Movement]) -> Transform:
     return _row(states, FIXED, eps, steps="count", update="mu", square="nu")
 
 
-# Where eps stands inside the root, and where beside it.
+# eps inside the root of the second moment, and eps beside it.
 _INSIDE = {"eps": SQUARE, "initial_scale": SQUARE}
 _BESIDE = {"eps": UPDATE, "initial_scale": SQUARE}
 
-# Where several transforms have one type of state, the first of them is what a state is read as.
+# A type of state that several transforms share is read as that of the first of them.
 TRANSFORMS: dict[str, Transform] = {
     # An entry of the gradient over the root of its second moment: what returns has no unit.
     "scale_by_adam": _ADAM,

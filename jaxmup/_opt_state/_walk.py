@@ -10,7 +10,7 @@ from jaxmup._opt_state._transform import FIXED, Kind, Movement, Transform
 from jaxmup._tree import OptState
 
 Path: TypeAlias = tuple[Hashable, ...]
-"""Where a state or a field stands in the state of the whole optimizer: indices, fields and keys."""
+"""The place of a state or a field in the state of the whole optimizer: indices, fields and keys."""
 
 STATELESS = "a transform without state"
 
@@ -38,11 +38,11 @@ class Field(NamedTuple):
     """A field of the state of a transform.
 
     Args:
-      path: Where it stands.
-      name: Its name in the state.
-      kind: What it is.
-      movement: How it moves with the gauge.
-      value: What it holds.
+      path: Place in the state of the optimizer.
+      name: Name in the state of the transform.
+      kind: Kind of what it holds.
+      movement: Movement with the gauge.
+      value: Value that it holds.
     """
 
     path: Path
@@ -56,10 +56,10 @@ class Link(NamedTuple):
     """A transform in a chain.
 
     Args:
-      path: Where its state stands in that of the optimizer.
-      name: Its name in the table.
-      transform: Its row of the table.
-      state: Its own state.
+      path: Place of its state in that of the optimizer.
+      name: Name in the table.
+      transform: Row of the table.
+      state: State of the transform.
     """
 
     path: Path
@@ -93,7 +93,7 @@ Chain: TypeAlias = list[Link | Branches]
 
 
 class Walked(NamedTuple):
-    """What the state of an optimizer consists of.
+    """The parts of an optimizer's state.
 
     Args:
       chain: The transforms in the order in which an update passes them, those that wrap others

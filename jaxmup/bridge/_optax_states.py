@@ -1,4 +1,4 @@
-"""What an optax state keeps beside what torch keeps, and filling it."""
+"""The fields of an optax state that torch has a counterpart of, read and filled."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ class Counterpart(NamedTuple):
 
     Args:
       field: The field.
-      torch_name: What torch calls the moment that it holds; `None` if it holds none.
+      torch_name: Name that torch has for the moment in it; `None` if it holds no moment.
     """
 
     field: Field
@@ -86,11 +86,11 @@ def leaf_like(value: Any, leaf: Any) -> Array:
 
 
 class Progress(NamedTuple):
-    """How far a run has come.
+    """The progress of a run.
 
     Args:
       step: Number of steps made; `None` if it is not known.
-      position: Where the schedules stand; `None` if it is not known.
+      position: Position of the schedules; `None` if it is not known.
       rate: Learning rate for `optax.inject_hyperparams`; `None` to leave it.
     """
 
@@ -104,9 +104,9 @@ def filled(state: OptState, moments: Moments, progress: Progress, owners: Owners
 
     Args:
       state: State of a new optimizer.
-      moments: What is put in; where a moment is missing, the initial one stays.
-      progress: What the counters are set to.
-      owners: Which leaf of the state belongs to which parameter.
+      moments: Moments that are put in; where one is missing, the initial one stays.
+      progress: Numbers that the counters are set to.
+      owners: Owners of the leaves of the state.
 
     Raises:
       ValueError: if an optimizer counts and the number of steps is not known.

@@ -42,7 +42,7 @@ def course(
     Args:
       chain: The transforms.
       parameter: Name of the parameter.
-      owners: Which state belongs to which parameter.
+      owners: Owners of the leaves of the state.
       theta: The factor on its multiplier.
       gradient: The factor on its `Scaling.grad`.
 

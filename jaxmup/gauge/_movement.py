@@ -1,4 +1,4 @@
-"""How the state and the hyper-parameters of an optimizer move with the gauge of each parameter."""
+"""The state and the hyper-parameters of an optimizer, moved with the gauge of each parameter."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -36,10 +36,10 @@ def moved_state(
     """`state` with every field moved, rounded once in the dtype that it has.
 
     Args:
-      state: The state of the optimizer.
-      walked: What it consists of.
-      courses: The way of the updates of each parameter; leaves of a parameter without one stay.
-      owners: Which state belongs to which parameter.
+      state: State of the optimizer.
+      walked: Transforms that it is of.
+      courses: Way of the updates of each parameter; what belongs to a leaf without one stays.
+      owners: Owners of the leaves of the state.
       described: Whether the chain names every transform, so that a hyper-parameter that does not
         move in it is known to stay.
 
@@ -84,7 +84,7 @@ def _moved_field(field: Field, passing: _Passing, owners: Owners) -> Tree:
     def moved(owner: PathName | None, x: Any) -> Any:
         if owner is None:
             return scale(x, _shared(where(field.path), factors))
-        # What has no course is no parameter: its moments stay as it does.
+        # A leaf without a course is no parameter: its moments stay as it does.
         return scale(x, factors[owner]) if owner in factors else x
 
     return owners.map(moved, field.value)
@@ -107,7 +107,8 @@ def _shared(what: str, factors: Mapping[PathName, float]) -> float:
     return factors[low]
 
 
-# What no optimizer of optax moves, under any of its names.
+# Hyper-parameters that stay in every optimizer of optax. Any other name may move by a power that
+# depends on the transform: `eps` is Adam's beside the root, and RMSProp's inside it.
 _STAY = {"b1", "b2", "b3", "beta", "decay", "rho", "alpha", "momentum", "decay_rate"}
 
 

@@ -242,7 +242,7 @@ def _without_applied(spec: ParamSpec) -> ParamSpec:
 
 
 def _require_one_physics(old: Mapping[PathName, Scaling], new: Mapping[PathName, Scaling]) -> None:
-    # How the weights started is past.
+    # The initial scale decides nothing any more once a run has started.
     found = [d for d in differences(old, new) if d.quantity != "initial scale"]
     if found:
         raise ValueError(

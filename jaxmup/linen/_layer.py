@@ -1,4 +1,4 @@
-"""What all layers share: parameters for this width, and Flax's layer called with them."""
+"""The steps that all layers share: parameters for this width, and Flax's layer called on them."""
 
 import dataclasses
 import functools
@@ -44,7 +44,7 @@ def once(function: Callable[..., T], *args: Hashable, **kwargs: Hashable) -> T:
     """
     try:
         return _kept(function, *args, **kwargs)
-    except TypeError:  # an argument has no hash, such as a list of sizes, or is of a wrong kind
+    except TypeError:  # an argument has no hash, such as an array; `function` refuses it by name
         return function(*args, **kwargs)
 
 

@@ -15,7 +15,7 @@ class _Norm(Layer):
     """A norm with gain and bias of its features.
 
     Args:
-      base_features: sizes of the feature axes in the base model; `None` if they do not grow.
+      base_features: Sizes of the feature axes in the base model; `None` if they do not grow.
     """
 
     base_features: Bases = None
@@ -41,11 +41,11 @@ class LayerNorm(_Norm, nn.LayerNorm):
     At base width it is `flax.linen.LayerNorm` bit for bit, whose other arguments it has.
 
     Args:
-      parametrization: the rule, or its name (then for the Adam family).
-      base_features: sizes of the axes in `feature_axes` in the base model; `None` if they do not
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
+      base_features: Sizes of the axes in `feature_axes` in the base model; `None` if they do not
         grow.
-      lr_scale: factor α on the learning rate of gain and bias; dimensionless.
-      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
+      lr_scale: Factor α on the learning rate of gain and bias; dimensionless.
+      depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
 
     Raises:
       ValueError: at the first call, if a base or scale is out of range, or a dtype is not a

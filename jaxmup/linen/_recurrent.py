@@ -15,7 +15,7 @@ class _Cell(Layer):
     """A cell of linear maps of inputs and state, whose names begin with i and h.
 
     Args:
-      base_in_features: size of the last axis of the inputs in the base model; `None` if it does not
+      base_in_features: Size of the last axis of the inputs in the base model; `None` if it does not
         grow.
       base_features: `features` of the base model; `None` if it does not grow.
     """
@@ -53,13 +53,13 @@ class SimpleCell(_Cell, nn.SimpleCell):
     one. Multipliers act on the kernels.
 
     Args:
-      features: size of the state.
-      parametrization: the rule, or its name (then for the Adam family).
-      base_in_features: size of the last axis of the inputs in the base model; `None` if it does not
+      features: Size of the state.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
+      base_in_features: Size of the last axis of the inputs in the base model; `None` if it does not
         grow.
       base_features: `features` of the base model; `None` if it does not grow.
-      lr_scale: factor α on the learning rate of all parameters; dimensionless.
-      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
+      lr_scale: Factor α on the learning rate of all parameters; dimensionless.
+      depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
 
     Raises:
       ValueError: at the first call, if a size, base or scale is out of range, or a dtype is not a

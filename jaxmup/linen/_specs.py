@@ -26,11 +26,11 @@ def specs(
     has added are batch axes.
 
     Args:
-      module: a Linen module.
-      *example_inputs: what the module is called with; arrays or `jax.ShapeDtypeStruct`s. What is
-        no array, such as a flag, goes by keyword.
-      given: specs of parameters that no jaxmup layer made, by name (`"norm/scale"`).
-      **kwargs: passed on to `module.init`.
+      module: A Linen module.
+      *example_inputs: Inputs of a call, arrays or `jax.ShapeDtypeStruct`s. What is no array, such
+        as a flag, goes by keyword.
+      given: Specs of parameters that no jaxmup layer made, by name (`"norm/scale"`).
+      **kwargs: Keyword arguments of `module.init`.
 
     Raises:
       ValueError: naming every parameter without a spec, or given names that match nothing.
@@ -58,9 +58,9 @@ def multipliers(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> dict[
     `variable_axes={"params": 0, "multipliers": 0}`.
 
     Args:
-      module: a Linen module.
-      *example_inputs: what the module is called with, as in `specs`.
-      **kwargs: passed on to `module.init`.
+      module: A Linen module.
+      *example_inputs: Inputs of a call, as in `specs`.
+      **kwargs: Keyword arguments of `module.init`.
 
     Returns:
       A tree like the parameters of the jaxmup layers, with a scalar at each leaf, in float64 where
@@ -103,10 +103,10 @@ def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
 def _declared(
     module: nn.Module, inputs: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[dict[str, Parameter], Any]:
-    """What the layers of a module declare, by name, and its abstract variables.
+    """The parameters that the layers of a module declare, by name, and its abstract variables.
 
-    Those have the collection of multipliers, made by Flax like any other, so with the axes that
-    lifted transformations add to it.
+    The variables have the collection of multipliers, made by Flax like any other, so with the axes
+    that lifted transformations add to it.
     """
     declared: dict[str, Parameter] = {}
 

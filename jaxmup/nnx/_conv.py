@@ -19,14 +19,15 @@ class Conv(nnx.Conv):
     kernel follows the rule of vectors, not of hidden matrices.
 
     Args:
-      in_features: channels of the inputs.
-      out_features: channels of the outputs.
-      kernel_size: sizes of the window.
-      strides: as of `flax.nnx.Conv`.
+      in_features: Channels of the inputs.
+      out_features: Channels of the outputs.
+      kernel_size: Sizes of the window.
+      strides: Strides of the window.
       base_in_features: `in_features` of the base model; `None` if it does not grow.
-      base_out_features: the same of `out_features`.
-      base_feature_group_count: the same of `feature_group_count`.
-      **flax: the other arguments of `flax.nnx.Conv`; those not listed here are as of
+      base_out_features: `out_features` of the base model; `None` if it does not grow.
+      base_feature_group_count: `feature_group_count` of the base model; `None` if it does not
+        grow.
+      **flax: Other arguments of `flax.nnx.Conv`; those not listed here are as of
         `jaxmup.nnx.Linear`.
 
     Raises:
@@ -90,13 +91,13 @@ class ConvTranspose(nnx.ConvTranspose):
     At base width it is `flax.nnx.ConvTranspose` bit for bit; else it is as `jaxmup.nnx.Conv`.
 
     Args:
-      in_features: channels of the inputs.
-      out_features: channels of the outputs.
-      kernel_size: sizes of the window.
-      strides: as of `flax.nnx.ConvTranspose`.
+      in_features: Channels of the inputs.
+      out_features: Channels of the outputs.
+      kernel_size: Sizes of the window.
+      strides: Strides of the window.
       base_in_features: `in_features` of the base model; `None` if it does not grow.
-      base_out_features: the same of `out_features`.
-      **flax: the other arguments of `flax.nnx.ConvTranspose`; those not listed here are as of
+      base_out_features: `out_features` of the base model; `None` if it does not grow.
+      **flax: Other arguments of `flax.nnx.ConvTranspose`; those not listed here are as of
         `jaxmup.nnx.Linear`.
 
     Example:

@@ -1,4 +1,4 @@
-"""What all layers share: making Flax's layer for this width, and scaling what goes into it.
+"""The steps that all layers share: Flax's layer made for this width, and scaled inputs for it.
 
 A layer that owns the parameter `kernel` holds the multiplier `m` of `W = m · kernel` as
 `kernel_multiplier`: a Python float, or a `Multiplier` where multipliers are traced. The parameter

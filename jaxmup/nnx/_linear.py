@@ -23,18 +23,18 @@ class Linear(nnx.Linear):
     not listed here are those of `flax.nnx.Linear`.
 
     Args:
-      in_features: size of the last axis of the inputs.
-      out_features: size of the last axis of the outputs.
-      kernel_init: initializer of the kernel *at base width*; it is called with the base shape, and
+      in_features: Size of the last axis of the inputs.
+      out_features: Size of the last axis of the outputs.
+      kernel_init: Initializer of the kernel *at base width*; it is called with the base shape, and
         the values are then tiled and scaled to this width.
-      bias_init: the same of the bias.
-      parametrization: the rule, or its name (then for the Adam family).
+      bias_init: Initializer of the bias *at base width*.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
       base_in_features: `in_features` of the base model; `None` if it does not grow.
       base_out_features: `out_features` of the base model; `None` if it does not grow.
-      init_std: standard deviation of a normal kernel at base width, instead of `kernel_init`.
-      bias_init_std: standard deviation of a normal bias at base width, instead of `bias_init`.
-      lr_scale: factor α on the learning rate of kernel and bias; dimensionless.
-      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
+      init_std: Standard deviation of a normal kernel at base width, instead of `kernel_init`.
+      bias_init_std: Standard deviation of a normal bias at base width, instead of `bias_init`.
+      lr_scale: Factor α on the learning rate of kernel and bias; dimensionless.
+      depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
 
     Raises:
       ValueError: if a size, base, standard deviation or scale is out of range, a dtype is not a
@@ -122,11 +122,12 @@ class LinearGeneral(nnx.LinearGeneral):
     here are those of `flax.nnx.LinearGeneral` and `jaxmup.nnx.Linear`.
 
     Args:
-      in_features: sizes of the axes of the inputs that are summed over.
-      out_features: sizes of the axes of the outputs.
+      in_features: Sizes of the axes of the inputs that are summed over.
+      out_features: Sizes of the axes of the outputs.
       base_in_features: `in_features` of the base model, with `None` for an axis that does not grow.
-      base_out_features: the same of `out_features`.
-      **flax: the other arguments of `flax.nnx.LinearGeneral`. Axes in `batch_axis` are batch axes:
+      base_out_features: `out_features` of the base model, with `None` for an axis that does not
+        grow.
+      **flax: Other arguments of `flax.nnx.LinearGeneral`. Axes in `batch_axis` are batch axes:
         each of their elements has a linear layer of its own.
 
     Raises:
@@ -189,13 +190,13 @@ class Einsum(nnx.Einsum):
     are input, output and batch axes, so it is needed here and cannot wait for the call.
 
     Args:
-      einsum_str: the equation of inputs and kernel, such as `"btd,dhk->bthk"`.
-      kernel_shape: shape of the kernel.
-      bias_shape: shape of the bias, the kernel's axes that the output has in its order; `None` for
+      einsum_str: Equation of inputs and kernel, such as `"btd,dhk->bthk"`.
+      kernel_shape: Shape of the kernel.
+      bias_shape: Shape of the bias, the kernel's axes that the output has in its order; `None` for
         no bias.
       base_kernel_shape: `kernel_shape` of the base model, with `None` for an axis that does not
         grow.
-      **flax: the other arguments of `flax.nnx.Einsum`; those not listed here are as of
+      **flax: Other arguments of `flax.nnx.Einsum`; those not listed here are as of
         `jaxmup.nnx.Linear`.
 
     Raises:

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxmup.transfer import Analysis, Curve, Interval, Result
+from jaxmup.transfer._names import in_words
 
 NONE = "–"
-_NAMES = {"mup": "muP", "ntk": "NTK", "mean_field": "mean field"}
 
 
 def number(value: float | None, digits: int = 2, sign: bool = False) -> str:
@@ -46,26 +46,6 @@ def loss(value: float | None) -> str:
 def best_loss(curve: Curve) -> str:
     """The smallest loss of a width, or that every value diverged."""
     return loss(None if curve.best is None else curve.losses[curve.best])
-
-
-def name(parametrization: str) -> str:
-    """A parametrization as people write it.
-
-    Example:
-      >>> name("mup")
-      'muP'
-    """
-    return _NAMES.get(parametrization, parametrization)
-
-
-def words(hyper_parameter: str) -> str:
-    """A hyper-parameter as people write it.
-
-    Example:
-      >>> words("learning_rate")
-      'learning rate'
-    """
-    return hyper_parameter.replace("_", " ")
 
 
 def sentence(analysis: Analysis) -> str:
@@ -114,7 +94,7 @@ def configuration(result: Result) -> dict[str, str]:
     config = result.config
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     filled = fields | {"learning_rates": config.grid, "base_width": config.base}
-    return {words(key): _setting(value) for key, value in filled.items()}
+    return {in_words(key): _setting(value) for key, value in filled.items()}
 
 
 def _setting(value: Any) -> str:
