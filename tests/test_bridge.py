@@ -369,6 +369,8 @@ def test_multipliers_keep_the_effective_weight():
     np.testing.assert_array_equal(made.kernel[...], 2 * source["weight"].T)
     np.testing.assert_array_equal(made.bias[...], source["bias"])
     np.testing.assert_array_equal(bridge.to_torch(made, source)["weight"], source["weight"])
+    leaves = bridge.plan(source, layer).forward(source.__getitem__)
+    np.testing.assert_array_equal(leaves["kernel"], 2 * source["weight"].T)
     stored = bridge.from_torch(source, layer, multipliers={"weight": 0.5})
     np.testing.assert_array_equal(stored.kernel[...], source["weight"].T)
 
