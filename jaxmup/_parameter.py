@@ -175,7 +175,7 @@ def grown_initializer(init: Initializer, base_shape: tuple[int, ...], gain: floa
              [0.5, 0.5, 0.5, 0.5]], dtype=float32)
     """
 
-    def grown(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Any:
+    def grown(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Any:
         tiles = tuple(-(-size // base) for size, base in zip(shape, base_shape, strict=True))
         if math.prod(tiles) == 1:
             drawn = init(key, base_shape, dtype)

@@ -116,7 +116,7 @@ class Layer(nn.Module):
             )
             for name, parameter in declared.items()
         }
-        multipliers = {
+        multipliers: dict[str, float | Array] = {
             name: self.get_variable(MULTIPLIERS, name, parameter.multiplier)
             for name, parameter in declared.items()
         }
