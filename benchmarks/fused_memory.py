@@ -32,9 +32,9 @@ import jax.numpy as jnp
 import optax
 from _record import RESULTS, write_record
 from flax import nnx
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jaxmup import fused
+from jaxmup._program import ClosedJaxpr, as_function
 from jaxmup.fused import memory_report
 from jaxmup.models import GPT
 
@@ -90,7 +90,7 @@ def dots_kept(step: fused.Step) -> fused.Step:
 
     def block(body: ClosedJaxpr) -> Callable[..., Any]:
         keep = jax.checkpoint_policies.dots_saveable
-        return jax.checkpoint(jaxpr_as_fun(body), policy=keep, prevent_cse=False)
+        return jax.checkpoint(as_function(body), policy=keep, prevent_cse=False)
 
     return dataclasses.replace(step, block=block)
 

@@ -6,9 +6,9 @@ Tune hyper-parameters on a small network and use them, unchanged, on a large one
 `jaxmup.linen` (layers), `jaxmup.optim` (optax transforms), `jaxmup.functional`, `jaxmup.models`,
 `jaxmup.data`, `jaxmup.gauge`, `jaxmup.manifest`, `jaxmup.coord_check`, `jaxmup.transfer`,
 `jaxmup.budget` (batch size and length of training), `jaxmup.bridge` (PyTorch), `jaxmup.fused`
-(backward pass fused with the update), `jaxmup.empirical` (measured scales), `jaxmup.report`,
-`jaxmup.parity` and `jaxmup.counterexample`; so do `jaxmup.Model`, `jaxmup.infer` and
-`jaxmup.rescale` (unmodified models).
+(backward pass fused with the update), `jaxmup.empirical` (measured scales), `jaxmup.plots` and
+`jaxmup.report` (figures and pages), and `jaxmup.parity` (a self-check against PyTorch); so do
+`jaxmup.Model`, `jaxmup.infer` and `jaxmup.rescale` (unmodified models).
 """
 
 import importlib
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from jaxmup import bridge as bridge
     from jaxmup import budget as budget
     from jaxmup import coord_check as coord_check
-    from jaxmup import counterexample as counterexample
     from jaxmup import data as data
     from jaxmup import empirical as empirical
     from jaxmup import functional as functional
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
     from jaxmup import nnx as nnx
     from jaxmup import optim as optim
     from jaxmup import parity as parity
+    from jaxmup import plots as plots
     from jaxmup import report as report
     from jaxmup import transfer as transfer
     from jaxmup._infer import infer as infer
@@ -60,7 +60,6 @@ _SUBMODULES = (
     "bridge",
     "budget",
     "coord_check",
-    "counterexample",
     "data",
     "empirical",
     "functional",
@@ -72,6 +71,7 @@ _SUBMODULES = (
     "nnx",
     "optim",
     "parity",
+    "plots",
     "report",
     "transfer",
 )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
 DtypeName = Literal["float64", "float32"]
-Params = dict[str, np.ndarray]
+Tensors = dict[str, np.ndarray]
 
 IN_FEATURES, OUT_FEATURES, WIDTH, BASE_WIDTH, BATCH = 8, 4, 32, 8, 16
 SGD_LR, ADAM_LR, MOMENTUM, BETAS, EPS, DECAY = 0.02, 0.01, 0.9, (0.9, 0.99), 1e-3, 0.1
@@ -67,8 +67,8 @@ class Comparison(NamedTuple):
         return self.difference <= self.largest
 
 
-class _Rule(NamedTuple):
-    """What the optimizer of a parameter is given, relative to the base model."""
+class _Factors(NamedTuple):
+    """Factors on the hyper-parameters of a parameter, relative to the base model."""
 
     sgd_lr: float = 1.0
     adam_lr: float = 1.0
@@ -79,16 +79,16 @@ class _Rule(NamedTuple):
 # has no eps; it is of the size of the gradient, 1 / r where the output of a parameter grows.
 _R = WIDTH / BASE_WIDTH
 _TABLE_3 = {
-    "hidden/0/kernel": _Rule(sgd_lr=_R, eps=1 / _R),
-    "hidden/0/bias": _Rule(sgd_lr=_R, eps=1 / _R),
-    "hidden/1/kernel": _Rule(adam_lr=1 / _R, eps=1 / _R),
-    "hidden/1/bias": _Rule(sgd_lr=_R, eps=1 / _R),
-    "readout/kernel": _Rule(sgd_lr=1 / _R, adam_lr=1 / _R),
-    "readout/bias": _Rule(),
+    "hidden/0/kernel": _Factors(sgd_lr=_R, eps=1 / _R),
+    "hidden/0/bias": _Factors(sgd_lr=_R, eps=1 / _R),
+    "hidden/1/kernel": _Factors(adam_lr=1 / _R, eps=1 / _R),
+    "hidden/1/bias": _Factors(sgd_lr=_R, eps=1 / _R),
+    "readout/kernel": _Factors(sgd_lr=1 / _R, adam_lr=1 / _R),
+    "readout/bias": _Factors(),
 }
 
 
-class _Optimizer(NamedTuple):
+class _Peers(NamedTuple):
     """An optimizer of jaxmup and of `torch.optim`."""
 
     family: FamilyName
@@ -98,16 +98,16 @@ class _Optimizer(NamedTuple):
     theirs: dict[str, Any]  # its arguments
 
 
-def _sgd(**arguments: Any) -> _Optimizer:
-    return _Optimizer("sgd", optim.sgd, arguments, "SGD", arguments)
+def _sgd(**arguments: Any) -> _Peers:
+    return _Peers("sgd", optim.sgd, arguments, "SGD", arguments)
 
 
 def _adam(
     peer: Literal["Adam", "AdamW"] = "Adam", *, amsgrad: bool = False, **decay: Any
-) -> _Optimizer:
+) -> _Peers:
     make, (b1, b2) = optim.amsgrad if amsgrad else optim.adam, BETAS
     ours = {"b1": b1, "b2": b2, "eps": EPS, **decay}
-    return _Optimizer("adam", make, ours, peer, {"betas": BETAS, "amsgrad": amsgrad})
+    return _Peers("adam", make, ours, peer, {"betas": BETAS, "amsgrad": amsgrad})
 
 
 _OPTIMIZERS = {
@@ -164,11 +164,11 @@ def compare(steps: int = 100) -> Iterator[Comparison]:
 
 
 def _compare(name: str, gauge: GaugeName, dtype: DtypeName, steps: int) -> Comparison:
-    optimizer = _OPTIMIZERS[name]
+    peers = _OPTIMIZERS[name]
     with jax.enable_x64(dtype == "float64"):
-        ours = _jax_run(optimizer, gauge, dtype, steps)
+        ours = _jax_run(peers, gauge, dtype, steps)
     with _one_thread():
-        theirs = _torch_run(optimizer, dtype, steps)
+        theirs = _torch_run(peers, dtype, steps)
     difference = max(_relative(ours[tensor], theirs[tensor]) for tensor in theirs)
     return Comparison(f"{name}, {gauge}", dtype, steps, difference, LARGEST[dtype])
 
@@ -192,7 +192,7 @@ def _relative(actual: np.ndarray, expected: np.ndarray) -> float:
     return float((np.abs(actual - expected).max(rest) / np.abs(expected).max(rest)).max())
 
 
-def _weights() -> Params:
+def _weights() -> Tensors:
     """Effective weights, of numpy's making, in jaxmup's layout."""
     rng = np.random.default_rng(0)
     shapes = {
@@ -210,9 +210,9 @@ def _data(steps: int) -> tuple[np.ndarray, np.ndarray]:
     return x, np.sin(x[..., :OUT_FEATURES]) + rng.standard_normal((steps, BATCH, OUT_FEATURES))
 
 
-def _jax_run(optimizer: _Optimizer, gauge: GaugeName, dtype: DtypeName, steps: int) -> Params:
+def _jax_run(peers: _Peers, gauge: GaugeName, dtype: DtypeName, steps: int) -> Tensors:
     """Losses and effective weights of every step."""
-    rule = parametrization("mup", optimizer.family, gauge=gauge)
+    chosen = parametrization("mup", peers.family, gauge=gauge)
     abstract = nnx.eval_shape(
         lambda: MLP(
             IN_FEATURES,
@@ -220,16 +220,16 @@ def _jax_run(optimizer: _Optimizer, gauge: GaugeName, dtype: DtypeName, steps: i
             width=WIDTH,
             depth=2,
             base_width=BASE_WIDTH,
-            parametrization=rule,
+            parametrization=chosen,
             rngs=nnx.Rngs(0),
         )
     )
     graph, shapes = nnx.split(abstract)
-    scalings = resolve(specs(abstract), rule)
+    scalings = resolve(specs(abstract), chosen)
     multipliers = {name: scaling.multiplier for name, scaling in leaves_by_path(scalings).items()}
     params = map_named(lambda _, w, m: jnp.asarray(w / m, dtype), shapes, _weights(), multipliers)
-    lr = SGD_LR if optimizer.family == "sgd" else ADAM_LR
-    tx = optimizer.make(lr, scalings, **optimizer.ours)
+    lr = SGD_LR if peers.family == "sgd" else ADAM_LR
+    tx = peers.make(lr, scalings, **peers.ours)
 
     def loss(params: Any, x: Array, y: Array) -> Array:
         return jnp.mean(jnp.square(nnx.merge(graph, params)(x) - y))
@@ -251,7 +251,7 @@ def _jax_run(optimizer: _Optimizer, gauge: GaugeName, dtype: DtypeName, steps: i
     return {name: np.asarray(array) for name, array in (effective | {"loss": losses}).items()}
 
 
-def _torch_run(optimizer: _Optimizer, dtype: DtypeName, steps: int) -> Params:
+def _torch_run(peers: _Peers, dtype: DtypeName, steps: int) -> Tensors:
     """Losses and weights of every step, in jaxmup's layout."""
     import torch
 
@@ -267,8 +267,8 @@ def _torch_run(optimizer: _Optimizer, dtype: DtypeName, steps: int) -> Params:
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(torch.from_numpy(_weights()[name].T))
-    make = getattr(torch.optim, optimizer.peer)
-    stepper = make(_groups(optimizer, parameters), **optimizer.theirs)
+    make = getattr(torch.optim, peers.peer)
+    stepper = make(_groups(peers, parameters), **peers.theirs)
     history = []
     for x, y in zip(*_data(steps), strict=True):
         outputs = network(torch.from_numpy(x).to(torch_dtype))
@@ -281,30 +281,28 @@ def _torch_run(optimizer: _Optimizer, dtype: DtypeName, steps: int) -> Params:
     return {name: np.stack([seen[name] for seen in history]) for name in history[0]}
 
 
-def _groups(
-    optimizer: _Optimizer, parameters: Mapping[str, "torch.Tensor"]
-) -> list[dict[str, Any]]:
+def _groups(peers: _Peers, parameters: Mapping[str, "torch.Tensor"]) -> list[dict[str, Any]]:
     """A group for each parameter, by Table 3."""
-    if optimizer.family == "sgd":
+    if peers.family == "sgd":
         return [{"params": [p], "lr": SGD_LR * _TABLE_3[n].sgd_lr} for n, p in parameters.items()]
     return [
         {
             "params": [p],
-            "lr": ADAM_LR * rule.adam_lr,
-            "eps": EPS * rule.eps,
-            "weight_decay": _coefficient(optimizer, rule),
+            "lr": ADAM_LR * factors.adam_lr,
+            "eps": EPS * factors.eps,
+            "weight_decay": _coefficient(peers, factors),
         }
         for name, p in parameters.items()
-        for rule in [_TABLE_3[name]]
+        for factors in [_TABLE_3[name]]
     ]
 
 
-def _coefficient(optimizer: _Optimizer, rule: _Rule) -> float:
+def _coefficient(peers: _Peers, factors: _Factors) -> float:
     """Weight decay at a width, in torch's meaning.
 
     Decoupled decay takes lr times its coefficient off, which is to be the same at every width. L2
     is added to the gradient, and keeps its ratio to that if it grows as eps does.
     """
-    if "weight_decay" not in optimizer.ours:
+    if "weight_decay" not in peers.ours:
         return 0.0
-    return DECAY / rule.adam_lr * (1.0 if optimizer.peer == "AdamW" else rule.eps)
+    return DECAY / factors.adam_lr * (1.0 if peers.peer == "AdamW" else factors.eps)

@@ -390,7 +390,12 @@ def test_the_model_does_not_share_the_memory_of_the_tensors():
     memory = np.zeros(1 << 14, np.float32)  # large, and aligned as JAX would share it
     start = -memory.ctypes.data % 64 // 4
     source = {"weight": memory[start:][:4096].reshape(64, 64)}
-    made = bridge.from_torch(source, nnx.Embed(64, 64, rngs=RNGS))
+    layer = nnx.Embed(64, 64, rngs=RNGS)
+    long = jax.jit(lambda x: x @ x @ x @ x)
+    big = long(jnp.ones((600, 600)))
+    for _ in range(4):
+        big = long(big)  # the device has other things to do before it copies
+    made = bridge.from_torch(source, layer)
     source["weight"] += 1
     assert not np.any(made.embedding[...])
 

@@ -217,20 +217,20 @@ def test_a_conversion_of_a_stack_writes_row_by_row(tmp_path):
 def test_a_conversion_moves_between_gauges(tmp_path):
     source, out = tmp_path / "model.safetensors", tmp_path / "out.safetensors"
     bridge.save(source, {"weight": WEIGHT.T, "bias": BIAS[:2]})
-    rule = jaxmup.parametrization("mup", "adam", gauge="table9")  # its readouts have r^-½
+    table9 = jaxmup.parametrization("mup", "adam", gauge="table9")  # its readouts have r^-½
     layer = nnx.eval_shape(lambda: jaxmup.nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
     with_base = nnx.eval_shape(
         lambda: jaxmup.nnx.Linear(12, 2, base_in_features=3, use_bias=False, rngs=nnx.Rngs(0))
     )
-    bridge.conversion(source, layer, to="flax", gauge=rule).write(out)
+    bridge.conversion(source, layer, to="flax", parametrization=table9).write(out)
     np.testing.assert_array_equal(bridge.load(out)["kernel"], WEIGHT)
     bridge.save(source, {"weight": np.ones((2, 12), np.float32)})
-    for gauge, value in ((None, 4.0), (rule, 2.0)):  # over 1/4 and over 1/2
-        bridge.conversion(source, with_base, to="flax", gauge=gauge).write(out)
+    for own, value in ((None, 4.0), (table9, 2.0)):  # over 1/4 and over 1/2
+        bridge.conversion(source, with_base, to="flax", parametrization=own).write(out)
         assert np.all(bridge.load(out)["kernel"] == value)
     plain = nnx.eval_shape(lambda: nnx.Linear(12, 2, use_bias=False, rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match="move between gauges by their specs"):
-        bridge.conversion(source, plain, to="flax", gauge=rule)
+        bridge.conversion(source, plain, to="flax", parametrization=table9)
 
 
 # As microsoft/mup 1.0.0 wrote it for the network below, with base width 4.
@@ -267,8 +267,8 @@ class MupNet(nnx.Module):
     """An embedding, a layer and a readout, of jaxmup."""
 
     def __init__(self, width, base, gauge, rngs):
-        rule = jaxmup.parametrization("mup", "adam", gauge=gauge)
-        shared = {"parametrization": rule, "rngs": rngs}
+        parametrization = jaxmup.parametrization("mup", "adam", gauge=gauge)
+        shared = {"parametrization": parametrization, "rngs": rngs}
         self.embed = jaxmup.nnx.Embed(7, width, base_features=base, **shared)
         sizes = {"base_in_features": base, "base_out_features": 2 * base}
         self.fc = jaxmup.nnx.Linear(width, 2 * width, **sizes, **shared)
@@ -326,10 +326,21 @@ def test_mup_models_keep_their_effective_weights_in_any_gauge(mup_run, gauge, st
     cases(
         {
             "a tag": ("a: !!python/object/apply:os.system ['x']\n", "line 1"),
+            "a tag of a size": ("a:\n- !!python/object/new:int ['4']\n", "line 2"),
+            "a size as a text": ("a:\n- '4'\n", "line 2"),
+            "an alias": ("a: &x [4]\nb: *x\n", "line 1: .* an alias"),
+            "aliases of aliases": ("a: &x [1]\nb: &y [*x, *x]\nc: [*y, *y]\n", "line 1"),
+            "merged keys": ("a: [4]\n<<: {b: [4]}\n", "line 2"),
+            "lists in lists": ("a: " + "[" * 20_000, "line 1"),
+            "two documents": ("a: [4]\n---\nb: [4]\n", "line 2"),
+            "no YAML": ("a: [4\nb: [4]\n", "line 2"),
             "a size without a name": ("- 4\n", "line 1"),
-            "no sizes": ("a:\nb:\n- 4\n", r"None have \['a'\]"),
+            "no sizes": ("a:\nb:\n- 4\n", "line 1: .* Got '' for 'a'"),
             "one name twice": ("a:\n- 4\na:\n- 4\n", "line 3"),
+            "a name that is a number": ("4:\n- 4\n", "line 1"),
             "a size of zero": ("a:\n- 0\n", "line 2"),
+            "an octal size": ("a:\n- 010\n", "line 2"),
+            "a hexadecimal size": ("a:\n- 0x10\n", "line 2"),
             "other bytes": ("a:\n- 4\n\x00", "line 3"),
             "missing tensors": ("b:\n- 4\n", "b: no tensor"),
             "another rank": (BASE_SHAPES.replace("gain: []", "gain:\n- 4"), "gain"),
@@ -342,6 +353,15 @@ def test_base_shapes_that_are_none_are_refused(mup_run, text, words):
     with pytest.raises(ValueError, match=words) as caught:
         bridge.mup_parameters(state, path, ["readout"])
     assert str(path) in str(caught.value)
+
+
+def test_base_shapes_are_read_in_any_style_of_yaml(tmp_path):
+    path = tmp_path / "net.bsh"
+    path.write_text("# mup\n'on': [64, ~]  # quoted\nfc.0.weight:\n  - 8\n  - null\nscale: []\n")
+    expected = {"on": (64, None), "fc.0.weight": (8, None), "scale": ()}
+    assert bridge.read_base_shapes(path) == expected
+    path.write_text("")
+    assert bridge.read_base_shapes(path) == {}
 
 
 def test_layers_with_constant_multipliers():

@@ -253,23 +253,30 @@ def test_halving_prefers_any_loss_to_a_diverged_one():
         ({"sweep": {"learning_rate": (1.0,)}}, "Use `learning_rates`"),
         ({"sweep": {"b2": ()}}, "must hold at least 1 value"),
         ({"sweep": {"b2": (0.9, 0.9)}}, "must not repeat a value"),
-        ({"sweep": {"b2": (1.0,)}}, "numbers of at least 0 and below 1. Got 1.0"),
-        ({"sweep": {"eps": (-1e-8,)}}, "finite numbers of at least 0. Got -1e-08"),
-        ({"sweep": {"output_std": (0.0,)}}, "finite numbers above 0. Got 0.0"),
-        ({"sweep": {"depth": (1.5,)}}, "integers of at least 1. Got 1.5"),
-        ({"sweep": {"gain": (math.nan,)}}, "finite numbers. Got nan"),
+        ({"sweep": {"b2": (1.0,)}}, "number of at least 0 and below 1. Got 1.0"),
+        ({"sweep": {"eps": (-1e-8,)}}, "a finite number of at least 0. Got -1e-08"),
+        ({"sweep": {"output_std": (0.0,)}}, "a finite number above 0. Got 0.0"),
+        ({"sweep": {"depth": (0,)}}, "an integer of at least 1. Got 0"),
+        ({"sweep": {"gain": (math.nan,)}}, "a finite number. Got nan"),
         ({"sweep": {"momentum": (0.9,)}}, "hyper-parameters that adam has"),
         ({"search": "halving"}, "at least 2 settings"),
         ({"search": "random", "sweep": {"b2": (0.9,)}}, "must have `samples`"),
         ({"search": "random", "sweep": {"b2": (0.9,)}, "samples": 2}, "at most the 1 settings"),
-        ({"search": "bayes"}, "must be one of grid, random, halving"),
+        ({"search": "bayes"}, "must be one of 'grid', 'random', 'halving'"),
         ({"model": "gpt", "data": "digits"}, "`data` must be left out"),
-        ({"context": 0}, "`context` must be integers of at least 1"),
+        ({"context": 0}, "`context` must be an integer of at least 1"),
     ],
 )
 def test_a_bad_search_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(CONFIG, **changes)
+
+
+def test_another_type_in_a_sweep_is_refused():
+    with pytest.raises(TypeError, match=r"`sweep\['depth'\]` must be an integer .* Got 1.5"):
+        dataclasses.replace(CONFIG, sweep={"depth": (1.5,)})
+    with pytest.raises(TypeError, match=r"`sweep\['gain'\]` must be a real number. Got True"):
+        dataclasses.replace(CONFIG, sweep={"gain": (True,)})
 
 
 # --- Bad input: refused before anything is trained

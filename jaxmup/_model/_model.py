@@ -101,7 +101,7 @@ class Model:
         return any(name in open_parameters(self.make_model) for name in names)
 
     def make(self, size: Size, key: Array | None = None) -> Any:
-        """What the factory returns for a size; without a key, whose values mean nothing."""
+        """The model that the factory makes of a size; its values mean nothing without a key."""
         # Without a key only shapes are wanted: any values will do.
         rngs = _uncounted if key is None else nnx.Rngs
         key = jax.random.key(0) if key is None else key
@@ -385,7 +385,7 @@ def _uncounted(key: Array) -> nnx.Rngs:
 
 
 def _of_the_users(what: str, function: Callable[..., T], *args: Any) -> T:
-    """What a function of the user's returns; an error that says what was wanted if it raises."""
+    """Calls a function of the user's; an error says what was wanted of it if it raises."""
     try:
         return function(*args)
     except Exception as error:  # the user's code may raise anything

@@ -1,27 +1,30 @@
-"""What the user says of names that don't speak for themselves."""
+"""The user's word for names that don't speak for themselves."""
 
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypeAlias
 
+from jaxmup import _check
 from jaxmup._tree import listed
+from jaxmup.bridge._options import Option
 from jaxmup.bridge._units import FlaxLayer, TorchLayer, without_collection
 
-Pairs = Mapping[str, str | tuple[str, str] | None]
+Pairs: TypeAlias = Mapping[str, str | tuple[str, str] | None]
+"""Paths of Flax by names of PyTorch; a path with a layout; or `None` for what is left out."""
 LAYOUTS = ("linear", "conv1d", "conv", "conv_transpose")
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """One pair of names.
+    """A name of PyTorch with its path of Flax.
 
     Args:
-      pattern: name of a tensor or module of PyTorch; a `*` stands for a part without dots, `**`
+      pattern: Name of a tensor or module of PyTorch; a `*` stands for a part without dots, `**`
         for any.
-      path: of the leaf or layer of Flax, with the same parts for its `*`; `None` for what is left
-        out, empty for what only needs a layout.
-      layout: the key of the layout, if shapes don't tell it.
+      path: Path of the leaf or layer of Flax, with the same parts for its `*`; `None` for what is
+        left out, empty for what only needs a layout.
+      layout: Key of the layout, if shapes don't tell it.
     """
 
     pattern: str
@@ -35,7 +38,9 @@ class Pair:
           >>> Pair("h.*.ln_1", "blocks/*/attention_norm").expanded("h.7.ln_1.weight")
           'blocks/7/attention_norm'
         """
+        # Stars are replaced after escaping, the longer first, so that they are all that is special.
         pattern = re.escape(self.pattern).replace(r"\*\*", "(.*)").replace(r"\*", "([^.]*)")
+        # A pattern ends where a part of the name does: "h.1" is not about "h.10".
         found = re.match(rf"{pattern}(?=\.|$)", name)
         if found is None:
             return None
@@ -48,7 +53,7 @@ class Pair:
 
 
 def parse(pairs: Pairs | None) -> tuple[Pair, ...]:
-    """Checks the pairs.
+    """The pairs, checked.
 
     Raises:
       TypeError: if they are no mapping from strings to paths.
@@ -61,17 +66,19 @@ def parse(pairs: Pairs | None) -> tuple[Pair, ...]:
     return tuple(_parsed(pattern, value) for pattern, value in pairs.items())
 
 
-def _parsed(pattern: Any, value: Any) -> Pair:
-    parts = list(value) if isinstance(value, tuple | list) else [value]
-    paths = isinstance(value, str) or (len(parts) == 2 and all(isinstance(p, str) for p in parts))
-    if not isinstance(pattern, str) or not (value is None or paths):
-        raise TypeError(
-            "A pair must map a name to a path, to a path and a layout, or to None. Got "
-            f"{pattern!r}: {value!r}."
-        )
-    pair = Pair(pattern, *parts)
-    if pair.layout is not None and pair.layout not in LAYOUTS:
-        raise ValueError(f"The layout of a pair must be one of {LAYOUTS}. Got {pair}.")
+def _parsed(pattern: object, value: object) -> Pair:
+    match pattern, value:
+        case str(), str() | None:
+            pair = Pair(pattern, value)
+        case str(), [str() as path, str() as layout]:
+            pair = Pair(pattern, path, layout)
+        case _:
+            raise TypeError(
+                "A pair must map a name to a path, to a path and a layout, or to None. Got "
+                f"{pattern!r}: {value!r}."
+            )
+    if pair.layout is not None:
+        _check.one_of(f"pairs[{pattern!r}][1]", pair.layout, LAYOUTS)
     if pair.path is not None and pair.path.count("*") > pattern.count("*"):
         raise ValueError(f"The path of a pair must have no more `*` than its name. Got {pair}.")
     return pair
@@ -79,14 +86,14 @@ def _parsed(pattern: Any, value: Any) -> Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Settled:
-    """What the pairs settle.
+    """The part of a conversion that the pairs settle; modules and layers are indices.
 
     Args:
-      dropped: the modules of PyTorch that are left out, as indices.
-      forced: for each module that a pair is about, the layers that it may become.
-      free: the layers that the other modules may become.
-      layouts: for each module of which a pair says it, how it is stored, and whether there must be
-        such a way.
+      dropped: Modules of PyTorch that are left out.
+      forced: Layers that each module of which a pair names a path may become.
+      free: Layers that the other modules may become.
+      layouts: Key of the layout of each module of which a pair names it, and whether the module
+        must have a way of that layout.
     """
 
     dropped: frozenset[int]
@@ -94,21 +101,22 @@ class Settled:
     free: frozenset[int]
     layouts: Mapping[int, tuple[str, bool]]
 
-    def allowed(self, torch: int) -> frozenset[int]:
+    def allowed(self, module: int) -> frozenset[int]:
         """The layers that the pairs let a module become."""
-        return self.forced.get(torch, self.free)
+        return self.forced.get(module, self.free)
 
-    def among(self, torch: int, options: Sequence[Any]) -> list[Any]:
+    def among(self, module: int, options: Sequence[Option]) -> list[Option]:
         """Those of the ways to convert a module that are stored as the pairs say."""
-        if torch not in self.layouts:
+        if module not in self.layouts:
             return list(options)
-        key, required = self.layouts[torch]
+        key, required = self.layouts[module]
         found = [option for option in options if option[0].layout.key == key]
+        # A pattern such as "**.conv*" may also name modules that have one way, of no key.
         return found if found or required else list(options)
 
 
 def apply(pairs: Sequence[Pair], torch: Sequence[TorchLayer], flax: Sequence[FlaxLayer]) -> Settled:
-    """What the pairs say of these modules and layers; the first that is about a module holds.
+    """All that the pairs say of these modules and layers; the first about a module holds.
 
     Raises:
       ValueError: naming a pair that is about nothing here.
@@ -123,6 +131,7 @@ def apply(pairs: Sequence[Pair], torch: Sequence[TorchLayer], flax: Sequence[Fla
     return Settled(
         frozenset(u for u, pair in holding.items() if pair.path is None),
         forced,
+        # A layer that a pair names is its modules' alone: no other may be matched with it.
         frozenset(range(len(flax))).difference(*forced.values()),
         {
             u: (pair.layout, bool(pair.path))
@@ -152,6 +161,11 @@ def _layers_of(pair: Pair, module: TorchLayer, flax: Sequence[FlaxLayer]) -> fro
 
 
 def _is_under(layer: FlaxLayer, path: str) -> bool:
+    """True if the layer, or one of its leaves, stands at `path` or below it.
+
+    A row of a stack is meant by the path of a leaf with the index behind it, such as
+    `"blocks/norm/scale/3"`; a path without one means all rows, which their numbers tell apart.
+    """
     path = without_collection(path)
     return any(
         f"{without_collection(part)}/".startswith(f"{path}/")

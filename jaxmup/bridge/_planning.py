@@ -1,45 +1,46 @@
-"""From two sets of names and shapes to a plan."""
+"""A plan from two sets of names and shapes."""
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 from jaxmup._tree import listed
 from jaxmup.bridge import _pairs
-from jaxmup.bridge._layouts import DROPPED, INPUT_FIRST, LINEAR, tied
-from jaxmup.bridge._match import match
+from jaxmup.bridge._layouts import DROPPED, INPUT_FIRST, LINEAR, Layout, tied
+from jaxmup.bridge._match import Fits, match
 from jaxmup.bridge._options import Option, options
 from jaxmup.bridge._pairs import Pairs, Settled
 from jaxmup.bridge._plan import Entry, Plan, Source
 from jaxmup.bridge._units import (
     FlaxLayer,
-    Leaf,
+    FlaxLeaf,
     TorchLayer,
     flax_layers,
     is_packed,
     torch_layers,
 )
 
-Fits = Mapping[int, frozenset[int]]  # which layers a module could be, by their indices
-Copies = Mapping[int, int]  # from a module to the one that it is tied to, by their indices
+Copies: TypeAlias = Mapping[int, int]
+"""The module that each copy is tied to, both as indices."""
 
 
 def make_plan(
     sources: Sequence[Source],
-    leaves: Sequence[Leaf],
+    leaves: Sequence[FlaxLeaf],
     pairs: Pairs | None = None,
     ties: Sequence[tuple[str, ...]] = (),
     multipliers: Mapping[str, float] | None = None,
 ) -> Plan:
-    """Which tensor becomes which leaf.
+    """The leaf of every tensor, with the transform between them.
 
     Args:
-      sources: the tensors of PyTorch.
-      leaves: the leaves of Flax.
-      pairs: what the user says of them.
-      ties: names of tensors that share their memory.
-      multipliers: of PyTorch's layers, by the name of the tensor; 1.0 for those left out.
+      sources: Tensors of PyTorch.
+      leaves: Leaves of Flax.
+      pairs: The user's word on names that don't speak for themselves.
+      ties: Names of tensors that share their memory.
+      multipliers: Multipliers of PyTorch's layers, by the name of the tensor; 1.0 for those left
+        out.
 
     Raises:
       ValueError: naming tensors and leaves without a partner, those that nothing tells apart, and
@@ -58,7 +59,8 @@ def make_plan(
     except ValueError:
         if by_memory == by_pairs:
             raise
-        # The model of Flax may have a leaf for each copy.
+        # Memory alone is no proof that Flax ties the two as well: it may have a leaf for each copy,
+        # which the first attempt left over.
         entries = list(_entries(torch, flax, settled, fits, by_pairs))
     entries += [
         Entry((source,), (), DROPPED)
@@ -73,12 +75,16 @@ def make_plan(
 
 
 def _fits(torch: Sequence[TorchLayer], flax: Sequence[FlaxLayer], settled: Settled) -> Fits:
-    """Which layers each module could be; equal layers of a deep model are looked at once."""
-    alike: dict[Any, list[int]] = {}
+    """The layers that each module could be.
+
+    Modules of one kind and equal shapes fit the same layers, and a deep model has many of them: so
+    each kind is looked at once, or the time would grow with the square of the depth.
+    """
+    alike: dict[Hashable, list[int]] = {}
     for v, layer in enumerate(flax):
         shapes = tuple((local, place.shape) for local, place in layer.places.items())
         alike.setdefault((layer.kind, shapes), []).append(v)
-    found: dict[Any, frozenset[int]] = {}
+    found: dict[Hashable, frozenset[int]] = {}
     fits: dict[int, frozenset[int]] = {}
     for u, module in enumerate(torch):
         shapes = tuple((local, source.shape) for local, source in module.tensors.items())
@@ -94,7 +100,7 @@ def _fits(torch: Sequence[TorchLayer], flax: Sequence[FlaxLayer], settled: Settl
 
 
 def _copies_by_pairs(settled: Settled, fits: Fits) -> dict[int, int]:
-    """Modules that the pairs lead to a layer that is already another's."""
+    """Modules that the pairs lead to a layer that is already another's, with that other."""
     first: dict[int, int] = {}
     copies: dict[int, int] = {}
     for u, vs in settled.forced.items():
@@ -109,7 +115,7 @@ def _copies_by_pairs(settled: Settled, fits: Fits) -> dict[int, int]:
 def _copies_by_memory(
     torch: Sequence[TorchLayer], fits: Fits, ties: Sequence[tuple[str, ...]]
 ) -> dict[int, int]:
-    """Modules with one tensor, whose memory is that of another module."""
+    """Modules with one tensor, whose memory is that of another module, with that other."""
     alone = {
         next(iter(module.tensors.values())).name: u
         for u, module in enumerate(torch)
@@ -117,8 +123,8 @@ def _copies_by_memory(
     }
     copies: dict[int, int] = {}
     for names in ties:
-        first, *others = [alone[name] for name in names if name in alone] or [0]
-        copies |= dict.fromkeys(others, first)
+        tied_modules = [alone[name] for name in names if name in alone]
+        copies |= dict.fromkeys(tied_modules[1:], tied_modules[0]) if tied_modules else {}
     return copies
 
 
@@ -129,6 +135,7 @@ def _entries(
     fits: Fits,
     copies: Copies,
 ) -> Iterator[Entry]:
+    # A copy is matched by none: it comes to the layer with the tensor that it is a copy of.
     kept = [u for u in fits if u not in copies]
     layer_of = match([torch[u] for u in kept], flax, {i: fits[u] for i, u in enumerate(kept)})
     ways = {
@@ -152,27 +159,21 @@ def _chosen(
 ) -> dict[int, Option]:
     """One way for each module, where shapes leave several.
 
-    A square matrix is stored as the matrices are that are not square: those of modules of its own
-    name if there are any, else all. If there are none, it is a `torch.nn.Linear`.
+    Raises:
+      ValueError: naming the modules of which nothing says how they are stored.
     """
     chosen = {u: ways[0] for u, ways in found.items() if len(ways) == 1}
     known = [(_local_name(torch[u]), option[0].layout) for u, option in chosen.items()]
-    known = [(name, layout) for name, layout in known if layout in (LINEAR, INPUT_FIRST)]
     unclear: list[str] = []
     for u, ways in found.items():
         if u in chosen:
             continue
         by_layout = {option[0].layout: option for option in ways}
-        if by_layout.keys() != {LINEAR, INPUT_FIRST}:
-            unclear.append(f"{torch[u]}: {' or '.join(layout.name for layout in by_layout)}")
-            continue
-        name = _local_name(torch[u])
-        evidence = {layout for other, layout in known if other == name}
-        evidence = evidence or {layout for _, layout in known} or {LINEAR}
-        if len(evidence) > 1:
+        layout = _evident(by_layout.keys(), _local_name(torch[u]), known)
+        if layout is None:
             unclear.append(f"{torch[u]}: {' or '.join(layout.name for layout in by_layout)}")
         else:
-            chosen[u] = by_layout[evidence.pop()]
+            chosen[u] = by_layout[layout]
     if unclear:
         raise ValueError(
             f"Shapes must tell how these are stored, and don't:{listed(unclear)}\n"
@@ -182,12 +183,34 @@ def _chosen(
     return chosen
 
 
+def _evident(
+    options: Collection[Layout], name: str, known: Sequence[tuple[str, Layout]]
+) -> Layout | None:
+    """The layout of a square matrix, by those of matrices that are not square; `None` if unclear.
+
+    Code that stores one matrix as (inputs, outputs) stores all of a kind so, as GPT-2 does: modules
+    of its own name are the evidence if there are any, else all. If there are none, it is a
+    `torch.nn.Linear`.
+
+    Args:
+      options: Layouts that its shape leaves.
+      name: Local name of its module.
+      known: Local names and layouts of the other modules.
+    """
+    if set(options) != {LINEAR, INPUT_FIRST}:
+        return None
+    matrices = [(other, layout) for other, layout in known if layout in (LINEAR, INPUT_FIRST)]
+    evidence = {layout for other, layout in matrices if other == name}
+    evidence = evidence or {layout for _, layout in matrices} or {LINEAR}
+    return evidence.pop() if len(evidence) == 1 else None
+
+
 def _local_name(module: TorchLayer) -> str:
     return module.name.rpartition(".")[2]
 
 
 def _with_factor(entry: Entry, flax: Mapping[str, float], torch: Mapping[str, float]) -> Entry:
-    """The entry with the factor that keeps the effective weight."""
+    """The entry with the factor that keeps the effective weight: of PyTorch over that of Flax."""
     factors = {
         torch.get(source.name, 1.0) / flax[place.path]
         for source in entry.sources

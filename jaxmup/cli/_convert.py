@@ -99,7 +99,9 @@ def convert(
             to=to,
             like=like,
             pairs=None if pairs is None else _pairs(pairs),
-            gauge=None if gauge is None else parametrization("mup", names[0], gauge=names[1]),
+            parametrization=None
+            if gauge is None
+            else parametrization("mup", names[0], gauge=names[1]),
             specs=specs,
         )
         _show(conversion.plan)

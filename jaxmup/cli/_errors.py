@@ -10,7 +10,10 @@ class BadInputError(Exception):
 
 @contextlib.contextmanager
 def bad_input(*kinds: type[Exception], prefix: str = "") -> Iterator[None]:
-    """Turns errors of these kinds, whose messages are made for users, into bad input."""
+    """Turns errors of these kinds, whose messages are made for users, into bad input.
+
+    It serves as a decorator too, of a function that raises nothing else of these kinds.
+    """
     try:
         yield
     except kinds as error:

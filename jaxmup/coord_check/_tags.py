@@ -1,22 +1,40 @@
 """Names for values inside a function, and how to get at them from outside.
 
-A tagged value carries its name in the jaxpr (JAX's own `checkpoint_name`), so nothing has to be
-threaded through the function that computes it: `collecting` evaluates the jaxpr and keeps the
-tagged values, from the inside of scans, of rematerialized and of compiled functions too. A tag that
-nobody collects is the identity.
+A tagged value carries its name in the program (JAX's own `checkpoint_name`), so nothing has to be
+threaded through the function that computes it: `collecting` evaluates the traced program and keeps
+the tagged values, from the inside of scans, of rematerialized and of compiled functions too. A tag
+that nobody collects is the identity.
 """
 
+import contextlib
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import ArrayLike
+
+from jaxmup._program import (
+    ClosedJaxpr,
+    Equation,
+    Literal,
+    Loop,
+    Var,
+    aval_of,
+    bind,
+    called,
+    evaluate,
+    is_call,
+    is_scan,
+    run_inside,
+    scopes,
+)
+from jaxmup._tree import Tree
 
 _TAG = "jaxmup.coord_check:"
 _SCOPE = re.compile(r"coord_check:([^/()]*)")
@@ -34,10 +52,11 @@ class Found:
     """A tagged value, or several of the same place.
 
     Args:
-      name: its tag; one that is met several times gets `#1`, `#2`, ... from the second on.
-      value: an array, with the `scanned` axes in front.
-      scanned: how many scans it was found inside of.
-      is_logits: whether the input of a softmax, whose masked entries are far below all others.
+      name: Its tag; one that is met several times gets `#1`, `#2`, ... from the second on.
+      value: The array, with the `scanned` axes in front.
+      scanned: Number of scans that it was found inside of.
+      is_logits: Whether it is the input of a softmax, whose masked entries are far below all
+        others.
     """
 
     name: str
@@ -47,26 +66,26 @@ class Found:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the value in its place."""
+        """The shape of the value in its place."""
         return self.value.shape[self.scanned :]
 
 
-def tag(name: str, values: Any) -> Any:
+def tag(name: str, values: Tree) -> Tree:
     """`values` unchanged, recorded by the coordinate check under this name.
 
     For models that are plain functions; the layers of Flax are recorded without it. Outside of a
     coordinate check it does nothing.
 
     Args:
-      name: what to call them.
-      values: an array or a tree of arrays, of which those of floating-point numbers are recorded.
+      name: Name of the values in the table.
+      values: Array or tree of arrays, of which those of floating-point numbers are recorded.
 
     Example:
       >>> tag("features", jnp.ones(2))
       Array([1., 1.], dtype=float32)
     """
 
-    def named(path: tuple[Any, ...], leaf: Any) -> Any:
+    def named(path: tuple[Any, ...], leaf: ArrayLike) -> ArrayLike:
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             return leaf
         return checkpoint_name(leaf, _TAG + name + jax.tree_util.keystr(path))
@@ -74,22 +93,22 @@ def tag(name: str, values: Any) -> Any:
     return jax.tree_util.tree_map_with_path(named, values)
 
 
-def scope(name: str) -> Any:
+def scope(name: str) -> contextlib.AbstractContextManager[Any]:
     """A context whose attention logits are recorded under this name."""
     return jax.named_scope("coord_check:" + name.replace("/", _SLASH))
 
 
 def collecting(
-    function: Callable[..., Any], *examples: Any
-) -> Callable[..., tuple[Any, list[Found]]]:
+    function: Callable[..., Tree], *examples: Tree
+) -> Callable[..., tuple[Tree, list[Found]]]:
     """`function`, which then returns its result and the values tagged inside it.
 
     Attention logits are found without a tag: they are what a softmax over the last axis of at least
     three takes.
 
     Args:
-      function: of trees of arrays.
-      *examples: what it will be called with, or the shapes of that.
+      function: Function of trees of arrays.
+      *examples: Arguments that it will be called with, or shapes and dtypes of them.
 
     Example:
       >>> def model(x):
@@ -100,11 +119,11 @@ def collecting(
       >>> float(result), found.name, found.value
       (6.0, 'layer', Array([1., 2., 6.], dtype=float32))
     """
-    closed, shapes = jax.make_jaxpr(function, return_shape=True)(*examples)
+    program, shapes = jax.make_jaxpr(function, return_shape=True)(*examples)
 
-    def collected(*args: Any) -> tuple[Any, list[Found]]:
+    def collected(*args: Tree) -> tuple[Tree, list[Found]]:
         tagged = _Tagged()
-        results = tagged.evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(args))
+        results = tagged.evaluate(program, jax.tree.leaves(args))
         return jax.tree.unflatten(jax.tree.structure(shapes), results), _numbered(tagged.found)
 
     return collected
@@ -121,144 +140,94 @@ def _numbered(found: Sequence[Found]) -> list[Found]:
 
 
 class _Tagged:
-    """Evaluates a jaxpr and keeps the tagged values.
+    """Evaluates a program and keeps the tagged values.
 
     Args:
-      scope: the name of the module that the jaxpr is inside of.
+      scope: Name of the module that the program is inside of.
     """
 
     def __init__(self, scope: str = ""):
         self.scope = scope
         self.found: list[Found] = []
 
-    def evaluate(self, jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
-        values = dict(zip(jaxpr.constvars, consts, strict=True))
-        values.update(zip(jaxpr.invars, args, strict=True))
+    def evaluate(self, program: ClosedJaxpr, inputs: Sequence[Any]) -> list[Any]:
+        """The results of the program."""
+        logits = _logits(program)
 
-        def read(atom: Any) -> Any:
-            return atom.val if hasattr(atom, "val") else values[atom]
-
-        logits = _logits(jaxpr)
-        for eqn in jaxpr.eqns:
-            inputs = [read(atom) for atom in eqn.invars]
-            with eqn.ctx.manager:
-                outputs = self._apply(eqn, inputs)
-            values.update(zip(eqn.outvars, outputs, strict=True))
-            for variable, value in zip(eqn.outvars, outputs, strict=True):
+        def hook(equation: Equation, inputs: list[Any]) -> list[Any]:
+            results = self._apply(equation, inputs)
+            for variable, value in zip(equation.outvars, results, strict=True):
                 if variable in logits:
-                    name = "/".join(filter(None, [self._scope_of(eqn), LOGITS]))
+                    name = "/".join(filter(None, [self._scope_of(equation), LOGITS]))
                     self.found.append(Found(name, value, is_logits=True))
-        return [read(atom) for atom in jaxpr.outvars]
+            return results
 
-    def _apply(self, eqn: Any, inputs: Sequence[Any]) -> list[Any]:
-        name = eqn.primitive.name
-        if name == "name" and eqn.params["name"].startswith(_TAG):
-            self.found.append(Found(eqn.params["name"].removeprefix(_TAG), inputs[0]))
-            return list(inputs)
-        if name in _INSIDE and any(_has_tags(jaxpr) for jaxpr in _jaxprs(eqn)):
-            return getattr(self, _INSIDE[name])(eqn, inputs)
-        params = eqn.primitive.get_bind_params(eqn.params)
-        outputs = eqn.primitive.bind(*inputs, **params)
-        return list(outputs) if eqn.primitive.multiple_results else [outputs]
+        return evaluate(program, inputs, hook)
 
-    def _inline(self, eqn: Any, inputs: Sequence[Any]) -> list[Any]:
-        results, found = self._inside(eqn)(inputs)
-        self.found += found
+    def _apply(self, equation: Equation, inputs: list[Any]) -> list[Any]:
+        if _is_tag(equation):
+            self.found.append(Found(equation.params["name"].removeprefix(_TAG), inputs[0]))
+            return inputs
+        # What holds no tag stays whole: a custom derivative is opened only where it must be.
+        if not any(map(_has_tags, _programs(equation))):
+            return bind(equation, inputs)
+        # Tags inside of a scan come back with an axis of iterations; nothing else could carry them
+        # out of a loop, so that a tag inside of a `while` is lost.
+        results, found = run_inside(equation, inputs, partial(self._run, equation))  # type: ignore[misc]
+        nested = int(is_scan(equation))
+        self.found += [dataclasses.replace(one, scanned=one.scanned + nested) for one in found]
         return results
 
-    def _remat(self, eqn: Any, inputs: Sequence[Any]) -> list[Any]:
-        options = {name: eqn.params[name] for name in ("policy", "prevent_cse")}
-        results, found = jax.checkpoint(self._inside(eqn), **options)(inputs)
-        self.found += found
-        return results
+    def _run(
+        self, equation: Equation, program: ClosedJaxpr, inputs: list[Any]
+    ) -> tuple[list[Any], list[Found]]:
+        """Runs a program inside of an equation; returns its results and what is tagged there."""
+        inner = _Tagged(self._scope_of(equation))
+        return inner.evaluate(program, inputs), inner.found
 
-    def _scan(self, eqn: Any, inputs: Sequence[Any]) -> list[Any]:
-        consts, carry, xs = _arguments_of_scan(eqn.params, inputs)
-        inside = self._inside(eqn)
-
-        def body(carry: Any, xs: Any) -> Any:
-            results, found = inside([*consts, *carry, *xs])
-            return results[: len(carry)], (results[len(carry) :], found)
-
-        options = {name: eqn.params[name] for name in ("length", "reverse", "unroll")}
-        last, (ys, found) = jax.lax.scan(body, carry, xs, **options)
-        self.found += [dataclasses.replace(one, scanned=one.scanned + 1) for one in found]
-        return [*last, *ys]
-
-    def _inside(self, eqn: Any) -> Callable[[Sequence[Any]], tuple[list[Any], list[Found]]]:
-        """The function that the equation applies, which returns what is tagged inside it too."""
-        (jaxpr,) = _jaxprs(eqn)
-
-        def evaluate(inputs: Sequence[Any]) -> tuple[list[Any], list[Found]]:
-            inner = _Tagged(self._scope_of(eqn))
-            return inner.evaluate(jaxpr.jaxpr, jaxpr.consts, inputs), inner.found
-
-        return evaluate
-
-    def _scope_of(self, eqn: Any) -> str:
-        names = _SCOPE.findall(str(eqn.source_info.name_stack))
+    def _scope_of(self, equation: Equation) -> str:
+        # JAX names the inside of a call anew, so the innermost name that is there is the module's.
+        names = _SCOPE.findall(scopes(equation))
         return names[-1].replace(_SLASH, "/") if names else self.scope
 
 
-# What the inside of a function is evaluated by; tags inside any other are not seen.
-_INSIDE: Mapping[str, str] = {
-    "jit": "_inline",
-    "pjit": "_inline",
-    "closed_call": "_inline",
-    "custom_jvp_call": "_inline",
-    "checkpoint": "_remat",
-    "remat2": "_remat",
-    "scan": "_scan",
-}
+def _programs(equation: Equation) -> list[ClosedJaxpr]:
+    """The programs that an equation runs and whose tags are seen."""
+    if is_call(equation):
+        return [called(equation)]
+    return [Loop.of(equation).body] if is_scan(equation) else []
 
 
-def _arguments_of_scan(
-    params: Mapping[str, Any], inputs: Sequence[Any]
-) -> tuple[list[Any], list[Any], list[Any]]:
-    """The constants, the carry and what is scanned over."""
-    if "ft_in" in params:  # JAX 0.12
-        consts, carry, xs = params["ft_in"].update(inputs).unpack()
-        return list(consts), list(carry), list(xs)
-    end = params["num_consts"] + params["num_carry"]
-    return (
-        list(inputs[: params["num_consts"]]),
-        list(inputs[params["num_consts"] : end]),
-        list(inputs[end:]),
+def _is_tag(equation: Equation) -> bool:
+    return equation.primitive.name == "name" and equation.params["name"].startswith(_TAG)
+
+
+def _has_tags(program: ClosedJaxpr) -> bool:
+    return bool(_logits(program)) or any(
+        _is_tag(equation) or any(map(_has_tags, _programs(equation)))
+        for equation in program.jaxpr.eqns
     )
 
 
-def _jaxprs(eqn: Any) -> list[Any]:
-    """The closed jaxprs among the parameters of an equation."""
-    return [
-        value if hasattr(value, "jaxpr") else jax.extend.core.ClosedJaxpr(value, ())
-        for value in eqn.params.values()
-        if hasattr(value, "jaxpr") or hasattr(value, "eqns")
-    ]
+def _logits(program: ClosedJaxpr) -> set[Var]:
+    """The inputs of softmaxes: arrays that their own maximum over the last axis is taken from.
 
-
-def _has_tags(closed: Any) -> bool:
-    jaxpr = closed.jaxpr
-    return bool(_logits(jaxpr)) or any(
-        (eqn.primitive.name == "name" and eqn.params["name"].startswith(_TAG))
-        or (eqn.primitive.name in _INSIDE and any(map(_has_tags, _jaxprs(eqn))))
-        for eqn in jaxpr.eqns
-    )
-
-
-def _logits(jaxpr: Any) -> set[Any]:
-    """The inputs of softmaxes: arrays that their own maximum over the last axis is taken from."""
-    maxima = {eqn.invars[0] for eqn in _named(jaxpr, "reduce_max") if _over_last_axis(eqn)}
+    So is every softmax that is safe from overflow computed, `jax.nn.softmax` and those by hand.
+    """
+    maxima = {eqn.invars[0] for eqn in _named(program, "reduce_max") if _over_last_axis(eqn)}
     return {
         eqn.invars[0]
-        for eqn in _named(jaxpr, "sub")
-        if not hasattr(eqn.invars[0], "val") and eqn.invars[0] in maxima
+        for eqn in _named(program, "sub")
+        if not isinstance(eqn.invars[0], Literal) and eqn.invars[0] in maxima
     }
 
 
-def _over_last_axis(eqn: Any) -> bool:
-    ndim = len(eqn.invars[0].aval.shape)
-    return ndim >= 3 and tuple(eqn.params["axes"]) == (ndim - 1,)
+def _over_last_axis(equation: Equation) -> bool:
+    # Attention's logits have axes of queries and keys and one more; the logits of a loss may have
+    # two, and are no logits of attention.
+    ndim = len(aval_of(equation.invars[0]).shape)
+    return ndim >= 3 and tuple(equation.params["axes"]) == (ndim - 1,)
 
 
-def _named(jaxpr: Any, name: str) -> Iterator[Any]:
-    return (eqn for eqn in jaxpr.eqns if eqn.primitive.name == name)
+def _named(program: ClosedJaxpr, name: str) -> Iterator[Equation]:
+    return (equation for equation in program.jaxpr.eqns if equation.primitive.name == name)

@@ -1,60 +1,67 @@
-"""Whether a program keeps layers apart: each slice of its results follows from its own slices.
+"""A proof that a program keeps layers apart: each layer's results follow from its own inputs.
 
-Each variable that has an axis of layers is followed through the program. Other arrays must be the
-same for all layers, so that of each is known along which axes it is uniform.
+The program is interpreted over what is known of each value. One that has layers is known by the
+axis that they lie along, which is followed through every operation. Any other must be the same for
+all layers, or a layer would see how many others there are: of it are known the axes along which it
+is uniform, since a broadcast gives it an axis of layers later. What has no rule is refused.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from jax.extend.core import ClosedJaxpr, Literal, Var
-
-from jaxmup.fused._program import CHECKPOINTS, JITS, called
+from jaxmup._program import (
+    Atom,
+    Choice,
+    ClosedJaxpr,
+    Equation,
+    Loop,
+    While,
+    aval_of,
+    called,
+    interpret,
+    is_call,
+)
 
 Where = int | frozenset[int]  # the axis of layers, or the axes along which an array is uniform
-Rule = Callable[[Any, list[Where], list[tuple[int, ...]]], Sequence[Where]]
+Shapes = list[tuple[int, ...]]
+Rule = Callable[[Equation, list[Where], Shapes], Sequence[Where]]
 
 
 class MixesLayersError(ValueError):
-    """An equation mixes layers, or does what is not known to keep them apart."""
+    """An equation that mixes layers, or that is not known to keep them apart."""
 
 
 def axes_of_layers(program: ClosedJaxpr, inputs: Sequence[Where]) -> list[Where]:
-    """Where the axis of layers of each output is.
+    """The axis of layers of each output, or the axes along which it is uniform.
 
     Args:
-      program: traced.
-      inputs: the axis of layers of each input, or the axes along which it is uniform.
+      program: The traced program.
+      inputs: Axis of layers of each input, or the axes along which it is uniform.
 
     Raises:
-      MixesLayersError: naming the operation that mixes them.
+      MixesLayersError: naming the operation that mixes layers.
     """
-    jaxpr = program.jaxpr
-    found: dict[Var, Where] = dict.fromkeys(jaxpr.constvars, frozenset())
-    found |= zip(jaxpr.invars, inputs, strict=True)
 
-    def where(atom: Any) -> Where:
-        return _everywhere(atom) if isinstance(atom, Literal) else found[atom]
+    def step(equation: Equation, known: list[Where]) -> list[Where]:
+        through = _through(equation, known, [aval_of(atom).shape for atom in equation.invars])
+        return [w if isinstance(w, frozenset) else int(w) for w in through]  # NumPy's are no `int`
 
-    for equation in jaxpr.eqns:
-        known = [where(atom) for atom in equation.invars]
-        shapes = [atom.aval.shape for atom in equation.invars]
-        through = _through(equation, known, shapes)
-        axes = [w if isinstance(w, frozenset) else int(w) for w in through]  # NumPy's are no `int`
-        found |= zip(equation.outvars, axes, strict=True)
-    return [where(atom) for atom in jaxpr.outvars]
+    # The values of an array that the program holds may differ along each axis.
+    constants: list[Where] = [frozenset()] * len(program.consts)
+    return interpret(program, inputs, step, literal=_everywhere, constants=constants)
 
 
-def _through(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> Sequence[Where]:
+def _through(equation: Equation, known: list[Where], shapes: Shapes) -> Sequence[Where]:
     name = equation.primitive.name
     if name in ELEMENTWISE:
         axis = _common(name, known, shapes)
         return [axis] * len(equation.outvars)
-    if name in CALLS:
+    if is_call(equation):
         return axes_of_layers(called(equation), known)
+    # Any operation on values that all layers share makes another such value. The few that have a
+    # rule for these too keep track of where they are uniform; else that is forgotten.
     if name not in _OF_SHARED and not any(isinstance(w, int) for w in known):
-        return [frozenset() if v.aval.shape else _everywhere(v) for v in equation.outvars]
+        return [frozenset() if aval_of(v).shape else _everywhere(v) for v in equation.outvars]
     rule = _RULES.get(name) or (_reduce if name.startswith(("reduce_", "arg")) else None)
     if rule is None:
         raise MixesLayersError(f"`{name}` is not known to keep layers apart")
@@ -62,6 +69,7 @@ def _through(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -
 
 
 def _common(name: str, known: Sequence[Where], shapes: Sequence[tuple[int, ...]]) -> Where:
+    # Scalars go with everything, as `select_n` and `clamp` take them.
     arrays = [(w, shape) for w, shape in zip(known, shapes, strict=True) if shape]
     axes = {w for w, _ in arrays if isinstance(w, int)}
     if not axes:
@@ -73,49 +81,51 @@ def _common(name: str, known: Sequence[Where], shapes: Sequence[tuple[int, ...]]
     return axis
 
 
-def _reduce(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
+def _reduce(equation: Equation, known: list[Where], shapes: Shapes) -> list[Where]:
     axis, axes = _one(known), equation.params["axes"]
     if axis in axes:
         raise MixesLayersError(f"`{equation.primitive.name}` takes all layers together")
     return [axis - sum(a < axis for a in axes)] * len(equation.outvars)
 
 
-def _broadcast(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
+def _broadcast(equation: Equation, known: list[Where], shapes: Shapes) -> list[Where]:
     dims, shape = equation.params["broadcast_dimensions"], equation.params["shape"]
     if isinstance(known[0], int):
         return [dims[known[0]]]
+    # An axis is uniform if it is new, or stretched from length 1, or was uniform before.
     kept = {d for i, d in enumerate(dims) if i not in known[0] and shapes[0][i] == shape[d]}
     return [frozenset(range(len(shape))) - kept]
 
 
-def _reshape(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
-    new, old = equation.outvars[0].aval.shape, shapes[0]
+def _reshape(equation: Equation, known: list[Where], shapes: Shapes) -> list[Where]:
+    new, old = aval_of(equation.outvars[0]).shape, shapes[0]
     if not isinstance(known[0], int):
         return [_everywhere(equation.outvars[0]) if len(known[0]) == len(old) else frozenset()]
     axis = known[0]
+    # The axis is still one of its own if as many elements as before come in front of it.
     for i, size in enumerate(new):
         if size == old[axis] and math.prod(new[:i]) == math.prod(old[:axis]):
             return [i]
     raise MixesLayersError("`reshape` takes layers together with another axis")
 
 
-def _transpose(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
+def _transpose(equation: Equation, known: list[Where], shapes: Shapes) -> list[Where]:
     return [equation.params["permutation"].index(_one(known))]
 
 
-def _squeeze(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
+def _squeeze(equation: Equation, known: list[Where], shapes: Shapes) -> list[Where]:
     axis = _one(known)
     return [axis - sum(a < axis for a in equation.params["dimensions"])]
 
 
-def _slice(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
+def _slice(equation: Equation, known: list[Where], shapes: Shapes) -> list[Where]:
     axis = _one(known)
-    if equation.outvars[0].aval.shape[axis] != shapes[0][axis]:
+    if aval_of(equation.outvars[0]).shape[axis] != shapes[0][axis]:
         raise MixesLayersError(f"`{equation.primitive.name}` takes some of the layers")
     return [axis]
 
 
-def _dot(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
+def _dot(equation: Equation, known: list[Where], shapes: Shapes) -> list[Where]:
     contracted, batch = equation.params["dimension_numbers"]
     for side, axis in enumerate(known):
         if isinstance(axis, int) and axis in contracted[side]:
@@ -125,14 +135,16 @@ def _dot(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> li
         for side, axis in enumerate(known)
         if isinstance(axis, int) and axis in batch[side]
     }
+    # As a free axis of one operand, layers would meet all rows of the other; in a batch axis of
+    # both, a layer meets the same layer.
     both = all(isinstance(axis, int) for axis in known)
     if len(places) == 1 and both:
         return [places.pop()]
     raise MixesLayersError("`dot_general` multiplies layers with each other")
 
 
-def _along(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
-    """What acts along one axis: a cumulative sum, a sort, a reversal, a join."""
+def _along(equation: Equation, known: list[Where], shapes: Shapes) -> list[Where]:
+    """Operations along one axis: a cumulative sum, a sort, a reversal, a join."""
     params, axis = equation.params, _common(equation.primitive.name, known, shapes)
     acted = params.get("axis", params.get("dimension", params.get("dimensions")))
     if axis in (acted if isinstance(acted, tuple) else (acted,)):
@@ -140,47 +152,43 @@ def _along(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> 
     return [axis] * len(equation.outvars)
 
 
-def _branch(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
+def _branch(equation: Equation, known: list[Where], shapes: Shapes) -> list[Where]:
     if isinstance(known[0], int):
         raise MixesLayersError("`cond` decides for all layers by one of them")
-    found = [axes_of_layers(branch, known[1:]) for branch in equation.params["branches"]]
+    _, operands = Choice(equation).split(known)
+    found = [axes_of_layers(branch, operands) for branch in Choice(equation).branches]
     return [_joined(ways) for ways in zip(*found, strict=True)]
 
 
-def _repeat(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
+def _repeat(equation: Equation, known: list[Where], shapes: Shapes) -> list[Where]:
     """A `while` whose number of iterations is no layer's own."""
-    params = equation.params
-    test, body = params["cond_nconsts"], params["body_nconsts"]
-    carry = known[test + body :]
+    loop = While(equation)
+    of_test, of_body, carry = loop.split(known)
+    # A value that starts as shared by all layers may have their axis after an iteration. Each round
+    # lets what is known of the carry go through one more, until it stays as it is.
     for _ in range(len(carry) + 1):
-        found = axes_of_layers(params["body_jaxpr"], [*known[test : test + body], *carry])
+        found = axes_of_layers(loop.body, [*of_body, *carry])
         joined = [_joined(pair) for pair in zip(carry, found, strict=True)]
         if joined == carry:
-            axes_of_layers(params["cond_jaxpr"], [*known[:test], *carry])
+            axes_of_layers(loop.test, [*of_test, *carry])
             return carry
         carry = joined
     raise MixesLayersError("`while` moves the axis of layers")
 
 
-def _scan(equation: Any, known: list[Where], shapes: list[tuple[int, ...]]) -> list[Where]:
-    body = equation.params["jaxpr"]
-    inner = [len(v.aval.shape) for v in body.jaxpr.invars]
-    scanned = [len(shape) > n for shape, n in zip(shapes, inner, strict=True)]
-    carries = sum(
-        len(a.aval.shape) == len(b.aval.shape)
-        for a, b in zip(equation.outvars, body.jaxpr.outvars, strict=True)
-    )
-    first = scanned.count(False) - carries
-    if any(w == 0 and s for w, s in zip(known, scanned, strict=True)):
+def _scan(equation: Equation, known: list[Where], shapes: Shapes) -> list[Where]:
+    loop = Loop.of(equation)
+    constants, carry, scanned = loop.split(known)
+    if 0 in [w for w in scanned if isinstance(w, int)]:
         raise MixesLayersError("`scan` goes through the layers")
-    inside = [_shifted(w, -1) if s else w for w, s in zip(known, scanned, strict=True)]
-    for _ in range(carries + 1):
-        found = axes_of_layers(body, inside)
-        carry = inside[first : first + carries]
-        joined = [_joined(pair) for pair in zip(carry, found[:carries], strict=True)]
+    slices = [_shifted(w, -1) for w in scanned]
+    # Until what is known of the carry stays as it is, as in `_repeat`.
+    for _ in range(len(carry) + 1):
+        found = axes_of_layers(loop.body, [*constants, *carry, *slices])
+        joined = [_joined(pair) for pair in zip(carry, found[: loop.carry], strict=True)]
         if joined == carry:
-            return [*carry, *(_shifted(w, 1) for w in found[carries:])]
-        inside[first : first + carries] = joined
+            return [*carry, *(_shifted(w, 1) for w in found[loop.carry :])]
+        carry = joined
     raise MixesLayersError("`scan` moves the axis of layers")
 
 
@@ -211,8 +219,8 @@ def _one(known: Sequence[Where]) -> int:
     return axis
 
 
-def _everywhere(atom: Any) -> frozenset[int]:
-    return frozenset(range(len(atom.aval.shape)))
+def _everywhere(atom: Atom) -> frozenset[int]:
+    return frozenset(range(len(aval_of(atom).shape)))
 
 
 ELEMENTWISE = frozenset(
@@ -225,8 +233,6 @@ ELEMENTWISE = frozenset(
     xor
     """.split()  # noqa: SIM905
 )
-_OTHER_CALLS = frozenset({"closed_call", "core_call", "custom_jvp_call", "custom_vjp_call"})
-CALLS = JITS | CHECKPOINTS | _OTHER_CALLS
 _OF_SHARED = frozenset({"broadcast_in_dim", "reshape", "cond", "scan", "while"})
 _RULES: dict[str, Rule] = {
     "argsort": _along,

@@ -1,32 +1,48 @@
-"""An optax transform as a program, and the parts of it that update one stack, or all the rest."""
+"""An optax transform as a program, and the parts of it that update one stack, or all the rest.
+
+The whole update is traced once, with stacks of a single layer. Without dead code, what is left for
+some of its outputs shows what they need: an update that needs another parameter's gradient, which
+is gone by then, is refused. Traced again with two layers, it shows whether it keeps them apart.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import optax
 from jax import Array
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
-from jaxmup._tree import leaves_by_path, listed
+from jaxmup._check import listed
+from jaxmup._program import (
+    ClosedJaxpr,
+    Equation,
+    as_function,
+    aval_of,
+    inlined,
+    is_plain_call,
+    part,
+    signature,
+    split,
+    trace,
+)
+from jaxmup._tree import Gradients, OptState, Params, leaves_by_path
 from jaxmup.fused._apart import MixesLayersError, Where, axes_of_layers
-from jaxmup.fused._program import inlined, is_jit, part, scalars, scalars_first, trace
 from jaxmup.fused._rows import for_rows, rows_of
 
 
-class Model(NamedTuple):
-    """The parameters and the optimizer's state of a model, and which parameters are stacked.
+class Optimized(NamedTuple):
+    """The trees that an optimizer updates, and which of the parameters are stacked.
 
     Args:
-      tx: the optimizer.
-      params: the tree of parameters, or of their shapes and dtypes.
-      state: that of the optimizer's state.
-      stacks: positions of the parameters of each stack among the leaves.
+      tx: The optimizer.
+      params: Tree of parameters, or of their shapes and dtypes.
+      state: Tree of the optimizer's state, or of its shapes and dtypes.
+      stacks: Positions of the parameters of each stack among the leaves.
     """
 
     tx: optax.GradientTransformation
-    params: Any
-    state: Any
+    params: Params
+    state: OptState
     stacks: Sequence[Sequence[int]]
 
     @property
@@ -34,8 +50,8 @@ class Model(NamedTuple):
         """The paths of parameters, then of the state."""
         return [*leaves_by_path(self.params), *(f"state {x}" for x in leaves_by_path(self.state))]
 
-    def with_length(self, length: int) -> Any:
-        """The types of the parameters of the model whose stacks have this many layers."""
+    def with_length(self, length: int) -> Params:
+        """The types of the parameters if stacks had this many layers."""
         leaves, structure = jax.tree.flatten(self.params)
         stacked = {i for stack in self.stacks for i in stack}
         shapes = [(length, *x.shape[1:]) if i in stacked else x.shape for i, x in enumerate(leaves)]
@@ -44,13 +60,13 @@ class Model(NamedTuple):
 
 
 class Share(NamedTuple):
-    """What the optimizer does to some parameters and the state that is theirs.
+    """The update of some parameters and of the state that is theirs.
 
     Args:
-      params: positions of the parameters.
-      state: positions of the leaves of the state.
-      program: makes the new parameters, then the new state.
-      used: keys of its inputs, as in `Update`.
+      params: Positions of the parameters.
+      state: Positions of the leaves of the state.
+      program: Program that makes the new parameters, then the new state.
+      used: Keys of its inputs, as in `Update`.
     """
 
     params: list[int]
@@ -67,13 +83,14 @@ class Share(NamedTuple):
 class Part(NamedTuple):
     """A share, apart from the numbers that it needs and that are the same for all layers.
 
-    In one program, XLA would multiply by the inverse of a number that it sees being computed for
-    one parameter alone, as of Adam's corrections for the first steps, where the plain step divides.
+    The numbers are computed once, outside of the loop, as the plain step computes them for all
+    parameters. Inside, XLA would see such a number computed for one parameter alone, as Adam's
+    corrections for the first steps are, and multiply by its inverse where the plain step divides.
 
     Args:
-      share: the share; its program takes these numbers after what it uses.
-      numbers: makes them.
-      shared: keys of its inputs.
+      share: The share; its program takes the numbers after what it uses.
+      numbers: Program that makes the numbers.
+      shared: Keys of the inputs of `numbers`.
     """
 
     share: Share
@@ -81,12 +98,12 @@ class Part(NamedTuple):
     shared: list[int]
 
 
-class Stacked(NamedTuple):
-    """What the optimizer does to a layer of a stack, with a leading axis of length 1.
+class LayerUpdate(NamedTuple):
+    """The update of one layer of a stack, with a leading axis of length 1.
 
     Args:
-      by_rows: parts that act on each number by itself; their programs are for some rows.
-      whole: the part of all else.
+      by_rows: Parts that act on each number by itself; their programs are for some rows.
+      whole: Part of all else.
     """
 
     by_rows: list[Part]
@@ -99,21 +116,21 @@ class Stacked(NamedTuple):
 
 
 class Update(NamedTuple):
-    """What the optimizer does, in parts that need nothing of each other.
+    """The update of all parameters and of the state, in parts that need nothing of each other.
 
     Arrays have keys: those of the gradients come first, then those of the leaves of the state, then
     those of the parameters.
 
     Args:
-      num_params: number of parameters.
-      num_state: number of leaves of the state.
-      stacks: what it does to each stack.
-      rest: the part of all else, among it state that is no parameter's own.
+      num_params: Number of parameters.
+      num_state: Number of leaves of the state.
+      stacks: Update of a layer of each stack.
+      rest: Update of all else, among it state that is no parameter's own, such as a count.
     """
 
     num_params: int
     num_state: int
-    stacks: list[Stacked]
+    stacks: list[LayerUpdate]
     rest: Share
 
     def key(self, param: int) -> int:
@@ -121,7 +138,7 @@ class Update(NamedTuple):
         return self.num_params + self.num_state + param
 
     def keys(self, share: Share) -> list[int]:
-        """The keys of what a share makes, in order."""
+        """The keys of the arrays that a share makes, in order."""
         return [*map(self.key, share.params), *(self.num_params + k for k in share.state)]
 
     @property
@@ -132,18 +149,24 @@ class Update(NamedTuple):
     def run(
         self, share: Share, arrays: Mapping[int, Array], numbers: Sequence[Array] = ()
     ) -> dict[int, Array]:
-        """The new values of what is a share's own, from all it uses; for numbers see `Part`."""
-        results = jaxpr_as_fun(share.program)(*(arrays[key] for key in share.used), *numbers)
+        """The new values of a share's own arrays.
+
+        Args:
+          share: The share.
+          arrays: Everything that it uses, by key.
+          numbers: Numbers that all layers share; see `Part`.
+        """
+        results = as_function(share.program)(*(arrays[key] for key in share.used), *numbers)
         return dict(zip(self.keys(share), results, strict=True))
 
 
-def divide(model: Model, size: int) -> Update:
+def divide(model: Optimized, size: int) -> Update:
     """Divides the update of a model among its stacks and the rest.
 
     Args:
-      model: the model.
-      size: how many numbers of a parameter to update at a time at most, where each is updated from
-        what is its own; 0 for whole layers.
+      model: Parameters and state, and which are stacked.
+      size: Largest number of elements of a parameter to update at a time, where each is updated
+        from what is its own; 0 for whole layers.
 
     Raises:
       ValueError: if the state is not that of the transform, a leaf of it is laid out in a way that
@@ -175,8 +198,8 @@ def _share(program: ClosedJaxpr, params: list[int], state: list[int], P: int) ->
     return Share(params, state, *part(program, [*params, *(P + k for k in state)]))
 
 
-def _divided(update: Update, program: ClosedJaxpr, share: Share, size: int) -> Stacked:
-    """Takes out of the update of a layer what can be done to some rows at a time."""
+def _divided(update: Update, program: ClosedJaxpr, share: Share, size: int) -> LayerUpdate:
+    """The update of a layer, with what can be done to some rows at a time apart."""
     P = update.num_params
     found, params, state = [], list(share.params), list(share.state)
     for keys in _groups(update, program, share) if size else []:
@@ -193,16 +216,20 @@ def _divided(update: Update, program: ClosedJaxpr, share: Share, size: int) -> S
             found.append(_part(update, one._replace(program=fitted)))
             params = [j for j in params if j not in one.params]
             state = [k for k in state if k not in one.state]
-    return Stacked(found, _part(update, _share(program, params, state, P)))
+    return LayerUpdate(found, _part(update, _share(program, params, state, P)))
 
 
 def _part(update: Update, share: Share) -> Part:
     is_shared = [i in update.shared for i in share.used]
-    # What optax computes in a `jax.jit` of its own is among the numbers too.
-    numbers, program = scalars_first(inlined(share.program, is_jit), is_shared)
+    # What optax computes in a `jax.jit` of its own is among the numbers too, once it is inlined.
+    first, program = split(inlined(share.program, is_plain_call), is_shared, _makes_scalars)
     used = list(zip(share.used, is_shared, strict=True))
     own = [i for i, shared in used if not shared]
-    return Part(share._replace(program=program, used=own), numbers, [i for i, s in used if s])
+    return Part(share._replace(program=program, used=own), first, [i for i, s in used if s])
+
+
+def _makes_scalars(equation: Equation) -> bool:
+    return not any(aval_of(v).shape for v in equation.outvars)
 
 
 def _groups(update: Update, program: ClosedJaxpr, share: Share) -> list[set[int]]:
@@ -218,10 +245,10 @@ def _groups(update: Update, program: ClosedJaxpr, share: Share) -> list[set[int]
     return groups
 
 
-def _program(model: Model, length: int) -> ClosedJaxpr:
-    """The whole update of the model whose stacks have this many layers."""
+def _program(model: Optimized, length: int) -> ClosedJaxpr:
+    """The whole update, if stacks had this many layers."""
 
-    def apply(gradients: Any, state: Any, params: Any) -> tuple[Any, Any]:
+    def apply(gradients: Gradients, state: OptState, params: Params) -> tuple[Params, OptState]:
         updates, state = model.tx.update(gradients, state, params)
         return optax.apply_updates(params, updates), state
 
@@ -239,8 +266,10 @@ def _program(model: Model, length: int) -> ClosedJaxpr:
     return traced.program
 
 
-def _layered_state(model: Model) -> list[int]:
+def _layered_state(model: Optimized) -> list[int]:
     """Positions of the leaves of the state that have a leading axis of layers."""
+    # What has layers is not seen by its shape, which may be as long by chance, but by what `init`
+    # makes of stacks of one layer and of two.
     types = [jax.eval_shape(model.tx.init, model.with_length(n)) for n in (1, 2)]
     expected, got = (jax.tree.structure(tree) for tree in (types[0], model.state))
     if expected != got:
@@ -268,8 +297,8 @@ def _layered_state(model: Model) -> list[int]:
     return layered
 
 
-def _owners(model: Model, program: ClosedJaxpr, layered: list[int], P: int) -> dict[int, int]:
-    """The stack that each layered leaf of the state belongs to: what it follows, or moves."""
+def _owners(model: Optimized, program: ClosedJaxpr, layered: list[int], P: int) -> dict[int, int]:
+    """The stack that each layered leaf of the state belongs to: that which it follows, or moves."""
     stack_of = {j: s for s, stack in enumerate(model.stacks) for j in stack}
     K = len(jax.tree.leaves(model.state))
     found: dict[int, set[int]] = {k: set() for k in layered}
@@ -277,6 +306,7 @@ def _owners(model: Model, program: ClosedJaxpr, layered: list[int], P: int) -> d
         _, used = part(program, [P + k])
         positions = [i if i < P else i - P - K for i in used if i < P or i >= P + K]
         found[k] |= {stack_of[j] for j in positions if j in stack_of}
+    # State that follows no parameter, such as a random key of each layer, belongs where it is read.
     for s, stack in enumerate(model.stacks):
         _, used = part(program, stack)
         for i in used:
@@ -297,7 +327,7 @@ def _owners(model: Model, program: ClosedJaxpr, layered: list[int], P: int) -> d
     }
 
 
-def _require_independent(model: Model, update: Update, shares: list[Share]) -> None:
+def _require_independent(model: Optimized, update: Update, shares: list[Share]) -> None:
     P, K, names = update.num_params, update.num_state, model.names
     for share in (*shares, update.rest):
         own = {*share.params, *(P + k for k in share.state), *(P + K + j for j in share.params)}
@@ -316,7 +346,8 @@ def _require_independent(model: Model, update: Update, shares: list[Share]) -> N
             )
 
 
-def _require_layers_apart(model: Model, update: Update, shares: list[Share]) -> None:
+def _require_layers_apart(model: Optimized, update: Update, shares: list[Share]) -> None:
+    # At two layers, a mean over layers is another thing than at one, where it is none.
     program = _program(model, 2)
     P, K = update.num_params, update.num_state
     for stack in shares:
@@ -336,7 +367,8 @@ def _require_layers_apart(model: Model, update: Update, shares: list[Share]) -> 
                 "The optimizer must leave the axis of layers in front, and what it makes of "
                 f"nothing that a layer has must be the same for all layers. {_PER_LAYER}"
             )
-        if scalars(piece) != scalars(stack.program):
+        # Both keep layers apart and still differ where Python has used the number of layers.
+        if signature(piece) != signature(stack.program):
             raise ValueError(
                 "The optimizer must do the same to a layer, however many there are: alone it sees "
                 "a stack of one. A number in its update of"

@@ -7,25 +7,35 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.extend.core import ClosedJaxpr, Var
+from jax.typing import ArrayLike
 
-from jaxmup.fused._apart import CALLS, ELEMENTWISE
+from jaxmup._program import (
+    ClosedJaxpr,
+    Equation,
+    ShapedArray,
+    aval_of,
+    called,
+    evaluate,
+    is_call,
+    trace,
+)
+from jaxmup.fused._apart import ELEMENTWISE
 from jaxmup.fused._loop import Arrays
-from jaxmup.fused._program import called, piece, trace, value_of, variables
 
 Shape = tuple[int, ...]
+State = tuple[Arrays, Arrays, ArrayLike]  # stacks, new rows that are still to write, where
 
 
 class _MixesNumbersError(ValueError):
-    """An equation does more than act on each number alone."""
+    """An equation that does more than act on each number alone."""
 
 
 def rows_of(shape: Shape, size: int) -> int | None:
-    """How many rows of one layer to take at a time; `None` for all at once.
+    """The number of rows of one layer to take at a time; `None` for all at once.
 
     Args:
-      shape: of the layer, with a leading axis of length 1.
-      size: how many numbers to take at most, if a row has no more.
+      shape: Shape of the layer, with a leading axis of length 1.
+      size: Largest number of elements to take, unless a single row has more; 0 for all at once.
 
     Example:
       >>> rows_of((1, 512, 2048), 2**16)
@@ -40,7 +50,9 @@ def rows_of(shape: Shape, size: int) -> int | None:
     row = math.prod(shape[2:])
     divisors = (r for r in range(1, shape[1] + 1) if shape[1] % r == 0)
     rows = max(r for r in divisors if r == 1 or r * row <= size)
-    few = 8 * rows * row < size  # as of a prime number of rows, of which each is short
+    # Only a divisor leaves no rest. That of a prime number of short rows is 1, and a loop over so
+    # little is slower than the whole layer at once.
+    few = 8 * rows * row < size
     return None if rows == shape[1] or few else rows
 
 
@@ -48,14 +60,16 @@ def for_rows(program: ClosedJaxpr, own: Sequence[bool], rows: int) -> ClosedJaxp
     """The update of a layer, of one parameter's shape, for some rows of it.
 
     Args:
-      program: from arrays of that shape, and scalars that all share, to such arrays.
-      own: which of its inputs are arrays of that shape.
-      rows: the length of their second axis, of which each number is treated by itself.
+      program: From arrays of that shape, and scalars that all share, to such arrays.
+      own: True for each of its inputs that is an array of that shape.
+      rows: Number of rows, the length of the second axis of the arrays of the new program.
 
     Returns:
       The program for that many rows, or `None` if it does not treat each number by itself.
     """
-    inputs: list[Any] = program.in_avals
+    inputs: list[ShapedArray] = program.in_avals
+    # Traced anew for the smaller shape, a transform that asks for the shape would do another thing.
+    # So the program of the whole layer is taken, which did what it should, and run on less of it.
     old: Shape = program.out_avals[0].shape  # type: ignore[union-attr]
     new = (1, rows, *old[2:])
     if any(x.shape != (old if is_own else ()) for x, is_own in zip(inputs, own, strict=True)):
@@ -70,7 +84,7 @@ def for_rows(program: ClosedJaxpr, own: Sequence[bool], rows: int) -> ClosedJaxp
 def update_rows(
     arrays: Arrays,
     gradients: Arrays,
-    layer: Any,
+    layer: ArrayLike,
     rows: int,
     run: Callable[[Arrays, Arrays], Arrays],
 ) -> Arrays:
@@ -79,60 +93,58 @@ def update_rows(
     As with layers, new rows are written one iteration after they were read; see `run_backward`.
 
     Args:
-      arrays: the stacks, each with a leading axis of layers.
-      gradients: of this layer, with a leading axis of length 1.
-      layer: its index.
-      rows: updated at a time; it divides the second axis.
-      run: takes such rows of the gradients and of the stacks to the new rows of the stacks.
+      arrays: Stacks by key, each with a leading axis of layers.
+      gradients: Gradients of this layer, with a leading axis of length 1.
+      layer: Index of the layer.
+      rows: Number of rows to update at a time; it divides the second axis.
+      run: Takes some rows of the gradients and of the stacks to the new rows of the stacks.
     """
 
-    def start(x: Array, layer: Any, k: Any) -> tuple[Any, ...]:
+    def start(x: Array, layer: ArrayLike, k: ArrayLike) -> tuple[ArrayLike, ...]:
         return (layer, k * rows, *[0] * (x.ndim - 2))
 
-    def read(arrays: Arrays, layer: Any, k: Any) -> Arrays:
+    def read(arrays: Arrays, layer: ArrayLike, k: ArrayLike) -> Arrays:
         sizes = {key: (1, rows, *x.shape[2:]) for key, x in arrays.items()}
         return {
             key: lax.dynamic_slice(x, start(x, layer, k), sizes[key]) for key, x in arrays.items()
         }
 
-    def write(arrays: Arrays, new: Arrays, k: Any) -> Arrays:
+    def write(arrays: Arrays, new: Arrays, k: ArrayLike) -> Arrays:
         return {
             key: lax.dynamic_update_slice(x, new[key], start(x, layer, k))
             for key, x in arrays.items()
         }
 
-    def body(state: Any, k: Any) -> tuple[Any, None]:
+    def body(state: State, k: Array) -> tuple[State, None]:
         arrays = write(*state)
         return (arrays, run(read(gradients, 0, k), read(arrays, layer, k)), k), None
 
     ks = jnp.arange(next(iter(arrays.values())).shape[1] // rows)
+    # The first iteration writes what it then reads, unchanged.
     state, _ = lax.scan(body, (arrays, read(arrays, layer, 0), ks[0]), ks)
     return write(*state)
 
 
 def _run(program: ClosedJaxpr, args: Sequence[Any], old: Shape, new: Shape) -> list[Any]:
-    jaxpr = program.jaxpr
-    if any(v.aval.shape for v in jaxpr.constvars):
+    """Runs a program that was traced for arrays of one shape on arrays of another."""
+    # An array that the program holds is of the old shape, and which rows of it are meant is not
+    # known here.
+    if any(aval_of(v).shape for v in program.jaxpr.constvars):
         raise _MixesNumbersError
-    values: dict[Var, Any] = dict(zip(jaxpr.constvars, program.consts, strict=True))
-    values |= zip(jaxpr.invars, args, strict=True)
 
-    for equation in jaxpr.eqns:
+    def step(equation: Equation, inputs: list[Any]) -> list[Any] | None:
         name = equation.primitive.name
-        shapes = {atom.aval.shape for atom in [*equation.invars, *equation.outvars]}
+        shapes = {aval_of(atom).shape for atom in [*equation.invars, *equation.outvars]}
         if not shapes <= {(), old} or equation.params.get("sharding") is not None:
             raise _MixesNumbersError
-        if name in CALLS:
-            inputs = [value_of(values, atom) for atom in equation.invars]
-            results = _run(called(equation), inputs, old, new)
-        elif name in ELEMENTWISE or shapes == {()}:
-            inputs = variables(equation.invars)
-            run = piece(jaxpr, [equation], inputs, equation.outvars)
-            results = run(*(values[v] for v in inputs))
-        elif name == "broadcast_in_dim":
-            (x,) = (value_of(values, atom) for atom in equation.invars)
-            results = [x if x.shape else lax.broadcast(x, new)]
-        else:
-            raise _MixesNumbersError
-        values |= zip(equation.outvars, results, strict=True)
-    return [value_of(values, atom) for atom in jaxpr.outvars]
+        if is_call(equation):
+            return _run(called(equation), inputs, old, new)
+        if name in ELEMENTWISE or shapes == {()}:
+            return None
+        if name == "broadcast_in_dim":
+            # Of parameters, this one alone holds a shape, and the shape is the old one.
+            (x,) = inputs
+            return [x if jnp.ndim(x) else lax.broadcast(x, new)]
+        raise _MixesNumbersError
+
+    return evaluate(program, args, step)

@@ -1,65 +1,39 @@
-"""The stacks of a model: which of its loops run over stacked parameters."""
+"""The stacks of a model: its loops that run over stacked parameters."""
 
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Literal, Var, jaxpr_as_fun
+import numpy as np
+from jax import Array
 
-from jaxmup._tree import listed
-from jaxmup.fused._program import inlined, is_checkpoint, is_loop
+from jaxmup._check import listed
+from jaxmup._program import (
+    Atom,
+    ClosedJaxpr,
+    Literal,
+    Loop,
+    Var,
+    as_function,
+    aval_of,
+    inlined,
+    is_checkpoint,
+    is_scan,
+    number_of_uses,
+)
 
 Block = Callable[..., list[Any]]  # (*constants, *carry, *per-layer inputs) to (*carry, *outputs)
 
 
-class Loop(NamedTuple):
-    """A `jax.lax.scan` of a traced program, its inputs and outputs told apart.
+class StackedBlocks(NamedTuple):
+    """A loop whose scanned inputs are in part parameters that it alone uses.
 
     Args:
-      equation: the scan.
-      constants: number of inputs that every iteration sees.
-      carry: number of values that one iteration hands to the next.
-    """
-
-    equation: Any
-    constants: int
-    carry: int
-
-    @classmethod
-    def of(cls, equation: Any) -> "Loop":
-        """Inputs and outputs of each iteration have one axis less than those of the loop."""
-        body = equation.params["jaxpr"].jaxpr
-        scanned = _shorter(equation.invars, body.invars)
-        collected = _shorter(equation.outvars, body.outvars)
-        carry = len(equation.outvars) - collected
-        return cls(equation, len(equation.invars) - scanned - carry, carry)
-
-    @property
-    def body(self) -> ClosedJaxpr:
-        """What an iteration does: constants, carry and its inputs to carry and its outputs."""
-        return self.equation.params["jaxpr"]
-
-    @property
-    def length(self) -> int:
-        """Number of iterations."""
-        return self.equation.params["length"]
-
-    @property
-    def scanned(self) -> Sequence[Any]:
-        """The inputs of which each iteration sees a slice."""
-        return self.equation.invars[self.constants + self.carry :]
-
-
-class Stack(NamedTuple):
-    """A loop, and which of its scanned inputs are parameters that it alone uses.
-
-    Args:
-      loop: the loop.
-      parameters: position in the parameters of each such input, by its position in `loop.scanned`.
-      casts: dtype that the loop sees it in, if it is cast before the loop.
+      loop: The loop.
+      parameters: Position in the parameters of each such input, by its position in `loop.scanned`.
+      casts: Dtype that the loop sees such an input in, for those that are cast before the loop.
     """
 
     loop: Loop
@@ -70,8 +44,11 @@ class Stack(NamedTuple):
         """One layer, `(constants, carry, parameters, others)` to `(carry, outputs)`, all lists."""
         body, carried = change(self.loop.body), self.loop.carry
 
-        def run(constants: Any, carry: Any, layer: Any, others: Any) -> tuple[Any, Any]:
+        def run(
+            constants: list[Any], carry: list[Any], layer: list[Array], others: list[Any]
+        ) -> tuple[list[Any], list[Any]]:
             slices, rest = dict(zip(self.parameters, layer, strict=True)), iter(others)
+            # Cast here, one layer at a time, the stack is never there in both dtypes.
             slices = {i: w.astype(self.casts.get(i, w.dtype)) for i, w in slices.items()}
             inputs = [slices[i] if i in slices else next(rest) for i in self._positions]
             results = body(*constants, *carry, *inputs)
@@ -80,7 +57,7 @@ class Stack(NamedTuple):
         return run
 
     @property
-    def others(self) -> list[Any]:
+    def others(self) -> list[Atom]:
         """The scanned inputs that are no such parameters."""
         return [x for i, x in enumerate(self.loop.scanned) if i not in self.parameters]
 
@@ -91,39 +68,41 @@ class Stack(NamedTuple):
 
 def as_written(body: ClosedJaxpr) -> Block:
     """The block as the model has it."""
-    return jaxpr_as_fun(body)
+    return as_function(body)
 
 
 def stored(body: ClosedJaxpr) -> Block:
     """The block without any `jax.checkpoint` around what it does."""
-    return jaxpr_as_fun(inlined(body, is_checkpoint))
+    return as_function(inlined(body, is_checkpoint))
 
 
 def rematerialized(body: ClosedJaxpr) -> Block:
     """The block inside one `jax.checkpoint` that stores nothing but its inputs."""
-    # Forward and backward are loops of their own, whose equal parts XLA cannot unite.
+    # Forward and backward are loops of their own, whose equal parts XLA cannot unite; so nothing
+    # has to keep it from doing so, which would cost time.
     return jax.checkpoint(stored(body), prevent_cse=False)  # type: ignore[return-value]
 
 
-def find_stacks(program: ClosedJaxpr, names: Sequence[str]) -> list[Stack]:
+def find_stacks(program: ClosedJaxpr, names: Sequence[str]) -> list[StackedBlocks]:
     """The stacks of a traced loss whose inputs are parameters of these names.
 
-    A parameter that is also used elsewhere is left out, with a warning: its gradient is not
-    finished when the loop runs back.
+    A parameter that is also used elsewhere is left out, with a warning: when the loop runs back,
+    its gradient has not got the other part yet.
 
     Raises:
       ValueError: if no loop runs over a parameter.
     """
     position = {v: i for i, v in enumerate(program.jaxpr.invars)}
     casts = _casts(program, position)
-    uses = _number_of_uses(program)
+    uses = number_of_uses(program)
     stacks, shared = [], []
-    for loop in (Loop.of(eqn) for eqn in program.jaxpr.eqns if is_loop(eqn)):
+    for loop in (Loop.of(eqn) for eqn in program.jaxpr.eqns if is_scan(eqn)):
         parameters, dtypes = {}, {}
         for i, atom in enumerate(loop.scanned):
             source = casts.get(atom, atom) if isinstance(atom, Var) else atom
             if isinstance(source, Literal) or source not in position:
                 continue
+            # A cast that only the loop reads counts as the loop's own use of the parameter.
             if uses[source] > 1 or uses[atom] > 1:
                 shared.append(position[source])
                 continue
@@ -133,18 +112,16 @@ def find_stacks(program: ClosedJaxpr, names: Sequence[str]) -> list[Stack]:
             if source is not atom:
                 dtypes[i] = _dtype(atom)
         if parameters:
-            stacks.append(Stack(loop, parameters, dtypes))
-    shapes = [f"{name} {v.aval.shape}" for name, v in zip(names, program.jaxpr.invars, strict=True)]
+            stacks.append(StackedBlocks(loop, parameters, dtypes))
+    shapes = [
+        f"{name} {aval_of(v).shape}" for name, v in zip(names, program.jaxpr.invars, strict=True)
+    ]
     _require_stacks(stacks, [shapes[i] for i in dict.fromkeys(shared)], shapes)
     return stacks
 
 
-def _shorter(outer: Sequence[Any], inner: Sequence[Any]) -> int:
-    return sum(len(a.aval.shape) > len(b.aval.shape) for a, b in zip(outer, inner, strict=True))
-
-
-def _dtype(atom: Any) -> Any:
-    return atom.aval.dtype
+def _dtype(atom: Atom) -> np.dtype:
+    return aval_of(atom).dtype
 
 
 def _casts(program: ClosedJaxpr, position: Mapping[Var, int]) -> dict[Var, Var]:
@@ -158,16 +135,7 @@ def _casts(program: ClosedJaxpr, position: Mapping[Var, int]) -> dict[Var, Var]:
     }
 
 
-def _number_of_uses(program: ClosedJaxpr) -> Counter[Var]:
-    def read() -> Iterator[Any]:
-        for eqn in program.jaxpr.eqns:
-            yield from eqn.invars
-        yield from program.jaxpr.outvars
-
-    return Counter(atom for atom in read() if isinstance(atom, Var))
-
-
-def _require_stacks(stacks: Sequence[Stack], shared: list[str], shapes: list[str]) -> None:
+def _require_stacks(stacks: Sequence[StackedBlocks], shared: list[str], shapes: list[str]) -> None:
     if not stacks and not shared:
         raise ValueError(
             "The loss must run a block over stacked parameters: a `jax.lax.scan` (or `nnx.scan`, "

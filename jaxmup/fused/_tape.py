@@ -1,29 +1,43 @@
-"""A traced loss forward and backward, with its stacks of blocks in the hands of `_loop`."""
+"""A traced loss forward and backward, with its stacks of blocks in the hands of `_loop`.
 
-from collections.abc import Callable, Sequence
+The program is cut at its stacks. What lies between two of them is a segment, which `jax.vjp`
+differentiates as one function; a gradient is finished when everything behind it has run back.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.extend.core import ClosedJaxpr, Literal, Var
 
+from jaxmup._program import (
+    Atom,
+    ClosedJaxpr,
+    Equation,
+    Literal,
+    Var,
+    aval_of,
+    followers,
+    is_inexact,
+    piece,
+    variables,
+)
 from jaxmup.fused import _loop
-from jaxmup.fused._loop import Inputs, Linearized
-from jaxmup.fused._program import is_inexact, piece, value_of, variables
-from jaxmup.fused._stack import Block, Stack
+from jaxmup.fused._loop import Kept, LayerInputs, Linearized
+from jaxmup.fused._stack import Block, StackedBlocks
 
 Gradients = dict[Var, Array]
 
 
 class Segment(NamedTuple):
-    """What lies between two stacks.
+    """The equations between two stacks, differentiated.
 
     Args:
-      inputs: the variables that it has gradients for.
-      outputs: the variables whose gradients it needs.
-      pull_back: from these gradients to those.
+      inputs: Variables that it has gradients for.
+      outputs: Variables whose gradients it needs.
+      pull_back: From the gradients of the outputs to those of the inputs.
     """
 
     inputs: list[Var]
@@ -31,51 +45,53 @@ class Segment(NamedTuple):
     pull_back: Callable[[list[Array]], tuple[list[Array]]]
 
 
-class Loop(NamedTuple):
+class StackRun(NamedTuple):
     """A stack that has run forward.
 
     Args:
-      layer: its layer, differentiated.
-      tape: what was kept of it.
+      layer: One layer, differentiated.
+      kept: Values that the forward pass has kept.
     """
 
     layer: Linearized
-    tape: _loop.Tape
+    kept: Kept
 
 
 class Tape(NamedTuple):
     """A loss that has run forward.
 
     Args:
-      program: the traced loss.
-      steps: what was done, in order.
-      results: the values of the outputs of the program, the loss first.
+      program: The traced loss.
+      steps: Segments and stacks, in the order in which they ran.
+      results: Values of the outputs of the program, the loss first.
     """
 
     program: ClosedJaxpr
-    steps: list[Segment | Loop]
+    steps: list[Segment | StackRun]
     results: list[Array]
 
     @property
-    def loops(self) -> list[Loop]:
+    def stacks(self) -> list[StackRun]:
         """The stacks, in order."""
-        return [step for step in self.steps if isinstance(step, Loop)]
+        return [step for step in self.steps if isinstance(step, StackRun)]
 
     @property
     def kept(self) -> list[Array]:
-        """What the forward pass keeps for the backward pass, parameters among it."""
+        """The arrays that are kept for the backward pass, parameters among them."""
         return [
             x
             for step in self.steps
             for x in jax.tree.leaves(
-                (step.tape.constant, step.tape.stored) if isinstance(step, Loop) else step.pull_back
+                (step.kept.constant, step.kept.stored)
+                if isinstance(step, StackRun)
+                else step.pull_back
             )
         ]
 
 
 def run_forward(
     program: ClosedJaxpr,
-    stacks: Sequence[Stack],
+    stacks: Sequence[StackedBlocks],
     params: Sequence[Array],
     block: Callable[[ClosedJaxpr], Block],
 ) -> Tape:
@@ -95,19 +111,21 @@ def run_forward(
         segment = _run_segment(program, equations, needed, values, active)
         steps += [segment] if segment.inputs else []
         if stack is not None:
-            inputs = _inputs(stack, partial(value_of, values), params)
+            inputs = _inputs(stack, partial(_value_of, values), params)
+            # What every layer adds to has a gradient from the first layer on, though it starts as
+            # a constant.
             moves = _inputs(stack, partial(_is_active, active), [True] * len(params))
             moves = moves._replace(carry=[is_inexact(x) for x in inputs.carry])
             layer = _loop.linearize(stack, block, inputs, moves)
-            results, tape = _loop.run_forward(layer, inputs)
+            results, kept = _loop.run_forward(layer, inputs)
             values |= zip(stack.loop.equation.outvars, results, strict=True)
-            steps.append(Loop(layer, tape))
-    return Tape(program, steps, [value_of(values, atom) for atom in jaxpr.outvars])
+            steps.append(StackRun(layer, kept))
+    return Tape(program, steps, [_value_of(values, atom) for atom in jaxpr.outvars])
 
 
 def run_plainly(
     program: ClosedJaxpr,
-    stacks: Sequence[Stack],
+    stacks: Sequence[StackedBlocks],
     params: Sequence[Array],
     block: Callable[[ClosedJaxpr], Block],
 ) -> list[Array]:
@@ -118,13 +136,15 @@ def run_plainly(
     for equations, stack, needed in _pieces(program, stacks):
         _run_segment(program, equations, needed, values, set())
         if stack is not None:
-            inputs = _inputs(stack, partial(value_of, values), params)
+            inputs = _inputs(stack, partial(_value_of, values), params)
             results = _loop.scan(stack, stack.block(block), inputs)
             values |= zip(stack.loop.equation.outvars, results, strict=True)
-    return [value_of(values, atom) for atom in jaxpr.outvars]
+    return [_value_of(values, atom) for atom in jaxpr.outvars]
 
 
-def run_backward(tape: Tape, back: Callable[[int, list[Array]], Inputs]) -> Callable[[Var], Any]:
+def run_backward(
+    tape: Tape, back: Callable[[int, list[Array]], LayerInputs]
+) -> Callable[[Var], Any]:
     """The gradient of the loss with respect to each parameter outside of the stacks.
 
     Args:
@@ -134,7 +154,7 @@ def run_backward(tape: Tape, back: Callable[[int, list[Array]], Inputs]) -> Call
     """
     loss = tape.program.jaxpr.outvars[0]
     found: Gradients = {} if isinstance(loss, Literal) else {loss: jnp.ones_like(tape.results[0])}
-    number = len(tape.loops)
+    number = len(tape.stacks)
     for step in reversed(tape.steps):
         if isinstance(step, Segment):
             (gradients,) = step.pull_back([_gradient(found, v) for v in step.outputs])
@@ -154,8 +174,12 @@ def run_backward(tape: Tape, back: Callable[[int, list[Array]], Inputs]) -> Call
     return lambda v: _gradient(found, v)
 
 
-def _pieces(program: ClosedJaxpr, stacks: Sequence[Stack]) -> list[tuple[list[Any], Any, set[Var]]]:
+def _pieces(
+    program: ClosedJaxpr, stacks: Sequence[StackedBlocks]
+) -> list[tuple[list[Any], Any, set[Var]]]:
     """The program as equations followed by a stack, and what is needed after those equations."""
+    # Backwards, since what is needed after an equation is known only from there on. The casts of
+    # stacked parameters are left out: the block casts its own layer, and no whole stack is cast.
     by_loop = {id(stack.loop.equation): stack for stack in stacks}
     dropped = {stack.loop.scanned[i] for stack in stacks for i in stack.casts}
     needed = {atom for atom in program.jaxpr.outvars if isinstance(atom, Var)}
@@ -172,12 +196,12 @@ def _pieces(program: ClosedJaxpr, stacks: Sequence[Stack]) -> list[tuple[list[An
 
 def _run_segment(
     program: ClosedJaxpr,
-    equations: list[Any],
+    equations: list[Equation],
     needed: set[Var],
     values: dict[Var, Any],
     active: set[Var],
 ) -> Segment:
-    made = {v: None for equation in equations for v in equation.outvars}
+    made = {v: None for equation in equations for v in equation.outvars}  # in order
     inputs = [v for eqn in equations for v in variables(eqn.invars) if v not in made]
     inputs = list(dict.fromkeys(inputs))
     outputs = [v for v in made if v in needed]
@@ -192,6 +216,7 @@ def _run_segment(
         return results[: len(smooth)], results[len(smooth) :]
 
     before = [values[v] for v in moving]
+    # Integers and what follows from no parameter have no gradient, and `jax.vjp` takes neither.
     if not (moving and smooth):
         first, second = function(before)
         values |= zip([*smooth, *rest], [*first, *second], strict=True)
@@ -202,22 +227,23 @@ def _run_segment(
 
 
 def _active(program: ClosedJaxpr) -> set[Var]:
-    """The variables that have a gradient, since they follow from the parameters."""
-    active = {v for v in program.jaxpr.invars if is_inexact(v.aval)}
-    for equation in program.jaxpr.eqns:
-        if not active.isdisjoint(variables(equation.invars)):
-            active |= {v for v in equation.outvars if is_inexact(v.aval)}
-    return active
+    """The variables that have a gradient: real ones that follow from the parameters."""
+    return followers(program, program.jaxpr.invars, lambda v: is_inexact(aval_of(v)))
 
 
-def _is_active(active: set[Var], atom: Any) -> bool:
+def _is_active(active: set[Var], atom: Atom) -> bool:
     return isinstance(atom, Var) and atom in active
 
 
-def _inputs(stack: Stack, of: Callable[[Any], Any], params: Sequence[Any]) -> Inputs:
+def _value_of(values: Mapping[Var, Any], atom: Atom) -> Any:
+    # Python's numbers would be taken for weakly typed, which the carry of a loop must not be.
+    return values[atom] if isinstance(atom, Var) else jnp.asarray(atom.val, aval_of(atom).dtype)
+
+
+def _inputs(stack: StackedBlocks, of: Callable[[Any], Any], params: Sequence[Any]) -> LayerInputs:
     """Something about each input of a stack; about the parameters, by their positions."""
     loop, atoms = stack.loop, stack.loop.equation.invars
-    return Inputs(
+    return LayerInputs(
         [of(atom) for atom in atoms[: loop.constants]],
         [of(atom) for atom in atoms[loop.constants : loop.constants + loop.carry]],
         [params[j] for j in stack.parameters.values()],
@@ -225,10 +251,10 @@ def _inputs(stack: Stack, of: Callable[[Any], Any], params: Sequence[Any]) -> In
     )
 
 
-def _gradient(found: Gradients, v: Any) -> Array:
-    return found[v] if v in found else jnp.zeros_like(v.aval)
+def _gradient(found: Gradients, v: Var) -> Array:
+    return found[v] if v in found else jnp.zeros_like(aval_of(v))
 
 
-def _add(found: Gradients, pairs: Any) -> None:
+def _add(found: Gradients, pairs: Iterable[tuple[Var, Array]]) -> None:
     for v, gradient in pairs:
         found[v] = found[v] + gradient if v in found else gradient

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxmup.plots._style import INK, new_figure, style
-from jaxmup.plots._transfer import name, signed
+from jaxmup.plots._transfer import signed, title
 from jaxmup.transfer import Analysis, Result
+from jaxmup.transfer._names import in_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,9 +85,9 @@ def _label(analysis: Analysis, slope: float) -> str:
     symbol = "β" if analysis.scale == "log2" else "per doubling"
     interval = analysis.drift_per_doubling_interval
     ends = "" if interval is None else f" ({signed(interval.low)} to {signed(interval.high)})"
-    return f"{name(analysis.parametrization)}: {symbol} = {signed(slope)}{ends}"
+    return f"{title(analysis.parametrization)}: {symbol} = {signed(slope)}{ends}"
 
 
 def _label_of_values(analysis: Analysis) -> str:
     scale = "log2 of the " if analysis.scale == "log2" else ""
-    return f"{scale}best {analysis.over.replace('_', ' ')}"
+    return f"{scale}best {in_words(analysis.over)}"

@@ -9,8 +9,8 @@ from jaxmup.plots import _style
 from jaxmup.plots._curves import curves_panel
 from jaxmup.plots._optima import hues, optima_panel
 from jaxmup.plots._transfer import loss_limits, loss_panel
-from jaxmup.report import _text as text
 from jaxmup.transfer import Analysis, Result
+from jaxmup.transfer._names import in_words, written
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +22,7 @@ _DARK_HUES = ("#f2884b", "#57b4e9", "#c79ad6", "#7fc97a", "#d9c34a", "#ee7fa6")
 def loss_plots(result: Result) -> list[str]:
     """Loss against the hyper-parameter, one plot per parametrization, on the same axes."""
     draw = functools.partial(_draw_loss, limits=loss_limits(result.analyses))
-    return _plots(result, draw, "loss", f"Loss against {result.analyses[0].over}")
+    return _plots(result, draw, "loss", f"Loss against {in_words(result.analyses[0].over)}")
 
 
 def optima_plot(result: Result) -> str:
@@ -77,7 +77,7 @@ def _plots(
             result,
             lambda axis, analysis=analysis: draw(axis, analysis),
             f"{name}{i}",
-            f"{label}, {text.name(analysis.parametrization)}",
+            f"{label}, {written(analysis.parametrization)}",
         )
         for i, analysis in enumerate(result.analyses)
     ]

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxmup.transfer import Analysis, Curve, Interval, Result
+from jaxmup.transfer._names import in_words
 
 NONE = "–"
-_NAMES = {"mup": "muP", "ntk": "NTK", "mean_field": "mean field"}
 
 
 def number(value: float | None, digits: int = 2, sign: bool = False) -> str:
@@ -43,9 +43,9 @@ def loss(value: float | None) -> str:
     return "diverged" if value is None else f"{value:#.3g}".rstrip(".")
 
 
-def name(parametrization: str) -> str:
-    """A parametrization as people write it."""
-    return _NAMES.get(parametrization, parametrization)
+def best_loss(curve: Curve) -> str:
+    """The smallest loss of a width, or that every value diverged."""
+    return loss(None if curve.best is None else curve.losses[curve.best])
 
 
 def sentence(analysis: Analysis) -> str:
@@ -94,7 +94,7 @@ def configuration(result: Result) -> dict[str, str]:
     config = result.config
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     filled = fields | {"learning_rates": config.grid, "base_width": config.base}
-    return {key.replace("_", " "): _setting(value) for key, value in filled.items()}
+    return {in_words(key): _setting(value) for key, value in filled.items()}
 
 
 def _setting(value: Any) -> str:

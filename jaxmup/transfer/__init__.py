@@ -36,9 +36,9 @@ from jaxmup.transfer._findings import Curve as Curve
 from jaxmup.transfer._findings import Interval as Interval
 from jaxmup.transfer._findings import Parabola as Parabola
 from jaxmup.transfer._findings import Scale as Scale
-from jaxmup.transfer._measure import Progress as Progress
 from jaxmup.transfer._measure import Result as Result
 from jaxmup.transfer._measure import measure as measure
+from jaxmup.transfer._progress import Progress as Progress
 from jaxmup.transfer._record import read_record as read_record
 from jaxmup.transfer._record import to_record as to_record
 from jaxmup.transfer._record import write_record as write_record

@@ -3,18 +3,17 @@
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 
+from jaxmup import _check
 from jaxmup.transfer import _statistics as statistics
 from jaxmup.transfer._findings import Analysis, Curve, Interval, Parabola, Scale
 from jaxmup.transfer._optimum import REACH, Minima, minima
-from jaxmup.transfer._trial import Trial
+from jaxmup.transfer._trial import Setting, Trial
 from jaxmup.transfer._verdict import verdict
 from jaxmup.transfer._wider import crossings, transferred_curves
-
-Others = tuple[tuple[str, float], ...]
 
 
 class Point(NamedTuple):
@@ -26,7 +25,7 @@ class Point(NamedTuple):
     """
 
     value: float
-    others: Others
+    others: Setting
 
 
 def analyze(
@@ -60,6 +59,7 @@ def analyze(
       >>> analysis.drift, analysis.transferred_loss
       (-0.25, 0.5)
     """
+    _check.one_of("scale", scale, (None, *get_args(Scale)))
     trials = _of_every_width(list(trials))
     table = {(t.width, point_of(t, over), t.seed): t for t in trials}
     widths = sorted({t.width for t in trials})
@@ -100,7 +100,7 @@ def point_of(trial: Trial, over: str) -> Point:
 def _of_every_width(trials: list[Trial]) -> list[Trial]:
     """Without the settings that some width did not try."""
     widths = {t.width for t in trials}
-    tried: dict[Others, set[int]] = {}
+    tried: dict[Setting, set[int]] = {}
     for t in trials:
         tried.setdefault(t.others, set()).add(t.width)
     return [t for t in trials if tried[t.others] == widths]
@@ -183,7 +183,7 @@ def _study(
 
 def _slices(points: Sequence[Point]) -> list[np.ndarray]:
     """Indices of the points that differ in the analyzed value alone, by increasing value."""
-    by_others: dict[Others, list[int]] = {}
+    by_others: dict[Setting, list[int]] = {}
     for i, point in enumerate(points):
         by_others.setdefault(point.others, []).append(i)
     return [np.array(indices) for indices in by_others.values()]

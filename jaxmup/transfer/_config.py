@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+from jaxmup import _check
 from jaxmup._families import FamilyName
 from jaxmup._parametrization import ParametrizationName
 
@@ -105,8 +106,8 @@ class Config:
       samples: number of settings that are drawn; `None` for all of them.
 
     Raises:
-      ValueError: if anything is out of range, naming the invariant, what was received and the
-        remedy.
+      TypeError: if anything is of another type.
+      ValueError: if anything is out of range.
 
     Example:
       >>> Config(widths=(32, 64)).base
@@ -140,18 +141,18 @@ class Config:
         _require_distinct("widths", self.widths, 2, "A drift needs two.")
         _require_distinct("seeds", self.seeds, 1, "One seed is enough to run, two show the noise.")
         _require_distinct("parametrizations", self.parametrizations, 1, "Try ('standard', 'mup').")
-        _require_one_of("optimizer", self.optimizer, get_args(OptimizerName))
+        _check.one_of("optimizer", self.optimizer, get_args(OptimizerName))
         for name in self.parametrizations:
-            _require_one_of("parametrizations", name, get_args(ParametrizationName))
+            _check.one_of("parametrizations", name, get_args(ParametrizationName))
         for width in self.widths:
-            _require_integer("widths", width, 1)
+            _check.size("widths", width)
         for seed in self.seeds:
-            _require_integer("seeds", seed, 0)
+            _check.size("seeds", seed, at_least=0)
         for name in (*_SIZES, "context"):
-            _require_integer(name, getattr(self, name), 1)
-        _require_integer("warmup", self.warmup, 0)
+            _check.size(name, getattr(self, name))
+        _check.size("warmup", self.warmup, at_least=0)
         if self.base_width is not None:
-            _require_integer("base_width", self.base_width, 1)
+            _check.size("base_width", self.base_width)
         _require_distinct("learning_rates", self.grid, 1, "Leave it out for a grid that suits.")
         for rate in self.grid:
             _require_rate(rate)
@@ -161,7 +162,7 @@ class Config:
             raise ValueError(
                 f"`data` must be left out: {self.model} has its own. Got {self.data!r}."
             )
-        _require_one_of("search", self.search, get_args(SearchName))
+        _check.one_of("search", self.search, get_args(SearchName))
         _require_search(self)
 
     @property
@@ -179,7 +180,7 @@ class Config:
         return setting.get(name, getattr(self, name))
 
 
-def _require_swept(name: str, values: Any, optimizer: OptimizerName) -> None:
+def _require_swept(name: str, values: object, optimizer: OptimizerName) -> None:
     if field := _SWEPT_ALWAYS.get(name):
         raise ValueError(f"`sweep` is for other hyper-parameters. Got {name!r}. Use `{field}`.")
     _require_distinct(f"sweep[{name!r}]", values, 1, "Try {'b2': (0.95, 0.999)}.")
@@ -190,33 +191,24 @@ def _require_swept(name: str, values: Any, optimizer: OptimizerName) -> None:
             f"{', '.join(NUMBERS[optimizer])}. Got {name!r}."
         )
     for value in values:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (is_number and _is_fit(name, value)):
-            raise ValueError(f"`sweep[{name!r}]` must be {_range(name)}. Got {value!r}.")
+        if name in _SIZES:
+            _check.size(f"sweep[{name!r}]", value)
+        else:
+            _check.number(f"sweep[{name!r}]", value, **_RANGES.get(name, {}))
 
 
-def _is_fit(name: str, value: float) -> bool:
-    if name in _SIZES:
-        return isinstance(value, int) and value >= 1
-    if name in STDS:
-        return math.isfinite(value) and value > 0
-    if name in ("b1", "b2", "momentum"):
-        return 0 <= value < 1
-    return math.isfinite(value) and (value >= 0 or name not in _ADAM)
-
-
-def _range(name: str) -> str:
-    if name in _SIZES:
-        return "integers of at least 1"
-    if name in ("b1", "b2", "momentum"):
-        return "numbers of at least 0 and below 1"
-    return "finite numbers" + (" above 0" if name in STDS else " of at least 0" * (name in _ADAM))
+# What has no range here is a parameter of the model's factory, and may be any number.
+_RANGES: dict[str, dict[str, float]] = {
+    **{name: {"at_least": 0, "below": 1} for name in ("b1", "b2", "momentum")},
+    **{name: {"at_least": 0} for name in ("eps", "weight_decay")},
+    **{name: {"above": 0} for name in STDS},
+}
 
 
 def _require_search(config: Config) -> None:
     settings = math.prod(map(len, config.sweep.values()))
     if config.samples is not None:
-        _require_integer("samples", config.samples, 1)
+        _check.size("samples", config.samples)
         if config.search == "grid" or config.samples > settings:
             raise ValueError(
                 f"`samples` must be at most the {settings} settings of `sweep`, of which `random` "
@@ -231,9 +223,9 @@ def _require_search(config: Config) -> None:
         )
 
 
-def _require_distinct(name: str, values: Iterable[Any], least: int, remedy: str) -> None:
+def _require_distinct(name: str, values: object, least: int, remedy: str) -> None:
     if not isinstance(values, tuple):
-        raise ValueError(f"`{name}` must be a tuple. Got {values!r}. {remedy}")
+        raise TypeError(f"`{name}` must be a tuple. Got {values!r}. {remedy}")
     if len(set(values)) < least:
         plural = "value" if least == 1 else "different values"
         raise ValueError(f"`{name}` must hold at least {least} {plural}. Got {values!r}. {remedy}")
@@ -241,19 +233,8 @@ def _require_distinct(name: str, values: Iterable[Any], least: int, remedy: str)
         raise ValueError(f"`{name}` must not repeat a value. Got {values!r}. Drop the duplicates.")
 
 
-def _require_integer(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"`{name}` must be integers of at least {least}. Got {value!r}.")
-
-
 def _require_rate(rate: object) -> None:
-    if not isinstance(rate, int | float) or not (math.isfinite(rate) and rate > 0):
-        raise ValueError(
-            f"`learning_rates` must be finite numbers above 0. Got {rate!r}. "
-            "Try powers of two from 2^-10 to 2^-3."
-        )
-
-
-def _require_one_of(name: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"`{name}` must be one of {', '.join(known)}. Got {value!r}.")
+    remedy = "Try powers of two from 2^-10 to 2^-3."
+    _check.number("learning_rates", rate, above=0, remedy=remedy)
+    # Rates are numbers of a compiled program in float32, where others would be 0 or infinite.
+    _check.number("learning_rates", rate, at_least=2.0**-126, at_most=2.0**127, remedy=remedy)

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Literal
 
+from jaxmup.transfer._trial import Setting
+
 Scale = Literal["log2", "linear"]
 Outcome = Literal["transfers", "does not transfer", "undecided", "no answer"]
 
@@ -75,7 +77,7 @@ class Curve:
     interval: Interval | None
     fit: Parabola | None
     at_edge: bool
-    others: tuple[tuple[str, float], ...] = ()
+    others: Setting = ()
 
     @property
     def learning_rates(self) -> tuple[float, ...]:

@@ -7,25 +7,9 @@ from collections.abc import Callable, Sequence
 from jaxmup.transfer._analysis import analyze
 from jaxmup.transfer._config import Config
 from jaxmup.transfer._findings import Analysis
+from jaxmup.transfer._progress import Progress
 from jaxmup.transfer._task import Task
 from jaxmup.transfer._trial import Trial
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a measurement has come.
-
-    Args:
-      done: work done so far: parameters times steps, summed over runs.
-      total: work of the whole measurement, in the same unit; in successive halving, of a round.
-      parametrization: of the runs that come now; `None` at the end.
-      width: of the runs that come now; `None` at the end.
-    """
-
-    done: int
-    total: int
-    parametrization: str | None = None
-    width: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

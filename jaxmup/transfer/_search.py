@@ -8,9 +8,7 @@ from typing import NamedTuple
 
 from jaxmup._parametrization import ParametrizationName
 from jaxmup.transfer._config import Config
-from jaxmup.transfer._trial import Trial
-
-Setting = tuple[tuple[str, float], ...]  # values of the other hyper-parameters, by increasing name
+from jaxmup.transfer._trial import Setting, Trial
 
 
 class Cell(NamedTuple):

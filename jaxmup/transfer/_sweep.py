@@ -20,12 +20,12 @@ from jaxmup._tree import leaves_by_path, map_named
 from jaxmup.transfer._config import NUMBERS, STDS, Config, OptimizerName
 from jaxmup.transfer._search import Cell
 from jaxmup.transfer._task import LossFn, Task, run_batches
-from jaxmup.transfer._trial import Trial
+from jaxmup.transfer._trial import Setting, Trial
 
 Numbers = Mapping[str, Any]  # the learning rate and other hyper-parameters, by name
 # (numbers, initial parameters, rest of the state, batches, evaluation) -> loss at the end, and that
 # of the points of the curve. Pure: free to map, compile and shard.
-Run = Callable[[Numbers, Any, Any, Any, Any], tuple[Array, Array]]
+RunFn = Callable[[Numbers, Any, Any, Any, Any], tuple[Array, Array]]
 
 CURVE_POINTS = 20
 TOGETHER = 16  # runs of a device that are vectorized, where that is faster
@@ -71,7 +71,7 @@ def group_of(config: Config, keys: Sequence[Trial]) -> Group:
     return Group(tuple(keys), numbers, seeds)
 
 
-def traced(config: Config, setting: Sequence[tuple[str, float]]) -> dict[str, float]:
+def traced(config: Config, setting: Setting) -> dict[str, float]:
     """The hyper-parameters of a setting that are numbers of a compiled program."""
     return {name: value for name, value in setting if name in NUMBERS[config.optimizer]}
 
@@ -82,8 +82,8 @@ def program_of(config: Config, cell: Cell) -> Cell:
     return cell._replace(setting=tuple(x for x in cell.setting if x[0] not in numbers))
 
 
-class Program(NamedTuple):
-    """The compiled program of some cells.
+class Trainer(NamedTuple):
+    """What trains the runs of some cells: a compiled program with its data.
 
     Args:
       size: number of runs that it trains at a time, in equal shares over the local devices.
@@ -95,8 +95,8 @@ class Program(NamedTuple):
     train: Callable[[Group], list[Trial]]
 
 
-def program(task: Task, config: Config, cell: Cell, network: Parametrized, runs: int) -> Program:
-    """The program of the cells for which `program_of` is `cell`.
+def trainer(task: Task, config: Config, cell: Cell, network: Parametrized, runs: int) -> Trainer:
+    """The trainer of the cells for which `program_of` is `cell`.
 
     Args:
       task: what to train.
@@ -132,7 +132,7 @@ def program(task: Task, config: Config, cell: Cell, network: Parametrized, runs:
             )
         ]
 
-    return Program(size, train)
+    return Trainer(size, train)
 
 
 def group_size(runs: int, devices: int, most: int) -> int:
@@ -176,7 +176,7 @@ def stacked(trees: Sequence[Any]) -> Any:
     return jax.tree.map(stack, *trees)
 
 
-def make_run(network: Parametrized, loss_fn: LossFn, config: Config, steps: int) -> Run:
+def make_run(network: Parametrized, loss_fn: LossFn, config: Config, steps: int) -> RunFn:
     """The function that trains one network and returns its losses.
 
     Args:
@@ -276,7 +276,7 @@ def faster_together(batch_size: int, width: int) -> bool:
     return jax.default_backend() != "cpu" or batch_size * width <= 4096
 
 
-def compiled(run: Run, together: bool) -> tuple[Callable[..., tuple[Array, Array]], list[Any]]:
+def compiled(run: RunFn, together: bool) -> tuple[Callable[..., tuple[Array, Array]], list[Any]]:
     """The program that trains many runs, in equal shares over the local devices, and those.
 
     It takes the numbers and the index of the seed of each run, with a leading axis that the number

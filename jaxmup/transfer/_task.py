@@ -3,15 +3,15 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from jax import Array
 
-from jaxmup._infer._rules import Rules
-from jaxmup._model import MakeModel, Model
-from jaxmup._model._arguments import asked_for
+if TYPE_CHECKING:  # these load Flax, which reading a record need not
+    from jaxmup._infer._rules import Rules
+    from jaxmup._model import MakeModel, Model
 
 LossFn = Callable[[Any, Any], Array]
 
@@ -63,12 +63,12 @@ class Task:
       >>> task = Task(make_model, lambda seed, step: (inputs, labels), (inputs, labels))
     """
 
-    make_model: MakeModel | Model
+    make_model: "MakeModel | Model"
     batches: Any
     evaluation: Any
     loss_fn: LossFn = cross_entropy
     inputs: Any = None
-    rules: Rules | None = None
+    rules: "Rules | None" = None
 
 
 def replayable(source: Any) -> Any:
@@ -133,6 +133,8 @@ def require_finite(batch: Any, what: str) -> None:
 def _batches(source: Any, offered: Mapping[str, Any]) -> Any:
     if not callable(source):
         return source
+    from jaxmup._model._arguments import asked_for
+
     asked = asked_for(source, {**offered, "step": 0})
     return _step_by_step(source, asked) if "step" in asked else source(**asked)
 

@@ -13,11 +13,11 @@ import numpy as np
 from jaxmup.transfer._config import Config
 from jaxmup.transfer._hosts import exchanged, is_mine
 from jaxmup.transfer._identity import config_to_json, versions
-from jaxmup.transfer._measure import Progress
 from jaxmup.transfer._network import network, require_growth
+from jaxmup.transfer._progress import Progress
 from jaxmup.transfer._search import Cell, search, settings
 from jaxmup.transfer._store import Store, key_of, open_store
-from jaxmup.transfer._sweep import group_of, keys_of, program, program_of
+from jaxmup.transfer._sweep import group_of, keys_of, program_of, trainer
 from jaxmup.transfer._task import Task, replayable, require_finite
 from jaxmup.transfer._trial import Trial
 
@@ -64,7 +64,7 @@ def train(
     for turn, at in enumerate(sharing):
         progress(Progress(done, total, at.parametrization, at.width))
         if any(key not in store.known for key in keys[at]):
-            size, train_group = program(task, config, at, networks[at], len(keys[at]))
+            size, train_group = trainer(task, config, at, networks[at], len(keys[at]))
             for i, start in enumerate(range(0, len(keys[at]), size)):
                 group = keys[at][start : start + size]
                 if is_mine(turn + i) and any(key not in store.known for key in group):
