@@ -11,7 +11,7 @@ from flax import traverse_util
 from jaxmup._inputs import take_arrays
 from jaxmup._parameter import Parameter
 from jaxmup._spec import ParamSpec
-from jaxmup._tree import leaves_by_path, listed, map_named, specs_of_leaves
+from jaxmup._tree import Params, Specs, leaves_by_path, listed, map_named, specs_of_leaves
 from jaxmup.linen._layer import MULTIPLIERS, Layer
 
 
@@ -20,7 +20,7 @@ def specs(
     *example_inputs: Any,
     given: Mapping[str, ParamSpec] | None = None,
     **kwargs: Any,
-) -> Any:
+) -> Specs:
     """The `ParamSpec` of every parameter of a module, as a tree like `module.init(...)["params"]`.
 
     The module is initialized abstractly, so nothing is allocated. Axes that `nn.scan` or `nn.vmap`
@@ -97,7 +97,7 @@ def multipliers(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> dict[
     return traverse_util.unflatten_dict(values, sep="/")
 
 
-def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
+def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
     return {name: tuple(leaf.shape) for name, leaf in leaves_by_path(params).items()}
 
 
