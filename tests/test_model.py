@@ -411,3 +411,16 @@ def test_layers_of_jaxmup_declare_their_specs_in_a_module_with_flags():
         "Dense_1/kernel": "output",
     }
     assert Model(Flagged, inputs=flagged(1)).at(8).specs is None
+
+
+def test_explain_and_lint_take_a_model_in_place_of_its_specs():
+    def make_model(width, rngs):
+        return jaxmup.nnx.Linear(4, width, base_out_features=8, rngs=rngs)
+
+    mup = jaxmup.parametrization("mup", "adam")
+    module, instance = make_model(16, rngs=nnx.Rngs(0)), Model(make_model).at(16)
+    expected = str(jaxmup.explain(jaxmup.nnx.specs(module), mup))
+    assert str(jaxmup.explain(module, mup)) == str(jaxmup.explain(instance, mup)) == expected
+    assert jaxmup.lint(instance, mup) == jaxmup.lint(jaxmup.nnx.specs(module), mup)
+    with pytest.raises(TypeError, match="`specs` must be a tree with a `ParamSpec`"):
+        jaxmup.explain({"w": jnp.ones(3)}, mup)
