@@ -291,7 +291,7 @@ def test_in_reference_gauge_passes_extra_arguments_on_and_needs_no_parameters():
     )
     ours = gauge.in_reference_gauge(tx, arbitrary({"b": 0.5}))
     gradients = {"b": jnp.ones(1)}
-    with pytest.raises(ValueError, match="paths of the parameters"):
+    with pytest.raises(ValueError, match="must be those of the parameters"):
         ours.init({"other": jnp.ones(1)})
     with pytest.raises(TypeError, match="value"):
         ours.update(gradients, ours.init(gradients))
