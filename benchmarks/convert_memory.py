@@ -41,10 +41,11 @@ class Tower(nnx.Module):
 
 def write_sparse(path: Path) -> None:
     """Layer i has the value i + 1 in row i and column 2i of PyTorch's weight, and zeros."""
-    arrays = {f"layers.{i}.weight": ((WIDTH, WIDTH), DTYPE) for i in range(LAYERS)}
+    form = _safetensors.ShapeDtype((WIDTH, WIDTH), DTYPE)
+    arrays = {f"layers.{i}.weight": form for i in range(LAYERS)}
     with _safetensors.writing(path, arrays):
         pass
-    file = _safetensors.File(path)
+    file = _safetensors.Reader(path)
     for source in file.sources:
         number = int(source.name.split(".")[1])
         where = file.read(source.name).offset + (number * WIDTH + 2 * number) * DTYPE.itemsize
@@ -66,7 +67,7 @@ def convert(folder: Path, results: Any) -> None:
 
 def check(path: Path) -> None:
     """Every leaf has its one value in its place."""
-    file = _safetensors.File(path)
+    file = _safetensors.Reader(path)
     assert len(file.sources) == LAYERS
     for i in range(LAYERS):
         leaf = file.read(f"layers/{i}/kernel")

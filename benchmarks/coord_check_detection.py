@@ -51,7 +51,7 @@ class Case(NamedTuple):
     """A call of `coord_check`, and a change of the model after it is made."""
 
     make_model: Callable[..., Any]
-    optimizer: Any
+    make_tx: Any
     data: Any = DIGITS
     sizes: tuple[int, ...] = WIDTHS
     options: dict[str, Any] = {}  # noqa: RUF012
@@ -59,7 +59,7 @@ class Case(NamedTuple):
     def run(self, seeds: tuple[int, ...]) -> CoordCheck:
         """The check of the case."""
         options = {"seeds": seeds, **self.options}
-        return coord_check(self.make_model, self.sizes, self.data, self.optimizer, **options)
+        return coord_check(self.make_model, self.sizes, self.data, self.make_tx, **options)
 
 
 def mlp(width: int, parametrization: Any, rngs: nnx.Rngs, **options: Any) -> MLP:
@@ -126,11 +126,11 @@ class Deep(nnx.Module):
     def __init__(self, depth: int, parametrization: Any, rngs: nnx.Rngs, asked: bool = True):
         common = {"parametrization": parametrization, "rngs": rngs}
         self.first = Linear(8, 64, **common)
-        layers = {**common, "depth": depth / 4}
+        layers = {**common, "depth_ratio": depth / 4}
         self.blocks = jaxmup.nnx.Stack(
             lambda rngs: Residual(
                 nnx.Sequential(nnx.relu, Linear(64, 64, **{**layers, "rngs": rngs})),
-                depth=depth / 4 if asked else 1.0,
+                depth_ratio=depth / 4 if asked else 1.0,
                 parametrization=parametrization,
             ),
             depth,
@@ -163,9 +163,9 @@ def plain_attention(width: int, parametrization: Any, rngs: nnx.Rngs) -> GPT:
 
 
 def mistaken(
-    optimizer: Callable[..., Any], field: str, change: Callable[[str, Any, float], float]
+    make_tx: Callable[..., Any], field: str, change: Callable[[str, Any, float], float]
 ) -> Callable[[Any], Any]:
-    """The optimizer with a field of the scalings changed: `change(name, scaling, ratio)`."""
+    """`make_tx` with a field of the scalings changed: `change(name, scaling, ratio)`."""
 
     def make(scalings: Any) -> Any:
         def at(path: tuple[Any, ...], s: Any) -> Any:
@@ -174,7 +174,7 @@ def mistaken(
 
         leaves = jaxmup._tree.leaves_by_path(scalings)
         ratio = 1 / leaves["hidden/1/kernel"].lr
-        return optimizer(jax.tree_util.tree_map_with_path(at, scalings))
+        return make_tx(jax.tree_util.tree_map_with_path(at, scalings))
 
     return make
 
@@ -255,7 +255,7 @@ MISTAKES: dict[str, Case] = {
     "wrong fan in a rectangular layer": Case(Two, wrong_fan),
     "attention logits over the root of d": Case(plain_attention, adam_w, TEXT, (64, 256)),
     "hidden learning rate dropped, 4 widths": FOUR._replace(
-        optimizer=mistaken(adam_w, "lr", at_(HIDDEN, lambda s, r: 1.0, "lr"))
+        make_tx=mistaken(adam_w, "lr", at_(HIDDEN, lambda s, r: 1.0, "lr"))
     ),
     "hidden initial scale dropped, 4 widths": FOUR._replace(make_model=with_kernel("1", 0.5)),
     "readout as a hidden layer, 4 widths": FOUR._replace(make_model=with_kernel("readout", 0.5)),
@@ -277,23 +277,25 @@ def gauge(name: str, family: str = "adam") -> dict[str, Any]:
     return {"parametrization": parametrization("mup", family, gauge=name)}
 
 
-def plain(name: str, optimizer: Any = adam_w, sizes: tuple[int, ...] = WIDTHS) -> Case:
+def plain(name: str, make_tx: Any = adam_w, sizes: tuple[int, ...] = WIDTHS) -> Case:
     model = MODELS[name]
     make, call = model.make_model, model.apply
     batch = (model.batch, jnp.arange(len(model.batch)) % 5)
 
-    def loss(outputs: Any, targets: Any) -> Any:
+    def loss_fn(outputs: Any, targets: Any) -> Any:
         return optax.softmax_cross_entropy_with_integer_labels(outputs[0], targets).mean()
 
-    return Case(make, optimizer, batch, sizes, {"loss": loss, "apply": call, "rules": model.rules})
+    return Case(
+        make, make_tx, batch, sizes, {"loss_fn": loss_fn, "apply": call, "rules": model.rules}
+    )
 
 
 def lion(scalings: Any) -> Any:
-    return from_direction(optax.scale_by_lion(), 2**-8, scalings, family="lion")
+    return from_direction(optax.scale_by_lion(), 2**-8, scalings, optimizer="lion")
 
 
 def rmsprop(scalings: Any) -> Any:
-    return from_direction(optax.scale_by_rms(), 2**-8, scalings, family="rmsprop")
+    return from_direction(optax.scale_by_rms(), 2**-8, scalings, optimizer="rmsprop")
 
 
 def orthogonal(scalings: Any) -> Any:

@@ -1,8 +1,9 @@
 """Claim: the compiled counter-example takes 5,000 times as many steps a second as eager PyTorch.
 
-`jaxmup.counterexample.run` for its full 10,000,000 steps against `torch_ref.counterexample.run`,
-which steps a `torch.optim.Optimizer` in a Python loop, on one core each. The sides take turns in
-one process; a ratio is the median of the ratios of neighbouring samples.
+`run` of `notebooks/counterexample.py` for its full 10,000,000 steps against
+`torch_ref.counterexample.run`, which steps a `torch.optim.Optimizer` in a Python loop, on one core
+each. The sides take turns in one process; a ratio is the median of the ratios of neighbouring
+samples.
 """
 
 import argparse
@@ -16,10 +17,9 @@ from pathlib import Path
 import torch
 from _record import RESULTS, write_record
 
-from jaxmup import counterexample
-
-sys.path.insert(0, str(Path(__file__).parent.parent))  # torch_ref is not in the wheel
+sys.path.insert(0, str(Path(__file__).parent.parent))  # neither is in the wheel
 import torch_ref
+from notebooks import counterexample
 
 CLAIM = 5_000
 OUT = RESULTS / "counterexample_speed.json"

@@ -29,7 +29,7 @@ from sklearn.datasets import load_digits
 
 import jaxmup
 from jaxmup.coord_check import coord_check
-from jaxmup.empirical import Row, calibrate, measure
+from jaxmup.empirical import ModuleStatistics, calibrate, statistics
 from jaxmup.models import CNN, GPT, MLP
 
 OUT = RESULTS / "empirical_quality.json"
@@ -90,7 +90,7 @@ def loss_of(inputs: jax.Array) -> Callable[[jax.Array], jax.Array]:
     return loss
 
 
-def farthest(rows: tuple[Row, ...]) -> dict[str, Any]:
+def farthest(rows: tuple[ModuleStatistics, ...]) -> dict[str, Any]:
     """The value farthest from 1 of each of the three numbers, and where."""
     found = {}
     for field in ("activations", "gradients", "updates"):
@@ -109,8 +109,8 @@ def of_models() -> dict[str, Any]:
         found[name] = {
             "passes": calibration.passes,
             "warnings": calibration.warnings,
-            "batch": farthest(measure(calibration.model, batch, loss_of(batch))),
-            "fresh": farthest(measure(calibration.model, fresh, loss_of(fresh))),
+            "batch": farthest(statistics(calibration.model, batch, loss_of(batch))),
+            "fresh": farthest(statistics(calibration.model, fresh, loss_of(fresh))),
         }
         print(name, found[name], flush=True)
     return found

@@ -41,7 +41,7 @@ LIMITS = {
     "float64": {"reference": 1e-12, "logits": 1e-12, "losses": 1e-12, "gradients": 1e-11}
     | {"steps": 1e-7},
 }
-RULES = {
+PAIRS = {
     "transformer.h.*.ln_1": "blocks/*/attention_norm",
     "transformer.h.*.ln_2": "blocks/*/feed_forward_norm",
     "transformer.wte": "embed",
@@ -121,15 +121,15 @@ def here(layers: int, dtype: str, batches: np.ndarray, theirs: Mapping[Any, Any]
     """What becomes of torch's weights and of its run, here."""
     empty = our_gpt2(layers, dtype)
     half = len(batches) // 2
-    plan = bridge.plan(theirs["state", 0], empty, RULES)
+    plan = bridge.plan(theirs["state", 0], empty, PAIRS)
     gradient = jax.jit(jax.value_and_grad(loss_here, has_aux=True), static_argnums=1)
-    graph, params = nnx.split(bridge.from_torch(theirs["state", 0], empty, RULES))
+    graph, params = nnx.split(bridge.from_torch(theirs["state", 0], empty, PAIRS))
     (_, logits), gradients = gradient(params, graph, jnp.asarray(batches[0]))
     found: dict[str, Any] = {"logits": np.asarray(logits), "losses": []}
-    found["gradients"] = bridge.to_torch(nnx.merge(graph, gradients), theirs["state", 0], RULES)
+    found["gradients"] = bridge.to_torch(nnx.merge(graph, gradients), theirs["state", 0], PAIRS)
 
     tx = optax.adamw(LR, weight_decay=DECAY)
-    params = nnx.state(bridge.from_torch(theirs["state", half], empty, RULES))
+    params = nnx.state(bridge.from_torch(theirs["state", half], empty, PAIRS))
     state = bridge.optimizer_from_torch(theirs["optimizer"], plan, tx, params)
     update = jax.jit(tx.update, donate_argnums=(0, 1))
     for batch in batches[half:]:
@@ -137,7 +137,7 @@ def here(layers: int, dtype: str, batches: np.ndarray, theirs: Mapping[Any, Any]
         updates, state = update(gradients, state, params)
         params = optax.apply_updates(params, updates)
         found["losses"].append(float(loss))
-    found["weights"] = bridge.to_torch(nnx.merge(graph, params), theirs["state", 0], RULES)
+    found["weights"] = bridge.to_torch(nnx.merge(graph, params), theirs["state", 0], PAIRS)
     return found
 
 

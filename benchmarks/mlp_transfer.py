@@ -38,7 +38,7 @@ def squared_error(model: Any, batch: Any) -> jax.Array:
 def main() -> int:
     """Measures both and returns the exit code."""
     trials = prepare(__doc__.splitlines()[0])
-    squared = dataclasses.replace(transfer.task_of(SGD), loss=squared_error)
+    squared = dataclasses.replace(transfer.task_of(SGD), loss_fn=squared_error)
     held = [
         measure(f"mlp_transfer_{name}", config, trials and trials / name, task)
         for name, config, task in (("sgd", SGD, squared), ("adamw", ADAMW, None))

@@ -6,9 +6,9 @@ Tune hyper-parameters on a small network and use them, unchanged, on a large one
 `jaxmup.linen` (layers), `jaxmup.optim` (optax transforms), `jaxmup.functional`, `jaxmup.models`,
 `jaxmup.data`, `jaxmup.gauge`, `jaxmup.manifest`, `jaxmup.coord_check`, `jaxmup.transfer`,
 `jaxmup.budget` (batch size and length of training), `jaxmup.bridge` (PyTorch), `jaxmup.fused`
-(backward pass fused with the update), `jaxmup.empirical` (measured scales), `jaxmup.report`,
-`jaxmup.parity` and `jaxmup.counterexample`; so do the functions `jaxmup.infer` and
-`jaxmup.rescale` (unmodified models).
+(backward pass fused with the update), `jaxmup.empirical` (measured scales), `jaxmup.plots` and
+`jaxmup.report` (figures and pages), and `jaxmup.parity` (a self-check against PyTorch); so do
+`jaxmup.Model`, `jaxmup.infer` and `jaxmup.rescale` (unmodified models).
 """
 
 import importlib
@@ -23,10 +23,10 @@ from jaxmup._families import Family as Family
 from jaxmup._families import shampoo as shampoo
 from jaxmup._lint import Finding as Finding
 from jaxmup._lint import lint as lint
+from jaxmup._parametrization import ABCD as ABCD
+from jaxmup._parametrization import Parametrization as Parametrization
+from jaxmup._parametrization import parametrization as parametrization
 from jaxmup._power import Power as Power
-from jaxmup._rules import ABCD as ABCD
-from jaxmup._rules import Parametrization as Parametrization
-from jaxmup._rules import parametrization as parametrization
 from jaxmup._scaling import Scaling as Scaling
 from jaxmup._spec import Axis as Axis
 from jaxmup._spec import ParamSpec as ParamSpec
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from jaxmup import bridge as bridge
     from jaxmup import budget as budget
     from jaxmup import coord_check as coord_check
-    from jaxmup import counterexample as counterexample
     from jaxmup import data as data
     from jaxmup import empirical as empirical
     from jaxmup import functional as functional
@@ -48,10 +47,12 @@ if TYPE_CHECKING:
     from jaxmup import nnx as nnx
     from jaxmup import optim as optim
     from jaxmup import parity as parity
+    from jaxmup import plots as plots
     from jaxmup import report as report
     from jaxmup import transfer as transfer
     from jaxmup._infer import infer as infer
     from jaxmup._infer import rescale as rescale
+    from jaxmup._model import Model as Model
 
 __version__ = importlib.metadata.version("jaxmup")
 
@@ -59,7 +60,6 @@ _SUBMODULES = (
     "bridge",
     "budget",
     "coord_check",
-    "counterexample",
     "data",
     "empirical",
     "functional",
@@ -71,19 +71,20 @@ _SUBMODULES = (
     "nnx",
     "optim",
     "parity",
+    "plots",
     "report",
     "transfer",
 )
-_FUNCTIONS = ("infer", "rescale")
+_LATER = {"Model": "_model", "infer": "_infer", "rescale": "_infer"}  # by the room of each
 
 
 def __getattr__(name: str) -> Any:
     if name in _SUBMODULES:
         return importlib.import_module(f"{__name__}.{name}")
-    if name in _FUNCTIONS:
-        return getattr(importlib.import_module(f"{__name__}._infer"), name)
+    if name in _LATER:
+        return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_SUBMODULES, *_FUNCTIONS])
+    return sorted([*globals(), *_SUBMODULES, *_LATER])

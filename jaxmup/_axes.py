@@ -1,11 +1,12 @@
-"""Which axes of a layer's parameters are input, output or batch: one table for every API."""
+"""The axes of every layer's parameters, input, output or batch: one table for both APIs."""
 
-import math
 from collections.abc import Sequence
 
 from jaxmup._spec import Axis, AxisKind
 
 Axes = tuple[Axis, ...]
+LayerAxes = tuple[tuple[str, Axes], ...]
+"""The axes of each parameter of a layer, by its name, in the order in which Flax makes them."""
 Sizes = int | Sequence[int]
 Bases = int | Sequence[int | None] | None
 
@@ -14,10 +15,10 @@ def axes_of(kind: AxisKind, sizes: Sizes, bases: Bases, name: str = "base") -> A
     """One axis of this `kind` for each of `sizes`.
 
     Args:
-      kind: what the axes do.
-      sizes: their sizes now.
-      bases: their sizes in the base model; `None` for one, or for all, that does not grow.
-      name: what the caller calls `bases`.
+      kind: Kind of all the axes.
+      sizes: Sizes of the axes in this model.
+      bases: Sizes of the axes in the base model; `None` for axes that do not grow.
+      name: Name of the caller's argument for `bases`, for errors.
 
     Raises:
       ValueError: if there is not one base for each size.
@@ -38,42 +39,21 @@ def axes_of(kind: AxisKind, sizes: Sizes, bases: Bases, name: str = "base") -> A
     return tuple(Axis(kind, size, base) for size, base in zip(sizes, bases, strict=True))
 
 
-def linear_axes(
-    inputs: Axes, outputs: Axes, batch: Axes = (), *, use_bias: bool
-) -> dict[str, Axes]:
+def linear_axes(inputs: Axes, outputs: Axes, batch: Axes = (), *, use_bias: bool) -> LayerAxes:
     """Kernel `(batch, inputs, outputs)` and bias `(batch, outputs)`."""
     return _with_bias(use_bias, kernel=batch + inputs + outputs, bias=batch + outputs)
 
 
-def flat_shape(name: str, shape: tuple[int, ...], *, n_outputs: int) -> tuple[int, ...]:
-    """The shape for which Flax's general linear layers call an initializer.
-
-    Args:
-      name: `"kernel"`, which Flax makes a matrix, or `"bias"`, which it makes a vector.
-      shape: shape of the parameter.
-      n_outputs: number of output axes.
-
-    Example:
-      >>> flat_shape("kernel", (8, 4, 16), n_outputs=2)
-      (8, 64)
-    """
-    split = len(shape) - n_outputs
-    if name == "bias":
-        return (math.prod(shape),)
-    return math.prod(shape[:split]), math.prod(shape[split:])
-
-
-def embedding_axes(
-    num_embeddings: int, features: int, base_features: int | None
-) -> dict[str, Axes]:
+def embedding_axes(num_embeddings: int, features: int, base_features: int | None) -> LayerAxes:
     """Embedding `(num_embeddings, features)`; a vocabulary is no width."""
-    return {"embedding": (Axis("input", num_embeddings), Axis("output", features, base_features))}
+    axes = Axis("input", num_embeddings), Axis("output", features, base_features)
+    return (("embedding", axes),)
 
 
-def norm_axes(features: Axes, *, use_scale: bool, use_bias: bool) -> dict[str, Axes]:
+def norm_axes(features: Axes, *, use_scale: bool, use_bias: bool) -> LayerAxes:
     """Gain and bias of the features: weights of an input that is always 1."""
-    axes = {"scale": features} if use_scale else {}
-    return axes | ({"bias": features} if use_bias else {})
+    used = {"scale": use_scale, "bias": use_bias}
+    return tuple((name, features) for name, is_used in used.items() if is_used)
 
 
 def conv_axes(
@@ -84,7 +64,7 @@ def conv_axes(
     *,
     use_bias: bool,
     transpose_kernel: bool = False,
-) -> dict[str, Axes]:
+) -> LayerAxes:
     """Kernel `(*kernel_size, in_features / groups, out_features)` and bias `(out_features,)`.
 
     The channels grow, the window does not. What a channel of the output sums over is a group, whose
@@ -92,19 +72,19 @@ def conv_axes(
     to a group, is like a vector.
 
     Args:
-      kernel_size: spatial sizes of the kernel.
-      in_features: channels of the inputs now and in the base model, `None` if they do not grow.
-      out_features: the same of the outputs.
-      groups: the same of the groups.
-      use_bias: whether there is a bias.
-      transpose_kernel: whether the kernel has the outputs before the inputs.
+      kernel_size: Spatial sizes of the kernel.
+      in_features: Channels of the inputs, now and in the base model; `None` if they do not grow.
+      out_features: Channels of the outputs, now and in the base model.
+      groups: Number of groups, now and in the base model.
+      use_bias: Whether there is a bias.
+      transpose_kernel: Whether the kernel has the outputs before the inputs.
 
     Raises:
       ValueError: if the groups do not divide the channels of the inputs, now or in the base model.
 
     Example:
-      >>> depthwise = conv_axes((3,), (256, 64), (256, 64), (256, 64), use_bias=False)
-      >>> [(axis.size, axis.base) for axis in depthwise["kernel"]]
+      >>> ((_, kernel),) = conv_axes((3,), (256, 64), (256, 64), (256, 64), use_bias=False)
+      >>> [(axis.size, axis.base) for axis in kernel]
       [(3, None), (1, None), (256, 64)]
     """
     window = axes_of("batch", kernel_size, None)
@@ -112,7 +92,7 @@ def conv_axes(
     base = None
     if in_features[1] is not None:
         base = _group_size(in_features[1], groups[0] if groups[1] is None else groups[1])
-        if groups[1] is not None and base == size:
+        if groups[1] is not None and base == size:  # the groups grow in number, not in size
             base = None
     inputs, outputs = (Axis("input", size, base),), (Axis("output", *out_features),)
     if transpose_kernel:
@@ -134,7 +114,7 @@ def _group_size(features: int, groups: int) -> int:
 
 def einsum_axes(
     equation: str, kernel_shape: Sequence[int], base_kernel_shape: Bases, *, use_bias: bool
-) -> dict[str, Axes]:
+) -> LayerAxes:
     """Kernel and bias of `einsum(equation, inputs, kernel)`.
 
     An axis of the kernel that only it and the output have is an output axis, one that the output
@@ -147,6 +127,7 @@ def einsum_axes(
 
     Example:
       >>> axes = einsum_axes("btd,dhk->bthk", (64, 4, 16), (32, 2, None), use_bias=True)
+      >>> axes = dict(axes)
       >>> [axis.kind for axis in axes["kernel"]], [axis.size for axis in axes["bias"]]
       (['input', 'output', 'output'], [4, 16])
     """
@@ -168,7 +149,7 @@ def einsum_axes(
 
 
 def kinds_of_letters(inputs: str, kernel: str, output: str) -> dict[str, AxisKind]:
-    """What each axis of an einsum's kernel does, by its letter in `"inputs,kernel->output"`."""
+    """The kind of each axis of an einsum's kernel, by its letter in `"inputs,kernel->output"`."""
 
     def kind(letter: str) -> AxisKind:
         if letter not in output:
@@ -178,5 +159,5 @@ def kinds_of_letters(inputs: str, kernel: str, output: str) -> dict[str, AxisKin
     return {letter: kind(letter) for letter in kernel}
 
 
-def _with_bias(use_bias: bool, *, kernel: Axes, bias: Axes) -> dict[str, Axes]:
-    return {"kernel": kernel, "bias": bias} if use_bias else {"kernel": kernel}
+def _with_bias(use_bias: bool, *, kernel: Axes, bias: Axes) -> LayerAxes:
+    return (("kernel", kernel), ("bias", bias)) if use_bias else (("kernel", kernel),)

@@ -1,9 +1,10 @@
 """Families of optimizers: how the size of a step follows from that of gradient and weight."""
 
 import dataclasses
-import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
+from jaxmup import _check
 from jaxmup._power import ONE, Power
 from jaxmup._spec import Role
 
@@ -47,22 +48,22 @@ class Family:
     Scalings serve every optimizer of their family, and none of another.
 
     Args:
-      name: what errors call it.
-      gradient_degree: 1 if the step is proportional to the gradient, 0 if its size does not change
-        with it.
-      weight_degree: 1 if the step is proportional to the size of the weight, else 0.
-      unit: size of the part of the step that acts on activations, entry by entry, relative to the
+      name: Name in errors and records; that of no other family.
+      gradient_degree: Power k of the gradient: 1 if the step is proportional to it, 0 if the size
+        of the step does not change with it.
+      weight_degree: Power j of the weight: 1 if the step is proportional to its size, else 0.
+      unit: Size of the part of the step that acts on activations, entry by entry, relative to the
         base model at equal gradients and weights. One for optimizers that treat every entry alike.
         An orthogonalized matrix has singular values 1 at every width, so the entries of its part
         of rank one shrink as :math:`(r_{in} r_{out})^{-1/2}`.
-      eps: what the optimizer's eps stands beside, relative to an entry of the gradient: one, or
-        :math:`(r_{in} r_{out})^{1/2}` for the norm of a matrix; `None` if there is no eps.
-      hidden_only: whether it is for matrices both of whose sides grow, and the other parameters
+      eps: Size of what the optimizer's eps is added to, relative to an entry of the gradient: one,
+        or :math:`(r_{in} r_{out})^{1/2}` for the norm of a matrix; `None` if there is no eps.
+      hidden_only: Whether it is for matrices both of whose sides grow, and the other parameters
         train with the family `adam`.
 
     Raises:
-      TypeError: if `unit` or `eps` is no `Power`.
-      ValueError: if a degree is not a finite number.
+      TypeError: if a degree is no number, or `unit` or `eps` no `Power`.
+      ValueError: if a degree is not finite.
 
     Example:
       >>> Family("normalized", gradient_degree=0, weight_degree=0, unit=Power(r_in=-0.5)).unit.r_in
@@ -77,9 +78,9 @@ class Family:
     hidden_only: bool = False
 
     def __post_init__(self) -> None:
-        for degree in (self.gradient_degree, self.weight_degree):
-            if not (isinstance(degree, int | float) and math.isfinite(degree)):
-                raise ValueError(f"Degrees must be finite numbers. Got {degree!r} in {self}.")
+        for name in ("gradient_degree", "weight_degree"):
+            _check.number(name, getattr(self, name), may_be_traced=False)
+            object.__setattr__(self, name, _check.plain(getattr(self, name)))
         if not isinstance(self.unit, Power) or not isinstance(self.eps, Power | None):
             raise TypeError(
                 f"`unit` and `eps` must be a `Power`. Got {self.unit!r} and {self.eps!r}."
@@ -96,8 +97,11 @@ def shampoo(left: float = 0.25, right: float = 0.25) -> Family:
     Its eps is the root of what is added to a Gram matrix.
 
     Args:
-      left: power of the preconditioner on the left.
-      right: power of the preconditioner on the right.
+      left: Power of the preconditioner on the left.
+      right: Power of the preconditioner on the right.
+
+    Raises:
+      TypeError, ValueError: if a power is not a finite number.
 
     Example:
       >>> shampoo(0.5, 0.5).gradient_degree
@@ -107,6 +111,8 @@ def shampoo(left: float = 0.25, right: float = 0.25) -> Family:
       Qiu et al., "Hyperparameter Transfer Enables Consistent Gains of Matrix-Preconditioned
       Optimizers Across Scales", arXiv:2512.05620, Table 1.
     """
+    _check.number("left", left, may_be_traced=False)
+    _check.number("right", right, may_be_traced=False)
     power = left + right
     name = "shampoo" if (left, right) == (0.25, 0.25) else f"shampoo({left:g}, {right:g})"
     return Family(name, 1 - 2 * power, 0, unit=_MATRIX ** (-2 * power), eps=_MATRIX)
@@ -123,36 +129,44 @@ FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Optimizer:
-    """An optimizer by the name that users know it by: its family, and where it is from."""
+class KnownOptimizer:
+    """An optimizer that users know by a name.
 
-    family: FamilyName
+    Args:
+      family: Family whose scalings it shares.
+      source: Paper or note that it is from.
+    """
+
+    family: Family
     source: str
 
 
-OPTIMIZERS: dict[OptimizerName, Optimizer] = {
-    "sgd": Optimizer("sgd", "Robbins and Monro, A Stochastic Approximation Method, 1951"),
-    "momentum": Optimizer("sgd", "Polyak, Some Methods of Speeding Up Convergence, 1964"),
-    "nesterov": Optimizer("sgd", "Sutskever et al., On the Importance of Momentum, ICML 2013"),
-    "adam": Optimizer("adam", "Kingma and Ba, arXiv:1412.6980"),
-    "adamw": Optimizer("adam", "Loshchilov and Hutter, arXiv:1711.05101"),
-    "amsgrad": Optimizer("adam", "Reddi et al., arXiv:1904.09237"),
-    "nadam": Optimizer("adam", "Dozat, Incorporating Nesterov Momentum into Adam, 2016"),
-    "radam": Optimizer("adam", "Liu et al., arXiv:1908.03265"),
-    "adamax": Optimizer("adam", "Kingma and Ba, arXiv:1412.6980, Section 7.1"),
-    "adabelief": Optimizer("adam", "Zhuang et al., arXiv:2010.07468"),
-    "yogi": Optimizer("adam", "Zaheer et al., Adaptive Methods for Nonconvex Optimization, 2018"),
-    "rmsprop": Optimizer("adam", "Tieleman and Hinton, Lecture 6.5, 2012"),
-    "adagrad": Optimizer("adam", "Duchi et al., Adaptive Subgradient Methods, 2011"),
-    "lion": Optimizer("adam", "Chen et al., arXiv:2302.06675"),
-    "sign_sgd": Optimizer("adam", "Bernstein et al., arXiv:1802.04434"),
-    "adam_atan2": Optimizer("adam", "Everett et al., arXiv:2407.05872, Section 4.5"),
-    "adafactor_unscaled": Optimizer("adam", "Shazeer and Stern, arXiv:1804.04235, Section 7"),
-    "adafactor": Optimizer("adafactor", "Shazeer and Stern, arXiv:1804.04235, Algorithm 4"),
-    "lamb": Optimizer("adafactor", "You et al., arXiv:1904.00962"),
-    "lars": Optimizer("adafactor", "You et al., arXiv:1708.03888"),
-    "muon": Optimizer("muon", "Jordan et al., Muon, 2024"),
-    "shampoo": Optimizer("shampoo", "Gupta et al., arXiv:1802.09568"),
+_SOURCES: dict[OptimizerName, tuple[FamilyName, str]] = {
+    "sgd": ("sgd", "Robbins and Monro, A Stochastic Approximation Method, 1951"),
+    "momentum": ("sgd", "Polyak, Some Methods of Speeding Up Convergence, 1964"),
+    "nesterov": ("sgd", "Sutskever et al., On the Importance of Momentum, ICML 2013"),
+    "adam": ("adam", "Kingma and Ba, arXiv:1412.6980"),
+    "adamw": ("adam", "Loshchilov and Hutter, arXiv:1711.05101"),
+    "amsgrad": ("adam", "Reddi et al., arXiv:1904.09237"),
+    "nadam": ("adam", "Dozat, Incorporating Nesterov Momentum into Adam, 2016"),
+    "radam": ("adam", "Liu et al., arXiv:1908.03265"),
+    "adamax": ("adam", "Kingma and Ba, arXiv:1412.6980, Section 7.1"),
+    "adabelief": ("adam", "Zhuang et al., arXiv:2010.07468"),
+    "yogi": ("adam", "Zaheer et al., Adaptive Methods for Nonconvex Optimization, 2018"),
+    "rmsprop": ("adam", "Tieleman and Hinton, Lecture 6.5, 2012"),
+    "adagrad": ("adam", "Duchi et al., Adaptive Subgradient Methods, 2011"),
+    "lion": ("adam", "Chen et al., arXiv:2302.06675"),
+    "sign_sgd": ("adam", "Bernstein et al., arXiv:1802.04434"),
+    "adam_atan2": ("adam", "Everett et al., arXiv:2407.05872, Section 4.5"),
+    "adafactor_unscaled": ("adam", "Shazeer and Stern, arXiv:1804.04235, Section 7"),
+    "adafactor": ("adafactor", "Shazeer and Stern, arXiv:1804.04235, Algorithm 4"),
+    "lamb": ("adafactor", "You et al., arXiv:1904.00962"),
+    "lars": ("adafactor", "You et al., arXiv:1708.03888"),
+    "muon": ("muon", "Jordan et al., Muon, 2024"),
+    "shampoo": ("shampoo", "Gupta et al., arXiv:1802.09568"),
+}
+OPTIMIZERS: dict[OptimizerName, KnownOptimizer] = {
+    name: KnownOptimizer(FAMILIES[family], source) for name, (family, source) in _SOURCES.items()
 }
 
 
@@ -175,18 +189,46 @@ def family_of(optimizer: OptimizerName | Family) -> Family:
         return optimizer
     if optimizer not in tuple(OPTIMIZERS):  # by equality: what is asked for may have no hash
         raise ValueError(
-            f"`family` must be one of {', '.join(map(repr, OPTIMIZERS))}, or a `Family`. "
+            f"`optimizer` must be one of {', '.join(map(repr, OPTIMIZERS))}, or a `Family`. "
             f"Got {optimizer!r}."
         )
-    return FAMILIES[OPTIMIZERS[optimizer].family]
+    return OPTIMIZERS[optimizer].family
 
 
-def in_one_model(family: str) -> set[str]:
+def family_record(family: Family) -> str | dict[str, Any]:
+    """A family for JSON: its name, or every field of one of the user's own.
+
+    Example:
+      >>> family_record(FAMILIES["adam"])
+      'adam'
+    """
+    return family.name if family == FAMILIES.get(family.name) else dataclasses.asdict(family)
+
+
+def read_family(record: str | Mapping[str, Any]) -> Family:
+    """The family that `family_record` returned the record of.
+
+    Raises:
+      KeyError: if there is no family of that name.
+      TypeError: if a field is missing or unknown.
+
+    Example:
+      >>> read_family(family_record(shampoo(0.5, 0.5))) == shampoo(0.5, 0.5)
+      True
+    """
+    if isinstance(record, str):
+        return FAMILIES[record]
+    powers = {name: Power(**value) for name, value in record.items() if isinstance(value, Mapping)}
+    return Family(**{**record, **powers})
+
+
+def in_one_model(family: Family) -> set[Family]:
     """The families whose scalings may stand side by side where a model trains with `family`.
 
     Example:
-      >>> sorted(in_one_model("muon")), sorted(in_one_model("sgd"))
-      (['adam', 'muon'], ['sgd'])
+      >>> sorted(one.name for one in in_one_model(FAMILIES["muon"]))
+      ['adam', 'muon']
+      >>> [one.name for one in in_one_model(FAMILIES["sgd"])]
+      ['sgd']
     """
-    known = FAMILIES.get(family)  # a family of the user's may be for hidden matrices alone
-    return {family, "adam"} if known is None or known.hidden_only else {family}
+    return {family, FAMILIES["adam"]} if family.hidden_only else {family}

@@ -1,16 +1,20 @@
-"""How a layer makes one parameter: its spec, its multiplier and its initializer."""
+"""The parameters of a layer: spec, multiplier and initial values of each, declared before drawn."""
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
-from jaxmup._rules import Parametrization, ParametrizationName, parametrization
+from jaxmup import _check
+from jaxmup._axes import LayerAxes
+from jaxmup._parametrization import Parametrization, ParametrizationName, parametrization
 from jaxmup._scaling import what_is_applied
-from jaxmup._spec import Axis, ParamSpec
+from jaxmup._spec import ParamSpec
 from jaxmup.functional import scale
 
 # (key, shape, dtype) -> an array, or a box around one such as Flax's partitioning metadata.
@@ -19,75 +23,135 @@ Initializer = Callable[..., Any]
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """What a layer needs to make and use one parameter.
+    """A parameter as a layer declares it: all that is known without its initializer.
 
     Args:
-      spec: the parameter's axes and constants, with what the layer applies.
-      multiplier: `m` in `W = m · w`; dimensionless.
-      init: draws the stored `w`, called as `init(key, spec.shape, dtype)`.
+      spec: Axes and constants of the parameter, with what the layer applies.
+      shape: Shape of the parameter.
+      multiplier: Factor `m` in `W = m · w`; dimensionless.
+      init_gain: Factor on the initial values at base width; dimensionless.
+      drawn_shape: Shape at base width for which Flax calls an initializer.
+      std: Standard deviation that the user gave instead of an initializer, or `None`.
     """
 
     spec: ParamSpec
+    shape: tuple[int, ...]
     multiplier: float
-    init: Initializer
+    init_gain: float
+    drawn_shape: tuple[int, ...]
+    std: float | None = None
+
+    def initializer(self, init: Initializer) -> Initializer:
+        """The initializer of the stored `w`, called as `(key, shape, dtype)`.
+
+        Args:
+          init: Initializer at base width; not called where the user gave a standard deviation.
+        """
+        if self.std is not None:
+            at_base = jax.nn.initializers.normal(self.std)
+        else:
+
+            def at_base(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
+                drawn = init(key, self.drawn_shape, dtype)
+                return jax.tree.map(lambda x: x.reshape(shape), drawn)
+
+        return grown_initializer(at_base, self.spec.base_shape, self.init_gain)
 
 
-def declare(spec: ParamSpec, rule: Parametrization, init: Initializer) -> Parameter:
-    """The parameter described by `spec` under `rule`, whose initializer at base width is `init`.
+def declare(
+    axes: LayerAxes,
+    parametrization: Parametrization | ParametrizationName,
+    *,
+    lr_scale: float = 1.0,
+    depth_ratio: float = 1.0,
+    init_std: float | None = None,
+    bias_init_std: float | None = None,
+    default_inits: Collection[str] = (),
+    flat: bool = False,
+    dtype: DTypeLike | None = None,
+    param_dtype: DTypeLike | None = None,
+) -> Mapping[str, Parameter]:
+    """The parameters of a layer, by name.
 
-    Example:
-      >>> from jaxmup import Axis
-      >>> spec = ParamSpec((Axis("input", 256, base=64), Axis("output", 10)), init_std=0.125)
-      >>> declare(spec, parametrization("mup"), jax.nn.initializers.normal(0.125)).multiplier
-      0.25
-    """
-    applied = what_is_applied(spec, rule)
-    multiplier, init_gain = dataclasses.astuple(applied)
-    spec = dataclasses.replace(spec, applied=applied)
-    return Parameter(spec, multiplier, grown_initializer(init, spec.base_shape, init_gain))
-
-
-@dataclasses.dataclass(frozen=True)
-class Move:
-    """The move of one parameter to another gauge: `m → theta · m`, `w → w / theta`.
+    A pure function, so that it may be computed once for equal arguments.
 
     Args:
-      spec: the spec in the new gauge.
-      multiplier: the new `m`; dimensionless.
-      theta: the new multiplier over the old one; dimensionless.
-    """
-
-    spec: ParamSpec
-    multiplier: float
-    theta: float
-
-
-def gauge_move(spec: ParamSpec, rule: Parametrization) -> Move:
-    """The move of a layer's parameter to the gauge of `rule`.
+      axes: Axes of each parameter.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
+      lr_scale: Factor α on the learning rate of all; dimensionless.
+      depth_ratio: Number of residual blocks over that of the base model.
+      init_std: Standard deviation of a normal kernel or embedding at base width.
+      bias_init_std: Standard deviation of a normal bias at base width.
+      default_inits: Names of the parameters that Flax's own initializer draws.
+      flat: Whether Flax draws the kernel as a matrix and the bias as a vector, whatever their axes.
+      dtype: Dtype of the computation.
+      param_dtype: Dtype of the parameters.
 
     Raises:
-      ValueError: if no layer applies anything to the parameter, or `rule` gives the effective
-        weight another standard deviation.
+      TypeError: if a value is of the wrong kind.
+      ValueError: if a size, base, standard deviation or scale is out of range, a dtype is not a
+        floating-point one, or a standard deviation is given for a parameter that the layer lacks or
+        beside an initializer.
 
     Example:
       >>> from jaxmup import Axis
-      >>> spec = ParamSpec((Axis("input", 256, base=64), Axis("output", 10)))
-      >>> in_table8 = declare(spec, parametrization("mup"), jax.nn.initializers.ones).spec
-      >>> gauge_move(in_table8, parametrization("mup", gauge="table3")).theta
-      4.0
+      >>> axes = (("kernel", (Axis("input", 256, base=64), Axis("output", 10))),)
+      >>> declare(axes, "mup")["kernel"].multiplier
+      0.25
     """
-    old, new = spec.applied, what_is_applied(spec, rule)
-    if old is None or old.init_gain is None or new.init_gain is None:
-        raise ValueError(f"A layer must apply the multiplier that is to move. Got {spec}.")
-    if not math.isclose(old.multiplier * old.init_gain, new.multiplier * new.init_gain):
+    _require_float("dtype", dtype)
+    _require_float("param_dtype", param_dtype)
+    if bias_init_std is not None and "bias" not in dict(axes):
         raise ValueError(
-            "A gauge move keeps the effective weight W, so the two parametrizations must give it "
-            f"the same initial standard deviation. {rule} multiplies that of the base model by "
-            f"{new.multiplier * new.init_gain:g}, the layer by {old.multiplier * old.init_gain:g}. "
-            "Choose a gauge of the parametrization that the model was built with."
+            f"`bias_init_std` needs a bias. Got {bias_init_std!r} with use_bias=False."
         )
-    spec = dataclasses.replace(spec, applied=new)
-    return Move(spec, new.multiplier, new.multiplier / old.multiplier)
+    rule = as_parametrization(parametrization)
+    rule.require_depth_ratio(depth_ratio)
+    stds = {"kernel": init_std, "embedding": init_std, "bias": bias_init_std}
+    declared = {}
+    for name, own in axes:
+        std, is_default = stds.get(name), name in default_inits
+        spec = ParamSpec(own, init_std=std, lr_scale=lr_scale, depth_ratio=depth_ratio)
+        if std is not None and not is_default:
+            argument = "bias_init_std" if name == "bias" else "init_std"
+            raise ValueError(_TWO_SCALES.format(name, argument, spec.shape, std))
+        drawn_shape = _flat_shape(name, spec) if flat else spec.base_shape
+        if std is None and is_default:
+            spec = dataclasses.replace(spec, init_std=_default_std(name, drawn_shape))
+        applied = what_is_applied(spec, rule)
+        multiplier, init_gain = dataclasses.astuple(applied)
+        spec = dataclasses.replace(spec, applied=applied)
+        declared[name] = Parameter(spec, spec.shape, multiplier, init_gain, drawn_shape, std)
+    return MappingProxyType(declared)
+
+
+def _default_std(name: str, shape: tuple[int, ...]) -> float | None:
+    """The standard deviation of Flax's own initializer, where it depends on the shape."""
+    if name == "kernel":
+        return math.prod(shape[:-1]) ** -0.5  # of fan-in, since the last axis is the output
+    return shape[-1] ** -0.5 if name == "embedding" else None
+
+
+def _flat_shape(name: str, spec: ParamSpec) -> tuple[int, ...]:
+    """The base shape as Flax's general linear layers flatten it before they draw.
+
+    Example:
+      >>> from jaxmup import Axis
+      >>> axes = Axis("input", 8), Axis("output", 4), Axis("output", 16)
+      >>> _flat_shape("kernel", ParamSpec(axes))
+      (8, 64)
+    """
+    shape = spec.base_shape
+    if name != "kernel":
+        return (math.prod(shape),)
+    split = len(shape) - sum(axis.kind == "output" for axis in spec.axes)
+    return math.prod(shape[:split]), math.prod(shape[split:])
+
+
+_TWO_SCALES = (
+    "`{1}` and `{0}_init` both set the initial scale of the {0} of shape {2}. Got {1}={3!r} beside "
+    "an initializer. Pass one."
+)
 
 
 def grown_initializer(init: Initializer, base_shape: tuple[int, ...], gain: float) -> Initializer:
@@ -99,10 +163,10 @@ def grown_initializer(init: Initializer, base_shape: tuple[int, ...], gain: floa
     be known or taken apart. At base width the values are those of `init`, bit for bit.
 
     Args:
-      init: an initializer `(key, shape, dtype) -> array`; it may return a box such as
+      init: Initializer `(key, shape, dtype) -> array`; it may return a box such as
         `nn.with_partitioning`'s.
-      base_shape: shape of the parameter in the base model.
-      gain: factor on the values; dimensionless.
+      base_shape: Shape of the parameter in the base model.
+      gain: Factor on the values; dimensionless.
 
     Example:
       >>> ones = grown_initializer(jax.nn.initializers.ones, (2, 2), gain=0.5)
@@ -111,9 +175,9 @@ def grown_initializer(init: Initializer, base_shape: tuple[int, ...], gain: floa
              [0.5, 0.5, 0.5, 0.5]], dtype=float32)
     """
 
-    def grown(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Any:
+    def grown(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Any:
         tiles = tuple(-(-size // base) for size, base in zip(shape, base_shape, strict=True))
-        if math.prod(tiles) == 1:
+        if math.prod(tiles) == 1:  # the key as it is: at base width the bits are those of `init`
             drawn = init(key, base_shape, dtype)
         else:
             keys = jax.random.split(key, math.prod(tiles))
@@ -126,7 +190,7 @@ def grown_initializer(init: Initializer, base_shape: tuple[int, ...], gain: floa
 
 
 def join_tiles(x: jax.Array, tiles: tuple[int, ...], base_shape: tuple[int, ...]) -> jax.Array:
-    """Lays the tiles `x[i]` out on a grid of `tiles`."""
+    """The tiles `x[i]` laid out on a grid of `tiles`, as one array."""
     rank = len(tiles)
     grid = x.reshape(tiles + base_shape)
     interleaved = grid.transpose([axis for i in range(rank) for axis in (i, rank + i)])
@@ -147,8 +211,51 @@ def as_parametrization(value: Parametrization | ParametrizationName) -> Parametr
     return parametrization(value)
 
 
-def require_float(name: str, dtype: Any) -> None:
-    """Raises a `ValueError` unless `dtype` is a floating-point dtype, or `None`."""
+@dataclasses.dataclass(frozen=True)
+class Move:
+    """The move of one parameter to another gauge: `m → theta · m`, `w → w / theta`.
+
+    Args:
+      spec: Spec in the new gauge.
+      multiplier: New factor `m` in `W = m · w`; dimensionless.
+      theta: New multiplier over the old one; dimensionless.
+    """
+
+    spec: ParamSpec
+    multiplier: float
+    theta: float
+
+
+def gauge_move(spec: ParamSpec, parametrization: Parametrization) -> Move:
+    """The move of a layer's parameter to the gauge of `parametrization`.
+
+    Raises:
+      ValueError: if no layer applies anything to the parameter, or `parametrization` gives the
+        effective weight another standard deviation.
+
+    Example:
+      >>> from jaxmup import Axis
+      >>> axes = (("kernel", (Axis("input", 256, base=64), Axis("output", 10))),)
+      >>> in_table8 = declare(axes, "mup")["kernel"]
+      >>> gauge_move(in_table8.spec, parametrization("mup", gauge="table3")).theta
+      4.0
+    """
+    old, new = spec.applied, what_is_applied(spec, parametrization)
+    if old is None or old.init_gain is None or new.init_gain is None:
+        raise ValueError(f"A layer must apply the multiplier that is to move. Got {spec}.")
+    if not math.isclose(old.multiplier * old.init_gain, new.multiplier * new.init_gain):
+        raise ValueError(
+            "A gauge move keeps the effective weight W, so the two parametrizations must give it "
+            f"the same initial standard deviation. {parametrization} multiplies that of the base "
+            f"model by {new.multiplier * new.init_gain:g}, the layer by "
+            f"{old.multiplier * old.init_gain:g}. Choose a gauge of the parametrization that the "
+            "model was built with."
+        )
+    spec = dataclasses.replace(spec, applied=new)
+    return Move(spec, new.multiplier, new.multiplier / old.multiplier)
+
+
+def _require_float(name: str, dtype: DTypeLike | None) -> None:
     if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(
             f"`{name}` must be a floating-point dtype. Got {jnp.dtype(dtype).name}. "
@@ -156,105 +263,14 @@ def require_float(name: str, dtype: Any) -> None:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Initial:
-    """How the values of a parameter at base width are drawn.
-
-    Args:
-      init: the initializer.
-      is_default: whether it is Flax's own for this layer.
-      std: standard deviation of normal values, drawn instead of those of `init`.
-      default_std: the standard deviation of Flax's own initializer for a shape, where it is known.
-      flat: what Flax makes of the shape before it calls an initializer; `None` if nothing.
-    """
-
-    init: Initializer
-    is_default: bool = False
-    std: float | None = None
-    default_std: Callable[[tuple[int, ...]], float] | None = None
-    flat: Callable[[tuple[int, ...]], tuple[int, ...]] | None = None
-
-
-def fan_in_std(shape: tuple[int, ...]) -> float:
-    """The standard deviation `fan_in^-1/2` of Flax's kernels, whose last axis is the output."""
-    return math.prod(shape[:-1]) ** -0.5
-
-
-def features_std(shape: tuple[int, ...]) -> float:
-    """The standard deviation `features^-1/2` of Flax's embeddings."""
-    return shape[-1] ** -0.5
-
-
-def declare_layer(
-    axes: Mapping[str, tuple[Axis, ...]],
-    initials: Mapping[str, Initial],
-    rule: Parametrization,
-    *,
-    lr_scale: float,
-    depth: float,
-) -> dict[str, Parameter]:
-    """The parameters of a layer, by name.
-
-    Args:
-      axes: the axes of each parameter.
-      initials: how each is drawn at base width.
-      rule: the parametrization.
-      lr_scale: factor α on the learning rate of all; dimensionless.
-      depth: number of residual blocks over that of the base model; dimensionless.
-
-    Raises:
-      ValueError: if a standard deviation is given for a parameter that the layer lacks, or beside
-        an initializer, or a size, base, std or scale is out of range.
-    """
-    for name, initial in initials.items():
-        if initial.std is not None:
-            _require_one_scale(name, axes, initial)
-    rule.require_depth(depth)
-    return {
-        name: _declare_initial(ParamSpec(own, lr_scale=lr_scale, depth=depth), initials[name], rule)
-        for name, own in axes.items()
-    }
-
-
-def _require_one_scale(name: str, axes: Mapping[str, Any], initial: Initial) -> None:
-    argument = std_argument(name)
-    if name not in axes:
-        raise ValueError(f"`{argument}` needs a {name}. Got {initial.std!r} with use_{name}=False.")
-    if not initial.is_default:
-        shape = tuple(axis.size for axis in axes[name])
-        raise ValueError(
-            f"`{argument}` and `{name}_init` both set the initial scale of the {name} of shape "
-            f"{shape}. Got {argument}={initial.std!r} and {name}_init={initial.init!r}. Pass one."
-        )
-
-
-def std_argument(name: str) -> str:
-    """What a layer calls the argument for the standard deviation of its parameter `name`."""
-    return "bias_init_std" if name == "bias" else "init_std"
-
-
-def _declare_initial(spec: ParamSpec, initial: Initial, rule: Parametrization) -> Parameter:
-    if initial.std is not None:
-        spec = dataclasses.replace(spec, init_std=initial.std)
-        return declare(spec, rule, jax.nn.initializers.normal(initial.std))
-    flat_shape = spec.base_shape if initial.flat is None else initial.flat(spec.base_shape)
-    if initial.is_default and initial.default_std is not None:
-        spec = dataclasses.replace(spec, init_std=initial.default_std(flat_shape))
-
-    def draw(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> Any:
-        drawn = initial.init(key, flat_shape, dtype)
-        return jax.tree.map(lambda x: x.reshape(shape), drawn)
-
-    return declare(spec, rule, draw)
-
-
 per_expert_init = jax.nn.initializers.lecun_normal(batch_axis=(0,))
 """Initializer of kernels `(experts, inputs, outputs)`: `inputs^-1/2`, whatever their number."""
 
 
 def require_top_k(top_k: int, num_experts: int) -> None:
-    """Raises a `ValueError` unless a router can choose `top_k` of `num_experts`."""
-    if not 1 <= top_k <= num_experts:
+    """Raises an error unless a router can choose `top_k` of `num_experts`."""
+    _check.size("top_k", top_k)
+    if top_k > num_experts:
         raise ValueError(
             f"`top_k` must be between 1 and `num_experts`. Got top_k={top_k} of {num_experts}. "
             "Give each input at least one expert, and no more than there are."

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-from jaxmup._power import DEPTH, ONE, Power
+from jaxmup._power import DEPTH_RATIO, ONE, Power
 from jaxmup._spec import Role
 
 Alignment = Literal["full", "none"]
@@ -41,12 +41,12 @@ class Physics:
     norm: Power = TABLE_9
 
     def in_depth(self, alpha: float) -> "Physics":
-        """The same in residual blocks whose contributions are multiplied by `depth^-alpha`."""
+        """The same in residual blocks, whose outputs are multiplied by `depth_ratio^-alpha`."""
         return dataclasses.replace(
             self,
-            step=self.step * DEPTH ** (alpha - 1),
-            gradient=self.gradient * DEPTH**-alpha,
-            decay=self.decay * DEPTH ** (alpha - 1),
+            step=self.step * DEPTH_RATIO ** (alpha - 1),
+            gradient=self.gradient * DEPTH_RATIO**-alpha,
+            decay=self.decay * DEPTH_RATIO ** (alpha - 1),
             source=f"{self.source}; depth: {_COMPLETE_P}, Table 1",
         )
 

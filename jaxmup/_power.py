@@ -21,11 +21,12 @@ def _tapers(r_in: float, r_out: float) -> bool:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Power:
-    """A product of powers: `r_in^p · r_out^q · taper^t · σ^s · depth^l · gain^f`, by its exponents.
+    """A product of powers, by its exponents.
 
+    It is `r_in^p · r_out^q · taper^t · σ^s · depth_ratio^l · gain^f`.
     `taper` is `√(r_out / r_in)` where the output of a weight grows slower than its input, else 1. σ
-    is the standard deviation of the effective weight at base width. `depth` and `gain` are
-    `ParamSpec.depth` and `ParamSpec.forward_gain`.
+    is the standard deviation of the effective weight at base width. `depth_ratio` and `gain` are
+    `ParamSpec.depth_ratio` and `ParamSpec.forward_gain`.
 
     Example:
       >>> (Power(r_in=-1.0) / Power(r_out=1.0)).at(r_in=4.0, r_out=2.0)
@@ -36,7 +37,7 @@ class Power:
     r_out: float = 0.0
     taper: float = 0.0
     sigma: float = 0.0
-    depth: float = 0.0
+    depth_ratio: float = 0.0
     gain: float = 0.0
 
     def __mul__(self, other: "Power") -> "Power":
@@ -54,13 +55,13 @@ class Power:
         r_in: float,
         r_out: float,
         sigma: float = 1.0,
-        depth: float = 1.0,
+        depth_ratio: float = 1.0,
         gain: float = 1.0,
     ) -> float:
         """The value of the product; exactly 1.0 where all arguments are 1."""
         taper = self.taper / 2 if _tapers(r_in, r_out) else 0.0
         power_in, power_out = self.r_in - taper, self.r_out + taper
-        rest = sigma**self.sigma * depth**self.depth * gain**self.gain
+        rest = sigma**self.sigma * depth_ratio**self.depth_ratio * gain**self.gain
         if r_in == r_out:  # so that powers that cancel do so exactly
             return r_in ** (power_in + power_out) * rest
         return r_in**power_in * r_out**power_out * rest
@@ -83,5 +84,5 @@ class Power:
 
 ONE = Power()
 SIGMA = Power(sigma=1.0)
-DEPTH = Power(depth=1.0)
+DEPTH_RATIO = Power(depth_ratio=1.0)
 GAIN = Power(gain=1.0)

@@ -15,7 +15,7 @@ import jax
 
 from jaxmup import _scaling
 from jaxmup._check import listed
-from jaxmup._rules import Parametrization
+from jaxmup._parametrization import Parametrization
 from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
 
@@ -36,7 +36,7 @@ Specs: TypeAlias = Any
 Scalings: TypeAlias = Any
 """A tree like the parameters, with a `Scaling` at each leaf."""
 Size: TypeAlias = Any
-"""The size of a model: one positional argument of its factory, or a mapping of keyword arguments."""
+"""The size of a model: one positional argument of its factory, or a mapping of keywords."""
 PathName: TypeAlias = str
 """The name of a leaf, the keys on the way to it joined by slashes, such as `"layers/0/kernel"`."""
 
@@ -155,7 +155,7 @@ def resolve(specs: Any, parametrization: Parametrization) -> Any:
         raise TypeError(
             "`parametrization` must be a `Parametrization`, since the learning rates depend on the "
             f"optimizer family. Got {parametrization!r}. Use "
-            "`jaxmup.parametrization(name, family)`."
+            "`jaxmup.parametrization(name, optimizer)`."
         )
     require_leaves("specs", specs, ParamSpec, "Use `jaxmup.nnx.specs` or `jaxmup.linen.specs`.")
 

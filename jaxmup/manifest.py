@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxmup._families import Family, family_record, read_family
 from jaxmup._files import write_atomically
+from jaxmup._parametrization import Parametrization, Row
 from jaxmup._power import Power
-from jaxmup._rules import Parametrization, Row
 from jaxmup._spec import Applied, Axis, ParamSpec
 from jaxmup._tree import listed, require_leaves
 
@@ -25,7 +26,7 @@ _SPECS = "It is what `jaxmup.infer`, `jaxmup.nnx.specs` or `jaxmup.linen.specs` 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What `load` returns.
+    """What `read` returns.
 
     Args:
       specs: the spec of every parameter, by name.
@@ -38,7 +39,7 @@ class Manifest:
     jaxmup_version: str
 
 
-def save(path: str | os.PathLike[str], specs: Any, parametrization: Parametrization) -> None:
+def write(path: str | os.PathLike[str], specs: Any, parametrization: Parametrization) -> None:
     """Writes specs and parametrization to `path`, all or nothing.
 
     Args:
@@ -55,8 +56,8 @@ def save(path: str | os.PathLike[str], specs: Any, parametrization: Parametrizat
       >>> import jaxmup
       >>> specs = {"kernel": jaxmup.ParamSpec((jaxmup.Axis("output", 256, base=64),))}
       >>> path = Path(tempfile.mkdtemp(), "manifest.json")
-      >>> save(path, specs, jaxmup.parametrization("mup", "adam"))
-      >>> load(path).specs == specs
+      >>> write(path, specs, jaxmup.parametrization("mup", "adam"))
+      >>> read(path).specs == specs
       True
     """
     _require_parametrization(parametrization)
@@ -65,14 +66,14 @@ def save(path: str | os.PathLike[str], specs: Any, parametrization: Parametrizat
         "format": FORMAT,
         "version": VERSION,
         "jaxmup": importlib.metadata.version("jaxmup"),
-        "parametrization": dataclasses.asdict(parametrization),
+        "parametrization": _fields(parametrization),
         "specs": {name: dataclasses.asdict(spec) for name, spec in by_name.items()},
     }
     write_atomically(path, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
 
 
-def load(path: str | os.PathLike[str]) -> Manifest:
-    """Reads what `save` wrote; every number is the one that was written.
+def read(path: str | os.PathLike[str]) -> Manifest:
+    """Reads what `write` wrote; every number is the one that was written.
 
     Raises:
       OSError: if it cannot be read.
@@ -82,8 +83,8 @@ def load(path: str | os.PathLike[str]) -> Manifest:
       >>> import tempfile
       >>> import jaxmup
       >>> path = Path(tempfile.mkdtemp(), "manifest.json")
-      >>> save(path, {}, jaxmup.parametrization("mup", "sgd", gauge="table9"))
-      >>> print(load(path).parametrization)
+      >>> write(path, {}, jaxmup.parametrization("mup", "sgd", gauge="table9"))
+      >>> print(read(path).parametrization)
       mup/table9 (sgd)
     """
     try:
@@ -95,7 +96,7 @@ def load(path: str | os.PathLike[str]) -> Manifest:
         raise ValueError(
             f"A manifest must be of format {FORMAT!r}, version {VERSION}. Got {found} in {path}. "
             "Read it with the version of jaxmup that wrote it, or write it anew with "
-            "`jaxmup.manifest.save`."
+            "`jaxmup.manifest.write`."
         )
     try:
         return Manifest(
@@ -106,7 +107,7 @@ def load(path: str | os.PathLike[str]) -> Manifest:
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is no whole manifest of version {VERSION}: {error!r}. Write it anew with "
-            "`jaxmup.manifest.save`."
+            "`jaxmup.manifest.write`."
         ) from error
 
 
@@ -114,7 +115,7 @@ def check(path: str | os.PathLike[str], specs: Any, parametrization: Parametriza
     """Raises a `ValueError` unless the manifest at `path` is that of this model.
 
     Args:
-      path: a file that `save` wrote.
+      path: a file that `write` wrote.
       specs: the tree of `ParamSpec` of the model that is to take over the checkpoint.
       parametrization: the rule that it is trained with.
 
@@ -129,12 +130,12 @@ def check(path: str | os.PathLike[str], specs: Any, parametrization: Parametriza
       >>> import jaxmup
       >>> path = Path(tempfile.mkdtemp(), "manifest.json")
       >>> rule = jaxmup.parametrization("mup", "adam")
-      >>> save(path, {"bias": jaxmup.ParamSpec((jaxmup.Axis("output", 256, base=64),))}, rule)
+      >>> write(path, {"bias": jaxmup.ParamSpec((jaxmup.Axis("output", 256, base=64),))}, rule)
       >>> check(path, {"bias": jaxmup.ParamSpec((jaxmup.Axis("output", 256, base=64),))}, rule)
     """
     _require_parametrization(parametrization)
     mine = require_leaves("specs", specs, ParamSpec, _SPECS)
-    manifest = load(path)
+    manifest = read(path)
     differences = [
         *_changes("parametrization", manifest.parametrization, parametrization),
         *(f"{name}: only in the manifest" for name in manifest.specs if name not in mine),
@@ -159,7 +160,13 @@ def _changes(name: str, saved: Any, mine: Any) -> Iterator[str]:
     for field in dataclasses.fields(saved):
         before, now = getattr(saved, field.name), getattr(mine, field.name)
         if before != now:
-            yield f"{name}, {field.name}: {before} in the manifest, {now} in the model"
+            shown = f"{_text(before)} in the manifest, {_text(now)} in the model"
+            yield f"{name}, {field.name}: {shown}"
+
+
+def _text(value: Any) -> Any:
+    """A value as it stands in the file."""
+    return family_record(value) if isinstance(value, Family) else value
 
 
 def _spec(fields: Mapping[str, Any]) -> ParamSpec:
@@ -168,12 +175,24 @@ def _spec(fields: Mapping[str, Any]) -> ParamSpec:
     return ParamSpec(**{**fields, "axes": axes, "applied": applied})
 
 
+def _fields(parametrization: Parametrization) -> dict[str, Any]:
+    """A parametrization for JSON; families are their names, but for the user's own."""
+    rows = [
+        dataclasses.asdict(row) | {"family": family_record(row.family)}
+        for row in parametrization.rows
+    ]
+    family = family_record(parametrization.family)
+    return dataclasses.asdict(parametrization) | {"family": family, "rows": rows}
+
+
 def _parametrization(fields: Mapping[str, Any]) -> Parametrization:
-    return Parametrization(**{**fields, "rows": tuple(_row(row) for row in fields["rows"])})
+    rows = tuple(_row(row) for row in fields["rows"])
+    return Parametrization(**{**fields, "family": read_family(fields["family"]), "rows": rows})
 
 
 def _row(fields: Mapping[str, Any]) -> Row:
     values: dict[str, Any] = {
-        name: Power(**value) if isinstance(value, dict) else value for name, value in fields.items()
+        name: Power(**value) if isinstance(value, dict) and name != "family" else value
+        for name, value in fields.items()
     }
-    return Row(**values)
+    return Row(**{**values, "family": read_family(fields["family"])})

@@ -16,7 +16,7 @@ import torch_ref
 from jaxmup.models import CNN, GPT, MLP
 
 
-class Pair(NamedTuple):
+class Twins(NamedTuple):
     """A model in torch and here, with what the bridge has to be told.
 
     Args:
@@ -24,7 +24,7 @@ class Pair(NamedTuple):
       flax: makes the one here, without values.
       inputs: draws a batch, in torch's layout.
       outputs: number of features of a label's logits.
-      rules: for `jaxmup.bridge.plan`.
+      pairs: for `jaxmup.bridge.plan`.
       channels_last: whether inputs here have the channels last.
     """
 
@@ -32,7 +32,7 @@ class Pair(NamedTuple):
     flax: Callable[[], nnx.Module]
     inputs: Callable[[np.random.Generator], np.ndarray]
     outputs: int
-    rules: Mapping[str, str] | None = None
+    pairs: Mapping[str, str] | None = None
     channels_last: bool = False
 
     def labels(self, rng: np.random.Generator, inputs: np.ndarray) -> np.ndarray:
@@ -195,7 +195,7 @@ def gpt2(vocabulary: int, width: int, num_layers: int, num_heads: int, context: 
     )
 
 
-GPT2_RULES = {
+GPT2_PAIRS = {
     "transformer.wte": "embed",
     "lm_head": "embed",
     "transformer.h.*.ln_1": "blocks/*/attention_norm",
@@ -212,8 +212,8 @@ def double(model: nnx.Module) -> nnx.Module:
     )
 
 
-PAIRS = {
-    "MLP": Pair(
+TWINS = {
+    "MLP": Twins(
         lambda: TorchMLP(3, 8, 8, 4),
         lambda: double(
             MLP(
@@ -229,7 +229,7 @@ PAIRS = {
         lambda rng: rng.standard_normal((6, 3)),
         4,
     ),
-    "CNN": Pair(
+    "CNN": Twins(
         lambda: TorchCNN(2, 4, 3),
         lambda: double(
             CNN(2, 3, width=4, num_stages=2, base_width=4, num_groups=2, rngs=nnx.Rngs(0))
@@ -238,21 +238,21 @@ PAIRS = {
         3,
         channels_last=True,
     ),
-    "GPT": Pair(
+    "GPT": Twins(
         lambda: torch_ref.GPT2(TOKENS, context=6, width=WIDTH, num_layers=1, num_heads=2),
         lambda: gpt2(TOKENS, WIDTH, 1, 2, 6, jnp.float64),
         lambda rng: rng.integers(0, TOKENS, (3, 6)),
         TOKENS,
-        GPT2_RULES,
+        GPT2_PAIRS,
     ),
-    "ResNet": Pair(
+    "ResNet": Twins(
         lambda: torch_ref.ResNet(5, widths=(4, 6), blocks=2),
         lambda: ResNet(5, (4, 6), 2, rngs=nnx.Rngs(0)),
         lambda rng: rng.standard_normal((4, 3, 16, 16)),
         5,
         channels_last=True,
     ),
-    "LSTM": Pair(
+    "LSTM": Twins(
         lambda: TorchLSTM(TOKENS, WIDTH),
         lambda: LSTM(TOKENS, WIDTH, rngs=nnx.Rngs(0)),
         lambda rng: rng.integers(0, TOKENS, (3, 5)),

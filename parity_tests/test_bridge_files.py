@@ -111,13 +111,13 @@ def test_layers_with_constant_multipliers_compute_the_same(role, optimizer, gaug
     options = {"layer": role, "optimizer": optimizer, "base_width": 8, "lr_scale": 2.0}
     module = torch_ref.MuLinear(*sizes, **options, bias_init_std=1.0, dtype=torch.float64)
     arguments = bridge.AbcdLayer(role, optimizer, width=32, base_width=8, lr_scale=2.0)
-    rule = jaxmup.parametrization("mup", optimizer, gauge=gauge)
+    parametrization = jaxmup.parametrization("mup", optimizer, gauge=gauge)
     layer = jaxmup.nnx.Linear(
         *sizes,
         base_in_features=None if role == "input" else 8,
         base_out_features=None if role == "output" else 8,
         param_dtype=jnp.float64,
-        parametrization=rule,
+        parametrization=parametrization,
         rngs=nnx.Rngs(0),
     )
     multipliers = bridge.abcd_multipliers({"": arguments})
@@ -126,7 +126,7 @@ def test_layers_with_constant_multipliers_compute_the_same(role, optimizer, gaug
     expected = module(torch.from_numpy(x)).detach().numpy()
     np.testing.assert_allclose(made(jnp.asarray(x)), expected, rtol=1e-13, atol=1e-13)
 
-    state, numbers = bridge.to_abcd(made, module.state_dict(), rule)
+    state, numbers = bridge.to_abcd(made, module.state_dict(), parametrization)
     scales = {
         name.removesuffix("_unscaled"): torch_ref.ParameterScale(**{"init_std": 1.0, **own})
         for name, own in numbers.items()

@@ -18,7 +18,7 @@ import jaxmup
 from jaxmup import bridge
 from jaxmup._tree import leaves_by_path, map_named
 from jaxmup.models import MLP
-from parity_tests.published import PAIRS, double
+from parity_tests.published import TWINS, double
 
 STEPS, SEAM = 8, 3
 LR, SGD_LR, MOMENTUM, DECAY = 0.01, 0.1, 0.9, 0.1
@@ -75,14 +75,14 @@ class Data(NamedTuple):
 @functools.cache
 def data(name: str) -> Data:
     rng = np.random.default_rng(1)
-    inputs = [PAIRS[name].inputs(rng) for _ in range(20)]
-    return Data(inputs, [PAIRS[name].labels(rng, x) for x in inputs])
+    inputs = [TWINS[name].inputs(rng) for _ in range(20)]
+    return Data(inputs, [TWINS[name].labels(rng, x) for x in inputs])
 
 
 def torch_model(name: str) -> torch.nn.Module:
     """The model at the start, always the same."""
     torch.manual_seed(0)
-    return PAIRS[name].torch().double()
+    return TWINS[name].torch().double()
 
 
 def train_torch(name: str, model: Any, optimizer: Any, steps: range, scheduler: Any = None) -> None:
@@ -121,7 +121,7 @@ def trained(graph: Any, state: Any, gradients: Any) -> Any:
 
 def train_here(name: str, model: Any, optimizer: nnx.Optimizer, steps: range) -> None:
     for step in steps:
-        inputs = PAIRS[name].here(data(name).inputs[step])
+        inputs = TWINS[name].here(data(name).inputs[step])
         gradients, rest = gradient(
             *nnx.split(model, nnx.Param, ...), inputs, jnp.asarray(data(name).labels[step])
         )
@@ -132,15 +132,15 @@ def train_here(name: str, model: Any, optimizer: nnx.Optimizer, steps: range) ->
 
 @functools.cache
 def abstract_model(name: str) -> nnx.Module:
-    return nnx.eval_shape(PAIRS[name].flax)
+    return nnx.eval_shape(TWINS[name].flax)
 
 
 def converted(name: str, model: torch.nn.Module, optimizer: Any, tx: Any, **kwargs: Any) -> Any:
     """Model and optimizer here, from torch."""
-    pair = PAIRS[name]
+    twins = TWINS[name]
     abstract = abstract_model(name)
-    plan = bridge.plan(model.state_dict(), abstract, pair.rules)
-    here = bridge.from_torch(model.state_dict(), abstract, pair.rules)
+    plan = bridge.plan(model.state_dict(), abstract, twins.pairs)
+    here = bridge.from_torch(model.state_dict(), abstract, twins.pairs)
     ours = nnx.Optimizer(here, tx, wrt=nnx.Param)
     ours.opt_state = bridge.optimizer_from_torch(
         optimizer.state_dict(), plan, tx, here, names=names_of(model), **kwargs
@@ -154,7 +154,7 @@ def names_of(model: torch.nn.Module) -> list[str]:
 
 def move_back(name: str, here: Any, ours: Any, plan: Any, model: Any, optimizer: Any) -> None:
     """Loads what was trained here into a model and an optimizer of torch."""
-    state = bridge.to_torch(here, model.state_dict(), PAIRS[name].rules)
+    state = bridge.to_torch(here, model.state_dict(), TWINS[name].pairs)
     model.load_state_dict(bridge.as_tensors(state))
     moved = bridge.optimizer_to_torch(
         ours.opt_state,
@@ -173,7 +173,7 @@ def weights(name: str, model: Any) -> Arrays:
     if isinstance(model, torch.nn.Module):
         return {k: p.detach().numpy()[None] for k, p in model.named_parameters()}
     like = torch_model(name)
-    state = bridge.to_torch(model, like.state_dict(), PAIRS[name].rules)
+    state = bridge.to_torch(model, like.state_dict(), TWINS[name].pairs)
     return {k: state[k][None] for k in names_of(like)}
 
 
@@ -377,7 +377,7 @@ def test_whole_model(name: str, agree: Any) -> None:
     expected = {k: p.grad.numpy()[None] for k, p in model.named_parameters() if p.grad is not None}
     labels = jnp.asarray(data(name).labels[SEAM])
     graph, params, rest = nnx.split(here, nnx.Param, ...)
-    found, _ = gradient(graph, params, rest, PAIRS[name].here(data(name).inputs[SEAM]), labels)
+    found, _ = gradient(graph, params, rest, TWINS[name].here(data(name).inputs[SEAM]), labels)
     leaves = leaves_by_path(found) | leaves_by_path(rest)
     moved = plan.backward(lambda path: np.asarray(leaves[path]))
     for one, other in BIASES.items():
@@ -410,4 +410,4 @@ def logits_in_torch(model: torch.nn.Module, inputs: np.ndarray) -> np.ndarray:
 def logits_here(name: str, model: Any, inputs: np.ndarray) -> np.ndarray:
     graph, state = nnx.split(nnx.view(model, use_running_average=True, raise_if_not_found=False))
     run = jit(lambda graph, state, inputs: nnx.merge(graph, state, copy=True)(inputs))
-    return np.asarray(run(graph, state, PAIRS[name].here(inputs)))[None]
+    return np.asarray(run(graph, state, TWINS[name].here(inputs)))[None]

@@ -9,8 +9,8 @@ import optax
 import pytest
 
 import torch_ref
-from jaxmup import counterexample
 from jaxmup.optim import scale_by_adam
+from notebooks import counterexample
 
 # The two PyTorch implementations in float64 (t starts at 0, eps 1e-16 beside the uncorrected root):
 # x seen before the update of a step, and the average regret after it.

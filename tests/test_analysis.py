@@ -408,6 +408,8 @@ def test_over_must_name_what_varies():
         analyze(swept({8: {0.1: [1]}, 16: {0.1: [1]}}), over="b1")
     with pytest.raises(ValueError, match=r"A log2 scale needs values above 0\. Got 0"):
         analyze(swept({8: {0.0: [1]}, 16: {0.0: [1]}}), "weight_decay", scale="log2")
+    with pytest.raises(ValueError, match="`scale` must be one of None, 'log2', 'linear'"):
+        analyze(parabolas([-5.0, -5.0]), scale="log")
 
 
 # --- Wider is better

@@ -1,5 +1,8 @@
 """The bridge's plans and weights: which tensor becomes which leaf, and what is refused."""
 
+import dataclasses
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -32,9 +35,9 @@ def tree(**shapes: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
-def pairs(source, target, rules=None) -> dict[str, str]:
+def matched(source, target, pairs=None) -> dict[str, str]:
     """From the tensors of a plan to their leaves."""
-    return {row[0]: row[1] for row in bridge.plan(source, target, rules).rows()}
+    return {row[0]: row[1] for row in bridge.plan(source, target, pairs).rows()}
 
 
 MATCHED = {
@@ -114,18 +117,18 @@ MATCHED = {
 
 @pytest.mark.parametrize(("source", "target", "expected"), cases(MATCHED))
 def test_shapes_names_and_numbers_match(source, target, expected):
-    assert pairs(source, target) == expected
+    assert matched(source, target) == expected
 
 
 @pytest.mark.parametrize(
-    ("source", "target", "rules", "words"),
+    ("source", "target", "pairs", "words"),
     cases(
         {
             "nothing tells": (
                 state(a__weight=(2, 2), b__weight=(2, 2)),
                 tree(x__kernel=(2, 2), y__kernel=(2, 2)),
                 None,
-                ["which of equal shapes", "a.weight", "b.weight", "x/kernel", "y/kernel", "rules"],
+                ["which of equal shapes", "a.weight", "b.weight", "x/kernel", "y/kernel", "pairs"],
             ),
             "numbers on one side only": (
                 state(fc1__weight=(2, 2), fc2__weight=(2, 2)),
@@ -187,19 +190,19 @@ def test_shapes_names_and_numbers_match(source, target, expected):
                 None,
                 ["a.weight is of int32, x/kernel of float32"],
             ),
-            "a rule about nothing": (
+            "a pair about nothing": (
                 state(a__weight=(3, 2)),
                 tree(x__kernel=(2, 3)),
                 {"b.*": "x"},
-                ["Each rule must be about a tensor", "'b.*': 'x'"],
+                ["Each pair must be about a tensor", "'b.*': 'x'"],
             ),
-            "a rule to nothing": (
+            "a pair to nothing": (
                 state(a__weight=(3, 2)),
                 tree(x__kernel=(2, 3)),
                 {"a": "y"},
                 ["must lead to a layer", "leads from a to y"],
             ),
-            "a rule with too many stars": (
+            "a pair with too many stars": (
                 state(a__weight=(3, 2)),
                 tree(x__kernel=(2, 3)),
                 {"a": "x/*"},
@@ -214,22 +217,22 @@ def test_shapes_names_and_numbers_match(source, target, expected):
         }
     ),
 )
-def test_what_is_open_is_an_error(source, target, rules, words):
+def test_what_is_open_is_an_error(source, target, pairs, words):
     with pytest.raises(ValueError) as caught:  # noqa: PT011
-        bridge.plan(source, target, rules)
+        bridge.plan(source, target, pairs)
     assert [word for word in words if word not in str(caught.value)] == []
 
 
-@pytest.mark.parametrize("rules", [["a"], {"a": 1}, {1: "a"}, {"a": ("x", None)}])
-def test_rules_are_a_mapping_of_names(rules):
-    with pytest.raises(TypeError, match="rule"):
-        bridge.plan(state(a__weight=(3, 2)), tree(x__kernel=(2, 3)), rules)
+@pytest.mark.parametrize("pairs", [["a"], {"a": 1}, {1: "a"}, {"a": ("x", None)}])
+def test_pairs_are_a_mapping_of_names(pairs):
+    with pytest.raises(TypeError, match="pair"):
+        bridge.plan(state(a__weight=(3, 2)), tree(x__kernel=(2, 3)), pairs)
 
 
-def test_rules_decide():
+def test_pairs_decide():
     source = state(a__weight=(2, 2), b__weight=(2, 2), c__weight=(2, 2))
     target = tree(x__kernel=(2, 2), y__kernel=(2, 2))
-    found = pairs(source, target, {"a": "y/kernel", "b": None})
+    found = matched(source, target, {"a": "y/kernel", "b": None})
     assert found == {"a.weight": "y/kernel", "b.weight": "(none)", "c.weight": "x/kernel"}
     tied = bridge.plan(source, target, {"a": "y", "b": "y"}).entries
     assert [[s.name for s in entry.sources] for entry in tied] == [
@@ -287,20 +290,28 @@ def test_gpt2_becomes_a_list_or_a_stack_of_blocks_and_comes_back():
 
 def test_tied_tensors():
     source = gpt2()
-    rules = norms_of("blocks/*")
+    pairs = norms_of("blocks/*")
     one = source | {"lm_head.weight": source["transformer.wte.weight"]}
-    plan = bridge.plan(one, gpt(stacked=False), rules)
+    plan = bridge.plan(one, gpt(stacked=False), pairs)
     assert "transformer.wte.weight, lm_head.weight" in str(plan)
     copied = source | {"lm_head.weight": source["transformer.wte.weight"].copy()}
-    tied = rules | {"lm_head": "embed", "transformer.wte": "embed"}
+    tied = pairs | {"lm_head": "embed", "transformer.wte": "embed"}
     model = bridge.from_torch(copied, gpt(stacked=False), tied)
     back = bridge.to_torch(model, copied, tied)
     np.testing.assert_array_equal(back["lm_head.weight"], source["transformer.wte.weight"])
     copied["lm_head.weight"][0, 0] += 1
     with pytest.raises(ValueError, match=r"transformer.wte.weight, lm_head.weight: tied"):
         bridge.from_torch(copied, gpt(stacked=False), tied)
-    untied = pairs(copied, gpt(stacked=False, tied=False), rules)
+    untied = matched(copied, gpt(stacked=False, tied=False), pairs)
     assert untied["lm_head.weight"] == "readout/kernel"
+
+
+def test_tied_scalars_come_back_as_scalars():
+    source = {"scale": np.float32(3), "gain": np.float32(3)}
+    pairs = {"scale": "temperature", "gain": "temperature"}
+    made = bridge.from_torch(source, tree(temperature=()), pairs)
+    back = bridge.to_torch(made, source, pairs)
+    assert {name: tensor.shape for name, tensor in back.items()} == {"scale": (), "gain": ()}
 
 
 def test_convolutions_by_hand():
@@ -346,7 +357,7 @@ def test_two_layers_and_both_directions_of_an_lstm():
             for way in ("", "_reverse")
         }
     )
-    found = pairs(source, target)
+    found = matched(source, target)
     assert found["lstm.weight_hh_l1_reverse"] == "backward/1/dense_h/kernel"
     assert found["lstm.bias_ih_l0, lstm.bias_hh_l0"] == "forward/0/dense_h/bias"
 
@@ -358,6 +369,8 @@ def test_multipliers_keep_the_effective_weight():
     np.testing.assert_array_equal(made.kernel[...], 2 * source["weight"].T)
     np.testing.assert_array_equal(made.bias[...], source["bias"])
     np.testing.assert_array_equal(bridge.to_torch(made, source)["weight"], source["weight"])
+    leaves = bridge.plan(source, layer).forward(source.__getitem__)
+    np.testing.assert_array_equal(leaves["kernel"], 2 * source["weight"].T)
     stored = bridge.from_torch(source, layer, multipliers={"weight": 0.5})
     np.testing.assert_array_equal(stored.kernel[...], source["weight"].T)
 
@@ -370,6 +383,69 @@ def test_linen_with_specs_keeps_the_effective_weight():
     specs = jaxmup.linen.specs(module, x)
     made = bridge.from_torch(source, variables, specs=specs)
     np.testing.assert_array_equal(made["params"]["kernel"], 2 * source["weight"].T)
+
+
+def test_specs_of_another_model_are_refused():
+    tree = {"kernel": np.zeros((8, 2), np.float32), "bias": np.zeros(2, np.float32)}
+    source = state(weight=(2, 8), bias=(2,))
+    layer = jaxmup.nnx.Linear(16, 2, base_in_features=4, rngs=RNGS)
+    specs = dict(jaxmup.nnx.specs(layer))
+    with pytest.raises(ValueError, match=r"kernel has shape \(8, 2\), its spec \(16, 2\)"):
+        bridge.from_torch(source, tree, specs=specs)
+    with pytest.raises(ValueError, match=r"must be of a parameter\. scale is of none"):
+        bridge.from_torch(source, tree, specs={"scale": specs["bias"]})
+    with pytest.raises(TypeError, match="ParamSpec"):
+        bridge.from_torch(source, tree, specs={"bias": 1.0})
+
+
+@pytest.mark.parametrize("multiplier", [0.0, -1.0, np.nan, np.float32(np.inf), None, True])
+def test_multipliers_are_positive_numbers(multiplier):
+    source, layer = state(weight=(3, 2), bias=(3,)), nnx.Linear(2, 3, rngs=RNGS)
+    with pytest.raises((TypeError, ValueError), match=r"multipliers\['weight'\]` must be"):
+        bridge.from_torch(source, layer, multipliers={"weight": multiplier})
+
+
+@dataclasses.dataclass
+class Affine:
+    """A layer of another framework, whose leaves are not all arrays."""
+
+    kernel: jax.Array
+    bias: jax.Array
+    activation: Callable[..., jax.Array]
+    depth: int
+    trains: bool
+    slope: float
+    key: jax.Array
+    rest: None = None
+
+
+jax.tree_util.register_dataclass(Affine)
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_leaves_that_are_no_arrays_are_carried_along(abstract):
+    key = jax.random.key(3)
+    arrays = [jnp.zeros((2, 3)), jnp.zeros(3)]
+    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
+    layer = Affine(*(shapes if abstract else arrays), jnp.tanh, 2, True, 0.5, key)
+    source = state(fc__weight=(3, 2), fc__bias=(3,))
+    made = bridge.from_torch(source, {"fc": layer, "name": "net"})
+    np.testing.assert_array_equal(made["fc"].kernel, source["fc.weight"].T)
+    assert made["name"] == "net"
+    kept = made["fc"]
+    assert (kept.activation, kept.depth, kept.trains, kept.slope) == (jnp.tanh, 2, True, 0.5)
+    assert kept.key is key
+    assert kept.rest is None
+    back = bridge.to_torch(made, source)
+    assert back.keys() == source.keys()
+    for name, tensor in source.items():
+        np.testing.assert_array_equal(back[name], tensor)
+
+
+def test_two_leaves_of_one_name_are_refused():
+    zeros = np.zeros(2, np.float32)
+    with pytest.raises(ValueError, match=r"a/b: tree\['a'\]\['b'\](.|\n)*a/b: tree\['a/b'\]"):
+        bridge.from_torch(state(x=(2,), y=(2,)), {"a": {"b": zeros}, "a/b": zeros})
 
 
 def test_dtypes_are_kept():
@@ -390,7 +466,12 @@ def test_the_model_does_not_share_the_memory_of_the_tensors():
     memory = np.zeros(1 << 14, np.float32)  # large, and aligned as JAX would share it
     start = -memory.ctypes.data % 64 // 4
     source = {"weight": memory[start:][:4096].reshape(64, 64)}
-    made = bridge.from_torch(source, nnx.Embed(64, 64, rngs=RNGS))
+    layer = nnx.Embed(64, 64, rngs=RNGS)
+    long = jax.jit(lambda x: x @ x @ x @ x)
+    big = long(jnp.ones((600, 600)))
+    for _ in range(4):
+        big = long(big)  # the device has other things to do before it copies
+    made = bridge.from_torch(source, layer)
     source["weight"] += 1
     assert not np.any(made.embedding[...])
 

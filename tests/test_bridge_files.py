@@ -217,20 +217,20 @@ def test_a_conversion_of_a_stack_writes_row_by_row(tmp_path):
 def test_a_conversion_moves_between_gauges(tmp_path):
     source, out = tmp_path / "model.safetensors", tmp_path / "out.safetensors"
     bridge.save(source, {"weight": WEIGHT.T, "bias": BIAS[:2]})
-    rule = jaxmup.parametrization("mup", "adam", gauge="table9")  # its readouts have r^-½
+    table9 = jaxmup.parametrization("mup", "adam", gauge="table9")  # its readouts have r^-½
     layer = nnx.eval_shape(lambda: jaxmup.nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
     with_base = nnx.eval_shape(
         lambda: jaxmup.nnx.Linear(12, 2, base_in_features=3, use_bias=False, rngs=nnx.Rngs(0))
     )
-    bridge.conversion(source, layer, to="flax", gauge=rule).write(out)
+    bridge.conversion(source, layer, to="flax", parametrization=table9).write(out)
     np.testing.assert_array_equal(bridge.load(out)["kernel"], WEIGHT)
     bridge.save(source, {"weight": np.ones((2, 12), np.float32)})
-    for gauge, value in ((None, 4.0), (rule, 2.0)):  # over 1/4 and over 1/2
-        bridge.conversion(source, with_base, to="flax", gauge=gauge).write(out)
+    for own, value in ((None, 4.0), (table9, 2.0)):  # over 1/4 and over 1/2
+        bridge.conversion(source, with_base, to="flax", parametrization=own).write(out)
         assert np.all(bridge.load(out)["kernel"] == value)
     plain = nnx.eval_shape(lambda: nnx.Linear(12, 2, use_bias=False, rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match="move between gauges by their specs"):
-        bridge.conversion(source, plain, to="flax", gauge=rule)
+        bridge.conversion(source, plain, to="flax", parametrization=table9)
 
 
 # As microsoft/mup 1.0.0 wrote it for the network below, with base width 4.
@@ -267,8 +267,8 @@ class MupNet(nnx.Module):
     """An embedding, a layer and a readout, of jaxmup."""
 
     def __init__(self, width, base, gauge, rngs):
-        rule = jaxmup.parametrization("mup", "adam", gauge=gauge)
-        shared = {"parametrization": rule, "rngs": rngs}
+        parametrization = jaxmup.parametrization("mup", "adam", gauge=gauge)
+        shared = {"parametrization": parametrization, "rngs": rngs}
         self.embed = jaxmup.nnx.Embed(7, width, base_features=base, **shared)
         sizes = {"base_in_features": base, "base_out_features": 2 * base}
         self.fc = jaxmup.nnx.Linear(width, 2 * width, **sizes, **shared)
@@ -326,10 +326,21 @@ def test_mup_models_keep_their_effective_weights_in_any_gauge(mup_run, gauge, st
     cases(
         {
             "a tag": ("a: !!python/object/apply:os.system ['x']\n", "line 1"),
+            "a tag of a size": ("a:\n- !!python/object/new:int ['4']\n", "line 2"),
+            "a size as a text": ("a:\n- '4'\n", "line 2"),
+            "an alias": ("a: &x [4]\nb: *x\n", "line 1: .* an alias"),
+            "aliases of aliases": ("a: &x [1]\nb: &y [*x, *x]\nc: [*y, *y]\n", "line 1"),
+            "merged keys": ("a: [4]\n<<: {b: [4]}\n", "line 2"),
+            "lists in lists": ("a: " + "[" * 20_000, "line 1"),
+            "two documents": ("a: [4]\n---\nb: [4]\n", "line 2"),
+            "no YAML": ("a: [4\nb: [4]\n", "line 2"),
             "a size without a name": ("- 4\n", "line 1"),
-            "no sizes": ("a:\nb:\n- 4\n", r"None have \['a'\]"),
+            "no sizes": ("a:\nb:\n- 4\n", "line 1: .* Got '' for 'a'"),
             "one name twice": ("a:\n- 4\na:\n- 4\n", "line 3"),
+            "a name that is a number": ("4:\n- 4\n", "line 1"),
             "a size of zero": ("a:\n- 0\n", "line 2"),
+            "an octal size": ("a:\n- 010\n", "line 2"),
+            "a hexadecimal size": ("a:\n- 0x10\n", "line 2"),
             "other bytes": ("a:\n- 4\n\x00", "line 3"),
             "missing tensors": ("b:\n- 4\n", "b: no tensor"),
             "another rank": (BASE_SHAPES.replace("gain: []", "gain:\n- 4"), "gain"),
@@ -342,6 +353,15 @@ def test_base_shapes_that_are_none_are_refused(mup_run, text, words):
     with pytest.raises(ValueError, match=words) as caught:
         bridge.mup_parameters(state, path, ["readout"])
     assert str(path) in str(caught.value)
+
+
+def test_base_shapes_are_read_in_any_style_of_yaml(tmp_path):
+    path = tmp_path / "net.bsh"
+    path.write_text("# mup\n'on': [64, ~]  # quoted\nfc.0.weight:\n  - 8\n  - null\nscale: []\n")
+    expected = {"on": (64, None), "fc.0.weight": (8, None), "scale": ()}
+    assert bridge.read_base_shapes(path) == expected
+    path.write_text("")
+    assert bridge.read_base_shapes(path) == {}
 
 
 def test_layers_with_constant_multipliers():
@@ -367,12 +387,78 @@ def test_layers_with_constant_multipliers():
     }
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    cases(
+        {
+            "another role": ({"role": "readout"}, "`role` must be one of"),
+            "another optimizer": ({"optimizer": "lion"}, "`optimizer` must be one of"),
+            "no width": ({"width": 0}, "`width` must be an integer of at least 1"),
+            "half a width": ({"base_width": 0.5}, "`base_width` must be an integer"),
+            "no outputs": ({"bias_width": -1}, "`bias_width` must be an integer"),
+            "a scale below zero": ({"lr_scale": np.float32(-1)}, "`lr_scale` must be a finite"),
+        }
+    ),
+)
+def test_layers_with_constant_multipliers_check_their_arguments(change, words):
+    arguments = {"role": "hidden", "optimizer": "sgd", "width": 8, "base_width": 4}
+    with pytest.raises((TypeError, ValueError), match=words):
+        bridge.AbcdLayer(**(arguments | change))
+
+
+def test_numbers_and_choices_are_checked(tmp_path, mup_run):
+    state, base_shapes = mup_run
+    for output_mult in (0.0, np.float32("nan"), None):
+        with pytest.raises((TypeError, ValueError), match="`output_mult` must be"):
+            bridge.mup_parameters(state, base_shapes, ["readout"], output_mult=output_mult)
+    for base in (4.0, 0, "4"):
+        with pytest.raises((TypeError, ValueError), match=r"`base_shapes\['w'\]` must be"):
+            bridge.mup_parameters({"w": np.ones((8, 8))}, {"w": (base, None)}, [])
+    bridge.save(tmp_path / "in.safetensors", STATE)
+    with pytest.raises(ValueError, match="`to` must be one of 'flax', 'torch'"):
+        bridge.conversion(tmp_path / "in.safetensors", abstract_linear(), to="jax")
+
+
 MODULE = """
+import flax.linen
+import jax.numpy as jnp
+import jaxmup
+import jax
 from flax import nnx
 from jaxmup.models.mlp import MLP
 
 def make(width):
     return MLP(3, 2, width=width, depth=2, base_width=4, rngs=nnx.Rngs(0))
+
+def with_rngs(width, rngs):
+    return MLP(3, 2, width=width, depth=2, base_width=4, rngs=rngs)
+
+def with_key(width, key):
+    sizes = [(3, width), (width, width), (width, 2)]
+    layers = {
+        f"layer_{i}": {"kernel": jax.random.normal(key, size), "bias": jnp.zeros(size[1])}
+        for i, size in enumerate(sizes)
+    }
+    return layers | {"activation": jnp.tanh, "depth": 2, "key": key}
+
+class Net(flax.linen.Module):
+    width: int
+
+    @flax.linen.compact
+    def __call__(self, x, *, scale, train):
+        assert not train
+        for _ in range(2):
+            x = flax.linen.Dense(self.width)(scale["of"] * x)
+        return flax.linen.Dense(2)(x)
+
+def inputs(width):
+    scale = {"of": jnp.ones(())}
+    return {"args": jnp.ones((1, 3)), "kwargs": {"scale": scale, "train": False}}
+
+def call(width):
+    return flax.linen.Dense(2)
+
+model = jaxmup.Model(Net, inputs=inputs)
 """
 
 
@@ -411,13 +497,37 @@ def test_the_command_converts_and_comes_back(mlp_file, capsys):
     assert cli.run([*back, "--gauge", "table3", "--like", "mlp.safetensors"]) == 0
     for name, tensor in bridge.load("back.safetensors").items():
         np.testing.assert_array_equal(tensor, mlp_file[name])
-    rules = Path("rules.toml")
-    rules.write_text('[rules]\n"0" = "hidden/0"\n"4.bias" = false\n')
-    assert cli.run([*to_flax, "--rules", "rules.toml"]) == 2
+    pairs = Path("pairs.toml")
+    pairs.write_text('[pairs]\n"0" = "hidden/0"\n"4.bias" = false\n')
+    assert cli.run([*to_flax, "--pairs", "pairs.toml"]) == 2
     assert "readout/kernel (8, 2)" in capsys.readouterr().err
-    for text, words in (("x", "must be a TOML file"), ("a = 1", "a table [rules]")):
-        rules.write_text(text)
-        assert cli.run([*to_flax, "--rules", "rules.toml"]) == 2
+    for text, words in (("x", "must be a TOML file"), ("a = 1", "a table [pairs]")):
+        pairs.write_text(text)
+        assert cli.run([*to_flax, "--pairs", "pairs.toml"]) == 2
         assert words in capsys.readouterr().err
     assert cli.run([*to_flax[:2], "no/where.safetensors", *to_flax[3:]]) == 2
     assert "must be written into a folder. no is none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "leaf"),
+    cases(
+        {
+            "a factory with rngs": (["--model", "bridge_model:with_rngs"], "hidden/1/kernel"),
+            "a tree from a key": (["--model", "bridge_model:with_key"], "layer_1/kernel"),
+            "a Linen module": (
+                ["--model", "bridge_model:Net", "--inputs", "bridge_model:inputs"],
+                "params/Dense_1/kernel",
+            ),
+            "a Model": (["--model", "bridge_model:model"], "params/Dense_1/kernel"),
+        }
+    ),
+)
+def test_the_command_takes_what_infer_takes(mlp_file, options, leaf):
+    to_flax = ["convert", "mlp.safetensors", "flax.safetensors", "--to", "flax"]
+    assert cli.run([*to_flax, *options, "--size", "8"]) == 0
+    np.testing.assert_array_equal(bridge.load("flax.safetensors")[leaf], mlp_file["2.weight"].T)
+    back = ["convert", "flax.safetensors", "back.safetensors", "--to", "torch"]
+    assert cli.run([*back, *options, "--size", "8", "--like", "mlp.safetensors"]) == 0
+    for name, tensor in bridge.load("back.safetensors").items():
+        np.testing.assert_array_equal(tensor, mlp_file[name])

@@ -99,7 +99,7 @@ def test_options_reach_the_configuration(tmp_path, monkeypatch):
         "base_width": 4,
         "model": "mlp",
         "data": None,
-        "loss": None,
+        "loss_fn": None,
         "text": None,
         "context": 64,
         "sweep": {"weight_decay": [0, 0.5], "depth": [1, 2]},
@@ -113,20 +113,20 @@ def test_options_reach_the_configuration(tmp_path, monkeypatch):
     [
         ("--width 64", "`widths` must hold at least 2 different values"),
         ("--width 64,x", "`--width` must be integers separated by commas. Got '64,x'"),
-        ("--width 0,64", "`widths` must be integers of at least 1"),
+        ("--width 0,64", "`widths` must be an integer of at least 1"),
         ("--learning-rates ,", "`learning_rates` must hold at least 1 value"),
-        ("--learning-rates 0.1,nan", "finite numbers above 0. Got nan"),
-        ("--learning-rates 0.1,-2", "finite numbers above 0. Got -2.0"),
+        ("--learning-rates 0.1,nan", "a finite number above 0. Got nan"),
+        ("--learning-rates 0.1,-2", "a finite number above 0. Got -2.0"),
         ("--learning-rates a", "`--learning-rates` must be numbers. Got 'a'"),
         ("--log2-range -3:-5", "A range of log2 learning rates"),
         ("--log2-range -3", "`--log2-range` must be LOW:HIGH or LOW:HIGH:STEP. Got '-3'"),
         ("--log2-range a:b", "`--log2-range` must be numbers. Got 'a:b'"),
         ("--log2-range -3:-2 --learning-rates 0.1", "exclude each other"),
         ("--optimizer lion", "Invalid value for '--optimizer'"),
-        ("--parametrization mu", "`parametrizations` must be one of mup, standard"),
+        ("--parametrization mu", "`parametrizations` must be one of 'mup', 'standard'"),
         ("--seeds 0", "`seeds` must hold at least 1 value"),
-        ("--depth 0", "`depth` must be integers of at least 1"),
-        ("--warmup -1", "`warmup` must be integers of at least 0"),
+        ("--depth 0", "`depth` must be an integer of at least 1"),
+        ("--warmup -1", "`warmup` must be an integer of at least 0"),
         ("--steps x", "Invalid value for '--steps'"),
         ("--no-such-option", "No such option: --no-such-option"),
         ("--model resnet", "`--model` must be one of mlp, cnn, gpt or MODULE:FUNCTION"),
@@ -137,6 +137,7 @@ def test_options_reach_the_configuration(tmp_path, monkeypatch):
         ("--loss m:f", "`--loss` is for a model of one's own"),
         ("--sweep b2", "`sweep['b2']` must hold at least 1 value"),
         ("--sweep b2=a", "`--sweep` must be numbers. Got 'b2=a'"),
+        ("--sweep depth=1.5", "`sweep['depth']` must be an integer of at least 1. Got 1.5"),
         ("--sweep =1", "`--sweep` must name each hyper-parameter once"),
         ("--search halving", "at least 2 settings"),
         ("--samples 2", "`samples` must be at most the 1 settings"),
@@ -213,7 +214,7 @@ def test_out_without_permission_is_refused(tmp_path, capsys, monkeypatch):
     assert "Permission denied" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("package", ["typer", "rich", "matplotlib", "sklearn"])
+@pytest.mark.parametrize("package", ["typer", "rich", "matplotlib", "jinja2", "sklearn"])
 def test_a_missing_package_is_named_with_its_remedy(tmp_path, capsys, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     for module in [m for m in sys.modules if m.startswith(f"{package}.")]:

@@ -16,7 +16,7 @@ from jaxmup import ABCD, Axis, Parametrization, ParamSpec, optim, parametrizatio
 
 # ---- the table, at m_N = 4 and m_L = 16
 
-IN_BLOCK, OUTSIDE = {"depth": 16}, {}
+IN_BLOCK, OUTSIDE = {"depth_ratio": 16}, {}
 NAMES: dict[str, ParamSpec] = {
     "embed": weight(None, 4, init_std=1.0, **OUTSIDE),
     "pre-LN": ParamSpec((Axis("output", 64, base=16),), init_std=1.0, **IN_BLOCK),
@@ -96,12 +96,18 @@ BAD: dict[str, tuple[Any, ...]] = {
     "no rule": (lambda: resolve({"a": NAMES["hidden"]}, MUP), r"^a: .*table8 \(adam\) " + SILENT),
     "no rule, multiplier": (lambda: MUP.residual_multiplier(16), SILENT),
     "no rule, table": (lambda: resolve(NAMES["hidden"], MINE), SILENT),
-    "too small": (lambda: parametrization("mup", depth_alpha=0.4), r"between 0.5 and 1.* Got 0.4"),
-    "too large": (lambda: parametrization("mup", depth_alpha=1.1), r"between 0.5 and 1.* Got 1.1"),
+    "too small": (
+        lambda: parametrization("mup", depth_alpha=0.4),
+        r"at most 1. Got 0.4",
+    ),
+    "too large": (
+        lambda: parametrization("mup", depth_alpha=1.1),
+        r"at most 1. Got 1.1",
+    ),
     "standard": (lambda: parametrization("standard", depth_alpha=1.0), r"Got name='standard'"),
     "cellarium": (lambda: parametrization("cellarium", depth_alpha=1.0), r"name='cellarium'"),
-    "depth": (lambda: ParamSpec((), depth=0.0), r"`depth` must be a finite .* Got 0.0"),
-    "multiplier": (lambda: MUP.residual_multiplier(math.inf), r"`depth` must be .* Got inf"),
+    "depth": (lambda: ParamSpec((), depth_ratio=0.0), r"`depth_ratio` must be a finite .* Got 0.0"),
+    "multiplier": (lambda: MUP.residual_multiplier(math.inf), r"`depth_ratio` must be .* Got inf"),
     "gain": (lambda: ParamSpec((), forward_gain=-1.0), r"`forward_gain` must be .* Got -1.0"),
 }
 
@@ -122,7 +128,9 @@ def stack(depth: int) -> dict[str, ParamSpec]:
     """Blocks of two matrices, stacked; all of one width, that of the base."""
     grows = {"size": WIDTH, "base": WIDTH}
     hidden = ParamSpec(
-        (Axis("input", **grows), Axis("output", **grows)), init_std=WIDTH**-0.5, depth=depth / 2
+        (Axis("input", **grows), Axis("output", **grows)),
+        init_std=WIDTH**-0.5,
+        depth_ratio=depth / 2,
     ).with_batch_axis(0, depth)
     return {
         "in": ParamSpec((Axis("input", 8), Axis("output", **grows)), init_std=8**-0.5),
@@ -172,9 +180,9 @@ def measured(depth: int, family: str, alpha: float | None) -> tuple[float, ...]:
     """
     specs = stack(depth)
     if alpha is None:
-        specs = {name: dataclasses.replace(spec, depth=1.0) for name, spec in specs.items()}
+        specs = {name: dataclasses.replace(spec, depth_ratio=1.0) for name, spec in specs.items()}
     rule = parametrization("mup", family, gauge="table3", depth_alpha=alpha)
-    multiplier = rule.residual_multiplier(specs["a"].depth)
+    multiplier = rule.residual_multiplier(specs["a"].depth_ratio)
     scalings = resolve(specs, rule)
     # eps of the size of the gradient at base depth, so that it matters
     tx = optim.sgd(0.1, scalings) if family == "sgd" else optim.adam(0.01, scalings, eps=1e-3)

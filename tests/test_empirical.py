@@ -10,7 +10,7 @@ from helpers import TOL
 
 import jaxmup
 from jaxmup import empirical
-from jaxmup.empirical import calibrate, fold, learning_rates, measure, report, wrap
+from jaxmup.empirical import absorb_scales, calibrate, learning_rates, report, statistics, wrap
 
 X = jax.random.normal(jax.random.key(1), (32, 6))
 Y = jax.random.normal(jax.random.key(2), (32, 6))
@@ -66,7 +66,7 @@ def test_three_numbers_are_one(uses):
     found = calibrate(model, X, loss)
     assert (found.passes == 1) == (uses == 1)
     assert list(found.scales) == ["norm", "layers/0", "layers/1"]  # in the order of the calls
-    np.testing.assert_allclose(numbers(measure(found.model, X, loss)), 1.0, rtol=1e-4)
+    np.testing.assert_allclose(numbers(statistics(found.model, X, loss)), 1.0, rtol=1e-4)
     # The model itself is as it was, and biases are zero in the new one.
     assert all(np.array_equal(a, b) for a, b in zip(before, leaves(model), strict=True))
     inner = found.model.layers[0].module
@@ -95,7 +95,7 @@ def test_gradients_are_per_example():
     """A layer that doubles, and a mean over 32 examples: 2 for each, not 2 / 32."""
     layer = nnx.Linear(6, 6, rngs=nnx.Rngs(0))
     layer.kernel[...] = 2 * jnp.eye(6)
-    [row] = measure(layer, X, lambda y: y.sum(axis=1).mean())
+    [row] = statistics(layer, X, lambda y: y.sum(axis=1).mean())
     assert row.gradients == pytest.approx(2.0)
 
 
@@ -112,7 +112,7 @@ def test_modules_that_share_a_parameter():
     model.layers[1].kernel = model.layers[0].kernel
     found = calibrate(model, X, loss)
     assert found.passes > 1
-    np.testing.assert_allclose(numbers(measure(found.model, X, loss)), 1.0, rtol=1e-4)
+    np.testing.assert_allclose(numbers(statistics(found.model, X, loss)), 1.0, rtol=1e-4)
 
 
 def test_linen_finds_the_same_scales():
@@ -132,10 +132,13 @@ def test_linen_finds_the_same_scales():
     shown = report(module, found.model, X, loss, variables=variables)
     np.testing.assert_allclose(numbers(shown.after), 1.0, rtol=1e-4)
     assert np.max(np.abs(numbers(shown.before) - 1)) > 0.5
-    folded = fold(module, variables=found.model, inputs=X)
-    assert not folded.kept
+    absorbed = absorb_scales(module, variables=found.model, inputs=X)
+    assert not absorbed.kept
     np.testing.assert_allclose(
-        module.apply(folded.model, X), empirical.apply(module, found.model, X), rtol=1e-4, atol=1e-5
+        module.apply(absorbed.model, X),
+        empirical.apply(module, found.model, X),
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 
@@ -171,7 +174,7 @@ def test_linen_scan_has_a_scale_for_each_layer():
     variables = module.init(jax.random.key(0), X)
     found = calibrate(module, X, loss, variables=variables)
     assert found.scales["blocks/Dense_0"]["scale_actv_y"].shape == (2,)
-    rows = measure(module, X, loss, variables=found.model)
+    rows = statistics(module, X, loss, variables=found.model)
     assert [row.module for row in rows] == ["blocks/Dense_0[0]", "blocks/Dense_0[1]"]
     np.testing.assert_allclose(numbers(rows), 1.0, rtol=1e-4)
 
@@ -188,7 +191,7 @@ def test_complex_parameters_and_several_inputs():
         return jnp.square(jnp.abs(z - Y * 1j)).mean()
 
     found = calibrate(Bilinear(), (X + 1j * Y, 3 * X), real_loss)
-    [row] = measure(found.model, (X + 1j * Y, 3 * X), real_loss)
+    [row] = statistics(found.model, (X + 1j * Y, 3 * X), real_loss)
     np.testing.assert_allclose(numbers([row]), 1.0, rtol=1e-4)
     # |∂L/∂w| from real and imaginary parts: the step that lowers the loss changes z by RMS 1.
     graph, params, rest = nnx.split(found.model, nnx.Param, ...)
@@ -240,7 +243,7 @@ def test_tied_embedding_remat_dropout_and_batch_norm(api):
         model = Rich()
         before = leaves(model)
         found = calibrate(model, tokens, loss_fn)
-        rows = measure(found.model, tokens, loss_fn)
+        rows = statistics(found.model, tokens, loss_fn)
         # Neither the running statistics nor the count of random keys are those of the pass.
         assert all(np.array_equal(a, b) for a, b in zip(before, leaves(model), strict=True))
         assert np.array_equal(found.model.norm.module.mean[...], np.zeros(6))
@@ -248,7 +251,7 @@ def test_tied_embedding_remat_dropout_and_batch_norm(api):
         model, keys = LinenRich(), {"rngs": {"dropout": jax.random.key(5)}}
         variables = model.init({"params": jax.random.key(0), **keys["rngs"]}, tokens)
         found = calibrate(model, tokens, loss_fn, variables=variables, arguments=keys)
-        rows = measure(model, tokens, loss_fn, variables=found.model, arguments=keys)
+        rows = statistics(model, tokens, loss_fn, variables=found.model, arguments=keys)
         assert np.array_equal(found.model["batch_stats"]["norm"]["mean"], np.zeros(6))
     assert [row.module for row in rows] == ["embed", "dense", "norm"]
     np.testing.assert_allclose(numbers(rows), 1.0, rtol=1e-4)
@@ -264,7 +267,7 @@ def test_a_readout_has_a_gain_of_one():
 
     found = calibrate(layer, X, loss_fn, readouts=["model"], redraw=False)
     assert float(found.scales["model"]["scale_actv_y"]) == pytest.approx(1 / (3 * 3**0.5))
-    [row] = measure(found.model, X, loss_fn)
+    [row] = statistics(found.model, X, loss_fn)
     assert row.activations == pytest.approx(np.sqrt(np.mean(X[:, :2] ** 2) / 3), rel=1e-5)
     assert (row.gradients, row.updates) == pytest.approx((1.0, 1.0), rel=1e-4)
     with pytest.raises(ValueError, match="used once and share no parameter"):
@@ -329,7 +332,7 @@ def test_true_gradients_and_their_learning_rates():
     rates = learning_rates(found.model)
     rate = float(rates["layers"][1]["module"]["kernel"][0, 0])
     assert rate == pytest.approx(float(found.scales["layers/1"]["learning_rate"]))
-    np.testing.assert_allclose(numbers(measure(found.model, X, loss))[:, [0, 2]], 1.0, rtol=1e-4)
+    np.testing.assert_allclose(numbers(statistics(found.model, X, loss))[:, [0, 2]], 1.0, rtol=1e-4)
 
 
 def test_learning_rates_of_linen_variables():
@@ -339,7 +342,7 @@ def test_learning_rates_of_linen_variables():
     assert (float(rates["a"]["kernel"][0, 0]), float(rates["b"]["kernel"][0, 0])) == (0.25, 1.0)
 
 
-def test_wrapping_changes_nothing_and_folding_is_exact_where_it_says():
+def test_wrapping_changes_nothing_and_absorbing_is_exact_where_it_says():
     class Shift(nnx.Module):
         def __init__(self):
             self.shift = nnx.Param(jnp.full((6,), 2.0))
@@ -350,10 +353,10 @@ def test_wrapping_changes_nothing_and_folding_is_exact_where_it_says():
     model = nnx.Sequential(nnx.Linear(6, 6, rngs=nnx.Rngs(0)), Shift())
     assert jnp.array_equal(wrap(model, X)(X), model(X))
     found = calibrate(model, X, loss).model
-    folded = fold(found)
-    assert list(folded.kept) == ["layers/1"]
-    assert isinstance(folded.model.layers[0], nnx.Linear)
-    np.testing.assert_allclose(folded.model(X), found(X), rtol=1e-4, atol=1e-5)
+    absorbed = absorb_scales(found)
+    assert list(absorbed.kept) == ["layers/1"]
+    assert isinstance(absorbed.model.layers[0], nnx.Linear)
+    np.testing.assert_allclose(absorbed.model(X), found(X), rtol=1e-4, atol=1e-5)
     restored = wrap(model, X)  # scales are state: saved and restored with the model
     nnx.update(restored, nnx.state(found))
     assert jnp.array_equal(restored(X), found(X))

@@ -83,9 +83,9 @@ def test_the_base_of_a_layer_that_applies_its_scaling_and_of_a_deeper_model():
     rows = explain(jaxmup.nnx.specs(model), named("mup adam table8")).rows
     assert {row.path: row.base.multiplier for row in rows}["readout/kernel"] == 1.0
     rule = jaxmup.parametrization("mup", "adam", depth_alpha=1.0)
-    deep = dataclasses.replace(block()["bias"], depth=4.0)
+    deep = dataclasses.replace(block()["bias"], depth_ratio=4.0)
     (row,) = explain({"bias": deep}, rule).rows
-    assert (row.base.eps, row.target.eps) == (1.0, 1 / 16)  # 1/r_out · depth^-1
+    assert (row.base.eps, row.target.eps) == (1.0, 1 / 16)  # 1/r_out · depth_ratio^-1
 
 
 def rngs():
@@ -261,7 +261,7 @@ SHOWN = {
         ["mup/table8 (adam)", "hidden/{1..3}/kernel", "in 16->64, out 16->64", "0.25"],
     ),
     "every layer": ("models_here:mlp --target 64 --every", ["hidden/1/kernel", "hidden/2/kernel"]),
-    "another family": ("models_here:mlp --target 64 --family sgd", ["mup/table8 (sgd)", "4"]),
+    "another family": ("models_here:mlp --target 64 --optimizer sgd", ["mup/table8 (sgd)", "4"]),
     "a plain model": (
         "models_here:plain --base 16 --target 64",
         ["mup/table3 (adam)", "layers/1/kernel", "base * 0.25"],
@@ -291,14 +291,14 @@ def test_the_command_prints_json(capsys):
     assert cli.run(["explain", *options.split()]) == 0
     record = json.loads(capsys.readouterr().out)
     assert [row["role"] for row in record["parameters"]] == ["fixed", "output", "input", "input"]
-    assert {finding["rule"] for finding in record["findings"]} == {"undeclared-axis"}
+    assert {finding["check"] for finding in record["findings"]} == {"undeclared-axis"}
 
 
 REFUSED = {
     "no colon": ("models_here", "must be a module and a function of it. Got 'models_here'"),
     "no module": ("nowhere.models:mlp", "There is no module 'nowhere'"),
     "no attribute": ("models_here:nothing", "Module 'models_here' has no 'nothing'"),
-    "no function": ("models_here:number", "must be a function. Got 3."),
+    "no function": ("models_here:number", "must be a function, or a Model. Got 3."),
     "an import in it fails": ("broken_here:mlp", "No module named 'no_such_package'"),
     "it fails": (
         "failing_here:mlp",
@@ -312,7 +312,7 @@ REFUSED = {
     "no inputs": ("models_here:dense", "Got no `--inputs`"),
     "no base": ("models_here:plain", "Got no `--base`"),
     "a tree without roles": ("models_here:tree --base 16", "The axes of a parameter must be known"),
-    "no such family": ("models_here:mlp --family x", "`family` must be one of 'sgd'"),
+    "no such family": ("models_here:mlp --optimizer x", "`optimizer` must be one of 'sgd'"),
     "no such gauge": ("models_here:mlp --gauge x", "`gauge` must be one of 'table3'"),
     "another gauge than the layers'": ("models_here:mlp --gauge table3", "readout/kernel"),
     "a rate of zero": ("models_here:mlp --learning-rate 0", "above 0. Got 0.0"),

@@ -44,7 +44,7 @@ NUMBERS: dict[str, tuple[Any, ...]] = {
 @pytest.mark.parametrize(("family", "ratios", "lr", "eps", "trained_with"), cases(NUMBERS))
 def test_numbers_by_hand(family, ratios, lr, eps, trained_with):
     got = resolve(weight(*ratios), parametrization("mup", family, gauge="table3"))
-    assert (got.lr, got.eps, got.family) == (lr, eps, trained_with)
+    assert (got.lr, got.eps, got.family.name) == (lr, eps, trained_with)
     assert got.weight_decay == 1 / lr
 
 
@@ -77,7 +77,8 @@ LR_MOVES_BY: dict[str, str] = {
 
 def test_every_optimizer_has_its_family_and_source():
     assert {
-        name: " ".join(n for n, o in OPTIMIZERS.items() if o.family == name) for name in FAMILIES
+        name: " ".join(n for n, o in OPTIMIZERS.items() if o.family.name == name)
+        for name in FAMILIES
     } == LR_MOVES_BY
     assert set(OPTIMIZERS) == set(get_args(OptimizerName))
     for name in OPTIMIZERS:
@@ -88,7 +89,9 @@ def test_every_optimizer_has_its_family_and_source():
 BAD: dict[str, tuple[Any, ...]] = {
     "unknown": (lambda: parametrization("mup", "soap"), ValueError, r"one of 'sgd', .* Got 'soap'"),
     "borrowed name": (lambda: parametrization("mup", Family("adam", 1, 0)), ValueError, "its own"),
-    "degree": (lambda: Family("own", float("nan"), 0), ValueError, r"finite numbers. Got nan"),
+    "degree": (lambda: Family("own", float("nan"), 0), ValueError, r"finite number. Got nan"),
+    "degree text": (lambda: Family("own", 0, "1"), TypeError, r"`weight_degree` .* Got '1'"),
+    "shampoo": (lambda: shampoo(0.25, None), TypeError, r"`right` must be a real number. Got None"),
     "unit": (lambda: Family("own", 0, 0, unit=2.0), TypeError, r"must be a `Power`. Got 2.0"),
 }
 
@@ -210,7 +213,7 @@ def optimizer(name: str, shapes: Any, scalings: Any, **decay: Any) -> Any:
     if name == "muon":
         return optim.muon(0.02, scalings, shapes, **MUON, **decay)
     direction, learning_rate, _ = DIRECTIONS[name]
-    return optim.from_direction(direction, learning_rate, scalings, family=name, **decay)
+    return optim.from_direction(direction, learning_rate, scalings, optimizer=name, **decay)
 
 
 NAMES = [*DIRECTIONS, "muon"]

@@ -77,7 +77,7 @@ def square_error(predicted: jax.Array) -> jax.Array:
 def chain(scalings: Any, **kwargs: Any) -> Any:
     """Clipping, a schedule and weight decay, all of them at work."""
     return optax.chain(
-        gauge.clip_by_global_norm(0.5, scalings),
+        jaxmup.optim.clip_by_global_norm(0.5, scalings),
         jaxmup.optim.adamw(RATE, scalings, eps=0.01, weight_decay=1.0, **kwargs),
     )
 
@@ -179,17 +179,17 @@ def in_reference(scalings: Any) -> Any:
 
 def lion(scalings: Any) -> Any:
     return jaxmup.optim.from_direction(
-        optax.scale_by_lion(), RATE, scalings, family="lion", weight_decay=1.0
+        optax.scale_by_lion(), RATE, scalings, optimizer="lion", weight_decay=1.0
     )
 
 
 def lamb(scalings: Any) -> Any:
     direction = optax.chain(optax.scale_by_adam(eps=0.01), optax.scale_by_trust_ratio())
-    return jaxmup.optim.from_direction(direction, 0.1, scalings, family="lamb")
+    return jaxmup.optim.from_direction(direction, 0.1, scalings, optimizer="lamb")
 
 
 def momentum(scalings: Any) -> Any:
-    return jaxmup.optim.from_direction(optax.trace(0.9), 0.1, scalings, family="momentum")
+    return jaxmup.optim.from_direction(optax.trace(0.9), 0.1, scalings, optimizer="momentum")
 
 
 ADAM, SGD = "cellarium adam, mup adam table8, mup adam unit", "mup sgd table9, mup sgd table3"
@@ -230,7 +230,7 @@ MULTIPLIERS = {"w1": 0.07, "b1": 11.0, "w2": 3.0}
 
 def arbitrary(multipliers: dict[str, float]) -> dict[str, jaxmup.Scaling]:
     plain = jaxmup.resolve(jaxmup.ParamSpec(()), named("mup adam table3"))
-    return {n: dataclasses.replace(plain, multiplier=m) for n, m in multipliers.items()}
+    return {n: dataclasses.replace(plain, multiplier=m, shape=None) for n, m in multipliers.items()}
 
 
 def trained(tx: Any, multipliers: dict[str, float], zero: str | None = None) -> dict[str, Any]:
@@ -291,7 +291,7 @@ def test_in_reference_gauge_passes_extra_arguments_on_and_needs_no_parameters():
     )
     ours = gauge.in_reference_gauge(tx, arbitrary({"b": 0.5}))
     gradients = {"b": jnp.ones(1)}
-    with pytest.raises(ValueError, match="paths of the parameters"):
+    with pytest.raises(ValueError, match="must be those of the parameters"):
         ours.init({"other": jnp.ones(1)})
     with pytest.raises(TypeError, match="value"):
         ours.update(gradients, ours.init(gradients))
@@ -321,7 +321,9 @@ def test_radam_has_two_exponents_from_the_first_step():
 
 def measured_norm(scalings: Any, gradients: Any) -> float:
     """The norm that decides, from what a threshold far below it leaves."""
-    clipped, _ = gauge.clip_by_global_norm(1e-3, scalings).update(gradients, optax.EmptyState())
+    clipped, _ = jaxmup.optim.clip_by_global_norm(1e-3, scalings).update(
+        gradients, optax.EmptyState()
+    )
     left = max(
         jax.tree.leaves(jax.tree.map(lambda c, g: jnp.max(jnp.abs(c / g)), clipped, gradients))
     )
@@ -360,10 +362,10 @@ def test_a_plain_norm_grows_with_the_width():
 
 def test_at_base_width_clipping_is_optax_own():
     scalings, gradients = gradients_at("mup adam table8", BASE)
-    ours, _ = gauge.clip_by_global_norm(0.01, scalings).update(gradients, optax.EmptyState())
+    ours, _ = jaxmup.optim.clip_by_global_norm(0.01, scalings).update(gradients, optax.EmptyState())
     theirs, _ = optax.clip_by_global_norm(0.01).update(gradients, optax.EmptyState())
     require_close(jax.tree.leaves(ours), jax.tree.leaves(theirs), "update", "float32")
-    ours, _ = gauge.clip_by_global_norm(1e3, scalings).update(gradients, optax.EmptyState())
+    ours, _ = jaxmup.optim.clip_by_global_norm(1e3, scalings).update(gradients, optax.EmptyState())
     jax.tree.map(np.testing.assert_array_equal, ours, gradients)
 
 
@@ -420,6 +422,7 @@ def test_moved_scalings_are_those_of_the_other_table(family):
     ):
         got, wanted = dataclasses.asdict(moved), dataclasses.asdict(expected)
         assert got.pop("family") == wanted.pop("family")
+        assert got.pop("shape") == wanted.pop("shape") == (64, 10)
         assert got.pop("init_std") is wanted.pop("init_std") is None
         assert got == pytest.approx(wanted, rel=1e-15)
 
@@ -520,7 +523,7 @@ def test_sophia_moves_where_one_theta_serves_all():
 
     hyper = {"learning_rate": 0.1, "eps": 0.3, "gamma": 0.5, "weight_decay": 0.3}
     weights, state = train(weights, contrib.sophia(0.1).init(weights), 1.0, hyper)
-    run = gauge.regauge(weights, state, 3.0, optimizer="sophia")
+    run = gauge.regauge(weights, state, 3.0, chain="sophia")
     moved = {name: value * run.hyperparameters[name] for name, value in hyper.items()}
     ours, _ = train(run.params, run.opt_state, 3.0, moved)
     expected, _ = train(weights, state, 1.0, hyper)
@@ -562,13 +565,14 @@ def state_of(tx: Any, params: Any = None) -> Any:
 BOTH = {"w": 2.0, "b": 3.0}
 REFUSED = {
     "unknown state": (optax.lbfgs(), BOTH, None, "ScaleByLBFGSState.*in_reference_gauge"),
+    "no order": (optax.named_chain(("one", optax.adam(0.1))), BOTH, None, "itself.: a mapping"),
     "another optimizer": (optax.adam(0.1), BOTH, "rmsprop", "ScaleByAdamState"),
     "no optimizer": (optax.adam(0.1), BOTH, "adma", "Known:"),
     "an open place": (
         optax.adafactor(0.1, momentum=0.9),
         BOTH,
         None,
-        "before or after 4: EmaState.*optimizer='adafactor'",
+        "before or after 4: EmaState.*chain='adafactor'",
     ),
     "no learning rate": (optax.scale_by_adam(), BOTH, None, "Pass the state of the whole"),
     "a shared number": (
@@ -581,7 +585,7 @@ REFUSED = {
         optax.inject_hyperparams(optax.adamw)(0.1),
         2.0,
         None,
-        "'weight_decay'.*optimizer='adamw'",
+        "'weight_decay'.*chain='adamw'",
     ),
     "a schedule": (
         optax.inject_hyperparams(optax.adam)(RATE),
@@ -595,15 +599,15 @@ REFUSED = {
         ("clip_by_global_norm", "sgd"),
         "shared by parameters",
     ),
-    "a missing theta": (optax.sgd(0.1), {"w": 2.0}, None, "without a number:\n  b"),
+    "a missing theta": (optax.sgd(0.1), {"w": 2.0}, None, "without an entry:\n  b"),
     "no theta": (optax.sgd(0.1), 0.0, None, "finite number above 0"),
 }
 
 
-@pytest.mark.parametrize(("tx", "theta", "optimizer", "message"), cases(REFUSED))
-def test_what_cannot_move_exactly_is_refused(tx, theta, optimizer, message):
+@pytest.mark.parametrize(("tx", "theta", "described", "message"), cases(REFUSED))
+def test_what_cannot_move_exactly_is_refused(tx, theta, described, message):
     with pytest.raises(ValueError, match=f"(?s){message}"):
-        gauge.regauge(*state_of(tx), theta, optimizer=optimizer)
+        gauge.regauge(*state_of(tx), theta, chain=described)
 
 
 def test_without_a_word_the_last_stateless_transform_is_the_learning_rate():
@@ -628,7 +632,7 @@ def test_a_described_state_moves():
 
 def test_injected_hyperparameters_move_in_the_state():
     params, state = state_of(optax.inject_hyperparams(optax.adamw)(0.5, weight_decay=0.25))
-    run = gauge.regauge(params, state, 4.0, optimizer="adamw")
+    run = gauge.regauge(params, state, 4.0, chain="adamw")
     moved = run.opt_state.hyperparams
     assert (moved["learning_rate"], moved["weight_decay"], moved["b1"]) == (
         0.125,
@@ -641,7 +645,7 @@ def test_injected_hyperparameters_move_in_the_state():
 @pytest.mark.parametrize("theta", [0.1, 0.3, 3.7, 7.0])
 def test_what_stays_is_not_returned_for_a_rounding(theta):
     params, state = state_of(optax.lamb(0.1))
-    run = gauge.regauge(params, state, theta, optimizer="lamb")
+    run = gauge.regauge(params, state, theta, chain="lamb")
     assert set(run.hyperparameters) == {"eps", "eps_root", "weight_decay"}
 
 
@@ -654,3 +658,138 @@ def test_only_gauges_of_one_physics_are_moved_between():
     state = tx.init(nnx.state(model, nnx.Param))
     with pytest.raises(ValueError, match="family of the optimizer"):
         gauge.regauge_run(model, state, named("mup adam"), named("mup adam table3"))
+
+
+# What is no parameter, what has another shape, and what has the name of another.
+TABLE = jnp.arange(6).reshape(3, 2)
+
+
+def of_both(words: str, spec: jaxmup.ParamSpec = READOUT) -> Any:
+    return jaxmup.resolve({"w": spec}, named(words))
+
+
+def test_leaves_that_are_no_parameters_stay_as_they_are():
+    """Tables of integers, flags and functions, and what an optimizer keeps for them."""
+    params = {"w": jnp.ones((64, 10)), "table": TABLE, "on": True, "act": jnp.tanh, "none": None}
+    table8, table3 = of_both("mup adam table8"), of_both("mup adam table3")
+    folded = gauge.fold(params, table8)
+    np.testing.assert_array_equal(folded["w"], 0.25)
+    back = gauge.unfold(folded, table8)
+    np.testing.assert_array_equal(back["w"], 1.0)
+
+    arrays = {"w": params["w"], "table": TABLE}
+    ones = jax.tree.map(jnp.ones_like, arrays)
+    adam = optax.adam(0.1).init(arrays)
+    state = (adam[0]._replace(mu=ones, nu=ones), adam[1])
+    runs = [
+        gauge.regauge(params, state, 0.25),
+        gauge.regauge(params, state, {"w": 0.25, "table": 3.0}),
+        gauge.regauge_run(params, state, table3, table8),
+        gauge.regauge_run(params, state, *map(named, PAIR), specs={"w": READOUT}),
+    ]
+    for run in runs:
+        np.testing.assert_array_equal(run.params["w"], 4.0)
+        np.testing.assert_array_equal(run.opt_state[0].nu["w"], 1 / 16)
+        np.testing.assert_array_equal(run.opt_state[0].nu["table"], 1)
+    for tree in (folded, back, *(run.params for run in runs)):
+        assert all(tree[name] is params[name] for name in ("table", "on", "act", "none"))
+
+
+PAIR = ("mup adam table3", "mup adam table8")
+OTHER_WIDTH = jaxmup.ParamSpec((jaxmup.Axis("input", 32, 16), jaxmup.Axis("output", 10)))
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda params, scalings: gauge.fold(params, scalings),
+        lambda params, scalings: gauge.unfold(params, scalings),
+        lambda params, scalings: gauge.regauge_run(
+            params, optax.sgd(0.1).init(params), scalings, scalings
+        ),
+        lambda params, scalings: gauge.regauge_run(
+            params, optax.sgd(0.1).init(params), *map(named, PAIR), specs={"w": OTHER_WIDTH}
+        ),
+    ],
+    ids=["fold", "unfold", "scalings", "specs"],
+)
+def test_another_width_of_equal_paths_is_refused(move):
+    with pytest.raises(ValueError, match=r"differ:\n  w: \(32, 10\), \(64, 10\)"):
+        move({"w": jnp.ones((64, 10))}, of_both("mup adam table8", OTHER_WIDTH))
+
+
+def test_scalings_without_a_shape_are_for_any():
+    (scaling,) = of_both("mup adam table8").values()
+    folded = gauge.fold({"w": jnp.ones(2)}, {"w": dataclasses.replace(scaling, shape=None)})
+    np.testing.assert_array_equal(folded["w"], 0.25)
+
+
+def test_two_leaves_of_one_name_are_refused():
+    specs = {"a": {"b": READOUT}, "a/b": READOUT}
+    params = jax.tree.map(lambda _: jnp.ones((64, 10)), specs)
+    scalings = jax.tree.map(lambda spec: jaxmup.resolve(spec, named(PAIR[1])), specs)
+    state = optax.sgd(0.1).init(params)
+    for move in (
+        lambda: gauge.fold(params, scalings),
+        lambda: gauge.regauge(params, state, 2.0),
+        lambda: gauge.regauge_run(params, state, scalings, scalings),
+        lambda: gauge.regauge_scalings(scalings, 2.0),
+    ):
+        with pytest.raises(ValueError, match=r"tree\['a'\]\['b'\]\n.*tree\['a/b'\]"):
+            move()
+
+
+def test_what_orbax_restores_without_a_target_folds(tmp_path):
+    checkpoint = pytest.importorskip("orbax.checkpoint")
+    layer = jaxmup.nnx.Linear(8, 2, base_in_features=4, rngs=nnx.Rngs(0))
+    scalings = jaxmup.resolve(jaxmup.nnx.specs(layer), named(PAIR[1]))
+    state = nnx.state(layer, nnx.Param)
+    with checkpoint.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", state)
+        checkpointer.wait_until_finished()
+        raw = checkpointer.restore(tmp_path / "state")
+    assert set(raw["kernel"]) == {"value"}
+    folded = gauge.fold(raw, scalings)
+    np.testing.assert_array_equal(folded["kernel"]["value"], 0.5 * layer.kernel[...])
+    tx = jaxmup.optim.adam(0.1, scalings)
+    moved = gauge.regauge(raw, tx.init(state), 2.0)
+    np.testing.assert_array_equal(moved.params["kernel"]["value"], 0.5 * layer.kernel[...])
+
+
+@pytest.mark.parametrize("theta", [True, None, "2", 1j, jnp.ones(2)], ids=str)
+def test_a_theta_must_be_a_number(theta):
+    params = {"w": jnp.ones((64, 10))}
+    with pytest.raises((TypeError, ValueError), match="theta"):
+        gauge.regauge(params, optax.sgd(0.1).init(params), theta)
+    with pytest.raises((TypeError, ValueError), match="theta"):
+        gauge.regauge_scalings(of_both("mup adam"), theta)
+
+
+# A family of the user's own: LAMB's steps, but proportional to the square root of the gradient.
+ROOT = jaxmup.Family("root", gradient_degree=0.5, weight_degree=0)
+
+
+def test_a_family_of_ones_own_passes():
+    """Exponents by hand: with k = 1/2 the learning rate moves by θ^-3/2, eps by θ."""
+    table8, table3 = (
+        jaxmup.parametrization("mup", ROOT, gauge=gauge) for gauge in ("table8", "table3")
+    )
+    scalings = {"w": jaxmup.resolve(READOUT, table8)}
+    moved = gauge.regauge_scalings(scalings, 4.0)["w"]
+    assert moved.lr / scalings["w"].lr == 4.0**-1.5
+    assert moved.eps / scalings["w"].eps == 4.0
+    assert moved.family is ROOT
+    found = gauge.reference_scalings(scalings)["w"]
+    expected = jaxmup.resolve(READOUT, table3)
+    assert (found.multiplier, found.lr, found.eps, found.family) == (
+        1.0,
+        pytest.approx(expected.lr, rel=1e-15),
+        expected.eps,
+        ROOT,
+    )
+    assert gauge.equivalent(table8, table3, {"w": READOUT}, ROOT)
+    params = {"w": jnp.ones((64, 10))}
+    direction = optax.stateless(lambda u, _: jax.tree.map(lambda x: jnp.sqrt(jnp.abs(x)), u))
+    tx = jaxmup.optim.from_direction(direction, 0.1, scalings, optimizer=ROOT)
+    run = gauge.regauge_run(params, tx.init(params), table8, table3, specs={"w": READOUT})
+    np.testing.assert_array_equal(run.params["w"], 0.25)

@@ -32,7 +32,7 @@ class Row:
       base: those of the first gauge, for the ones that move.
       exponents: of the hyper-parameters.
       state: exponents of the fields of its state; the others stay.
-      optimizer: its description, where the state does not say it all.
+      chain: its description, where the state does not say it all.
       from_scratch: whether one factor on each hyper-parameter is right from the first step.
       tensors: which it trains; Muon's own rule is for matrices.
       shared_start: whether one number begins fields that move differently, so that a state in
@@ -43,13 +43,13 @@ class Row:
     base: dict[str, Any]
     exponents: dict[str, float]
     state: dict[str, float]
-    optimizer: Any = None
+    chain: Any = None
     from_scratch: bool = True
     tensors: tuple[str, ...] = ("w1", "b1", "w2")
     shared_start: bool = False
 
 
-def row(make: Any, hyper: str, state: str = "", optimizer: Any = None, **kwargs: Any) -> Row:
+def row(make: Any, hyper: str, state: str = "", chain: Any = None, **kwargs: Any) -> Row:
     """A row from `"name=value:exponent ..."` and `"field:exponent ..."`."""
     base, exponents = {}, {}
     for item in hyper.split():
@@ -57,7 +57,7 @@ def row(make: Any, hyper: str, state: str = "", optimizer: Any = None, **kwargs:
         value, _, exponent = rest.partition(":")
         base[name], exponents[name] = float(value), float(exponent)
     fields = dict(item.split(":") for item in state.split())
-    return Row(make, base, exponents, {k: float(v) for k, v in fields.items()}, optimizer, **kwargs)
+    return Row(make, base, exponents, {k: float(v) for k, v in fields.items()}, chain, **kwargs)
 
 
 def chained(*makes: Any) -> Callable[..., Any]:
@@ -182,7 +182,7 @@ ROWS = {
         "learning_rate=.03:-1 smooth_beta=20:-1",
         "mu:1",
     ),
-    "sign_sgd": row(optax.sign_sgd, "learning_rate=.01:-1", optimizer="sign_sgd"),
+    "sign_sgd": row(optax.sign_sgd, "learning_rate=.01:-1", chain="sign_sgd"),
     "signum": row(optax.signum, "learning_rate=.01:-1", "ema:1", "signum"),
     "rprop": row(
         optax.rprop,
@@ -341,7 +341,7 @@ def moved(row: Row, run: Run, left_out: str | None, anew: bool) -> Run:
         if leaf not in row.tensors:
             weights[leaf] = weights[leaf] / theta
             continue
-        new = regauge(run.weights[leaf], run.states[leaf], theta, optimizer=row.optimizer)
+        new = regauge(run.weights[leaf], run.states[leaf], theta, chain=row.chain)
         factors = {n: new.hyperparameters.get(n, 1.0) for n in row.base if n != left_out}
         weights[leaf], states[leaf] = new.params, new.opt_state
         hyper[leaf] = {n: value * factors.get(n, 1.0) for n, value in row.base.items()}
@@ -383,7 +383,7 @@ def test_a_run_in_another_gauge_is_the_same_run(name, at):
 def test_every_number_moves_as_the_table_says(name):
     row, run, theta = ROWS[name], start(ROWS[name]), 2.0
     weights, states = stepper(name)(run.weights, run.states, run.hyper, run.multipliers)
-    new = regauge(weights["w1"], states["w1"], theta, optimizer=row.optimizer)
+    new = regauge(weights["w1"], states["w1"], theta, chain=row.chain)
     expected = {n: theta**p for n, p in row.exponents.items() if p}
     assert {n: f for n, f in new.hyperparameters.items() if n in row.base} == expected
 

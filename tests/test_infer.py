@@ -725,16 +725,23 @@ BAD = {
         r"at least one element(.|\n)*\n  w \(4, 0\)",
     ),
     "size 0": (linear, grown(width=0), {}, "(must build|In) `target`"),
-    "size -4": (linear, grown(width=-4), {}, "must build `target` = {'width': -4}. It failed"),
+    "size -4": (linear, grown(width=-4), {}, "must build `target` = {'width': -4}. It raised"),
     "too large": (linear, grown(width=2**62), {}, r"int64 counts. In `target`(.|\n)*\(4611686"),
     "unknown option": (linear, grown(depth=3), {}, "must build `target`.*'depth'"),
     "no inputs": (lambda n: nn.Dense(n), [4, 8, 16], {}, "must be given for a Linen module"),
-    "inputs for NNX": (
-        linear,
-        grown(),
-        {"inputs": zeros(1, 4)},
-        "must be given for a Linen module",
+    "a failing function of inputs": (
+        lambda n: nn.Dense(n),
+        [4, 8, 16],
+        {"inputs": lambda n: [][n]},
+        "`inputs` must be made for `base` = 4. It raised IndexError",
     ),
+    "inputs that the module refuses": (
+        lambda n: nn.Dense(n),
+        [4, 8, 16],
+        {"inputs": (zeros(1, 4), 2)},
+        "The model of `base` = 4 must be called with its `inputs`. It raised TypeError",
+    ),
+    "no function": (4, [4, 8, 16], {}, "must be a function"),
 }
 
 

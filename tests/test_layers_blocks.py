@@ -343,7 +343,7 @@ def test_mixture_of_experts(api, x64):
 
 
 DEEP = parametrization("mup", depth_alpha=1.0)
-DEPTH = {"parametrization": DEEP, "depth": 4.0}
+DEPTH = {"parametrization": DEEP, "depth_ratio": 4.0}
 
 
 def dense_nnx(rngs: nnx.Rngs) -> nnx.Module:
@@ -363,7 +363,7 @@ class DenseLinen(nn.Module):
 
 def by_hand(x: Any, kernels: Any) -> np.ndarray:
     for kernel in np.asarray(kernels):
-        x = x + x @ kernel / 4  # depth^-1
+        x = x + x @ kernel / 4  # depth_ratio^-1
     return x
 
 
@@ -379,7 +379,7 @@ def test_nnx_stacks_compute_the_same_scanned_and_unrolled():
         require_close(stack(x), by_hand(x, kernels), "layer", "float32")
         assert jaxmup.nnx.specs(stack) == jaxmup.nnx.specs(scanned)
     spec = jaxmup.nnx.specs(scanned)["blocks"]["block"]["kernel"]
-    assert (spec.shape, spec.depth, spec.r_in) == ((8, 6, 6), 4.0, 2.0)
+    assert (spec.shape, spec.depth_ratio, spec.r_in) == ((8, 6, 6), 4.0, 2.0)
 
 
 def test_linen_stacks_compute_the_same_scanned_and_unrolled():
@@ -394,7 +394,7 @@ def test_linen_stacks_compute_the_same_scanned_and_unrolled():
         z, _ = DenseLinen().apply(jax.tree.map(lambda leaf, i=i: leaf[i], variables), z)
     require_close(z, y, "layer", "float32")
     (spec,) = jax.tree.leaves(jaxmup.linen.specs(scanned, x, None))
-    assert (spec.shape, spec.depth, spec.r_in) == ((8, 6, 6), 4.0, 2.0)
+    assert (spec.shape, spec.depth_ratio, spec.r_in) == ((8, 6, 6), 4.0, 2.0)
 
 
 # ---- bad input
@@ -441,12 +441,33 @@ BAD = {
         lambda: jaxmup.nnx.MixtureOfExperts(4, 8, 2, 3, rngs=nnx.Rngs(0)),
         "between 1 and `num_experts`. Got top_k=3 of 2",
     ),
+    "no block": (
+        lambda: jaxmup.nnx.Stack(dense_nnx, 0, rngs=nnx.Rngs(0)),
+        "`num_blocks` .* at least 1. Got 0",
+    ),
+    "no features": (
+        lambda: jaxmup.linen.GatedMLP(4, 0).init(jax.random.key(0), jnp.ones((1, 4))),
+        "at least 1. Got 0",
+    ),
+    "no keys in the base model": (
+        lambda: jaxmup.linen.MultiHeadDotProductAttention(2, base_in_kv_features=0).init(
+            jax.random.key(0), jnp.ones((1, 4))
+        ),
+        "at least 1. Got 0",
+    ),
+    "no expert of Linen": (
+        lambda: jaxmup.linen.MixtureOfExperts(8, 2, 0).init(jax.random.key(0), jnp.ones((1, 4))),
+        "`top_k` .* at least 1. Got 0",
+    ),
     "depth without a rule": (
-        lambda: jaxmup.nnx.Residual(jnp.tanh, depth=2.0),
+        lambda: jaxmup.nnx.Residual(jnp.tanh, depth_ratio=2.0),
         "depth",
     ),
-    "a layer's depth without a rule": (lambda: embed(depth=2.0), "depth"),
-    "depth 0": (lambda: jaxmup.nnx.Residual(jnp.tanh, depth=0.0), "`depth` .* above 0. Got 0.0"),
+    "a layer's depth without a rule": (lambda: embed(depth_ratio=2.0), "depth"),
+    "depth 0": (
+        lambda: jaxmup.nnx.Residual(jnp.tanh, depth_ratio=0.0),
+        "`depth_ratio` .* above 0. Got 0.0",
+    ),
 }
 
 

@@ -469,7 +469,7 @@ MUTATIONS: dict[str, tuple[Any, ...]] = {
 def test_every_mutation_has_the_finding_that_names_it(mutation, name, where):
     setup = {"specs": SPECS, "parametrization": rule("adam table8"), **mutation}
     findings = lint(setup.pop("specs"), setup.pop("parametrization"), **setup)
-    assert {finding.rule for finding in findings} == {name}
+    assert {finding.check for finding in findings} == {name}
     assert sorted(path for finding in findings for path in finding.where) == where.split()
     assert all(finding.what and finding.why and finding.mend for finding in findings)
 
@@ -518,7 +518,7 @@ def test_equal_sizes_are_a_coincidence_if_the_base_model_says_so():
     # as many positions as the target has units
     specs = SPECS | {"positions": ParamSpec((Axis("input", 64), OUT), init_std=0.02)}
     (finding,) = lint(specs)
-    assert (finding.rule, finding.where) == ("undeclared-axis", ("positions",))
+    assert (finding.check, finding.where) == ("undeclared-axis", ("positions",))
     assert lint(specs, base=shapes({p: s.base_shape for p, s in specs.items()})) == []
 
 
@@ -557,7 +557,7 @@ STATES: dict[str, tuple[Any, ...]] = {
 @pytest.mark.parametrize(("steps", "size", "where"), cases(STATES))
 def test_eps_above_the_second_moment(steps, size, where):
     findings = lint(SPECS, rule("adam table8"), **running(1e-8, steps, size))
-    assert [f.rule for f in findings] == ["eps-dominates"] * bool(where)
+    assert [f.check for f in findings] == ["eps-dominates"] * bool(where)
     assert [path for finding in findings for path in finding.where] == where.split()
 
 
@@ -575,7 +575,7 @@ def test_the_maximum_counts_in_amsgrad_and_variables_of_nnx_are_looked_into():
         lambda x: 1e-30 * x if jnp.issubdtype(x.dtype, jnp.floating) else x, optimizer.opt_state
     )
     (finding,) = lint(specs, mup, opt_state=tiny, b2=0.5)
-    assert (finding.rule, len(finding.where)) == ("eps-dominates", 4)
+    assert (finding.check, len(finding.where)) == ("eps-dominates", 4)
 
 
 def test_parameters_of_any_size_are_never_made():
@@ -586,7 +586,7 @@ def test_parameters_of_any_size_are_never_made():
     params = shapes({path: spec.shape for path, spec in specs.items()})
     assert lint(specs, mup, tx=adamw(0.01, resolve(specs, mup)), params=params) == []
     (finding,) = lint(specs, mup, tx=optax.adam(0.01, eps=0.0), params=params)
-    assert (finding.rule, finding.where) == ("learning-rate", ("hidden",))
+    assert (finding.check, finding.where) == ("learning-rate", ("hidden",))
 
 
 def test_a_chain_that_cannot_be_tried_says_so():
@@ -598,9 +598,9 @@ def test_a_chain_that_cannot_be_tried_says_so():
 
     tx = optax.GradientTransformation(lambda _: optax.EmptyState(), only_whole)
     (finding,) = lint({"w": SPECS["square"]}, rule("adam table8"), tx=tx)
-    assert (finding.rule, "whole matrices only" in finding.what) == ("not-checked", True)
+    assert (finding.check, "whole matrices only" in finding.what) == ("not-checked", True)
     (finding,) = lint(SPECS, rule("adam table8"), tx=optax.set_to_zero())
-    assert finding.rule == "not-checked"
+    assert finding.check == "not-checked"
     # its step depends on the shape of the matrix
     muon = named("mup muon table8")
     assert lint(SPECS, muon, tx=optax.adam(1.0)) == []

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxmup
-from jaxmup import Axis, ParamSpec, manifest, parametrization
+from jaxmup import Axis, Family, ParamSpec, manifest, parametrization, shampoo
 from jaxmup._spec import Applied
 from jaxmup._tree import leaves_by_path
 
@@ -20,7 +20,7 @@ FULL = ParamSpec(
     init_std=1 / 3,
     lr_scale=0.1,
     applied=Applied(math.pi, 2 / 7),
-    depth=1.5,
+    depth_ratio=1.5,
     forward_gain=math.sqrt(1 / 3),
 )
 PLAIN = ParamSpec((Axis("output", 96, base=7),), applied=Applied(1.0, None))
@@ -32,6 +32,8 @@ RULES = {
     "alignment": parametrization("standard", "adam", alignment="full"),
     "cellarium": parametrization("cellarium", "sgd"),
     "muon": parametrization("mup", "muon", gauge="table3"),
+    "own family": parametrization("mup", shampoo(0.5, 0.25)),
+    "own family without eps": parametrization("mup", Family("signs", 0, 0, eps=None)),
 }
 RULE = RULES["mup"]
 
@@ -39,8 +41,8 @@ RULE = RULES["mup"]
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_what_is_read_is_what_was_written(rule, tmp_path):
     path = tmp_path / "manifest.json"
-    manifest.save(path, SPECS, rule)
-    found = manifest.load(path)
+    manifest.write(path, SPECS, rule)
+    found = manifest.read(path)
     assert found.specs == leaves_by_path(SPECS)
     assert found.parametrization == rule
     assert found.jaxmup_version == jaxmup.__version__
@@ -51,17 +53,17 @@ def test_what_is_read_is_what_was_written(rule, tmp_path):
 def test_every_number_is_exact(number, tmp_path_factory):
     path = tmp_path_factory.mktemp("manifest") / "manifest.json"
     spec = dataclasses.replace(FULL, init_std=number, lr_scale=number, forward_gain=number)
-    manifest.save(path, {"w": spec}, RULE)
-    assert manifest.load(path).specs == {"w": spec}
+    manifest.write(path, {"w": spec}, RULE)
+    assert manifest.read(path).specs == {"w": spec}
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
     path = tmp_path / "manifest.json"
-    manifest.save(path, SPECS, RULE)
+    manifest.write(path, SPECS, RULE)
     before = path.read_bytes()
     for specs, rule in ((SPECS, "mup"), ({"w": 1}, RULE)):
         with pytest.raises(TypeError):
-            manifest.save(path, specs, rule)  # type: ignore[arg-type]
+            manifest.write(path, specs, rule)  # type: ignore[arg-type]
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -98,7 +100,7 @@ DIFFERENT = {  # a model that the manifest is not for, and what the error names
 @pytest.mark.parametrize(("specs", "rule", "message"), cases(DIFFERENT))
 def test_another_model_is_an_error_with_every_difference(specs, rule, message, tmp_path):
     path = tmp_path / "manifest.json"
-    manifest.save(path, SPECS, RULE)
+    manifest.write(path, SPECS, RULE)
     with pytest.raises(ValueError, match=message):
         manifest.check(path, specs, rule)
 
@@ -128,19 +130,19 @@ BROKEN = {
 @pytest.mark.parametrize(("edit", "message"), cases(BROKEN))
 def test_a_file_that_is_no_manifest_is_an_error(edit, message, tmp_path):
     path = tmp_path / "manifest.json"
-    manifest.save(path, SPECS, RULE)
+    manifest.write(path, SPECS, RULE)
     path.write_bytes(edit(path.read_bytes()))
     with pytest.raises(ValueError, match=message):
-        manifest.load(path)
+        manifest.read(path)
     with pytest.raises(OSError, match="missing"):
-        manifest.load(tmp_path / "missing")
+        manifest.read(tmp_path / "missing")
 
 
 def test_specs_of_a_model(tmp_path):
     make = lambda n: {"w": jax.numpy.zeros((n, 2))}  # noqa: E731
     sizes = {"base": 4, "delta": 8, "rules": {"w": ("input", "output")}}
     rule = parametrization("mup", "adam", gauge="table3")
-    manifest.save(tmp_path / "m", jaxmup.infer(make, target=16, **sizes), rule)
+    manifest.write(tmp_path / "m", jaxmup.infer(make, target=16, **sizes), rule)
     manifest.check(tmp_path / "m", jaxmup.infer(make, target=16, **sizes), rule)
     with pytest.raises(ValueError, match=r"w, axes: .*size=16.*size=32"):
         manifest.check(tmp_path / "m", jaxmup.infer(make, target=32, **sizes), rule)

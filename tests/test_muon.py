@@ -133,7 +133,7 @@ def muon(scalings: Any, learning_rate: Any = 0.1, **options: Any) -> Any:
 
 
 def lion(scalings: Any, learning_rate: Any = 0.1, **options: Any) -> Any:
-    return LION(learning_rate, scalings, family="lion", **options)
+    return LION(learning_rate, scalings, optimizer="lion", **options)
 
 
 @pytest.mark.parametrize("make", [muon, lion])
@@ -167,7 +167,7 @@ def test_arguments_of_an_update_reach_the_direction():
 
     direction = optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
     scalings = resolve(SHAPES, named("mup sgd table3"))
-    tx = optim.from_direction(direction, 1.0, scalings, family="sgd")
+    tx = optim.from_direction(direction, 1.0, scalings, optimizer="sgd")
     g = {name: draw(*s.shape) for name, s in SHAPES.items()}
     updates, _ = tx.update(g, tx.init(g), g, value=3.0)
     require_close(
@@ -186,7 +186,7 @@ def test_a_direction_sees_sizes_of_base_width():
 
     scalings = {"w": resolve(weight(16, 4), named("mup lamb table3"))}
     direction = optax.GradientTransformation(lambda params: params, update)
-    tx = optim.from_direction(direction, 1.0, scalings, family="lamb")
+    tx = optim.from_direction(direction, 1.0, scalings, optimizer="lamb")
     update = step(tx, {"w": jnp.ones(1)})["w"]
     require_close(update, -0.5 / 8 * np.array([4.0 + 80 + 800]), "update", "float32")
 
@@ -196,7 +196,7 @@ def test_a_direction_of_another_degree_keeps_its_size():
     family = jaxmup.shampoo(0.5, 0.5)
     scalings = {"w": resolve(weight(16, 4), parametrization("mup", family, gauge="table3"))}
     inverse = optax.stateless(lambda updates, _: jax.tree.map(lambda u: 1 / u, updates))
-    tx = optim.from_direction(inverse, 1.0, scalings, family=family)
+    tx = optim.from_direction(inverse, 1.0, scalings, optimizer=family)
     require_close(step(tx, {"w": jnp.full(1, 5.0)})["w"], np.array([-0.2]), "update", "float32")
 
 
@@ -207,13 +207,16 @@ BAD: dict[str, tuple[Any, ...]] = {
     "SGD's scalings": (lambda: muon(resolve(SHAPES, named("mup sgd"))), r"family 'muon'. Got\n"),
     "Muon's, in Adam": (lambda: optim.adam(0.1, OF_MUON), r"family 'adam'. Got\n  hidden: muon"),
     "Muon's, in Lion": (lambda: lion(OF_MUON), r"family 'adam'. Got\n  hidden: muon"),
-    "other paths": (lambda: muon(OTHERS), r"`scalings` must have the paths .*\n.*\n  bias \(8,\)"),
+    "other paths": (lambda: muon(OTHERS), r"`scalings` must be those of .*\n.*\n  bias \(8,\)"),
     "scale": (lambda: muon(OF_MUON, adam_lr_scale=0.0), r"`adam_lr_scale` must be .* Got 0.0"),
     "coupled": (
         lambda: muon(OF_MUON, weight_decay=0.1, weight_decay_mode="coupled"),
         r"mode 'coupled' adds to the gradient.* Got the family 'muon'",
     ),
-    "unknown family": (lambda: LION(0.1, OF_ADAM, family="lions"), r"one of 'sgd'.* Got 'lions'"),
+    "unknown family": (
+        lambda: LION(0.1, OF_ADAM, optimizer="lions"),
+        r"one of 'sgd'.* Got 'lions'",
+    ),
     "mixed": (
         lambda: optim.scale_updates({**OF_ADAM, "x": resolve(SHAPES["bias"], named("mup sgd"))}),
         r"must be for one family. Got",

@@ -3,12 +3,13 @@
 import dataclasses
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from helpers import cases
 
 from jaxmup import report, transfer
-from jaxmup.report import _figures, _page
+from jaxmup.report import _figures, _html
 
 RATES = tuple(2.0**i for i in range(-9, -3))
 VERSIONS = {"jaxmup": "1.2.3", "jax": "<4>"}
@@ -41,7 +42,7 @@ def result(shift=-1.0, seeds=2, curves=True, loss=lambda y: y, name="mup", model
 
 
 class Page(HTMLParser):
-    """What a browser would see: balanced tags, ids, attributes and texts."""
+    """A page as a browser sees it: balanced tags, ids, attributes and texts."""
 
     VOID = ("meta", "br", "img", "link", "use", "path")
 
@@ -168,7 +169,23 @@ def test_another_hyper_parameter_has_a_page_too():
     assert "Drift per doubling" in html
 
 
+def test_a_name_that_the_page_lacks_is_an_error(monkeypatch, shown):
+    """And no empty place."""
+    monkeypatch.setattr(_html, "_card", lambda _: {"name": "muP", "outcome": "transfers"})
+    with pytest.raises(Exception, match="has no attribute 'mark'"):
+        report.html(shown, versions=VERSIONS)
+
+
 # --- Look
+
+STYLE = Path(_html.__file__).with_name("style.css").read_text()
+
+
+def themes(style):
+    """The variables on light and on dark ground, as CSS."""
+    dark = re.findall(r"\(prefers-color-scheme: dark\) \{\s*:root \{([^}]*)\}", style)
+    every = re.findall(r":root \{([^}]*)\}", style)
+    return "".join(one for one in every if one not in dark), "".join(dark)
 
 
 def luminance(color):
@@ -185,7 +202,7 @@ def contrast(a, b):
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_contrast(shown, dark):
     """WCAG 2.2: 4.5 for text, 3 for what a graphic is understood by."""
-    colors = _page.DARK if dark else _page.LIGHT
+    colors = dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6});", themes(STYLE)[dark]))
     for ink in ("ink", "muted", "good", "bad", "open"):
         for ground in ("paper", "card"):
             assert contrast(colors[ink], colors[ground]) >= 4.5, (ink, ground)
@@ -197,10 +214,16 @@ def test_the_page_decides_every_color(html):
     drawings = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
     assert {color for svg in drawings for color in re.findall(r"#[0-9a-fA-F]{6}\b", svg)} == set()
     used = set(re.findall(r"var\((--[a-z0-9]+)\)", "".join(drawings)))
-    themes = re.findall(r":root \{ [^}]*\}", html)
-    assert len(themes) == 3  # light, dark, and light on paper
-    for theme in themes:
+    for theme in themes(html):
         assert used <= set(re.findall(r"(--[a-z0-9]+):", theme))
+
+
+def test_paper_is_light(html):
+    """The rule that makes the page dark is for screens alone."""
+    assert set(re.findall(r"@media ([^{]*prefers[^{]*) \{", html)) == {
+        "screen and (prefers-color-scheme: dark)"
+    }
+    assert "@media print { :root { color-scheme: light; } }" in html
 
 
 def test_markdown_is_a_list_a_table_and_a_line(shown):

@@ -353,7 +353,6 @@ BAD = {
         "kernel: .*applies no multiplier",
     ),
     "a parametrization's name": (lambda: with_rule("mup"), "must be a `Parametrization`"),
-    "inputs": (lambda: other_specs(inputs=1), "`inputs` must be given for a Linen module"),
 }
 
 

@@ -1,7 +1,6 @@
 """Transfer of any model, on any data, over any hyper-parameter."""
 
 import dataclasses
-import functools
 import itertools
 import math
 
@@ -15,6 +14,7 @@ from helpers import require_close
 
 import jaxmup
 from jaxmup import transfer
+from jaxmup._model import Parts
 from jaxmup.transfer import _network, _search, _task, _train
 from jaxmup.transfer._models import classification, images, language_model
 from jaxmup.transfer._search import Cell
@@ -129,7 +129,7 @@ def test_a_plain_model_is_trained_as_by_infer_and_rescale():
         (plain_linen, {}),
         (layers_linen, {}),
         (with_noise, {}),
-        (as_tree, {"loss": tree_loss, "rules": {"*": ("input", "output")}}),
+        (as_tree, {"loss_fn": tree_loss, "rules": {"*": ("input", "output")}}),
     ],
 )
 def test_every_kind_of_model_learns(make_model, extra):
@@ -143,7 +143,7 @@ def test_every_kind_of_model_learns(make_model, extra):
 def test_state_that_is_no_parameter_goes_on_from_step_to_step():
     network = _network.network(task(with_noise), CONFIG, Cell("mup", 16))
     params, rest = network.draw(jax.random.key(0))
-    model, left = network.join(params, rest)
+    model, left = network.instance.bind(Parts(params, rest))
     model(EVALUATION[0])
     before, after = (
         jax.tree.leaves(nnx.to_pure_dict(rest)),
@@ -166,7 +166,7 @@ def test_the_models_that_have_a_name():
     }
     for name, (of, size, shape) in cases.items():
         config = dataclasses.replace(CONFIG, model=name, depth=1)
-        assert _network.network(of, config, Cell("mup", 8)).size == size
+        assert _network.network(of, config, Cell("mup", 8)).num_parameters == size
         batches = _task.run_batches(of.batches, 0, 3, {"batch_size": 4})
         assert batches[0].shape == shape
         assert batches[1].shape == (shape if name == "gpt" else shape[:2])
@@ -253,23 +253,36 @@ def test_halving_prefers_any_loss_to_a_diverged_one():
         ({"sweep": {"learning_rate": (1.0,)}}, "Use `learning_rates`"),
         ({"sweep": {"b2": ()}}, "must hold at least 1 value"),
         ({"sweep": {"b2": (0.9, 0.9)}}, "must not repeat a value"),
-        ({"sweep": {"b2": (1.0,)}}, "numbers of at least 0 and below 1. Got 1.0"),
-        ({"sweep": {"eps": (-1e-8,)}}, "finite numbers of at least 0. Got -1e-08"),
-        ({"sweep": {"output_std": (0.0,)}}, "finite numbers above 0. Got 0.0"),
-        ({"sweep": {"depth": (1.5,)}}, "integers of at least 1. Got 1.5"),
-        ({"sweep": {"gain": (math.nan,)}}, "finite numbers. Got nan"),
+        ({"sweep": {"b2": (1.0,)}}, "number of at least 0 and below 1. Got 1.0"),
+        ({"sweep": {"eps": (-1e-8,)}}, "a finite number of at least 0. Got -1e-08"),
+        ({"sweep": {"output_std": (0.0,)}}, "a finite number above 0. Got 0.0"),
+        ({"sweep": {"depth": (0,)}}, "an integer of at least 1. Got 0"),
+        ({"sweep": {"gain": (math.nan,)}}, "a finite number. Got nan"),
         ({"sweep": {"momentum": (0.9,)}}, "hyper-parameters that adam has"),
         ({"search": "halving"}, "at least 2 settings"),
         ({"search": "random", "sweep": {"b2": (0.9,)}}, "must have `samples`"),
         ({"search": "random", "sweep": {"b2": (0.9,)}, "samples": 2}, "at most the 1 settings"),
-        ({"search": "bayes"}, "must be one of grid, random, halving"),
+        ({"search": "bayes"}, "must be one of 'grid', 'random', 'halving'"),
         ({"model": "gpt", "data": "digits"}, "`data` must be left out"),
-        ({"context": 0}, "`context` must be integers of at least 1"),
+        ({"context": 0}, "`context` must be an integer of at least 1"),
     ],
 )
 def test_a_bad_search_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(CONFIG, **changes)
+
+
+def test_another_type_in_a_sweep_is_refused():
+    with pytest.raises(TypeError, match=r"`sweep\['depth'\]` must be an integer .* Got 1.5"):
+        dataclasses.replace(CONFIG, sweep={"depth": (1.5,)})
+    with pytest.raises(TypeError, match=r"`sweep\['gain'\]` must be a real number. Got True"):
+        dataclasses.replace(CONFIG, sweep={"gain": (True,)})
+
+
+@pytest.mark.parametrize("loss_fn", [None, 1.0, "cross_entropy"])
+def test_a_loss_that_is_no_function_is_refused(loss_fn):
+    with pytest.raises(TypeError, match="`loss_fn` must be a function of a model and a batch"):
+        task(loss_fn=loss_fn)
 
 
 # --- Bad input: refused before anything is trained
@@ -283,7 +296,7 @@ def raising(width: int, rngs):
     ("make_model", "message"),
     [
         (lambda width, rngs: plain_nnx(8, rngs), "larger|grow|differ"),
-        (raising, "width 8. It raised RuntimeError: no memory for 8"),
+        (raising, "`width` = 8. It raised RuntimeError: no memory for 8"),
         (lambda width: "model", "must return an NNX module, a Linen module or a tree of arrays"),
         (lambda width: None, "must return an NNX module, a Linen module or a tree of arrays"),
         (lambda width, parametrization: jaxmup.linen.Dense(8), "larger model for a larger width"),
@@ -365,14 +378,3 @@ def test_cross_entropy_is_that_of_optax():
     inputs, labels = EVALUATION
     expected = optax.losses.safe_softmax_cross_entropy(inputs, jax.nn.one_hot(labels, 5)).mean()
     require_close(transfer.cross_entropy(lambda x: x, (inputs, labels)), expected, *RUN)
-
-
-class Asking(nnx.Module):
-    def __init__(self, width, depth, parametrization="mup"): ...
-
-
-def test_a_function_is_asked_what_it_has_not_been_given():
-    offered = {"depth": 1, "parametrization": "sp", "base_width": 8}
-    asked = {"depth": 1, "parametrization": "sp"}
-    assert _task.asked_for(Asking, offered) == asked
-    assert _task.asked_for(functools.partial(Asking, parametrization="tp"), offered) == {"depth": 1}

@@ -37,7 +37,7 @@ class Column(NamedTuple):
 
 # Columns that say nothing where every cell is 1; the others are always shown.
 _LEFT_OUT_IF_ONE = ("gradient", "eps", "weight decay")
-_SHOWN_IF_NOT_ONE = ("depth", "gain")
+_SHOWN_IF_NOT_ONE = ("depth_ratio", "gain")
 
 
 def columns(rows: Sequence[ParameterRow]) -> list[Column]:
@@ -102,7 +102,7 @@ def _columns(rows: Sequence[ParameterRow]) -> list[Column]:
         column("role", lambda row: row.role),
         column("r_in", lambda row: _number(row.spec.r_in)),
         column("r_out", lambda row: _number(row.spec.r_out)),
-        column("depth", lambda row: _number(row.spec.depth)),
+        column("depth_ratio", lambda row: _number(row.spec.depth_ratio)),
         column("gain", lambda row: _number(row.spec.forward_gain)),
         factor("multiplier", lambda scaling: scaling.multiplier),
         column("initial std", _initial),

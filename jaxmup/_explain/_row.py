@@ -52,19 +52,26 @@ class ParameterRow:
             "reason": self.reason,
             "r_in": spec.r_in,
             "r_out": spec.r_out,
-            "depth": spec.depth,
+            "depth_ratio": spec.depth_ratio,
             "forward_gain": spec.forward_gain,
             "lr_scale": spec.lr_scale,
             "learning_rate": self.learning_rate,
-            "base": dataclasses.asdict(self.base),
-            "target": dataclasses.asdict(self.target),
+            "base": _numbers(self.base),
+            "target": _numbers(self.target),
         }
+
+
+def _numbers(scaling: Scaling) -> dict[str, Any]:
+    """A scaling for JSON; its shape is that of the row."""
+    fields = dataclasses.asdict(scaling) | {"family": scaling.family.name}
+    del fields["shape"]
+    return fields
 
 
 def at_base(spec: ParamSpec) -> ParamSpec:
     """The spec of the same parameter in the base model."""
     axes = tuple(dataclasses.replace(axis, size=axis.base_size) for axis in spec.axes)
-    return dataclasses.replace(spec, axes=axes, applied=None, depth=1.0, forward_gain=1.0)
+    return dataclasses.replace(spec, axes=axes, applied=None, depth_ratio=1.0, forward_gain=1.0)
 
 
 def reason(spec: ParamSpec) -> str:

@@ -1,13 +1,14 @@
 """The specs of an unmodified model, from the shapes of its parameters at three sizes."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jaxmup._check import listed
 from jaxmup._infer._depth import counterparts
+from jaxmup._infer._describe import describe
 from jaxmup._infer._leaf import Leaf
-from jaxmup._infer._make import Source
-from jaxmup._infer._model import describe
-from jaxmup._infer._rules import require_kinds, with_rules
+from jaxmup._infer._rules import Rules, require_kinds, with_rules
 from jaxmup._infer._sizes import (
     Sizes,
     require_fixed_sizes,
@@ -15,18 +16,21 @@ from jaxmup._infer._sizes import (
     require_known_attention,
     require_readout,
 )
-from jaxmup._tree import listed
+from jaxmup._model import MakeModel, Model, as_model
+from jaxmup._tree import Size, Specs
 
 
 def infer(
-    make_model: Callable[..., Any],
+    make_model: MakeModel | Model,
     *,
-    base: Any,
-    delta: Any,
-    target: Any,
+    base: Size,
+    delta: Size,
+    target: Size,
     inputs: Any = None,
-    rules: Mapping[str | tuple[str | None, ...], tuple[str, ...]] | None = None,
-) -> Any:
+    apply: Callable[..., Any] | None = None,
+    wrt: Any = None,
+    rules: Rules | None = None,
+) -> Specs:
     r"""The `ParamSpec` of every parameter of a model that knows nothing of parametrizations.
 
     Two questions are asked of every axis. *Does it grow?* It does if its size differs between
@@ -63,23 +67,25 @@ def infer(
     is not tied, or you divide the logits yourself, say so by a rule for it, `("batch", "output")`.
 
     Args:
-      make_model: returns an NNX module, a Linen module, or any tree of arrays, given a size, such
-        as the class itself. If it has a parameter `rngs` it is given an `nnx.Rngs`, if it has a
-        parameter `key`, a random key. It is only evaluated abstractly.
-      base: the size of the base model: a mapping of keyword arguments, or one positional argument.
-      delta: a size at which every axis that belongs to the width differs from `base`, and no other;
+      make_model: Function of a size that returns an NNX module, a Linen module, or any tree with
+        arrays, such as the class itself, or a `jaxmup.Model`, which says how it is called. It is
+        only evaluated abstractly.
+      base: Size of the base model: a mapping of keyword arguments, or one positional argument.
+      delta: Size at which every axis that belongs to the width differs from `base`, and no other;
         all larger or all smaller. Small numbers will do: `{"width": 128}` beside `{"width": 64}`.
-      target: the size of the model to train, larger or smaller than `base`.
-      inputs: what a Linen module is called with: an array or `jax.ShapeDtypeStruct`, a tuple of
-        them, or a function of the size that returns them.
-      rules: what the axes do, `"input"`, `"output"` or `"batch"` for each, by path or axis names.
+      target: Size of the model to train, larger or smaller than `base`.
+      inputs: Arguments of a call, as in `jaxmup.Model`. A Linen module needs them.
+      apply: Function that calls the model, as in `jaxmup.Model`.
+      wrt: Parameters that train, as in `jaxmup.Model`; the specs are theirs alone.
+      rules: Kind of each axis, `"input"`, `"output"` or `"batch"`, by path or axis names.
 
     Returns:
       A tree like the parameters of the target, `nnx.state(model, nnx.Param)` or
-      `module.init(...)["params"]`, with a `ParamSpec` at each leaf.
+      `module.init(...)["params"]`, with a `ParamSpec` at each leaf. In any other tree `None` stands
+      in the place of what is no parameter.
 
     Raises:
-      TypeError: if `inputs` and the kind of model do not fit each other, or a rule is no rule.
+      TypeError: if there are no `inputs` for a Linen module, or a rule is no rule.
       ValueError: naming the parameters: if the structures of the models differ, nothing grows, some
         axes grow and others shrink, an axis that does not grow has another size at the target
         though a layer sums over it, axes are unknown, a rule does not fit, a tensor is too large to
@@ -99,34 +105,37 @@ def infer(
       Yang et al., "Tensor Programs V", arXiv:2203.03466, Appendix B (kinds of parameters) and
       Definition 4.1 (attention); the comparison of base and delta: Appendix H.
     """
-    source = Source(make_model, inputs)
-    models = {
-        what: describe(source, size, what)
+    model = as_model(make_model, inputs=inputs, apply=apply, wrt=wrt)
+    # What is frozen says of the model what it is, such as whether it has a readout.
+    whole = dataclasses.replace(model, wrt=None)
+    small, other, large = (
+        describe(whole.at(size, what))
         for what, size in (("base", base), ("delta", delta), ("target", target))
-    }
-    small, other = models["base"].leaves, models["delta"].leaves
+    )
     _require_same_structure(small, other, "delta")
     like = {name: (leaf.shape, other[name].shape, leaf.placed) for name, leaf in small.items()}
-    names = counterparts(like, models["target"].leaves)
-    _require_same_structure(
-        {name: small[names[name]] for name in names}, models["target"].leaves, "target"
+    names = counterparts(like, large)
+    _require_same_structure({name: small[names[name]] for name in names}, large, "target")
+    leaves = with_rules(
+        {
+            name: leaf.agreeing(small[names[name]]).agreeing(other[names[name]])
+            for name, leaf in large.items()
+        },
+        rules,
     )
-    leaves = {
-        name: leaf.agreeing(small[names[name]]).agreeing(other[names[name]])
-        for name, leaf in models["target"].leaves.items()
-    }
-    leaves = with_rules(leaves, rules)
-    require_kinds(leaves)
-    pairs = {
+    trained = model.at(target, "target")
+    require_kinds({name: leaves[name] for name in trained.parameters})
+    sizes = {
         name: Sizes(leaf, small[names[name]].shape, other[names[name]].shape)
         for name, leaf in leaves.items()
+        if leaf.kinds is not None
     }
-    require_growth(pairs)
-    require_fixed_sizes(pairs)
-    require_known_attention(pairs)
-    specs = {name: sizes.spec() for name, sizes in pairs.items()}
-    require_readout(leaves, specs)
-    return models["target"].tree(specs)
+    require_growth(sizes)
+    require_fixed_sizes(sizes)
+    require_known_attention(sizes)
+    specs = {name: of_three.spec() for name, of_three in sizes.items()}
+    require_readout({name: leaves[name] for name in specs}, specs)
+    return trained.like_params(specs)
 
 
 def _require_same_structure(base: Mapping[str, Leaf], other: Mapping[str, Leaf], what: str) -> None:

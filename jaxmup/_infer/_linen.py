@@ -1,4 +1,4 @@
-"""What the layers of `flax.linen` say of their parameters."""
+"""Axes of the parameters of a Linen module, as the types of its layers say them."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -7,7 +7,6 @@ import jax
 from flax import linen as nn
 from flax.core import meta
 
-import jaxmup.linen
 from jaxmup._infer._layers import (
     DENSE,
     EMBED,
@@ -19,6 +18,7 @@ from jaxmup._infer._layers import (
     owned_by_jaxmup,
 )
 from jaxmup._infer._leaf import Kinds, Leaf, Use
+from jaxmup._model import Instance
 from jaxmup._spec import Axis, ParamSpec
 from jaxmup._tree import leaves_by_path, path_name
 
@@ -79,28 +79,25 @@ class _Layer(NamedTuple):
 
 
 class _Trace(NamedTuple):
-    """What was seen while a module was initialized."""
+    """Modules that were seen while one was initialized."""
 
     layers: dict[tuple[str, ...], _Layer]
     attending: set[tuple[str, ...]]
     normalized: set[tuple[str, ...]]
 
 
-def leaves(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[dict[str, Leaf], Any]:
-    """The parameters of a module by name, and as an abstract tree."""
+def leaves(instance: Instance) -> dict[str, Leaf]:
+    """The parameters of a module by name."""
     trace = _Trace({}, set(), set())
     with nn.intercept_methods(lambda *call: _record(trace, *call)):
-        variables = jax.eval_shape(lambda *xs: module.init(jax.random.key(0), *xs), *inputs)
-    boxed = variables.get("params", {})
-    params = nn.unbox(boxed)
-    shapes = {name: tuple(leaf.shape) for name, leaf in leaves_by_path(params).items()}
+        boxed = instance.initialized().params
+    shapes = {name: tuple(leaf.shape) for name, leaf in leaves_by_path(boxed).items()}
     names = _axis_names(boxed)
-    declared = _declared(module, inputs, trace, shapes)
-    found = {
+    declared = _declared(instance, trace, shapes)
+    return {
         name: _leaf(name, shape, names.get(name), trace, declared.get(name))
         for name, shape in shapes.items()
     }
-    return found, params
 
 
 def _record(trace: _Trace, call: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -123,7 +120,7 @@ def _record(trace: _Trace, call: Any, args: Any, kwargs: Any, context: Any) -> A
 
 
 def _declared(
-    module: nn.Module, inputs: Any, trace: _Trace, shapes: Mapping[str, tuple[int, ...]]
+    instance: Instance, trace: _Trace, shapes: Mapping[str, tuple[int, ...]]
 ) -> Mapping[str, ParamSpec]:
     """The specs that jaxmup layers declare, by name."""
     ours = {name for name in shapes if owned_by_jaxmup(_owner(trace, name))}
@@ -134,7 +131,7 @@ def _declared(
         for name, shape in shapes.items()
         if name not in ours
     }
-    declared = leaves_by_path(jaxmup.linen.specs(module, *inputs, given=given))
+    declared = leaves_by_path(instance.declared(given))
     return {name: declared[name] for name in ours}
 
 

@@ -1,4 +1,4 @@
-"""What the layers of `flax.nnx` say of their parameters."""
+"""Axes of the parameters of an NNX module, as the types of its layers say them."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -57,9 +57,9 @@ _LAYERS: dict[type[nnx.Module], Callable[[Any], Mapping[str, Kinds]]] = {
 _NORMALIZING = (nnx.SpectralNorm, nnx.WeightNorm)
 
 
-def leaves(model: nnx.Module) -> dict[str, Leaf]:
+def leaves(model: nnx.Module, params: nnx.State) -> dict[str, Leaf]:
     """The parameters of an abstract model by name."""
-    flat = list(nnx.to_flat_state(nnx.state(model, nnx.Param)))
+    flat = list(nnx.to_flat_state(params))
     owners = {path: _owners(model, path) for path, _ in flat}
     ours = {path for path, _ in flat if owned_by_jaxmup(owners[path][-1])}
     declared: dict[Path, ParamSpec] = {}
@@ -74,12 +74,6 @@ def leaves(model: nnx.Module) -> dict[str, Leaf]:
         name_of(path): _leaf(path, param, owners[path], declared[path] if path in ours else None)
         for path, param in flat
     }
-
-
-def tree(model: nnx.Module, values: Mapping[str, Any]) -> nnx.State:
-    """A tree like `nnx.state(model, nnx.Param)` with these values, by name."""
-    paths = [path for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))]
-    return nnx.from_flat_state([(path, values[name_of(path)]) for path in paths])
 
 
 def _leaf(path: Path, param: Any, owners: list[Any], spec: ParamSpec | None) -> Leaf:

@@ -1,6 +1,5 @@
 """Initial values for an unmodified model of any width."""
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -9,24 +8,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmup._check import listed
 from jaxmup._infer._depth import counterparts
-from jaxmup._infer._make import Made, Source
+from jaxmup._model import Instance, MakeModel, Model, Parts, as_model
 from jaxmup._parameter import join_tiles
-from jaxmup._rules import Parametrization
+from jaxmup._parametrization import Parametrization
 from jaxmup._spec import ParamSpec
-from jaxmup._tree import leaves_by_path, listed, resolve
+from jaxmup._tree import Size, Specs, leaves_by_path, map_named, resolve
 from jaxmup.functional import scale
 
 
 def rescale(
-    make_model: Callable[..., Any],
-    specs: Any,
+    make_model: MakeModel | Model,
+    specs: Specs,
     parametrization: Parametrization,
     *,
-    base: Any,
-    target: Any,
+    base: Size,
+    target: Size,
     key: Any,
     inputs: Any = None,
+    apply: Callable[..., Any] | None = None,
+    wrt: Any = None,
 ) -> Any:
     r"""The model of size `target`, its parameters starting as `parametrization` asks.
 
@@ -45,23 +47,26 @@ def rescale(
     Called under `jax.jit`, with `out_shardings` where wanted, only what is returned is ever made.
 
     Args:
-      make_model: as for `infer`. Unless it returns a Linen module, it must have a parameter `rngs`,
-        which is given an `nnx.Rngs`, or `key`, which is given a key, and draw its values with it.
-      specs: what `infer` returned, for this `target`.
-      parametrization: the rule that the optimizer's scalings are resolved with.
-      base: the size of the base model, as for `infer`.
-      target: the size of the model to make.
-      key: the random key: for `make_model`, as `rngs=nnx.Rngs(key)` or `key=key`; for a Linen
-        module, for `module.init`, which takes a dict of keys by name as well.
-      inputs: what a Linen module is called with, as for `infer`.
+      make_model: Function of a size that makes the model, or a `jaxmup.Model`, as for `infer`.
+        Unless it returns a Linen module, it must have a parameter `rngs`, which is given an
+        `nnx.Rngs`, or `key`, which is given a key, and draw its values with it.
+      specs: Specs that `infer` returned for this `target`.
+      parametrization: Parametrization that the optimizer's scalings are resolved with.
+      base: Size of the base model, as for `infer`.
+      target: Size of the model to make.
+      key: Random key: for `make_model`, as `rngs=nnx.Rngs(key)` or `key=key`; for a Linen module,
+        for `module.init`, which takes a dict of keys by name as well.
+      inputs: Arguments of a call, as for `infer`.
+      apply: Function that calls the model, as for `infer`.
+      wrt: Parameters that train, as for `infer`; the others are as in `make_model` at `target`.
 
     Returns:
       What `make_model` returns: an NNX module or a tree of arrays; for a Linen module, what
       `module.init` returns.
 
     Raises:
-      TypeError: if `specs` has a leaf that is no `ParamSpec`, `make_model` takes no key, or
-        `inputs` and the kind of model do not fit each other.
+      TypeError: if `specs` has a leaf that is no `ParamSpec`, `make_model` takes no key, or there
+        are no `inputs` for a Linen module.
       ValueError: naming the parameters: if the specs are not those of the target, `resolve` refuses
         the parametrization, or values that are not constant are not drawn with `key`, so that there
         is only one draw of them.
@@ -83,10 +88,9 @@ def rescale(
     """
     scalings = leaves_by_path(resolve(specs, parametrization))
     by_name = leaves_by_path(specs)
-    source = Source(make_model, inputs)
-    small = source.make_abstract(base, "base", key)
-    large = source.make_abstract(target, "target", key)
-    _require_key(source, base, small)
+    model = as_model(make_model, inputs=inputs, apply=apply, wrt=wrt)
+    small, large = model.at(base, "base"), model.at(target, "target")
+    _require_key(large)
     _require_shapes(by_name, large.parameters)
     layouts = _layouts(
         {name: spec for name, spec in by_name.items() if _is_plain(spec)},
@@ -96,37 +100,45 @@ def rescale(
 
     def draw(index: Any) -> dict[str, Any]:
         keys = jax.tree.map(lambda one: jax.random.fold_in(one, index), key)
-        return source.make(base, keys).parameters
+        return leaves_by_path(small.draw(keys).params)
 
     if not all(layout.is_plain for layout in layouts.values()):
-        _require_random(layouts, source, base, key)
+        _require_random(layouts, small, key)
     others = by_name.keys() - layouts.keys()
-    own = source.make(target, key).parameters if others else {}
+    own = leaves_by_path(large.draw(key).params) if others else {}
 
     @jax.jit  # under which XLA drops all draws that are not used
-    def arrays(plain: Mapping[str, Any]) -> Any:
+    def arrays(plain: Mapping[str, Any]) -> Parts:
         tiles = _tiles(plain, draw, layouts)
         values = {
             name: scale(_laid_out(layout, tiles[name]), scalings[name].init_gain)
             for name, layout in layouts.items()
         }
-        return source.make(target, key).with_parameters(values).arrays
+        return _with_values(large.draw(key), values)
 
-    made = dataclasses.replace(large, arrays=arrays(source.make(base, key).parameters))
-    return made.with_parameters({name: own[name] for name in others}).model
+    parts = arrays(leaves_by_path(small.draw(key).params))
+    return large.join(_with_values(parts, {name: own[name] for name in others}))
 
 
 def _is_plain(spec: ParamSpec) -> bool:
-    """Whether the layer takes its initial values as they come."""
+    """True if the layer takes its initial values as they come."""
     return spec.applied is None or spec.applied.init_gain is None
 
 
-def _sizes(made: Made) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(leaf.shape) for name, leaf in made.parameters.items()}
+def _sizes(instance: Instance) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(leaf.shape) for name, leaf in instance.parameters.items()}
 
 
-def _require_key(source: Source, size: Any, made: Made) -> None:
-    if made.api != "linen" and not source.takes_key(size):
+def _with_values(parts: Parts, values: Mapping[str, Any]) -> Parts:
+    """The same arrays with these values for the parameters that they name."""
+    names = leaves_by_path(parts.params)
+    return parts._replace(
+        params=map_named(lambda _, value: value, parts.params, {**names, **values})
+    )
+
+
+def _require_key(instance: Instance) -> None:
+    if instance.kind != "linen" and not instance.model.is_drawn_with_key(instance.size):
         raise TypeError(
             "`make_model` must have a parameter `key` or `rngs`, with which it draws all its "
             "values: those of a larger model are laid out of many draws of the base model's. Write "
@@ -135,15 +147,15 @@ def _require_key(source: Source, size: Any, made: Made) -> None:
 
 
 class _Layout(NamedTuple):
-    """How one parameter is laid out of draws of its counterpart in the base model.
+    """One parameter, laid out of draws of its counterpart in the base model.
 
     Args:
-      source: the name of the counterpart.
-      base_shape: its shape.
-      shape: the shape of the parameter.
-      tiles: number of draws along each axis.
-      start: index of the first draw.
-      is_plain: whether it is the counterpart itself, which `make_model` has drawn.
+      source: Name of the counterpart.
+      base_shape: Shape of the counterpart.
+      shape: Shape of the parameter.
+      tiles: Number of draws along each axis.
+      start: Index of the first draw.
+      is_plain: True if the parameter is its counterpart, which `make_model` has drawn.
     """
 
     source: str
@@ -196,18 +208,19 @@ def _laid_out(layout: _Layout, tiles: Any) -> jax.Array:
     return join_tiles(tiles, layout.tiles, layout.base_shape)[window]
 
 
-def _require_random(layouts: Mapping[str, _Layout], source: Source, base: Any, key: Any) -> None:
+def _require_random(layouts: Mapping[str, _Layout], small: Instance, key: Any) -> None:
     """Raises a `ValueError` if several draws are needed of what has only one."""
     with jax.ensure_compile_time_eval():  # so that the draws can be compared under `jit`
         first, second = (
-            source.make(base, jax.tree.map(lambda _, seed=seed: jax.random.key(seed), key))
+            leaves_by_path(
+                small.draw(jax.tree.map(lambda _, seed=seed: jax.random.key(seed), key)).params
+            )
             for seed in (0, 1)
         )
     fixed = [
         f"{name} {layout.shape}, in the base model {layout.base_shape}"
         for name, layout in layouts.items()
-        if not layout.is_plain
-        and _has_one_draw(first.parameters[layout.source], second.parameters[layout.source])
+        if not layout.is_plain and _has_one_draw(first[layout.source], second[layout.source])
     ]
     if fixed:
         raise ValueError(

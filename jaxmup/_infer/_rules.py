@@ -3,12 +3,14 @@
 import dataclasses
 import fnmatch
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
 from jaxmup._infer._leaf import Kinds, Leaf
 from jaxmup._spec import AxisKind
 from jaxmup._tree import listed
 
+Rules: TypeAlias = Mapping[str | tuple[str | None, ...], tuple[str, ...]]
+"""The kind of each axis of the parameters that a pattern of paths, or their axis names, match."""
 KINDS: tuple[AxisKind, ...] = get_args(AxisKind)
 HOW = (
     'Give a rule: `rules={"blocks/*/kernel": ("input", "output")}` for the parameters whose path '
@@ -17,7 +19,7 @@ HOW = (
 )
 
 
-def with_rules(leaves: Mapping[str, Leaf], rules: Mapping[Any, Any] | None) -> dict[str, Leaf]:
+def with_rules(leaves: Mapping[str, Leaf], rules: Rules | None) -> dict[str, Leaf]:
     """The leaves, each with what a rule or its own axis names say of its axes.
 
     Raises:

@@ -52,8 +52,8 @@ def _findings(asked: Asked, updates: Updates) -> Iterator[Finding]:
                 f"{asked.family.name!r}, which the scalings are for, it {should}.",
                 (),
                 "Learning rates, eps and weight decay of one family are wrong for another.",
-                "Resolve the specs with `jaxmup.parametrization(name, family)` for the optimizer "
-                "that is used.",
+                "Resolve the specs with `jaxmup.parametrization(name, optimizer)` for the "
+                "optimizer that is used.",
             )
 
 

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
-RuleName = Literal[
+CheckName = Literal[
     "no-growth",
     "undeclared-axis",
     "readout",
@@ -34,7 +34,7 @@ class Finding:
     """A mistake that no error would have shown.
 
     Args:
-      rule: name of the rule that found it.
+      check: name of the check that found it.
       what: what is so.
       where: paths of the parameters concerned; empty if it is the whole model or chain.
       why: why it matters.
@@ -48,7 +48,7 @@ class Finding:
         mend:  Scale it.
     """
 
-    rule: RuleName
+    check: CheckName
     what: str
     where: tuple[str, ...]
     why: str
@@ -66,7 +66,7 @@ class Finding:
         more = len(self.where) - _SHOWN
         where = ", ".join(self.where[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
         labels = {"  where: ": where, "  why:   ": self.why, "  mend:  ": self.mend}
-        lines = [(f"{self.rule}: ", self.what), *labels.items()]
+        lines = [(f"{self.check}: ", self.what), *labels.items()]
         shown = [f"{label}{line}" for label, line in lines if line]
         if width is not None:
             indent = " " * len("  where: ")

@@ -18,10 +18,11 @@ from jaxmup._lint._probe import Probe
 from jaxmup._lint._specs import check_specs
 from jaxmup._lint._state import check_state, has_started
 from jaxmup._lint._steps import STEPS
+from jaxmup._parametrization import Parametrization
 from jaxmup._power import ONE
-from jaxmup._rules import Parametrization
 from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
+from jaxmup._specs_of import specs_of
 from jaxmup._tree import leaves_by_path, path_name, require_leaves
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def lint(
     are not tried.
 
     Args:
-      specs: a tree with a `ParamSpec` at each leaf, such as `jaxmup.nnx.specs` returns.
+      specs: A tree with a `ParamSpec` at each leaf, such as `jaxmup.nnx.specs` returns, or a model
+        of jaxmup layers: an NNX module, or a `jaxmup.Model` at a size.
       parametrization: the rule that is meant.
       scalings: those that are used; `None` for `jaxmup.resolve(specs, parametrization)`. Leave
         out `parametrization` where some were replaced on purpose.
@@ -93,12 +95,13 @@ def lint(
       >>> lint(specs, rule, tx=jaxmup.optim.adam(1e-3, scalings))
       []
       >>> tx = optax.chain(jaxmup.optim.scale_gradients(scalings), optax.adam(1e-3))
-      >>> [(finding.rule, finding.where) for finding in lint(specs, rule, tx=tx)]
+      >>> [(finding.check, finding.where) for finding in lint(specs, rule, tx=tx)]
       [('learning-rate', ('hidden',))]
 
     References:
       Yang et al., "Tensor Programs V", arXiv:2203.03466, Tables 3, 8, 9 and Appendix B.3.
     """
+    specs = specs_of(specs)
     by_path = require_leaves("specs", specs, ParamSpec, "Use `jaxmup.nnx.specs`.")
     if parametrization is None and scalings is None and not (tx is None and opt_state is None):
         raise ValueError(
@@ -139,7 +142,7 @@ def _resolved(
     if not isinstance(parametrization, Parametrization):
         raise TypeError(
             f"`parametrization` must be a `Parametrization`. Got {parametrization!r}. Use "
-            "`jaxmup.parametrization(name, family)`."
+            "`jaxmup.parametrization(name, optimizer)`."
         )
     resolved = {}
     for path, spec in specs.items():
@@ -232,9 +235,13 @@ def _check_transform(
 
 def _one_family(scalings: Mapping[str, Scaling]) -> Family | None:
     """The family of all scalings, if steps on tiny parameters say anything about large ones."""
-    names = {scaling.family for scaling in scalings.values()}
-    family = FAMILIES.get(min(names)) if len(names) == 1 else None
-    if family is None or family.unit != ONE or family.gradient_degree not in (0, 1):
+    families = {scaling.family for scaling in scalings.values()}
+    family = families.pop() if len(families) == 1 else None
+    if (
+        family not in FAMILIES.values()
+        or family.unit != ONE
+        or family.gradient_degree not in (0, 1)
+    ):
         return None
     return family
 

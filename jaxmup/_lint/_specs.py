@@ -54,7 +54,9 @@ def _shapes_of_parameters(specs: Specs, shapes: Shapes) -> Iterator[Finding]:
 
 def _no_growth(specs: Specs) -> Iterator[Finding]:
     axes = [axis for spec in specs.values() for axis in spec.axes if axis.kind != "batch"]
-    if any(axis.ratio != 1 for axis in axes) or any(spec.depth != 1 for spec in specs.values()):
+    if any(axis.ratio != 1 for axis in axes) or any(
+        spec.depth_ratio != 1 for spec in specs.values()
+    ):
         return
     if any(axis.grows for axis in axes):
         yield Finding(

@@ -1,34 +1,41 @@
 """Weights from PyTorch to Flax and back."""
 
-import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
+from flax import nnx
 
-from jaxmup._tree import listed
-from jaxmup.bridge import _sources, _target
-from jaxmup.bridge._layouts import Array
-from jaxmup.bridge._plan import Entry, Plan, put
+from jaxmup import _check
+from jaxmup._tree import Specs, Tree, listed
+from jaxmup.bridge._flax_model import FlaxModel, open_model
+from jaxmup.bridge._pairs import Pairs
+from jaxmup.bridge._plan import Entry, Plan
 from jaxmup.bridge._planning import make_plan
-from jaxmup.bridge._rules import Rules
+from jaxmup.bridge._sources import Checkpoint, StateDictOrFile, naming, open_checkpoint
 
-StateDict = Mapping[str, Any] | str | os.PathLike[str]
+M = TypeVar("M", bound=nnx.Module | Tree)
 
 
 def plan(
-    source: StateDict,
-    target: Any,
-    rules: Rules | None = None,
+    state_dict_or_file: StateDictOrFile,
+    model: nnx.Module | Tree,
+    pairs: Pairs | None = None,
     *,
-    specs: Any = None,
+    specs: Specs | None = None,
     multipliers: Mapping[str, float] | None = None,
 ) -> Plan:
-    """What `from_torch` would do, from names and shapes alone.
+    """The conversion that `from_torch` would do, from names and shapes alone.
 
-    Print it to see every tensor, its leaf, both shapes and the transform. The arguments are those
-    of `from_torch`; nothing is read but headers, and a `state_dict` and a model may both be
-    abstract.
+    Print it to see every tensor, its leaf, both shapes and the transform. Nothing is read but
+    headers, and a state dict and a model may both be abstract.
+
+    Args:
+      state_dict_or_file: State dict, or the path of a file of one; see `from_torch`.
+      model: NNX module, or a tree with arrays; see `from_torch`.
+      pairs: Paths of Flax for names that don't say it themselves; see `from_torch`.
+      specs: For a tree, the `ParamSpec` of its parameters; see `from_torch`.
+      multipliers: Multipliers of PyTorch's layers; see `from_torch`.
 
     Raises:
       As `from_torch`.
@@ -40,14 +47,14 @@ def plan(
       weight  kernel  (3, 2) → (2, 3)  transposed
       bias    bias    (3) → (3)        as it is
     """
-    checkpoint = _sources.open_checkpoint(source)
-    return plan_of(checkpoint, _target.read(target, specs), rules, multipliers)
+    checkpoint = open_checkpoint(state_dict_or_file)
+    return plan_of(checkpoint, open_model(model, specs), pairs, multipliers)
 
 
 def plan_of(
-    checkpoint: _sources.Checkpoint,
-    target: _target.Target,
-    rules: Rules | None,
+    checkpoint: Checkpoint,
+    opened: FlaxModel,
+    pairs: Pairs | None,
     multipliers: Mapping[str, float] | None = None,
 ) -> Plan:
     """The plan for a checkpoint and a model that have been opened.
@@ -55,21 +62,23 @@ def plan_of(
     Raises:
       ValueError: with the file in front.
     """
-    with _sources.naming(checkpoint.where, ""):
-        made = make_plan(checkpoint.sources, target.leaves, rules, checkpoint.tied, multipliers)
-        _require_floats(made, target)
+    for name, multiplier in (multipliers or {}).items():
+        _check.number(f"multipliers[{name!r}]", multiplier, above=0)
+    with naming(checkpoint.where, ""):
+        made = make_plan(checkpoint.sources, opened.leaves, pairs, checkpoint.tied, multipliers)
+        _require_floats(made, opened)
     return made
 
 
 def from_torch(
-    state_dict_or_file: StateDict,
-    target: Any,
-    rules: Rules | None = None,
+    state_dict_or_file: StateDictOrFile,
+    model: M,
+    pairs: Pairs | None = None,
     *,
-    specs: Any = None,
+    specs: Specs | None = None,
     multipliers: Mapping[str, float] | None = None,
     allow_nan: bool = False,
-) -> Any:
+) -> M:
     """A model of Flax with the weights of a model of PyTorch.
 
     Layers are matched by shape first: what fits one place only goes there. Where several fit, words
@@ -80,28 +89,30 @@ def from_torch(
     weight over m, so that the effective weight is PyTorch's.
 
     Args:
-      state_dict_or_file: a `state_dict()`, of tensors or of any arrays; or the path of a file: of
+      state_dict_or_file: State dict, of tensors or of any arrays; or the path of a file: of
         safetensors, of an index of safetensors (`model.safetensors.index.json`), or of
         `torch.save`, which PyTorch's restricted unpickler reads (`weights_only=True`).
-      target: an NNX module, or a tree of arrays such as Linen's variables. It is left as it is, and
-        may be abstract (`nnx.eval_shape`, `jax.eval_shape`).
-      rules: for names that don't say it themselves, from a tensor or module of PyTorch to a leaf or
-        layer of Flax, such as `{"h.*.ln_1": "blocks/*/attention_norm"}`. Several modules with one
-        layer are tied. `None` for a path leaves a tensor out.
-      specs: the `ParamSpec` of a tree's parameters, if its layers apply multipliers. An NNX module
-        has its own.
-      multipliers: of layers of PyTorch that apply any, by the name of the tensor; dimensionless.
-      allow_nan: whether a tensor may hold NaN.
+      model: NNX module, or a tree with arrays, such as Linen's variables or an Equinox module. It
+        is left as it is, and may be abstract (`nnx.eval_shape`, `jax.eval_shape`). Leaves that are
+        no arrays are carried along.
+      pairs: Paths of Flax for names that don't say it themselves: from a tensor or module of
+        PyTorch to a leaf or layer, such as `{"h.*.ln_1": "blocks/*/attention_norm"}`. Several
+        modules with one layer are tied. `None` for a path leaves a tensor out.
+      specs: For a tree, the `ParamSpec` of its parameters, if its layers apply multipliers. An NNX
+        module has its own.
+      multipliers: Multipliers of PyTorch's layers that apply any, by the name of the tensor;
+        dimensionless.
+      allow_nan: Whether a tensor may hold NaN.
 
     Returns:
-      A model like `target`.
+      A model like `model`.
 
     Raises:
       OSError: if a file cannot be read.
-      TypeError: if `target` is no model, or a state dict no mapping.
+      TypeError: if `model` has no arrays, or a state dict is no mapping.
       ValueError: naming the file and the tensors, if a file is damaged or holds more than tensors,
-        if tensors or leaves are left over, cannot be told apart, or hold NaN, or if JAX would
-        change a dtype.
+        if tensors or leaves are left over, cannot be told apart, or hold NaN, if two leaves have
+        one name, if specs are of another model, or if JAX would change a dtype.
 
     Example:
       >>> from flax import nnx
@@ -111,34 +122,35 @@ def from_torch(
       Array([[0., 2., 4.],
              [1., 3., 5.]], dtype=float32)
     """
-    checkpoint = _sources.open_checkpoint(state_dict_or_file)
-    opened = _target.read(target, specs)
-    made = plan_of(checkpoint, opened, rules, multipliers)
-    leaves = forward(made, checkpoint, allow_nan=allow_nan)
-    return opened.build(leaves)
+    checkpoint = open_checkpoint(state_dict_or_file)
+    opened = open_model(model, specs)
+    made = plan_of(checkpoint, opened, pairs, multipliers)
+    return opened.build(
+        made.leaves(lambda entry: converted(entry, checkpoint, allow_nan=allow_nan))
+    )
 
 
 def to_torch(
-    model: Any,
-    like: StateDict,
-    rules: Rules | None = None,
+    model: nnx.Module | Tree,
+    like: StateDictOrFile,
+    pairs: Pairs | None = None,
     *,
-    specs: Any = None,
+    specs: Specs | None = None,
     multipliers: Mapping[str, float] | None = None,
     allow_nan: bool = False,
-) -> dict[str, Array]:
+) -> dict[str, np.ndarray]:
     """The state dict of a model of PyTorch with the weights of a model of Flax.
 
-    The way back of `from_torch`, by the same plan and the same rules.
+    The way back of `from_torch`, by the same plan and the same pairs.
 
     Args:
-      model: an NNX module, or a tree of arrays such as Linen's variables.
-      like: a state dict, or a file of one, whose names and shapes the result has; its values are
-        not read.
-      rules: see `from_torch`.
-      specs: see `from_torch`.
-      multipliers: see `from_torch`.
-      allow_nan: whether a leaf may hold NaN.
+      model: NNX module, or a tree with arrays, such as Linen's variables.
+      like: State dict, or the path of a file of one, whose names and shapes the result has; its
+        values are not read.
+      pairs: Paths of Flax for names that don't say it themselves; see `from_torch`.
+      specs: For a tree, the `ParamSpec` of its parameters; see `from_torch`.
+      multipliers: Multipliers of PyTorch's layers; see `from_torch`.
+      allow_nan: Whether a leaf may hold NaN.
 
     Returns:
       Arrays of numpy by name, in the dtypes of `model`. `save` writes them, `as_tensors` makes
@@ -155,55 +167,43 @@ def to_torch(
       >>> bool((state["weight"] == layer.kernel[...].T).all())
       True
     """
-    checkpoint = _sources.open_checkpoint(like)
-    opened = _target.read(model, specs)
-    made = plan_of(checkpoint, opened, rules, multipliers)
-    _require_values(opened)
-    leaves = {path: np.asarray(x) for path, x in opened.values.items()}
+    checkpoint = open_checkpoint(like)
+    opened = open_model(model, specs)
+    made = plan_of(checkpoint, opened, pairs, multipliers)
+    leaves = _values(opened)
     if not allow_nan:
-        _require_no_nan(leaves)
+        _refuse_nan(leaves)
     return made.backward(leaves.__getitem__)
 
 
-def forward(made: Plan, checkpoint: _sources.Checkpoint, *, allow_nan: bool) -> dict[str, Array]:
-    """The leaves of a checkpoint by path, one tensor at a time."""
-    leaves: dict[str, Array] = {}
-    for entry in made.entries:
-        for place, array in zip(
-            entry.targets, converted(entry, checkpoint, allow_nan=allow_nan), strict=True
-        ):
-            put(leaves, place, made.shapes[place.path], array)
-    return leaves
-
-
-def converted(entry: Entry, checkpoint: _sources.Checkpoint, *, allow_nan: bool) -> list[Array]:
-    """What the targets of one entry get.
+def converted(entry: Entry, checkpoint: Checkpoint, *, allow_nan: bool) -> list[np.ndarray]:
+    """The arrays of the leaves of one entry, from a checkpoint of PyTorch.
 
     Raises:
       ValueError: naming file and tensors.
     """
     names = [source.name for source in entry.sources]
-    with _sources.naming(checkpoint.where, ", ".join(names)):
+    with naming(checkpoint.where, ", ".join(names)):
         arrays = [checkpoint.read(name) for name in names]
         if not allow_nan and entry.targets:
-            _require_no_nan(dict(zip(names, arrays, strict=True)))
+            _refuse_nan(dict(zip(names, arrays, strict=True)))
         return entry.forward(arrays)
 
 
-def reverted(entry: Entry, leaves: _sources.Checkpoint, *, allow_nan: bool) -> list[Array]:
-    """What the sources of one entry get, from a file of leaves.
+def reverted(entry: Entry, leaves: Checkpoint, *, allow_nan: bool) -> list[np.ndarray]:
+    """The arrays of the tensors of one entry, from a file of leaves.
 
     Raises:
       ValueError: naming file and leaves.
     """
-    with _sources.naming(leaves.where, ", ".join(map(str, entry.targets))):
+    with naming(leaves.where, ", ".join(map(str, entry.targets))):
         arrays = [leaves.read(place.path)[place.row] for place in entry.targets]
         if not allow_nan:
-            _require_no_nan(dict(zip(map(str, entry.targets), arrays, strict=True)))
+            _refuse_nan(dict(zip(map(str, entry.targets), arrays, strict=True)))
         return entry.backward(arrays)
 
 
-def _require_no_nan(arrays: Mapping[str, Array]) -> None:
+def _refuse_nan(arrays: Mapping[str, np.ndarray]) -> None:
     wrong = [
         f"{name}: {count} of {array.size}"
         for name, array in arrays.items()
@@ -216,25 +216,27 @@ def _require_no_nan(arrays: Mapping[str, Array]) -> None:
         )
 
 
-def _count_nan(array: Array) -> int:
-    return int(np.count_nonzero(array != array)) if array.dtype.kind not in "biu" else 0
+def _count_nan(array: np.ndarray) -> int:
+    # What differs from itself: `np.isnan` does not know every dtype of ml_dtypes.
+    return 0 if _is_integer(array.dtype) else int(np.count_nonzero(array != array))
 
 
-def _require_values(target: _target.Target) -> None:
-    abstract = [path for path, x in target.values.items() if not hasattr(x, "__array__")]
+def _values(opened: FlaxModel) -> dict[str, np.ndarray]:
+    abstract = [path for path, x in opened.values.items() if not hasattr(x, "__array__")]
     if abstract:
         raise ValueError(f"A model must have values to convert. These have none:{listed(abstract)}")
+    return {path: np.asarray(x) for path, x in opened.values.items()}
 
 
-def _require_floats(made: Plan, target: _target.Target) -> None:
+def _require_floats(made: Plan, opened: FlaxModel) -> None:
     """Raises a `ValueError` where a tensor of integers would become a weight, or the reverse."""
-    kinds = {leaf.path: leaf.dtype for leaf in target.leaves}
+    dtypes = {leaf.path: leaf.dtype for leaf in opened.leaves}
     wrong = [
-        f"{source.name} is of {source.dtype}, {place} of {kinds[place.path]}"
+        f"{source.name} is of {source.dtype}, {place} of {dtypes[place.path]}"
         for entry in made.entries
         for source in entry.sources
         for place in entry.targets
-        if _is_integer(source.dtype) != _is_integer(kinds[place.path])
+        if _is_integer(source.dtype) != _is_integer(dtypes[place.path])
     ]
     if wrong:
         raise ValueError(
@@ -242,5 +244,5 @@ def _require_floats(made: Plan, target: _target.Target) -> None:
         )
 
 
-def _is_integer(dtype: Any) -> bool:
+def _is_integer(dtype: np.dtype) -> bool:
     return dtype.kind in "biu"

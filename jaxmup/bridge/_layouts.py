@@ -1,20 +1,20 @@
-"""How PyTorch lays a parameter out, and how Flax does: transforms as data, each with its inverse.
+"""PyTorch's way to lay a parameter out, and Flax's: transforms as data, each with its inverse.
 
-A `Layout` says what becomes of a few arrays of one framework. It moves elements and never computes
-with them, the sums of two biases excepted, so it serves a weight and its optimizer moments alike.
+A `Layout` takes a few arrays of one framework to those of the other. It moves elements and never
+computes with them, the sums of two biases excepted, so it serves a weight and the moments of its
+optimizer alike.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
-Shape = tuple[int, ...]
-Join = Literal["one", "equal", "sum", "gru"]
+Shape: TypeAlias = tuple[int, ...]
+Join: TypeAlias = Literal["one", "equal", "sum", "gru"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +25,14 @@ class Layout:
     per target; the axes of each part are permuted, some reversed, and it takes the target's shape.
 
     Args:
-      name: what a table calls it.
-      key: what a rule calls it; empty if shapes always tell.
-      permutation: of a part's axes, as of `numpy.transpose`; empty keeps them.
-      reversed_axes: axes of the permuted part along which the order of the elements turns around.
-      join: `"one"` is for one source, `"equal"` for tied copies, `"sum"` for the two biases of an
-        LSTM, which Flax has as one, `"gru"` for those of a GRU.
-      input_first: whether the source is stored as (inputs, outputs), as `Conv1D` of GPT-2 does.
+      name: Words for it in a table.
+      key: Word for it in a pair; empty if shapes always tell.
+      permutation: Order of a part's axes, as of `numpy.transpose`; empty keeps them.
+      reversed_axes: Axes of the permuted part along which the order of the elements turns around.
+      join: Way from several sources to one array: `"one"` for one source, `"equal"` for tied
+        copies, `"sum"` for the two biases of an LSTM, which Flax has as one, `"gru"` for those of
+        a GRU.
+      input_first: Whether the source is stored as (inputs, outputs), as `Conv1D` of GPT-2 does.
     """
 
     name: str
@@ -41,12 +42,9 @@ class Layout:
     join: Join = "one"
     input_first: bool = False
 
-    @property
-    def is_permutation(self) -> bool:
-        """Whether every element of either side is one of the other, so that moments go along."""
-        return self.join in ("one", "equal")
-
-    def forward(self, sources: Sequence[Array], target_shapes: Sequence[Shape]) -> list[Array]:
+    def forward(
+        self, sources: Sequence[np.ndarray], target_shapes: Sequence[Shape]
+    ) -> list[np.ndarray]:
         """The arrays of Flax; views of `sources` wherever numpy can make them.
 
         Raises:
@@ -61,6 +59,7 @@ class Layout:
             return []
         whole = _JOINS[self.join].forward(sources, sum(map(math.prod, target_shapes)))
         if self.input_first:
+            # What is cut into query, key and value must be the first axis, as in a Linear.
             whole = whole.swapaxes(-1, -2)
         rows = _rows(target_shapes, math.prod(whole.shape[1:]))
         parts = np.split(whole, np.cumsum(rows)[:-1]) if len(rows) > 1 else [whole]
@@ -70,14 +69,17 @@ class Layout:
         ]
 
     def backward(
-        self, targets: Sequence[Array], source_shapes: Sequence[Shape], dtype: Any = None
-    ) -> list[Array]:
+        self,
+        targets: Sequence[np.ndarray],
+        source_shapes: Sequence[Shape],
+        dtype: np.dtype | None = None,
+    ) -> list[np.ndarray]:
         """The tensors of PyTorch; what Flax has no place for is zero.
 
         Args:
-          targets: arrays of Flax.
-          source_shapes: of the tensors.
-          dtype: of tensors that Flax has no array for.
+          targets: Arrays of Flax.
+          source_shapes: Shapes of the tensors.
+          dtype: Dtype of tensors that Flax has no array for.
 
         Example:
           >>> LINEAR.backward([np.array([[0.0, 2.0, 4.0], [1.0, 3.0, 5.0]])], [(3, 2)])[0].tolist()
@@ -89,27 +91,26 @@ class Layout:
         if self.input_first:
             shape = (*shape[:-2], shape[-1], shape[-2])
         rest = shape[1:]
-        parts = [
-            self._unpermuted(target, rows, rest)
-            for target, rows in zip(
-                targets, _rows([t.shape for t in targets], math.prod(rest)), strict=True
-            )
-        ]
+        rows = _rows([target.shape for target in targets], math.prod(rest))
+        parts = [self._unpermuted(target, n, rest) for target, n in zip(targets, rows, strict=True)]
         whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        if self.join == "one":
-            whole = whole.reshape(shape)  # a scalar has no rows
+        if self.join in ("one", "equal"):
+            # A scalar was given one row to be cut along. Joined biases keep their shape: those of a
+            # GRU may have a gate more than the first source.
+            whole = whole.reshape(shape)
         if self.input_first:
             whole = whole.swapaxes(-1, -2)
         return _JOINS[self.join].backward(whole, source_shapes)
 
-    def _permuted(self, part: Array) -> Array:
+    def _permuted(self, part: np.ndarray) -> np.ndarray:
         moved = part.transpose(self.permutation) if self.permutation else part
         return np.flip(moved, self.reversed_axes) if self.reversed_axes else moved
 
-    def _unpermuted(self, target: Array, rows: int, rest: Shape) -> Array:
+    def _unpermuted(self, target: np.ndarray, rows: int, rest: Shape) -> np.ndarray:
         shape = (rows, *rest)
         if not self.permutation:
             return target.reshape(shape)
+        # Heads may have axes of their own in the leaf: first PyTorch's axes, permuted, come back.
         moved = target.reshape([shape[axis] for axis in self.permutation])
         moved = np.flip(moved, self.reversed_axes) if self.reversed_axes else moved
         return moved.transpose(np.argsort(self.permutation))
@@ -117,40 +118,42 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True)
 class _Joined:
-    """How several tensors of PyTorch make one array, given its number of elements, and back."""
+    """A way to make one array of several tensors of PyTorch, given its number of elements; back."""
 
-    forward: Callable[[Sequence[Array], int], Array]
-    backward: Callable[[Array, Sequence[Shape]], list[Array]]
+    forward: Callable[[Sequence[np.ndarray], int], np.ndarray]
+    backward: Callable[[np.ndarray, Sequence[Shape]], list[np.ndarray]]
 
 
 def _rows(shapes: Sequence[Shape], row: int) -> list[int]:
+    """Number of rows of `row` elements in each shape; none where rows are empty."""
     return [math.prod(shape) // max(row, 1) for shape in shapes]
 
 
-def _one(sources: Sequence[Array], size: int) -> Array:
+def _one(sources: Sequence[np.ndarray], size: int) -> np.ndarray:
     (source,) = sources
     return source if source.ndim else source.reshape(1)
 
 
-def _equal(sources: Sequence[Array], size: int) -> Array:
+def _equal(sources: Sequence[np.ndarray], size: int) -> np.ndarray:
     first, *others = sources
     if not all(np.array_equal(first, other, equal_nan=True) for other in others):
         raise ValueError("tied tensors must hold the same values, and these differ")
     return first
 
 
-def _sum(sources: Sequence[Array], size: int) -> Array:
+def _sum(sources: Sequence[np.ndarray], size: int) -> np.ndarray:
     return np.add(*sources)
 
 
-def _sum_back(whole: Array, shapes: Sequence[Shape]) -> list[Array]:
+def _sum_back(whole: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
     return [whole, np.zeros_like(whole)]
 
 
-def _gru(sources: Sequence[Array], size: int) -> Array:
+def _gru(sources: Sequence[np.ndarray], size: int) -> np.ndarray:
     """The biases of r, z and n, and where there is room for it, that of n's recurrent product.
 
-    PyTorch adds its second bias of n inside the product with r: it is another parameter.
+    PyTorch adds its second bias of n inside the product with r, `n = tanh(W x + b + r (U h + b'))`,
+    so it cannot be summed with the first: it is another parameter.
     """
     inputs, state = sources
     n = inputs.shape[0] // 3
@@ -165,7 +168,7 @@ def _gru(sources: Sequence[Array], size: int) -> Array:
     return np.concatenate([gates, inputs[2 * n :]])
 
 
-def _gru_back(whole: Array, shapes: Sequence[Shape]) -> list[Array]:
+def _gru_back(whole: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
     inputs = whole[: shapes[0][0]]
     n = inputs.shape[0] // 3
     state = np.zeros_like(inputs)
@@ -185,6 +188,7 @@ _JOINS = MappingProxyType(
 
 COPY = Layout("as it is")
 LINEAR = Layout("transposed", "linear", (1, 0))
+# It is transposed twice: once to be cut like a Linear, and back.
 INPUT_FIRST = Layout("as it is (Conv1D)", "conv1d", (1, 0), input_first=True)
 DROPPED = Layout("left out")
 TWO_BIASES = Layout("sum of both biases", join="sum")
@@ -213,3 +217,13 @@ def transposed_convolution(rank: int, transpose_kernel: bool) -> Layout:
 def tied(layout: Layout) -> Layout:
     """The layout for several equal copies of one tensor."""
     return dataclasses.replace(layout, name=f"{layout.name}, tied", join="equal")
+
+
+def shown(shape: Shape) -> str:
+    """A shape in a message, such as `(3)`.
+
+    Example:
+      >>> shown((3,)), shown(())
+      ('(3)', '()')
+    """
+    return f"({', '.join(map(str, shape))})"

@@ -1,22 +1,33 @@
-"""Which module of PyTorch is which layer of Flax: by shape, by elimination, by name, by number.
+"""Modules of PyTorch paired with layers of Flax: by shape, elimination, name and number.
 
 Nothing is guessed. Modules and layers that could stand for each other by their shapes make a group;
-within it, equal names but for their numbers make a family, whose order the numbers give. Families
+within it, equal names but for their numbers make a series, whose order the numbers give. Series
 pair up if nothing else fits, or if the same words tell each from the others of its side; that two
 names share words is not enough, since a norm before attention and one after it do. What is left
 open then is an error.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from jaxmup._tree import listed
 from jaxmup.bridge._units import FlaxLayer, TorchLayer
-from jaxmup.bridge._words import Words
+
+Fits: TypeAlias = Mapping[int, frozenset[int]]
+"""The layers that each module could be by its shapes, both as indices."""
+Group: TypeAlias = tuple[list[int], list[int]]
+"""Modules and layers that fit one another, both as indices."""
 
 
-class Family(NamedTuple):
-    """Layers whose names differ in numbers only, in the order of the numbers."""
+class Series(NamedTuple):
+    """Layers of one side whose names differ in numbers only, in the order of the numbers.
+
+    Args:
+      words: Words of the names.
+      members: Indices of the layers.
+      numbers: Numbers in the name of each layer.
+      labels: Word before each number.
+    """
 
     words: frozenset[str]
     members: tuple[int, ...]
@@ -24,32 +35,37 @@ class Family(NamedTuple):
     labels: tuple[str, ...]
 
 
-def match(
-    torch: Sequence[TorchLayer], flax: Sequence[FlaxLayer], fits: Mapping[int, frozenset[int]]
-) -> dict[int, int]:
-    """Pairs every module with a layer.
+SeriesPair: TypeAlias = tuple[Series, Series]
+"""A series of modules, and one of layers."""
+
+
+def match(torch: Sequence[TorchLayer], flax: Sequence[FlaxLayer], fits: Fits) -> dict[int, int]:
+    """The layer of every module, both as indices.
 
     Args:
-      torch: the modules.
-      flax: the layers.
-      fits: which layers each module could be, as indices.
+      torch: Modules of PyTorch.
+      flax: Layers of Flax.
+      fits: Layers that each module could be.
 
     Raises:
       ValueError: naming what is left over on either side, or what cannot be told apart.
     """
     groups = list(_groups(len(torch), len(flax), fits))
+    # All groups are looked at before any is solved: one error lists everything that is left over.
     if uneven := [(us, vs) for us, vs in groups if len(us) != len(vs)]:
         raise ValueError(_left_over(torch, flax, uneven))
-    pairs: dict[int, int] = {}
+    layer_of: dict[int, int] = {}
     for us, vs in groups:
-        pairs |= _solve(us, vs, torch, flax, fits)
-    return pairs
+        layer_of |= _solved(us, vs, torch, flax, fits)
+    return layer_of
 
 
-def _groups(
-    torch: int, flax: int, fits: Mapping[int, frozenset[int]]
-) -> Iterator[tuple[list[int], list[int]]]:
-    """The connected parts of the graph of what fits what."""
+def _groups(torch: int, flax: int, fits: Fits) -> Iterator[Group]:
+    """The connected parts of the graph of what fits what.
+
+    An equal number on both sides of a part is necessary for a one-to-one match, and parts do not
+    touch each other: what a name means is asked only among those that its shape leaves.
+    """
     fitting: dict[int, set[int]] = {v: set() for v in range(flax)}
     for u, vs in fits.items():
         for v in vs:
@@ -69,42 +85,52 @@ def _groups(
             yield sorted(i for t, i in part if t), sorted(i for t, i in part if not t)
 
 
-def _solve(
+def _solved(
     us: list[int],
     vs: list[int],
     torch: Sequence[TorchLayer],
     flax: Sequence[FlaxLayer],
-    fits: Mapping[int, frozenset[int]],
+    fits: Fits,
 ) -> dict[int, int]:
-    left, right = _families(us, torch), _families(vs, flax)
-    pairs: dict[int, int] = {}
+    """The layer of each module of a group.
+
+    Raises:
+      ValueError: naming the series that nothing tells apart.
+    """
+    left, right = _series(us, torch), _series(vs, flax)
+    layer_of: dict[int, int] = {}
     while left:
-        open_pairs = [(a, b) for a in left for b in right if _can_pair(a, b, fits)]
-        found = _forced(left, right, open_pairs) or _by_words(left, right, open_pairs)
+        # A pair that is found takes options from the others, and words that the rest then has in
+        # common say nothing more: so both are looked at anew each time. Elimination goes first,
+        # since it needs no names.
+        candidates = [(a, b) for a in left for b in right if _can_pair(a, b, fits)]
+        found = _forced(left, right, candidates) or _by_words(left, right, candidates)
         if found is None:
             raise ValueError(_ambiguous(torch, flax, left, right))
         a, b = found
-        pairs |= zip(a.members, b.members, strict=True)
+        layer_of |= zip(a.members, b.members, strict=True)
         left.remove(a)
         right.remove(b)
-    return pairs
+    return layer_of
 
 
-def _families(members: list[int], layers: Sequence[TorchLayer | FlaxLayer]) -> list[Family]:
+def _series(members: list[int], layers: Sequence[TorchLayer | FlaxLayer]) -> list[Series]:
+    """Layers of one side as series, by the spelling of their names without numbers."""
     by_template: dict[tuple[str, int], list[int]] = {}
     for i in members:
-        words: Words = layers[i].words
+        words = layers[i].words
+        # Of Dense_0 and Dense_1 one may be a stack, whose rows have one number more.
         by_template.setdefault((words.template, len(words.numbers)), []).append(i)
-    found: list[Family] = []
+    found: list[Series] = []
     for indices in by_template.values():
         indices = sorted(indices, key=lambda i: layers[i].words.numbers)
         first = layers[indices[0]].words
         numbers = tuple(layers[i].words.numbers for i in indices)
-        found.append(Family(first.words, tuple(indices), numbers, first.labels))
+        found.append(Series(first.words, tuple(indices), numbers, first.labels))
     return found
 
 
-def _can_pair(a: Family, b: Family, fits: Mapping[int, frozenset[int]]) -> bool:
+def _can_pair(a: Series, b: Series, fits: Fits) -> bool:
     return (
         len(a.members) == len(b.members)
         and _same_order(a, b)
@@ -112,23 +138,29 @@ def _can_pair(a: Family, b: Family, fits: Mapping[int, frozenset[int]]) -> bool:
     )
 
 
-def _same_order(a: Family, b: Family) -> bool:
-    """Whether the numbers of both give the members one order.
+def _same_order(a: Series, b: Series) -> bool:
+    """True if the numbers of both give the members one order.
 
     A list has one order. Lists in lists do if they are as many, as long, and nested the same way.
     """
     (ranks_a, labels_a), (ranks_b, labels_b) = _ranks(a), _ranks(b)
     if len(labels_a) < 2 or len(labels_b) < 2:
         return True
+    # Four blocks of four convolutions are as long either way: only the words before the numbers
+    # say that one side counts blocks first and the other convolutions.
     crossed = labels_a != labels_b and sorted(labels_a) == sorted(labels_b)
     return ranks_a == ranks_b and not crossed
 
 
-def _ranks(family: Family) -> tuple[list[tuple[int, ...]], list[str]]:
-    """The place of each member in each list, and the words before the numbers that vary."""
+def _ranks(series: Series) -> tuple[list[tuple[int, ...]], list[str]]:
+    """The place of each member in each list, and the words before the numbers that vary.
+
+    Places and not numbers are compared: PyTorch's `Sequential` counts activations too, so that its
+    linear layers may be 0, 2 and 4 where Flax's are 0, 1 and 2.
+    """
     columns = [
         (label, column)
-        for label, column in zip(family.labels, zip(*family.numbers, strict=True), strict=True)
+        for label, column in zip(series.labels, zip(*series.numbers, strict=True), strict=True)
         if len(set(column)) > 1
     ]
     ranked = []
@@ -139,27 +171,32 @@ def _ranks(family: Family) -> tuple[list[tuple[int, ...]], list[str]]:
 
 
 def _forced(
-    left: list[Family], right: list[Family], pairs: Sequence[tuple[Family, Family]]
-) -> tuple[Family, Family] | None:
+    left: list[Series], right: list[Series], candidates: Sequence[SeriesPair]
+) -> SeriesPair | None:
     """A pair of which one can be nothing else."""
-    for side, families in enumerate((left, right)):
-        for family in families:
-            of_family = [pair for pair in pairs if pair[side] is family]
-            if len(of_family) == 1:
-                return of_family[0]
+    for side, all_series in enumerate((left, right)):
+        for series in all_series:
+            own = [pair for pair in candidates if pair[side] is series]
+            if len(own) == 1:
+                return own[0]
     return None
 
 
 def _by_words(
-    left: list[Family], right: list[Family], pairs: Sequence[tuple[Family, Family]]
-) -> tuple[Family, Family] | None:
-    """A pair whose names differ from those of the others by the same words, and the only one."""
+    left: list[Series], right: list[Series], candidates: Sequence[SeriesPair]
+) -> SeriesPair | None:
+    """A pair whose names differ from those of the others by the same words, and the only one.
+
+    Words that all names of a side share, such as "attention" of query, key and value, tell nothing
+    apart and are left out; frameworks differ in them. A name of which nothing remains then must be
+    equal as a whole: nothing would be equal to nothing by accident.
+    """
     common_left, common_right = (
-        frozenset.intersection(*(family.words for family in side)) for side in (left, right)
+        frozenset.intersection(*(series.words for series in side)) for side in (left, right)
     )
     equal = [
         (a, b)
-        for a, b in pairs
+        for a, b in candidates
         if a.words - common_left == b.words - common_right
         and (a.words - common_left or a.words == b.words)
     ]
@@ -170,15 +207,13 @@ def _by_words(
 
 
 _REMEDY = (
-    "Pass `rules` from names of PyTorch to paths of Flax, such as "
+    "Pass `pairs` of names of PyTorch and paths of Flax, such as "
     '{"h.*.ln_1": "blocks/*/attention_norm"}; None in place of a path leaves a tensor out.'
 )
 
 
 def _left_over(
-    torch: Sequence[TorchLayer],
-    flax: Sequence[FlaxLayer],
-    groups: Sequence[tuple[list[int], list[int]]],
+    torch: Sequence[TorchLayer], flax: Sequence[FlaxLayer], groups: Sequence[Group]
 ) -> str:
     alone_t = [torch[u] for us, vs in groups if not vs for u in us]
     alone_f = [flax[v] for us, vs in groups if not us for v in vs]
@@ -194,18 +229,18 @@ def _left_over(
                 f"for {len(vs)} of Flax:{listed(str(flax[v]) for v in vs)}"
             )
     if any(us and vs and len(us) > len(vs) for us, vs in groups):
-        parts.append("If they are tied, lead each of them to the one layer by a rule.")
+        parts.append("If they are tied, lead each of them to the one layer by a pair.")
     return "\n".join([*parts, _REMEDY])
 
 
 def _ambiguous(
     torch: Sequence[TorchLayer],
     flax: Sequence[FlaxLayer],
-    left: Sequence[Family],
-    right: Sequence[Family],
+    left: Sequence[Series],
+    right: Sequence[Series],
 ) -> str:
-    modules = listed(str(torch[u]) for family in left for u in family.members)
-    layers = listed(str(flax[v]) for family in right for v in family.members)
+    modules = listed(str(torch[u]) for series in left for u in series.members)
+    layers = listed(str(flax[v]) for series in right for v in series.members)
     return (
         "Names or numbers must say which of equal shapes is which. They don't for these of "
         f"PyTorch:{modules}\nand these of Flax:{layers}\n{_REMEDY}"

@@ -1,4 +1,4 @@
-"""Moments along the plan of their weights: through the same layouts, in units of gradients."""
+"""Moments of torch's tensors: moved through the layouts of their weights, in units of gradients."""
 
 import dataclasses
 import math
@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxmup._tree import listed
+from jaxmup._check import listed
+from jaxmup._tree import PathName
+from jaxmup.bridge._layouts import Layout
 from jaxmup.bridge._plan import Entry, Place
 from jaxmup.bridge._plan import Plan as Plan
 from jaxmup.bridge._torch_run import TorchGroup, TorchRun
@@ -15,11 +17,11 @@ from jaxmup.bridge._units import without_collection
 
 
 class Trained(NamedTuple):
-    """How torch trains what becomes a leaf.
+    """The training in torch of what becomes a leaf.
 
     Args:
-      group: the parameter group.
-      factor: weight here over the weight in torch; gradients have its inverse.
+      group: Parameter group of the tensor.
+      factor: Weight here over the weight in torch. Gradients have its inverse.
     """
 
     group: TorchGroup
@@ -29,13 +31,14 @@ class Trained(NamedTuple):
 class Tensor(NamedTuple):
     """A tensor that torch trains, with what it becomes.
 
-    Where torch trains both biases of a cell, which are one here, they share their moments, and this
-    stands for both: it moves twice as far.
+    A recurrent cell of torch has two biases that are added to each other; here they are one. Both
+    have one gradient, so they keep the same moments, and one record stands for the two. Their sum
+    makes the steps of both, so the group of the record has twice their learning rate.
 
     Args:
-      names: its name, or those of both biases.
-      entry: of the plan.
-      group: the parameter group.
+      names: Name of the tensor, or those of both biases.
+      entry: Entry of the plan that it is a source of.
+      group: Parameter group that trains it, or that trains the sum as the two train the biases.
     """
 
     names: tuple[str, ...]
@@ -44,31 +47,32 @@ class Tensor(NamedTuple):
 
     @property
     def places(self) -> tuple[Place, ...]:
-        """What it becomes, with the paths that leaves have in a tree of parameters alone."""
+        """The places that it becomes, with the paths of leaves in a tree of parameters alone."""
         return tuple(p._replace(path=without_collection(p.path)) for p in self.entry.targets)
 
-    def to_jax(self, array: np.ndarray, degree: int) -> list[np.ndarray]:
+    def to_jax(self, array: np.ndarray, degree: float) -> list[np.ndarray]:
         """A moment at each place; `degree` is the power of the gradient that it has the unit of."""
         moved = self._layout.forward([array], [place.shape for place in self.entry.targets])
         return [_scaled(part, self.entry.factor**-degree) for part in moved]
 
-    def to_torch(self, arrays: list[np.ndarray], degree: int) -> np.ndarray:
+    def to_torch(self, arrays: list[np.ndarray], degree: float) -> np.ndarray:
         """The moment of the tensor, from those at its places."""
         arrays = [_scaled(array, self.entry.factor**degree) for array in arrays]
         return self._layout.backward(arrays, [self.shape])[0]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the tensor."""
+        """The shape of the tensor."""
         return next(s.shape for s in self.entry.sources if s.name == self.names[0])
 
     @property
-    def _layout(self) -> Any:
+    def _layout(self) -> Layout:
+        # Weights of the two biases add up; their moments are equal, so that one of them is taken.
         return dataclasses.replace(self.entry.layout, join="one")
 
 
 def tensors_of(plan: Plan, run: TorchRun) -> list[Tensor]:
-    """The tensors of an optimizer with their entries in the plan.
+    """The tensors of an optimizer, with their entries in the plan.
 
     Raises:
       ValueError: if the plan lacks one, a moment has another shape than its tensor, or tensors that
@@ -87,27 +91,27 @@ def tensors_of(plan: Plan, run: TorchRun) -> list[Tensor]:
     return tensors
 
 
-def trained_by_path(tensors: list[Tensor]) -> dict[str, Trained]:
-    """How torch trains each leaf; a leaf that is missing isn't trained.
+def trained_by_path(tensors: list[Tensor]) -> dict[PathName, Trained]:
+    """The training of each leaf in torch; a leaf that is missing is not trained.
 
     Raises:
       ValueError: if the rows of a leaf that stacks layers are trained differently.
     """
-    found: dict[str, Trained] = {}
+    found: dict[PathName, Trained] = {}
     for tensor in tensors:
         trained = Trained(tensor.group, tensor.entry.factor)
         for place in tensor.places:
             other = found.setdefault(place.path, trained)
-            if _number(other) != _number(trained):
+            if _numbers(other) != _numbers(trained):
                 raise ValueError(
                     "The layers of a stack are trained alike here. In torch those of "
-                    f"{place.path} have other hyper-parameters: {_number(other)} and "
-                    f"{_number(trained)}. Make the model with layers that are not stacked."
+                    f"{place.path} have other hyper-parameters: {_numbers(other)} and "
+                    f"{_numbers(trained)}. Make the model with layers that are not stacked."
                 )
     return found
 
 
-def _number(trained: Trained) -> Any:
+def _numbers(trained: Trained) -> tuple[dict[str, Any], float]:
     return dict(trained.group.hyperparameters), trained.factor
 
 
@@ -142,7 +146,7 @@ def _require_one(names: tuple[str, ...], entry: Entry, run: TorchRun) -> None:
 
 
 def _alike(run: TorchRun, first: str, second: str) -> bool:
-    """Whether two tensors have been trained as one, but for rounding."""
+    """True if two tensors have been trained as one, up to rounding."""
     groups, moments = run.group_of(), (run.moments[first], run.moments[second])
     return (
         groups[first].hyperparameters == groups[second].hyperparameters
@@ -157,7 +161,11 @@ def _close(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def _together(group: TorchGroup, number: int) -> TorchGroup:
-    """The group that trains the sum of several tensors of one gradient as `group` trains each."""
+    """The group that trains the sum of several tensors as `group` trains each of them.
+
+    All have the gradient of the sum, which moves by the steps of all. Its decay adds up from theirs
+    and must not grow with their number.
+    """
     if number == 1:
         return group
     held = group.hyperparameters

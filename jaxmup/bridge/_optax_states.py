@@ -1,143 +1,83 @@
-"""Which field of an optax state holds what torch keeps under another name, and filling them."""
+"""The fields of an optax state that torch has a counterpart of, read and filled."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
-from jaxmup._tree import listed, path_name
+from jaxmup._check import listed
+from jaxmup._opt_state import TRANSFORMS, Field, Link, Owners, walk, where, with_fields
+from jaxmup._tree import OptState, PathName, Tree
+from jaxmup.bridge._torch_optimizers import TORCH_NAMES
 
-# What a field is: a number of steps, the position of the schedules, the learning rate among
-# injected hyper-parameters, the states of other transforms, or what is alike between any two steps.
-Kind = Literal["step", "position", "rate", "inner", "at rest"]
-
-
-class Moment(NamedTuple):
-    """A field with an array for each parameter, and torch's name of it."""
-
-    name: str
+Moments: TypeAlias = Mapping[str, Mapping[PathName, np.ndarray]]
+"""Moments by torch's name of the moment and the name of the parameter."""
 
 
-_ADAM: dict[str, Moment | Kind] = {
-    "count": "step",
-    "mu": Moment("exp_avg"),
-    "nu": Moment("exp_avg_sq"),
-}
+class Counterpart(NamedTuple):
+    """A field of an optax state.
 
-STATES: dict[str, dict[str, Moment | Kind]] = {
-    "ScaleByAdamState": _ADAM,
-    "ScaleByAmsgradState": {**_ADAM, "nu_max": Moment("max_exp_avg_sq")},
-    "ScaleByRmsState": {"nu": Moment("square_avg")},
-    "ScaleByRStdDevState": {"mu": Moment("grad_avg"), "nu": Moment("square_avg")},
-    "ScaleByRssState": {"sum_of_squares": Moment("sum")},
-    "TraceState": {"trace": Moment("momentum_buffer")},
-    "ScaleByScheduleState": {"count": "position"},
-    "WrappedScheduleState": {"count": "position"},
-    "WeightDecaySchedule": {"count": "position"},
-    "InjectHyperparamsState": {"count": "step", "hyperparams": "rate", "inner_state": "inner"},
-    "InjectStatefulHyperparamsState": {
-        "count": "step",
-        "hyperparams": "rate",
-        "hyperparams_states": "inner",
-        "inner_state": "inner",
-    },
-    "MaskedState": {"inner_state": "inner"},
-    "PartitionState": {"inner_states": "inner"},
-    "MultiStepsState": {
-        "mini_step": "at rest",
-        "gradient_step": "step",
-        "inner_opt_state": "inner",
-        "acc_grads": "at rest",
-        "skip_state": "at rest",
-    },
-    "ApplyIfFiniteState": {
-        "notfinite_count": "at rest",
-        "last_finite": "at rest",
-        "total_notfinite": "at rest",
-        "inner_state": "inner",
-    },
-    "EmptyState": {},
-    "ReadyChainState": {},
-    "ScaleGradientsState": {},
-    "ScaleUpdatesState": {},
-    "ClipByGlobalNormState": {},
-}
+    Args:
+      field: The field.
+      torch_name: Name that torch has for the moment in it; `None` if it holds no moment.
+    """
+
+    field: Field
+    torch_name: str | None
+
+    @property
+    def where(self) -> str:
+        """The path of the field, for messages."""
+        return where(self.field.path)
 
 
-class Field(NamedTuple):
-    """A field of the state of one transform; `path` says where it stands."""
-
-    path: str
-    kind: Moment | Kind
-    value: Any
-
-
-def fields_of(state: Any) -> Iterator[Field]:
+def fields_of(state: OptState) -> list[Counterpart]:
     """The fields of all transforms in the state of an optimizer.
 
     Raises:
       ValueError: naming every state that torch has no counterpart of.
     """
-    unknown: list[str] = []
-    yield from _fields_of(state, "", unknown)
+    walked = walk(state)
+    unknown = walked.unknown + [
+        f"{where(link.path)}: {type(link.state).__name__}"
+        for link in walked.links
+        if not _has_counterpart(link)
+    ]
     if unknown:
+        known = [state for name in TORCH_NAMES for state in TRANSFORMS[name].states]
         raise ValueError(
             "Every state in the chain must have a counterpart in torch. Without one:"
-            f"{listed(unknown)}\nKnown are{listed(name for name in STATES if STATES[name])}"
+            f"{listed(unknown)}\nMoments are known of{listed(known)}"
         )
+    return [
+        Counterpart(field, TORCH_NAMES.get(link.name, {}).get(field.name))
+        for link in walked.links
+        for field in link.fields
+    ]
 
 
-def _fields_of(state: Any, path: str, unknown: list[str]) -> Iterator[Field]:
-    for name, part in _parts(state):
-        yield from _fields_of(part, f"{path}/{name}".lstrip("/"), unknown)
-    row = _row(state)
-    if row is None:
-        unknown.append(f"{path or '(the state itself)'}: {type(state).__name__}")
-        return
-    for name, kind in row.items():
-        if kind != "inner":
-            yield Field(f"{path}/{name}".lstrip("/"), kind, getattr(state, name))
+def _has_counterpart(link: Link) -> bool:
+    names = TORCH_NAMES.get(link.name, {})
+    return all(
+        field.name in names if field.kind == "moment" else field.kind != "other"
+        for field in link.fields
+    )
 
 
-def _parts(state: Any) -> list[tuple[Any, Any]]:
-    """The states inside this one, with the names that their paths go on with."""
-    if type(state) in (tuple, list):
-        return list(enumerate(state))
-    if isinstance(state, Mapping):
-        return list(state.items())
-    row = _row(state) or {}
-    return [(name, getattr(state, name)) for name, kind in row.items() if kind == "inner"]
+def moments_of(state: OptState, owners: Owners) -> Iterator[tuple[str, PathName, Array]]:
+    """The moments in a state: torch's name, the parameter, and the array."""
+    for field, name in fields_of(state):
+        if name is not None:
+            for owner, leaf in owners.leaves(field.value):
+                if owner is not None:
+                    yield name, owner, leaf
 
 
-def _row(state: Any) -> dict[str, Moment | Kind] | None:
-    if type(state) in (tuple, list) or isinstance(state, Mapping):
-        return {}
-    row = STATES.get(type(state).__name__)
-    return row if row is not None and set(row) == set(getattr(state, "_fields", ())) else None
-
-
-def with_fields(state: Any, fields: Mapping[str, Any], path: str = "") -> Any:
-    """`state` with other values in the fields at these paths."""
-    if type(state) in (tuple, list):
-        return type(state)(
-            with_fields(part, fields, f"{path}/{i}".lstrip("/")) for i, part in enumerate(state)
-        )
-    if isinstance(state, Mapping):
-        return {k: with_fields(v, fields, f"{path}/{k}".lstrip("/")) for k, v in state.items()}
-    values = {}
-    for name, kind in (_row(state) or {}).items():
-        at = f"{path}/{name}".lstrip("/")
-        if kind == "inner":
-            values[name] = with_fields(getattr(state, name), fields, at)
-        elif at in fields:
-            values[name] = fields[at]
-    return state._replace(**values) if values else state
-
-
-def leaf_like(value: Any, leaf: Any) -> Array:
+def leaf_like(value: ArrayLike, leaf: Array) -> Array:
     """`value` as an array of the dtype of `leaf`, spread over devices as it is."""
     array = jnp.array(value, leaf.dtype)  # a copy: torch updates its tensors in place
     sharding = getattr(leaf, "sharding", None)
@@ -146,46 +86,68 @@ def leaf_like(value: Any, leaf: Any) -> Array:
     return jax.device_put(array, sharding)
 
 
-def filled(
-    state: Any,
-    moments: Mapping[str, Mapping[str, np.ndarray]],
-    step: int | None,
-    position: int | None,
-    rate: float | None,
-) -> Any:
-    """`state` with moments and counts put in.
+class Progress(NamedTuple):
+    """The progress of a run.
 
     Args:
-      state: that of a new optimizer.
-      moments: arrays by torch's name of the moment and the path of the parameter; where one is
-        missing, the initial one stays.
-      step: number of steps made.
-      position: of the schedules.
-      rate: the learning rate for `optax.inject_hyperparams`; `None` to leave it.
+      step: Number of steps made; `None` if it is not known.
+      position: Position of the schedules; `None` if it is not known.
+      rate: Learning rate for `optax.inject_hyperparams`; `None` to leave it.
     """
-    counts = {"step": step, "position": position}
-    fields: dict[str, Any] = {}
-    for field in fields_of(state):
-        if isinstance(field.kind, Moment):
-            arrays = moments.get(field.kind.name, {})
-            fields[field.path] = jax.tree_util.tree_map_with_path(
-                lambda path, leaf, arrays=arrays: (
-                    leaf_like(arrays[path_name(path)], leaf) if path_name(path) in arrays else leaf
-                ),
-                field.value,
-            )
+
+    step: int | None
+    position: int | None
+    rate: float | None
+
+
+def filled(state: OptState, moments: Moments, progress: Progress, owners: Owners) -> OptState:
+    """`state` with moments, counts and the learning rate put in.
+
+    Args:
+      state: State of a new optimizer.
+      moments: Moments that are put in; where one is missing, the initial one stays.
+      progress: Numbers that the counters are set to.
+      owners: Owners of the leaves of the state.
+
+    Raises:
+      ValueError: if an optimizer counts and the number of steps is not known.
+    """
+    counts = {"steps": progress.step, "position": progress.position}
+    values = {}
+    for counterpart in fields_of(state):
+        field, name = counterpart
+        if name is not None:
+            values[field.path] = _with_moments(field.value, moments.get(name, {}), owners)
         elif field.kind in counts:
-            fields[field.path] = _count(field, counts[field.kind])
-        elif field.kind == "rate" and rate is not None and "learning_rate" in field.value:
-            held = jax.tree.map(lambda leaf: leaf_like(rate, leaf), field.value["learning_rate"])
-            fields[field.path] = {**field.value, "learning_rate": held}
-    return with_fields(state, fields)
+            values[field.path] = _count(counterpart, counts[field.kind])
+        elif field.kind == "rates" and progress.rate is not None:
+            values[field.path] = _with_rate(field.value, progress.rate)
+    return with_fields(state, values)
 
 
-def _count(field: Field, count: int | None) -> Any:
+def _with_moments(tree: Tree, arrays: Mapping[PathName, np.ndarray], owners: Owners) -> Tree:
+    def filled_leaf(owner: PathName | None, leaf: Array) -> Array:
+        array = None if owner is None else arrays.get(owner)
+        return leaf if array is None else leaf_like(array, leaf)
+
+    return owners.map(filled_leaf, tree)
+
+
+def _with_rate(held: Mapping[str, Tree], rate: float) -> dict[str, Tree]:
+    """The injected hyper-parameters with this learning rate, if they hold one."""
+    return {
+        name: jax.tree.map(lambda leaf: leaf_like(rate, leaf), value)
+        if name == "learning_rate"
+        else value
+        for name, value in held.items()
+    }
+
+
+def _count(counterpart: Counterpart, count: int | None) -> Tree:
     if count is None:
         raise ValueError(
-            f"The number of steps must be known where an optimizer counts. `{field.path}` counts, "
-            "and torch's SGD does not. Pass `step`, or `scheduler=scheduler.state_dict()`."
+            "The number of steps must be known where an optimizer counts. "
+            f"`{counterpart.where}` counts, and torch's SGD does not. Pass `step`, or "
+            "`scheduler=scheduler.state_dict()`."
         )
-    return jax.tree.map(lambda leaf: leaf_like(count, leaf), field.value)
+    return jax.tree.map(lambda leaf: leaf_like(count, leaf), counterpart.field.value)

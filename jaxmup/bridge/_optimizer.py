@@ -8,10 +8,17 @@ import numpy as np
 import optax
 from flax import nnx
 
-from jaxmup._tree import leaves_by_path, listed
-from jaxmup.bridge._agreement import require_same_step
-from jaxmup.bridge._moments import Tensor, Trained, tensors_of, trained_by_path
-from jaxmup.bridge._optax_states import Moment, fields_of, filled
+from jaxmup._check import listed
+from jaxmup._opt_state import Kind, Owners
+from jaxmup._tree import OptState, Params, PathName, leaves_by_path
+from jaxmup.bridge._agreement import (
+    require_at_rest,
+    require_same_moments,
+    require_same_step,
+    require_started,
+)
+from jaxmup.bridge._moments import Tensor, tensors_of, trained_by_path
+from jaxmup.bridge._optax_states import Moments, Progress, fields_of, filled, moments_of
 from jaxmup.bridge._plan import Plan, put
 from jaxmup.bridge._torch_run import TorchGroup, TorchRun, read_run
 
@@ -20,15 +27,15 @@ class ParameterGroup(NamedTuple):
     """A parameter group of torch.
 
     Args:
-      optimizer: its class in `torch.optim`.
-      hyperparameters: by torch's names, as numbers.
-      paths: of its parameters here.
-      counterpart: the expression that makes the same optimizer here.
+      optimizer: Name of its class in `torch.optim`.
+      hyperparameters: Numbers by torch's names.
+      paths: Names of its parameters here.
+      counterpart: Expression that makes the same optimizer here.
     """
 
     optimizer: str
     hyperparameters: Mapping[str, Any]
-    paths: tuple[str, ...]
+    paths: tuple[PathName, ...]
     counterpart: str
 
 
@@ -37,13 +44,12 @@ def parameter_groups(
 ) -> list[ParameterGroup]:
     """The parameter groups of a torch optimizer, by the names that their parameters have here.
 
-    They are what `optax.partition` needs: a label for each parameter, and for each label an
-    optimizer.
+    `optax.partition` needs them: a label for each parameter, and an optimizer for each label.
 
     Args:
       torch_state: `optimizer.state_dict()`, of torch tensors or numpy arrays.
-      plan: of the weights, from `jaxmup.bridge.plan`.
-      names: see `optimizer_from_torch`.
+      plan: Plan of the weights, from `jaxmup.bridge.plan`.
+      names: Names of the tensors; see `optimizer_from_torch`.
 
     Raises:
       ValueError: as `optimizer_from_torch`, where it concerns `torch_state`.
@@ -81,43 +87,43 @@ def optimizer_from_torch(
     torch_state: Mapping[str, Any],
     plan: Plan,
     tx: optax.GradientTransformation,
-    model: Any,
+    model: nnx.Module | Params,
     *,
     names: Sequence[str] | None = None,
     scheduler: Mapping[str, Any] | None = None,
     step: int | None = None,
-) -> Any:
+) -> OptState:
     """The state with which `tx` goes on where an optimizer of torch stands.
 
-    Moments go through the layout of their weight. What `tx` was built from can't be read off it, so
-    it makes one step on tiny tensors beside torch's formula, and must agree: `eps` outside the
+    Moments go through the layout of their weight. What `tx` was built from cannot be read off it,
+    so it makes one step on tiny tensors beside torch's formula, and must agree: `eps` outside the
     root, how weight decays, whose AMSGrad it is, every hyper-parameter of every parameter group,
-    and the learning rate at the position of its schedule. Clipping by a norm isn't seen: torch does
-    it outside the optimizer.
+    and the learning rate at the position of its schedule. Clipping by a norm is not seen, since
+    torch does it outside the optimizer.
 
     Args:
       torch_state: `optimizer.state_dict()` of SGD, Adam, AdamW, RMSprop or Adagrad, of torch
         tensors or numpy arrays.
-      plan: of the weights, from `jaxmup.bridge.plan`.
-      tx: the optimizer here. `parameter_groups` says what it must be.
-      model: an NNX module, or a tree of parameters, such as Linen's `variables["params"]`.
-      names: of the tensors, in the order in which torch's optimizer was given them, such as `[name
-        for name, _ in model.named_parameters()]`, group after group. Not needed where it was given
-        `model.named_parameters()` themselves.
-      scheduler: `scheduler.state_dict()`, where schedules don't stand at the number of steps. It
+      plan: Plan of the weights, from `jaxmup.bridge.plan`.
+      tx: The optimizer here. `parameter_groups` says what it must be.
+      model: NNX module, or a tree of parameters, such as Linen's `variables["params"]`.
+      names: Names of the tensors, in the order in which torch's optimizer was given them, such as
+        `[name for name, _ in model.named_parameters()]`, group after group. Not needed where it was
+        given `model.named_parameters()` themselves.
+      scheduler: `scheduler.state_dict()`, where schedules do not stand at the number of steps. It
         must have made a step after each one of the optimizer.
-      step: number of steps made, where torch doesn't count them (SGD).
+      step: Number of steps made, where torch does not count them (SGD).
 
     Returns:
-      The state: for an NNX module that of an `nnx.Optimizer`, to be assigned to
-      `optimizer.opt_state`; otherwise such as `tx.init(params)` returns.
+      For an NNX module the state of an `nnx.Optimizer`, to be assigned to `optimizer.opt_state`;
+      otherwise a state such as `tx.init(params)` returns.
 
     Raises:
-      ValueError: if `torch_state` is none, or of another optimizer; if tensors lack a name, or a
-        name is not in `plan`; if moments are missing, of another shape or not finite; if parameters
-        have made different numbers of steps; if a state in the chain of `tx` has no counterpart in
-        torch or the other way round, or if their next steps differ, naming the parameters and the
-        optimizer that would not.
+      ValueError: if `torch_state` is no state, or of another optimizer; if tensors lack a name, or
+        a name is not in `plan`; if moments are missing, of another shape or not finite; if
+        parameters have made different numbers of steps; if a state in the chain of `tx` has no
+        counterpart in torch or the other way round, or if their next steps differ, naming the
+        parameters and the optimizer that would not.
 
     Example:
       >>> from jaxmup import bridge
@@ -134,21 +140,21 @@ def optimizer_from_torch(
     run = read_run(torch_state, names)
     tensors = tensors_of(plan, run)
     params = params_of(model)
+    owners = Owners(leaves_by_path(params))
     trained = trained_by_path(tensors)
     state = _initial_state(tx, model)
-    _require_same_moments(state, trained)
-    _require_started(run)
-    step, position = _counts(run, scheduler, step)
-    rate = _one_rate(run)
-    require_same_step(tx, params, trained, step, position, rate)
-    return filled(state, _moments(tensors, run, params), step, position, rate)
+    require_same_moments(state, trained, owners)
+    require_started(run)
+    progress = _progress(run, scheduler, step)
+    require_same_step(tx, params, trained, progress)
+    return filled(state, _moments(tensors, run, params), progress, owners)
 
 
 def optimizer_to_torch(
-    opt_state: Any,
+    opt_state: OptState,
     plan: Plan,
     tx: optax.GradientTransformation,
-    model: Any,
+    model: nnx.Module | Params,
     torch_state: Mapping[str, Any],
     *,
     names: Sequence[str] | None = None,
@@ -157,14 +163,14 @@ def optimizer_to_torch(
     """The state with which an optimizer of torch goes on where `tx` stands.
 
     Args:
-      opt_state: the state of `tx`, or `optimizer.opt_state` of an `nnx.Optimizer`.
-      plan: of the weights, from `jaxmup.bridge.plan`.
-      tx: see `optimizer_from_torch`; its next step must be that of torch's optimizer.
-      model: see `optimizer_from_torch`.
+      opt_state: State of `tx`, or `optimizer.opt_state` of an `nnx.Optimizer`.
+      plan: Plan of the weights, from `jaxmup.bridge.plan`.
+      tx: The optimizer here. Its next step must be that of torch's optimizer.
+      model: NNX module, or a tree of parameters.
       torch_state: `optimizer.state_dict()` of torch's optimizer: its parameter groups count, with
         the learning rates of the next step; what it has in its state does not.
-      names: see `optimizer_from_torch`.
-      step: number of steps made, where `tx` doesn't count them.
+      names: Names of the tensors; see `optimizer_from_torch`.
+      step: Number of steps made, where `tx` does not count them.
 
     Returns:
       Arrays of numpy where torch has tensors: `optimizer.load_state_dict(as_tensors(result))`.
@@ -187,13 +193,14 @@ def optimizer_to_torch(
     run = read_run({**torch_state, "state": {}}, names)
     tensors = tensors_of(plan, run)
     params = params_of(model)
+    owners = Owners(leaves_by_path(params))
     trained = trained_by_path(tensors)
-    _require_same_moments(opt_state, trained)
-    _require_at_rest(opt_state, _initial_state(tx, model))
-    counted, position = (_count(opt_state, kind) for kind in ("step", "position"))
+    require_same_moments(opt_state, trained, owners)
+    require_at_rest(opt_state, _initial_state(tx, model))
+    counted, position = _count(opt_state, "steps"), _count(opt_state, "position")
     step = next((n for n in (counted, step, position) if n is not None), None)
-    require_same_step(tx, params, trained, step, position, _one_rate(run))
-    held = _held(opt_state)
+    require_same_step(tx, params, trained, Progress(step, position, _one_rate(run)))
+    held = _held(opt_state, owners)
     by_name: dict[str, dict[str, np.ndarray]] = {}
     for tensor in tensors:
         degrees = tensor.group.optimizer.moments(tensor.group.hyperparameters)
@@ -204,14 +211,14 @@ def optimizer_to_torch(
     return {"state": _torch_states(run, by_name, step), "param_groups": torch_state["param_groups"]}
 
 
-def schedule_position(opt_state: Any) -> int | None:
-    """Where the schedules of an optimizer stand: the `last_epoch` of torch's schedulers.
+def schedule_position(opt_state: OptState) -> int | None:
+    """The position of an optimizer's schedules: the `last_epoch` of torch's schedulers.
 
     In torch such a scheduler is made with `last_epoch = position - 1`, and then sets the learning
     rates of the next step.
 
     Args:
-      opt_state: the state of an optax optimizer; `optimizer.opt_state` of an `nnx.Optimizer`.
+      opt_state: State of an optax optimizer; `optimizer.opt_state` of an `nnx.Optimizer`.
 
     Returns:
       The number of steps that the schedules have seen; `None` if there are none.
@@ -228,85 +235,38 @@ def schedule_position(opt_state: Any) -> int | None:
     return _count(opt_state, "position")
 
 
-def params_of(model: Any) -> Any:
+def params_of(model: nnx.Module | Params) -> Params:
     """The tree of parameters of an NNX module, or the tree itself."""
     return nnx.state(model, nnx.Param) if isinstance(model, nnx.Module) else model
 
 
-def _initial_state(tx: optax.GradientTransformation, model: Any) -> Any:
+def _initial_state(tx: optax.GradientTransformation, model: nnx.Module | Params) -> OptState:
     if isinstance(model, nnx.Module):
         return nnx.Optimizer(model, tx, wrt=nnx.Param).opt_state
     return tx.init(model)
 
 
-def _held(state: Any) -> dict[str, dict[str, np.ndarray]]:
-    """The moments in a state, by torch's name of the moment and the path of the parameter."""
-    held: dict[str, dict[str, np.ndarray]] = {}
-    for field in fields_of(state):
-        if isinstance(field.kind, Moment):
-            arrays = {path: np.asarray(leaf) for path, leaf in leaves_by_path(field.value).items()}
-            held.setdefault(field.kind.name, {}).update(arrays)
+def _held(state: OptState, owners: Owners) -> dict[str, dict[PathName, np.ndarray]]:
+    """The moments in a state, by torch's name of the moment and the name of the parameter."""
+    held: dict[str, dict[PathName, np.ndarray]] = {}
+    for name, path, leaf in moments_of(state, owners):
+        held.setdefault(name, {})[path] = np.asarray(leaf)
     return held
 
 
-def _require_same_moments(state: Any, trained: Mapping[str, Trained]) -> None:
-    """Raises a `ValueError` unless each leaf has the moments here that it has in torch."""
-    kept: dict[str, list[str]] = {path: [] for path in trained}
-    for field in fields_of(state):
-        if isinstance(field.kind, Moment):
-            for path in leaves_by_path(field.value):
-                kept.setdefault(path, []).append(field.kind.name)
-    wrong = []
-    for path, (group, _) in trained.items():
-        wanted = group.optimizer.moments(group.hyperparameters)
-        if sorted(kept[path]) != sorted(wanted):
-            counterpart = group.optimizer.counterpart(group.hyperparameters)
-            wrong.append(f"{path}: torch {sorted(wanted)}, `tx` {kept[path]}; use `{counterpart}`")
-    if wrong:
-        raise ValueError(
-            f"`tx` must keep for each parameter what torch keeps. It differs for{listed(wrong)}"
-        )
-
-
-def _require_started(run: TorchRun) -> None:
-    """Raises a `ValueError` for a dampened momentum that has not begun: torch dampens it later."""
-    for group in run.groups:
-        held = group.hyperparameters
-        if held.get("dampening") and held["momentum"]:
-            late = [run.names[i] for i in group.indices if not run.moments[run.names[i]]]
-            if late:
-                raise ValueError(
-                    "torch's SGD does not dampen the gradient of its first step, and nothing in "
-                    f"optax does the same. Convert after it. There was no step of{listed(late)}"
-                )
-
-
-def _require_at_rest(state: Any, initial: Any) -> None:
-    """Raises a `ValueError` if something has gathered since the last step."""
-    for field, other in zip(fields_of(state), fields_of(initial), strict=True):
-        pairs = zip(jax.tree.leaves(field.value), jax.tree.leaves(other.value), strict=True)
-        if field.kind == "at rest" and any(not np.array_equal(a, b) for a, b in pairs):
-            raise ValueError(
-                f"Convert right after a step: torch's optimizer has no place for `{field.path}`, "
-                "which holds what was gathered since the last one."
-            )
-
-
-def _counts(
-    run: TorchRun, scheduler: Mapping[str, Any] | None, step: int | None
-) -> tuple[int | None, int | None]:
-    """The number of steps, and the position of the schedules."""
+def _progress(run: TorchRun, scheduler: Mapping[str, Any] | None, step: int | None) -> Progress:
+    """The progress of torch's run."""
     if None not in (step, run.step) and step != run.step:
         raise ValueError(f"`step` must be what torch has counted, {run.step}. Got {step}.")
     step = run.step if step is None else step
     if scheduler is None:
-        return step, step
+        return Progress(step, step, _one_rate(run))
     if "last_epoch" not in scheduler:
         raise ValueError(
             "`scheduler` must be the `state_dict()` of a scheduler, with 'last_epoch'. Got the "
             f"keys {sorted(map(str, scheduler))}."
         )
-    return step, int(scheduler["last_epoch"])
+    return Progress(step, int(scheduler["last_epoch"]), _one_rate(run))
 
 
 def _one_rate(run: TorchRun) -> float | None:
@@ -315,8 +275,8 @@ def _one_rate(run: TorchRun) -> float | None:
     return rates.pop() if len(rates) == 1 else None
 
 
-def _moments(tensors: Sequence[Tensor], run: TorchRun, params: Any) -> dict[str, Any]:
-    """The moments by torch's name of the moment and the path of the parameter."""
+def _moments(tensors: Sequence[Tensor], run: TorchRun, params: Params) -> Moments:
+    """The moments by torch's name of the moment and the name of the parameter."""
     shapes = {path: np.shape(leaf) for path, leaf in leaves_by_path(params).items()}
     moments: dict[str, dict[str, np.ndarray]] = {}
     for tensor in tensors:
@@ -328,12 +288,12 @@ def _moments(tensors: Sequence[Tensor], run: TorchRun, params: Any) -> dict[str,
     return moments
 
 
-def _count(state: Any, kind: str) -> int | None:
-    """What all fields of this kind have counted; `None` if there are none."""
+def _count(state: OptState, kind: Kind) -> int | None:
+    """The number that all counters of this kind have reached; `None` if there are none."""
     counts = {
-        field.path: int(np.asarray(jax.tree.leaves(field.value)[0]))
-        for field in fields_of(state)
-        if field.kind == kind
+        part.where: int(np.asarray(jax.tree.leaves(part.field.value)[0]))
+        for part in fields_of(state)
+        if part.field.kind == kind
     }
     if len(set(counts.values())) > 1:
         raise ValueError(
@@ -346,7 +306,7 @@ def _count(state: Any, kind: str) -> int | None:
 def _torch_states(
     run: TorchRun, moments: Mapping[str, dict[str, np.ndarray]], step: int | None
 ) -> dict[int, dict[str, np.ndarray]]:
-    """What torch keeps, by the index of the tensor."""
+    """The state that torch keeps, by the index of the tensor."""
     states: dict[int, dict[str, np.ndarray]] = {}
     for group in run.groups:
         for index in group.indices:

@@ -1,7 +1,8 @@
-"""Whether a module of PyTorch can be a layer of Flax, and which transforms that takes."""
+"""Ways in which a module of PyTorch can be a layer of Flax, with the transforms that they take."""
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import TypeAlias
 
 from jaxmup.bridge._layouts import (
     COPY,
@@ -16,12 +17,13 @@ from jaxmup.bridge._layouts import (
     transposed_convolution,
 )
 from jaxmup.bridge._plan import Entry, Place
-from jaxmup.bridge._units import QKV, FlaxLayer, TorchLayer, fits_matrix, is_packed
+from jaxmup.bridge._units import CELLS, QKV, FlaxLayer, TorchLayer, fits_matrix, is_packed
 
-Option = tuple[Entry, ...]
+Option: TypeAlias = tuple[Entry, ...]
+"""One way to convert a module: an entry for each of its tensors, that of its weight first."""
 _ROLES = {"weight": ("kernel", "scale", "embedding"), "bias": ("bias",)}
 _ROLES |= {"running_mean": ("mean",), "running_var": ("var",)}
-_COUNTER = "num_batches_tracked"  # how many batches a running average has seen; Flax keeps none
+_COUNTER = "num_batches_tracked"  # of batches that a running average has seen; Flax keeps none
 
 
 def options(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
@@ -50,34 +52,32 @@ def _array(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
 
 
 def _layer(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
-    pairs: list[tuple[str, str]] = []
-    for local in torch.tensors:
-        if local != _COUNTER:
-            role = next((role for role in _ROLES[local] if role in flax.places), None)
-            if role is None:
-                return []
-            pairs.append((local, role))
-    if {role for _, role in pairs} != flax.places.keys():
-        return []
+    """A module with a weight, a bias or running averages, each in its place."""
+    place_of = {
+        local: next((role for role in _ROLES[local] if role in flax.places), "")
+        for local in torch.tensors
+        if local != _COUNTER
+    }
+    if set(place_of.values()) != flax.places.keys():
+        return []  # a tensor without a place, or a place without a tensor
     fixed: list[Entry] = []
-    kernels: list[Entry] = []
-    for local, role in pairs:
+    kernels: list[Entry] | None = None
+    for local, role in place_of.items():
         source, place = torch.tensors[local], flax.places[role]
         if role == "kernel":
             layouts = kernel_layouts(source.shape, place.shape, flax.kind)
             kernels = [Entry((source,), (place,), layout) for layout in layouts]
-            if not kernels:
-                return []
         elif _fits(source.shape, place.shape, flat=role == "bias"):
             fixed.append(Entry((source,), (place,), COPY))
         else:
             return []
     if _COUNTER in torch.tensors:
         fixed.append(Entry((torch.tensors[_COUNTER],), (), DROPPED))
-    return [(kernel, *fixed) for kernel in kernels] if kernels else [tuple(fixed)]
+    return [tuple(fixed)] if kernels is None else [(kernel, *fixed) for kernel in kernels]
 
 
 def _fits(source: Shape, place: Shape, *, flat: bool) -> bool:
+    """True if shapes are equal; `flat` for a bias, whose heads may have an axis of their own."""
     return source == place or (flat and source == (math.prod(place),))
 
 
@@ -98,6 +98,8 @@ def kernel_layouts(weight: Shape, kernel: Shape, kind: str | None) -> Iterator[L
     elif len(weight) == len(kernel) >= 3:
         rank = len(kernel)
         window, first, second = weight[2:], weight[0], weight[1]
+        # A convolution has (out, in, *window) in PyTorch and a transposed one (in, out, *window):
+        # where both are equal a tree without types leaves it open, and a pair must say it.
         if kind in ("conv", None) and kernel == (*window, second, first):
             yield convolution(rank)
         if kind in ("conv_transpose", None) and kernel == (*window, first, second):
@@ -107,7 +109,11 @@ def kernel_layouts(weight: Shape, kernel: Shape, kind: str | None) -> Iterator[L
 
 
 def _attention(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
-    """Query, key and value in one tensor, one after another, or their biases alone in one."""
+    """Query, key and value in one tensor, one after another, or their biases alone in one.
+
+    The latter is `torch.nn.MultiheadAttention` with keys or values of another size: then it has a
+    `q_proj_weight` and so on, and still one `in_proj_bias`.
+    """
     kernels, biases = (
         tuple(flax.places[f"{name}/{leaf}"] for name in QKV if f"{name}/{leaf}" in flax.places)
         for leaf in ("kernel", "bias")
@@ -125,51 +131,55 @@ def _attention(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
         if source.shape != (sum(math.prod(place.shape) for place in biases),):
             return []
         fixed.append(Entry((source,), biases, COPY))
+    # By now `fixed` has what stands apart: three weights and a bias, or a bias beside one weight.
     if fixed and "weight" not in tensors:
         return [tuple(fixed)] if len(fixed) == 3 + bool(biases) else []
     if "weight" not in tensors or tensors.keys() - {"weight", "bias"}:
         return []
-    source, inputs = tensors["weight"], kernels[0].shape[0]
+    source = tensors["weight"]
+    return [(Entry((source,), kernels, way), *fixed) for way in _packed(source.shape, kernels)]
+
+
+def _packed(weight: Shape, kernels: tuple[Place, ...]) -> Iterator[Layout]:
+    """The layouts that cut one weight into the kernels of query, key and value."""
+    inputs = kernels[0].shape[0]
     if any(place.shape[0] != inputs for place in kernels):
-        return []
+        return
     rows = sum(math.prod(place.shape) for place in kernels) // inputs
-    return [
-        (Entry((source,), kernels, layout), *fixed)
-        for layout, shape in ((LINEAR, (rows, inputs)), (INPUT_FIRST, (inputs, rows)))
-        if source.shape == shape
-    ]
+    if weight == (rows, inputs):
+        yield LINEAR
+    if weight == (inputs, rows):
+        yield INPUT_FIRST
 
 
 def _cell(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
     """A recurrent layer: the gates of PyTorch are rows of one matrix, in Flax's order."""
-    of_inputs = [p for name, p in flax.places.items() if _is_kernel(name, "i")]
-    of_state = [p for name, p in flax.places.items() if _is_kernel(name, "h")]
-    order = _GATES.get(frozenset(name.partition("/")[0] for name in flax.places))
-    if order is not None:
-        of_inputs = [flax.places[f"i{gate}/kernel"] for gate in order]
-        of_state = [flax.places[f"h{gate}/kernel"] for gate in order]
+    # Where Flax has a matrix for each gate its names give the order, else both have PyTorch's.
+    order = CELLS.get(frozenset(name.partition("/")[0] for name in flax.places))
     entries: list[Entry] = []
-    for local, places in (("weight_ih", of_inputs), ("weight_hh", of_state)):
-        source = torch.tensors.get(local)
+    for local, side in (("weight_ih", "i"), ("weight_hh", "h")):
+        source, places = torch.tensors.get(local), _cell_kernels(flax.places, order, side)
         inputs = places[0].shape[0]
         rows = sum(math.prod(place.shape) for place in places) // inputs
         if source is None or source.shape != (rows, inputs):
             return []
-        entries.append(Entry((source,), tuple(places), LINEAR))
+        entries.append(Entry((source,), places, LINEAR))
     biases = _cell_biases(flax.places, order)
     sources = tuple(torch.tensors[n] for n in ("bias_ih", "bias_hh") if n in torch.tensors)
-    gates = entries[0].sources[0].shape[0] // entries[1].sources[0].shape[1]
     if bool(sources) != bool(biases) or len(sources) == 1:
         return []
     if biases:
+        # Only a GRU has three gates, and only in a GRU can the two biases not be summed.
+        gates = entries[0].sources[0].shape[0] // entries[1].sources[0].shape[1]
         entries.append(Entry(sources, biases, GRU_BIASES if gates == 3 else TWO_BIASES))
     return [tuple(entries)]
 
 
-_GATES = {
-    frozenset({"ii", "if", "ig", "io", "hi", "hf", "hg", "ho"}): "ifgo",
-    frozenset({"ir", "iz", "in", "hr", "hz", "hn"}): "rzn",
-}
+def _cell_kernels(places: Mapping[str, Place], order: str | None, side: str) -> tuple[Place, ...]:
+    """The kernels of the inputs (`side` "i") or of the state ("h"), in PyTorch's order of gates."""
+    if order is not None:
+        return tuple(places[f"{side}{gate}/kernel"] for gate in order)
+    return tuple(place for name, place in places.items() if _is_kernel(name, side))
 
 
 def _is_kernel(name: str, side: str) -> bool:

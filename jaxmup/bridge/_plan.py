@@ -2,20 +2,20 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from jaxmup.bridge._layouts import Array, Layout, Shape
+from jaxmup.bridge._layouts import Layout, Shape, shown
 
 
 class Place(NamedTuple):
     """A leaf of Flax, or one row of a leaf that stacks layers.
 
     Args:
-      path: of the leaf, such as `"blocks/attention/query/kernel"`.
-      row: index into its leading axes; empty for the whole leaf.
-      shape: of what stands there.
+      path: Path of the leaf, such as `"blocks/attention/query/kernel"`.
+      row: Index into the leading axes of the leaf; empty for the whole leaf.
+      shape: Shape of the leaf, or of the row.
     """
 
     path: str
@@ -31,19 +31,19 @@ class Source(NamedTuple):
 
     name: str
     shape: Shape
-    dtype: np.dtype[Any]
+    dtype: np.dtype
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """Which tensors become which leaves, and how: `targets = factor · layout(sources)`.
+    """Tensors that become leaves: `targets = factor · layout(sources)`.
 
     Args:
-      sources: tensors of PyTorch; several where they are tied, or are the two biases of a cell.
-      targets: leaves of Flax; several where PyTorch packs them in one tensor; none for a tensor
+      sources: Tensors of PyTorch; several where they are tied, or are the two biases of a cell.
+      targets: Leaves of Flax; several where PyTorch packs them in one tensor; none for a tensor
         that Flax has no place for.
-      layout: the transform.
-      factor: multiplier of PyTorch's layer over that of Flax's, which keeps the effective weight;
+      layout: Transform from one framework's arrays to the other's.
+      factor: Multiplier of PyTorch's layer over that of Flax's, which keeps the effective weight;
         dimensionless, 1.0 between layers without multipliers.
     """
 
@@ -54,19 +54,19 @@ class Entry:
 
     @property
     def transform(self) -> str:
-        """What happens, in words."""
+        """The transform in words."""
         name = self.layout.name
         if len(self.targets) > 1:
             name = f"{name}, cut in {len(self.targets)}"
         return name if self.factor == 1.0 else f"{name}, times {self.factor:g}"
 
-    def forward(self, arrays: Sequence[Array]) -> list[Array]:
-        """What the targets get from the arrays of the sources."""
+    def forward(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The arrays of the targets, from those of the sources."""
         moved = self.layout.forward(arrays, [place.shape for place in self.targets])
         return [_scaled(array, self.factor) for array in moved]
 
-    def backward(self, arrays: Sequence[Array]) -> list[Array]:
-        """What the sources get from the arrays of the targets."""
+    def backward(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The arrays of the sources, from those of the targets."""
         shapes = [source.shape for source in self.sources]
         arrays = [_scaled(array, 1 / self.factor) for array in arrays]
         return self.layout.backward(arrays, shapes, self.sources[0].dtype)
@@ -74,12 +74,12 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What `jaxmup.bridge.plan` returns: a conversion that can be looked at, run and turned around.
+    """A conversion that can be looked at, run and turned around; `jaxmup.bridge.plan` makes it.
 
     Args:
-      entries: what becomes of what. Every tensor and every leaf is in exactly one, a leaf that
-        stacks layers once for each row.
-      shapes: of the leaves, by path.
+      entries: Tensors with the leaves that they become. Every tensor and every leaf is in exactly
+        one entry, a leaf that stacks layers once for each row.
+      shapes: Shape of each leaf by path.
     """
 
     entries: tuple[Entry, ...]
@@ -104,29 +104,32 @@ class Plan:
             for row in rows
         )
 
-    def forward(self, read: Callable[[str], Array]) -> dict[str, Array]:
+    def forward(self, read: Callable[[str], np.ndarray]) -> dict[str, np.ndarray]:
         """The leaves by path, from a function that reads a tensor by its name.
 
         Serves anything that goes along with the tensors, such as the moments of an optimizer.
         """
-        leaves: dict[str, Array] = {}
-        for entry in self.entries:
-            moved = entry.forward([read(source.name) for source in entry.sources])
-            for place, array in zip(entry.targets, moved, strict=True):
-                put(leaves, place, self.shapes[place.path], array)
-        return leaves
+        return self.leaves(lambda e: e.forward([read(source.name) for source in e.sources]))
 
-    def backward(self, read: Callable[[str], Array]) -> dict[str, Array]:
+    def leaves(self, convert: Callable[[Entry], Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
+        """The leaves by path, from a function that makes the arrays of the targets of an entry."""
+        found: dict[str, np.ndarray] = {}
+        for entry in self.entries:
+            for place, array in zip(entry.targets, convert(entry), strict=True):
+                put(found, place, self.shapes[place.path], array)
+        return found
+
+    def backward(self, read: Callable[[str], np.ndarray]) -> dict[str, np.ndarray]:
         """The tensors by name, from a function that reads a leaf by its path."""
-        tensors: dict[str, Array] = {}
+        tensors: dict[str, np.ndarray] = {}
         for entry in self.entries:
             moved = entry.backward([read(place.path)[place.row] for place in entry.targets])
             tensors |= zip((source.name for source in entry.sources), moved, strict=True)
         return tensors
 
 
-def put(leaves: dict[str, Array], place: Place, shape: Shape, array: Array) -> None:
-    """Puts what a place gets into the leaves under construction."""
+def put(leaves: dict[str, np.ndarray], place: Place, shape: Shape, array: np.ndarray) -> None:
+    """Puts the array of a place into the leaves under construction."""
     if not place.row:
         leaves[place.path] = array
         return
@@ -139,17 +142,14 @@ def put(leaves: dict[str, Array], place: Place, shape: Shape, array: Array) -> N
     leaf[place.row] = array
 
 
-def _scaled(array: Array, factor: float) -> Array:
-    """The product, rounded once in the array's dtype."""
+def _scaled(array: np.ndarray, factor: float) -> np.ndarray:
+    """The product, rounded once to the array's dtype."""
+    # A Python float would be rounded to bfloat16 before the product, and the product again.
     return array if factor == 1.0 else (array * np.float64(factor)).astype(array.dtype)
 
 
 def _shapes(shapes: Iterable[Shape]) -> str:
     found = list(shapes)
     if len(found) > 1 and len(set(found)) == 1:
-        return f"{len(found)} x {_shape(found[0])}"
-    return ", ".join(map(_shape, found))
-
-
-def _shape(shape: Shape) -> str:
-    return f"({', '.join(map(str, shape))})"
+        return f"{len(found)} x {shown(found[0])}"
+    return ", ".join(map(shown, found))

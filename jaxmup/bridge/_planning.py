@@ -1,68 +1,70 @@
-"""From two sets of names and shapes to a plan."""
+"""A plan from two sets of names and shapes."""
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 from jaxmup._tree import listed
-from jaxmup.bridge import _rules
-from jaxmup.bridge._layouts import DROPPED, INPUT_FIRST, LINEAR, tied
-from jaxmup.bridge._match import match
+from jaxmup.bridge import _pairs
+from jaxmup.bridge._layouts import DROPPED, INPUT_FIRST, LINEAR, Layout, tied
+from jaxmup.bridge._match import Fits, match
 from jaxmup.bridge._options import Option, options
+from jaxmup.bridge._pairs import Pairs, Settled
 from jaxmup.bridge._plan import Entry, Plan, Source
-from jaxmup.bridge._rules import Rules, Ruling
 from jaxmup.bridge._units import (
     FlaxLayer,
-    Leaf,
+    FlaxLeaf,
     TorchLayer,
     flax_layers,
     is_packed,
     torch_layers,
 )
 
-Fits = Mapping[int, frozenset[int]]  # which layers a module could be, by their indices
-Copies = Mapping[int, int]  # from a module to the one that it is tied to, by their indices
+Copies: TypeAlias = Mapping[int, int]
+"""The module that each copy is tied to, both as indices."""
 
 
 def make_plan(
     sources: Sequence[Source],
-    leaves: Sequence[Leaf],
-    rules: Rules | None = None,
+    leaves: Sequence[FlaxLeaf],
+    pairs: Pairs | None = None,
     ties: Sequence[tuple[str, ...]] = (),
     multipliers: Mapping[str, float] | None = None,
 ) -> Plan:
-    """Which tensor becomes which leaf.
+    """The leaf of every tensor, with the transform between them.
 
     Args:
-      sources: the tensors of PyTorch.
-      leaves: the leaves of Flax.
-      rules: what the user says of them.
-      ties: names of tensors that share their memory.
-      multipliers: of PyTorch's layers, by the name of the tensor; 1.0 for those left out.
+      sources: Tensors of PyTorch.
+      leaves: Leaves of Flax.
+      pairs: The user's word on names that don't speak for themselves.
+      ties: Names of tensors that share their memory.
+      multipliers: Multipliers of PyTorch's layers, by the name of the tensor; 1.0 for those left
+        out.
 
     Raises:
       ValueError: naming tensors and leaves without a partner, those that nothing tells apart, and
-        rules that are about nothing.
+        pairs that are about nothing.
     """
-    parsed = _rules.parse(rules)
+    parsed = _pairs.parse(pairs)
     torch = torch_layers(sources)
     weights = [source.shape for source in sources if len(source.shape) > 1]
     flax = flax_layers(leaves, weights, packed=any(map(is_packed, torch)))
-    ruling = _rules.apply(parsed, torch, flax)
-    fits = _fits(torch, flax, ruling)
-    by_rule = _copies_by_rule(ruling, fits)
-    by_memory = by_rule | _copies_by_memory(torch, fits, ties)
+    settled = _pairs.apply(parsed, torch, flax)
+    fits = _fits(torch, flax, settled)
+    by_pairs = _copies_by_pairs(settled, fits)
+    by_memory = by_pairs | _copies_by_memory(torch, fits, ties)
     try:
-        entries = list(_entries(torch, flax, ruling, fits, by_memory))
+        entries = list(_entries(torch, flax, settled, fits, by_memory))
     except ValueError:
-        if by_memory == by_rule:
+        if by_memory == by_pairs:
             raise
-        # The model of Flax may have a leaf for each copy.
-        entries = list(_entries(torch, flax, ruling, fits, by_rule))
+        # Memory alone is no proof that Flax ties the two as well: it may have a leaf for each copy,
+        # which the first attempt left over.
+        entries = list(_entries(torch, flax, settled, fits, by_pairs))
     entries += [
         Entry((source,), (), DROPPED)
-        for u in sorted(ruling.dropped)
+        for u in sorted(settled.dropped)
         for source in torch[u].tensors.values()
     ]
     own = {leaf.path: leaf.multiplier for leaf in leaves}
@@ -72,30 +74,37 @@ def make_plan(
     )
 
 
-def _fits(torch: Sequence[TorchLayer], flax: Sequence[FlaxLayer], ruling: Ruling) -> Fits:
-    """Which layers each module could be; equal layers of a deep model are looked at once."""
-    alike: dict[Any, list[int]] = {}
+def _fits(torch: Sequence[TorchLayer], flax: Sequence[FlaxLayer], settled: Settled) -> Fits:
+    """The layers that each module could be.
+
+    Modules of one kind and equal shapes fit the same layers, and a deep model has many of them: so
+    each kind is looked at once, or the time would grow with the square of the depth.
+    """
+    alike: dict[Hashable, list[int]] = {}
     for v, layer in enumerate(flax):
         shapes = tuple((local, place.shape) for local, place in layer.places.items())
         alike.setdefault((layer.kind, shapes), []).append(v)
-    found: dict[Any, frozenset[int]] = {}
+    found: dict[Hashable, frozenset[int]] = {}
     fits: dict[int, frozenset[int]] = {}
     for u, module in enumerate(torch):
         shapes = tuple((local, source.shape) for local, source in module.tensors.items())
-        key = (module.kind, is_packed(module), shapes, ruling.layouts.get(u))
+        # All that `options` and `among` look at; of the name that is only if it says "packed".
+        key = (module.kind, is_packed(module), shapes, settled.layouts.get(u))
         if key not in found:
-            fitting = (vs for vs in alike.values() if ruling.among(u, options(module, flax[vs[0]])))
+            fitting = (
+                vs for vs in alike.values() if settled.among(u, options(module, flax[vs[0]]))
+            )
             found[key] = frozenset(itertools.chain.from_iterable(fitting))
-        if u not in ruling.dropped:
-            fits[u] = found[key] & ruling.allowed(u)
+        if u not in settled.dropped:
+            fits[u] = found[key] & settled.allowed(u)
     return fits
 
 
-def _copies_by_rule(ruling: Ruling, fits: Fits) -> dict[int, int]:
-    """Modules that the rules lead to a layer that is already another's."""
+def _copies_by_pairs(settled: Settled, fits: Fits) -> dict[int, int]:
+    """Modules that the pairs lead to a layer that is already another's, with that other."""
     first: dict[int, int] = {}
     copies: dict[int, int] = {}
-    for u, vs in ruling.forced.items():
+    for u, vs in settled.forced.items():
         fitting = [v for v in vs if v in fits[u]]
         if len(vs) == len(fitting) == 1:
             other = first.setdefault(fitting[0], u)
@@ -107,7 +116,7 @@ def _copies_by_rule(ruling: Ruling, fits: Fits) -> dict[int, int]:
 def _copies_by_memory(
     torch: Sequence[TorchLayer], fits: Fits, ties: Sequence[tuple[str, ...]]
 ) -> dict[int, int]:
-    """Modules with one tensor, whose memory is that of another module."""
+    """Modules with one tensor, whose memory is that of another module, with that other."""
     alone = {
         next(iter(module.tensors.values())).name: u
         for u, module in enumerate(torch)
@@ -115,22 +124,24 @@ def _copies_by_memory(
     }
     copies: dict[int, int] = {}
     for names in ties:
-        first, *others = [alone[name] for name in names if name in alone] or [0]
-        copies |= dict.fromkeys(others, first)
+        tied_modules = [alone[name] for name in names if name in alone]
+        copies |= dict.fromkeys(tied_modules[1:], tied_modules[0]) if tied_modules else {}
     return copies
 
 
 def _entries(
     torch: Sequence[TorchLayer],
     flax: Sequence[FlaxLayer],
-    ruling: Ruling,
+    settled: Settled,
     fits: Fits,
     copies: Copies,
 ) -> Iterator[Entry]:
+    # A copy is matched by none: it comes to the layer with the tensor that it is a copy of.
     kept = [u for u in fits if u not in copies]
-    pairs = match([torch[u] for u in kept], flax, {i: fits[u] for i, u in enumerate(kept)})
+    layer_of = match([torch[u] for u in kept], flax, {i: fits[u] for i, u in enumerate(kept)})
     ways = {
-        kept[i]: ruling.among(kept[i], options(torch[kept[i]], flax[v])) for i, v in pairs.items()
+        kept[i]: settled.among(kept[i], options(torch[kept[i]], flax[v]))
+        for i, v in layer_of.items()
     }
     chosen = _chosen(torch, ways)
     for u in sorted(chosen):
@@ -149,34 +160,50 @@ def _chosen(
 ) -> dict[int, Option]:
     """One way for each module, where shapes leave several.
 
-    A square matrix is stored as the matrices are that are not square: those of modules of its own
-    name if there are any, else all. If there are none, it is a `torch.nn.Linear`.
+    Raises:
+      ValueError: naming the modules of which nothing says how they are stored.
     """
     chosen = {u: ways[0] for u, ways in found.items() if len(ways) == 1}
     known = [(_local_name(torch[u]), option[0].layout) for u, option in chosen.items()]
-    known = [(name, layout) for name, layout in known if layout in (LINEAR, INPUT_FIRST)]
     unclear: list[str] = []
     for u, ways in found.items():
         if u in chosen:
             continue
         by_layout = {option[0].layout: option for option in ways}
-        if by_layout.keys() != {LINEAR, INPUT_FIRST}:
-            unclear.append(f"{torch[u]}: {' or '.join(layout.name for layout in by_layout)}")
-            continue
-        name = _local_name(torch[u])
-        evidence = {layout for other, layout in known if other == name}
-        evidence = evidence or {layout for _, layout in known} or {LINEAR}
-        if len(evidence) > 1:
+        layout = _evident(by_layout.keys(), _local_name(torch[u]), known)
+        if layout is None:
             unclear.append(f"{torch[u]}: {' or '.join(layout.name for layout in by_layout)}")
         else:
-            chosen[u] = by_layout[evidence.pop()]
+            chosen[u] = by_layout[layout]
     if unclear:
         raise ValueError(
             f"Shapes must tell how these are stored, and don't:{listed(unclear)}\n"
-            'Say it in a rule such as {"**.conv*": ("", "conv")}, of "linear", "conv1d", "conv" '
+            'Say it with a pair such as {"**.conv*": ("", "conv")}, of "linear", "conv1d", "conv" '
             'and "conv_transpose".'
         )
     return chosen
+
+
+def _evident(
+    options: Collection[Layout], name: str, known: Sequence[tuple[str, Layout]]
+) -> Layout | None:
+    """The layout of a square matrix, by those of matrices that are not square; `None` if unclear.
+
+    Code that stores one matrix as (inputs, outputs) stores all of a kind so, as GPT-2 does: modules
+    of its own name are the evidence if there are any, else all. If there are none, it is a
+    `torch.nn.Linear`.
+
+    Args:
+      options: Layouts that its shape leaves.
+      name: Local name of its module.
+      known: Local names and layouts of the other modules.
+    """
+    if set(options) != {LINEAR, INPUT_FIRST}:
+        return None
+    matrices = [(other, layout) for other, layout in known if layout in (LINEAR, INPUT_FIRST)]
+    evidence = {layout for other, layout in matrices if other == name}
+    evidence = evidence or {layout for _, layout in matrices} or {LINEAR}
+    return evidence.pop() if len(evidence) == 1 else None
 
 
 def _local_name(module: TorchLayer) -> str:
@@ -184,12 +211,13 @@ def _local_name(module: TorchLayer) -> str:
 
 
 def _with_factor(entry: Entry, flax: Mapping[str, float], torch: Mapping[str, float]) -> Entry:
-    """The entry with the factor that keeps the effective weight."""
+    """The entry with the factor that keeps the effective weight: of PyTorch over that of Flax."""
     factors = {
         torch.get(source.name, 1.0) / flax[place.path]
         for source in entry.sources
         for place in entry.targets
     }
+    # Query, key and value of one tensor are scaled as one, and so are tied tensors.
     if len(factors) > 1:
         names = ", ".join(source.name for source in entry.sources)
         raise ValueError(

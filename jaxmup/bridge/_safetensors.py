@@ -1,19 +1,24 @@
-"""Files of safetensors: read one tensor at a time, written one array at a time."""
+"""Files of safetensors: read one tensor at a time, written one array at a time.
+
+A file is eight bytes with the length of the header, the header, which is JSON with the dtype, shape
+and place of every tensor, and the bytes of the tensors one after another.
+"""
 
 import json
+import math
 import os
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple, TypedDict
 
 import ml_dtypes
 import numpy as np
 
 from jaxmup import _extras
-from jaxmup.bridge._layouts import Array, Shape
+from jaxmup._files import open_atomically
+from jaxmup.bridge._layouts import Shape
 from jaxmup.bridge._plan import Source
 
 _REQUIREMENT = "'jaxmup[bridge]'"
@@ -40,11 +45,46 @@ _PIECE = 2**25  # bytes
 _NAMES = MappingProxyType({dtype: name for name, dtype in DTYPES.items()})
 
 
-class File:
+class ShapeDtype(NamedTuple):
+    """Shape and dtype of an array that is to be written."""
+
+    shape: Shape
+    dtype: np.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class _Slot(NamedTuple):
+    """The part of a file that is for one array.
+
+    Args:
+      start: Byte of the file at which it begins.
+      form: Shape and dtype of the array.
+    """
+
+    start: int
+    form: ShapeDtype
+
+
+class _Tensor(TypedDict):
+    """The entry of one tensor in a header."""
+
+    dtype: str
+    shape: list[int]
+    data_offsets: list[int]
+
+
+class Reader:
     """The tensors of one file.
 
     The package `safetensors` checks the header. The values are read through a memory map of one
     tensor, which goes with the array: what has been converted takes no memory any more.
+
+    Args:
+      path: Path of the file.
 
     Raises:
       OSError: if the file cannot be read.
@@ -59,35 +99,44 @@ class File:
             for name, entry in self._entries.items()
         )
 
-    def read(self, name: str) -> Array:
+    def read(self, name: str) -> np.ndarray:
         """The values of a tensor."""
         entry = self._entries[name]
         first, last = entry["data_offsets"]
         dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
         if first == last:
-            return np.empty(shape, dtype)
+            return np.empty(shape, dtype)  # of no elements, which no system maps
+        # A map of its own for each tensor: one of the whole file would keep every page that was
+        # read resident until the last array of it is gone.
         return np.memmap(self.path, dtype, "r", self._start + first, shape)
 
 
-def _header(path: Path) -> tuple[dict[str, Any], int]:
-    """The entries of the header, and where the data begins."""
+def _header(path: Path) -> tuple[dict[str, _Tensor], int]:
+    """The entries of the header, and the byte at which the data begins."""
     safetensors = _extras.require("safetensors", "Reading safetensors", _REQUIREMENT)
-    with path.open("rb"):  # an error of the system names the file
+    with path.open("rb"):  # an error of the system names the file; that of safetensors does not
         pass
     try:
+        # It checks that the header is sound, and that the tensors fill the file without overlap or
+        # gap: so what is read below by the header's word is inside the file.
         with safetensors.safe_open(path, framework="np"):
             pass
     except (safetensors.SafetensorError, ValueError) as error:
         raise ValueError(f"{path} must be a whole file of safetensors. {error}") from None
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        entries: dict[str, Any] = json.loads(file.read(length), object_pairs_hook=_unique(path))
+        entries = json.loads(file.read(length), object_pairs_hook=_once(path))
     entries.pop("__metadata__", None)
     return entries, 8 + length
 
 
-def _unique(path: Path) -> Any:
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(path: Path) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """A hook that refuses JSON in which a name stands twice.
+
+    Readers differ in which of the two they take, so such a file is two models.
+    """
+
+    def mapping(items: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(items)
         if len(found) < len(items):
             names = [name for name, _ in items]
@@ -95,10 +144,10 @@ def _unique(path: Path) -> Any:
             raise ValueError(f"{path}: a header must name each tensor once. Twice: {twice}.")
         return found
 
-    return pairs
+    return mapping
 
 
-def _dtype(path: Path, name: str, dtype: str) -> np.dtype[Any]:
+def _dtype(path: Path, name: str, dtype: str) -> np.dtype:
     if dtype not in DTYPES:
         raise ValueError(f"{path}: {name} must have one of the dtypes {list(DTYPES)}. Got {dtype}.")
     return DTYPES[dtype]
@@ -107,13 +156,13 @@ def _dtype(path: Path, name: str, dtype: str) -> np.dtype[Any]:
 class Writer:
     """A file under construction, of which any part can be written in any order."""
 
-    def __init__(self, file: BinaryIO, places: Mapping[str, tuple[int, Shape, np.dtype[Any]]]):
+    def __init__(self, file: BinaryIO, slots: Mapping[str, _Slot]):
         self._file = file
-        self._places = places
+        self._slots = slots
 
-    def write(self, name: str, array: Array, row: tuple[int, ...] = ()) -> None:
+    def write(self, name: str, array: np.ndarray, row: tuple[int, ...] = ()) -> None:
         """Writes an array, or a row of it."""
-        start, shape, dtype = self._places[name]
+        start, (shape, dtype) = self._slots[name]
         if array.shape != shape[len(row) :] or array.dtype != dtype:
             raise ValueError(
                 f"{name} must be {shape[len(row) :]} of {dtype}. Got {array.shape} of "
@@ -127,40 +176,32 @@ class Writer:
 
 @contextmanager
 def writing(
-    path: Path, arrays: Mapping[str, tuple[Shape, np.dtype[Any]]], metadata: Mapping[str, str] = {}
+    path: Path, arrays: Mapping[str, ShapeDtype], metadata: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[Writer]:
     """A file of safetensors that appears whole when all is written, or not at all.
 
     Args:
-      path: of the file.
-      arrays: shape and dtype of each array, by name.
-      metadata: for the header.
+      path: Path of the file.
+      arrays: Shape and dtype of each array, by name.
+      metadata: Entries of the header that say what the file is.
 
     Raises:
       OSError: if it cannot be written, or is a symbolic link.
     """
-    refuse_link(path)
+    _refuse_link(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"A file must be written into a folder. {path.parent} is none.")
-    header, places = _layout(arrays, metadata)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(header)
-            end = max((s + _size(shape, dtype) for s, shape, dtype in places.values()), default=0)
-            file.truncate(max(end, len(header)))
-            yield Writer(file, places)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes it 0o600
-        refuse_link(path)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    header, slots = _laid_out(arrays, metadata)
+    with open_atomically(path) as file:
+        file.write(header)
+        end = max((start + form.nbytes for start, form in slots.values()), default=0)
+        # The full size at once: bytes that are never written are zeros, and take no room.
+        file.truncate(max(end, len(header)))
+        yield Writer(file, slots)
+        _refuse_link(path)  # writing takes minutes, in which another may have made one
 
 
-def refuse_link(path: Path) -> None:
+def _refuse_link(path: Path) -> None:
     """Raises an `OSError` if a symbolic link stands where a file is to be written."""
     if path.is_symlink():
         raise OSError(
@@ -169,28 +210,33 @@ def refuse_link(path: Path) -> None:
         )
 
 
-def save(path: str | os.PathLike[str], arrays: Mapping[str, Array]) -> None:
+def save(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
     """Writes arrays to a file of safetensors, all or nothing; PyTorch and JAX read it alike.
+
+    Args:
+      path: Path of the file.
+      arrays: Arrays by name.
 
     Raises:
       OSError: if it cannot be written, or is a symbolic link; what was there is then as it was.
       ValueError: if safetensors has no such dtype.
 
     Example:
+      >>> import tempfile
       >>> from jaxmup import bridge
       >>> path = Path(tempfile.mkdtemp(), "model.safetensors")
       >>> save(path, {"fc.weight": np.ones((3, 2), ml_dtypes.bfloat16)})
       >>> bridge.load(path)["fc.weight"].dtype
       dtype(bfloat16)
     """
-    arrays = {name: np.asarray(array) for name, array in arrays.items()}
-    shapes = {name: (array.shape, array.dtype) for name, array in arrays.items()}
-    with writing(Path(path), shapes) as file:
-        for name, array in arrays.items():
+    held = {name: np.asarray(array) for name, array in arrays.items()}
+    forms = {name: ShapeDtype(array.shape, array.dtype) for name, array in held.items()}
+    with writing(Path(path), forms) as file:
+        for name, array in held.items():
             file.write(name, array)
 
 
-def _parts(array: Array) -> Iterator[Array]:
+def _parts(array: np.ndarray) -> Iterator[np.ndarray]:
     """Consecutive pieces of an array, so that no transposed copy of a large one is made at once."""
     if array.ndim == 0 or array.nbytes <= _PIECE:
         yield array
@@ -200,36 +246,31 @@ def _parts(array: Array) -> Iterator[Array]:
         yield array[first : first + rows]
 
 
-def _layout(
-    arrays: Mapping[str, tuple[Shape, np.dtype[Any]]], metadata: Mapping[str, str]
-) -> tuple[bytes, dict[str, tuple[int, Shape, np.dtype[Any]]]]:
-    """The header, and for each array where it begins."""
+def _laid_out(
+    arrays: Mapping[str, ShapeDtype], metadata: Mapping[str, str]
+) -> tuple[bytes, dict[str, _Slot]]:
+    """The first bytes of a file, up to the data, and the part of the file for each array."""
     entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
-    for name, (shape, dtype) in _wide_first(arrays.items()):
-        if dtype not in _NAMES:
-            raise ValueError(f"{name} must have one of the dtypes {list(DTYPES)}. Got {dtype}.")
-        end = offset + _size(shape, dtype)
-        entries[name] = {
-            "dtype": _NAMES[dtype],
-            "shape": list(shape),
-            "data_offsets": [offset, end],
-        }
-        offset = end
+    for name, form in _wide_first(arrays.items()):
+        if form.dtype not in _NAMES:
+            raise ValueError(
+                f"{name} must have one of the dtypes {list(DTYPES)}. Got {form.dtype}."
+            )
+        offsets = [offset, offset + form.nbytes]
+        entries[name] = _Tensor(
+            dtype=_NAMES[form.dtype], shape=list(form.shape), data_offsets=offsets
+        )
+        offset = offsets[1]
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # so that the data is aligned
     start = 8 + len(text)
-    places = {
-        name: (start + entries[name]["data_offsets"][0], shape, dtype)
-        for name, (shape, dtype) in arrays.items()
+    slots = {
+        name: _Slot(start + entries[name]["data_offsets"][0], form) for name, form in arrays.items()
     }
-    return len(text).to_bytes(8, "little") + text, places
+    return len(text).to_bytes(8, "little") + text, slots
 
 
-def _wide_first(items: Iterable[tuple[str, tuple[Shape, np.dtype[Any]]]]) -> list[Any]:
+def _wide_first(items: Iterable[tuple[str, ShapeDtype]]) -> list[tuple[str, ShapeDtype]]:
     """Wide dtypes first, so that every array is aligned."""
-    return sorted(items, key=lambda item: (-item[1][1].itemsize, item[0]))
-
-
-def _size(shape: Shape, dtype: np.dtype[Any]) -> int:
-    return int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    return sorted(items, key=lambda item: (-item[1].dtype.itemsize, item[0]))

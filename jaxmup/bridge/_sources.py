@@ -1,40 +1,58 @@
-"""Where tensors of PyTorch come from: a state dict, or a file of one."""
+"""Tensors of PyTorch, from a state dict or a file of one."""
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import ml_dtypes
 import numpy as np
 
 from jaxmup import _extras
 from jaxmup.bridge import _pickle, _safetensors
-from jaxmup.bridge._layouts import Array
 from jaxmup.bridge._plan import Source
 
 INDEX = ".index.json"
+_NAMED_IN_ERRORS = 8  # tensors, of a file that may hold thousands
+
+
+class TensorLike(Protocol):
+    """A tensor of PyTorch, or any array; it may be abstract."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> object: ...
+
+
+StateDict: TypeAlias = Mapping[str, TensorLike]
+StateDictOrFile: TypeAlias = StateDict | str | os.PathLike[str]
+TorchTensor: TypeAlias = Any
+"""A `torch.Tensor`, whose package the types must not need."""
+Key = TypeVar("Key", bound=Hashable)
 
 
 class Checkpoint(NamedTuple):
     """Tensors that can be read one at a time.
 
     Args:
-      where: the file, for messages; empty for a state dict.
-      sources: the tensors.
-      read: the values of a tensor by its name, a view of a memory-mapped file where there is one.
-      tied: names of tensors that share their memory.
+      where: File that holds them, for messages; empty for a state dict.
+      sources: Names, shapes and dtypes of the tensors.
+      read: Function from the name of a tensor to its values, a view of a memory-mapped file where
+        there is one.
+      tied: Names of tensors that share their memory.
     """
 
     where: str
     sources: tuple[Source, ...]
-    read: Callable[[str], Array]
+    read: Callable[[str], np.ndarray]
     tied: tuple[tuple[str, ...], ...] = ()
 
 
-def open_checkpoint(source: Any) -> Checkpoint:
+def open_checkpoint(source: StateDictOrFile) -> Checkpoint:
     """Opens a state dict, or a file: safetensors, an index of them, or one of `torch.save`.
 
     Raises:
@@ -43,7 +61,7 @@ def open_checkpoint(source: Any) -> Checkpoint:
       ValueError: naming the file and what is wrong with it.
     """
     if isinstance(source, Mapping):
-        return from_mapping(source)
+        return _from_mapping(source)
     if not isinstance(source, str | os.PathLike):
         raise TypeError(f"A state dict must be a mapping or a file. Got {type(source).__name__}.")
     path = Path(source)
@@ -52,97 +70,109 @@ def open_checkpoint(source: Any) -> Checkpoint:
     if path.suffix == ".safetensors":
         return _from_safetensors(path)
     if path.suffix in (".pt", ".pth", ".bin"):
-        return from_mapping(_pickle.load(path), where=str(path))
+        return _from_mapping(_pickle.load(path), where=str(path))
     raise ValueError(
         f"A checkpoint must end in .safetensors, {INDEX}, .pt, .pth or .bin. Got {path}."
     )
 
 
-def from_mapping(state: Mapping[Any, Any], where: str = "") -> Checkpoint:
-    """A state dict of tensors of PyTorch, or of arrays; what has no values has shapes at least."""
+def _from_mapping(state: StateDict, where: str = "") -> Checkpoint:
     wrong = [f"{k!r}: {type(v).__name__}" for k, v in state.items() if not _is_tensor(k, v)]
     if wrong:
         prefix = f"{where}: " if where else ""
         raise ValueError(
-            f"{prefix}A state dict must map names to tensors. Got {', '.join(wrong[:8])}. "
+            f"{prefix}A state dict must map names to tensors. Got "
+            f"{', '.join(wrong[:_NAMED_IN_ERRORS])}. "
             "Pass the state dict alone, such as checkpoint['model']."
         )
     sources = tuple(Source(n, tuple(t.shape), _dtype(t)) for n, t in state.items())
     return Checkpoint(where, sources, lambda name: to_numpy(state[name]), _tied(state))
 
 
-def _is_tensor(name: Any, value: Any) -> bool:
+def _is_tensor(name: object, value: object) -> bool:
     return isinstance(name, str) and hasattr(value, "shape") and hasattr(value, "dtype")
 
 
-def _dtype(tensor: Any) -> np.dtype[Any]:
+def _dtype(tensor: TensorLike) -> np.dtype:
     name = str(tensor.dtype).removeprefix("torch.")
     return np.dtype(getattr(ml_dtypes, name, None) or name)
 
 
-def to_numpy(tensor: Any) -> Array:
+def to_numpy(tensor: TensorLike) -> np.ndarray:
     """The values of a tensor of PyTorch, or of any array; shared where that is possible."""
-    if not hasattr(tensor, "detach"):
+    detach = getattr(tensor, "detach", None)
+    if detach is None:
         return np.asarray(tensor)
-    tensor = tensor.detach().cpu().contiguous()
-    dtype = _dtype(tensor)
+    held = detach().cpu().contiguous()
+    dtype = _dtype(held)
     if dtype.isbuiltin == 1:
-        return tensor.numpy()
-    # numpy has no bfloat16 of its own: the bytes are taken over.
-    raw = tensor.reshape(-1).view(_torch_integer(dtype.itemsize)).numpy()
-    return raw.view(dtype).reshape(tuple(tensor.shape))
+        return held.numpy()
+    # PyTorch refuses to give numpy a dtype that numpy lacks: the bytes go as integers of one size.
+    raw = held.reshape(-1).view(_torch_integer(dtype.itemsize)).numpy()
+    return raw.view(dtype).reshape(tuple(held.shape))
 
 
-def _torch_integer(size: int) -> Any:
+def _torch_integer(size: int) -> object:
     torch = _extras.require("torch", "A tensor of PyTorch", "torch")
     return {1: torch.uint8, 2: torch.int16}[size]
 
 
-def _tied(state: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
+def _tied(state: StateDict) -> tuple[tuple[str, ...], ...]:
     """The names of equal memory; arrays of numpy and tensors of PyTorch say where theirs is."""
-    by_place: dict[Any, list[str]] = {}
+    by_place: dict[Hashable, list[str]] = {}
     for name, tensor in state.items():
-        if hasattr(tensor, "data_ptr") and str(tensor.device) != "meta":
-            place = (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()))
-        else:
-            place = id(tensor)
-        by_place.setdefault(place, []).append(name)
+        by_place.setdefault(_memory(tensor), []).append(name)
     return tuple(tuple(names) for names in by_place.values() if len(names) > 1)
 
 
+def _memory(tensor: TensorLike) -> Hashable:
+    """Equal for tensors that are the same elements, which may be several objects in PyTorch."""
+    if not hasattr(tensor, "data_ptr"):
+        return id(tensor)
+    held: TorchTensor = tensor
+    if str(held.device) == "meta":
+        return id(held)  # there is no memory there, and its address is 0 for every tensor
+    # A view of part of the elements begins at the same address, so shape and strides belong to it.
+    return held.data_ptr(), tuple(held.shape), tuple(held.stride())
+
+
 def _from_safetensors(path: Path) -> Checkpoint:
-    file = _safetensors.File(path)
+    file = _safetensors.Reader(path)
     return Checkpoint(str(path), file.sources, file.read)
 
 
 def _from_index(path: Path) -> Checkpoint:
     """Shards with an index, as Hugging Face saves them."""
-    names = _weight_map(path)
-    files = {shard: _safetensors.File(path.parent / shard) for shard in sorted(set(names.values()))}
+    shard_of = _weight_map(path)
+    files = {name: _safetensors.Reader(path.parent / name) for name in sorted({*shard_of.values()})}
     found = {s.name: (s, file) for file in files.values() for s in file.sources}
-    for name, shard in names.items():
+    for name, shard in shard_of.items():
         if name not in found or found[name][1] is not files[shard]:
             raise ValueError(f"{path}: {name} must be in {shard}, and is not.")
-    if extra := [name for name in found if name not in names]:
-        raise ValueError(f"{path}: the shards hold tensors that the index lacks: {extra[:8]}.")
-    sources = tuple(found[name][0] for name in names)
+    if extra := [name for name in found if name not in shard_of]:
+        raise ValueError(
+            f"{path}: the shards hold tensors that the index lacks: {extra[:_NAMED_IN_ERRORS]}."
+        )
+    sources = tuple(found[name][0] for name in shard_of)
     return Checkpoint(str(path), sources, lambda name: found[name][1].read(name))
 
 
 def _weight_map(path: Path) -> dict[str, str]:
+    """The file of each tensor by an index."""
     try:
         record = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: an index must be JSON. {error}") from None
-    names = record.get("weight_map") if isinstance(record, dict) else None
-    if not isinstance(names, dict) or not all(isinstance(shard, str) for shard in names.values()):
+    shard_of = record.get("weight_map") if isinstance(record, dict) else None
+    if not isinstance(shard_of, dict) or not all(isinstance(v, str) for v in shard_of.values()):
         raise ValueError(f"{path}: an index must have a `weight_map` from tensors to files.")
-    for shard in names.values():
+    for shard in shard_of.values():
+        # An index may come from anywhere and must not lead out of its folder.
         if Path(shard).name != shard or not shard.endswith(".safetensors"):
             raise ValueError(
                 f"{path}: a shard must be a .safetensors file beside it. Got {shard!r}."
             )
-    return names
+    return shard_of
 
 
 @contextmanager
@@ -155,10 +185,13 @@ def naming(where: str, names: str) -> Iterator[None]:
         raise ValueError(f"{prefix}: {error}" if prefix else str(error)) from None
 
 
-def load(path: str | os.PathLike[str]) -> dict[str, Array]:
+def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """The tensors of a file, as arrays of numpy; see `from_torch` for the formats.
 
     Values are memory-mapped where the format allows it.
+
+    Args:
+      path: Path of the file.
 
     Raises:
       OSError: if the file cannot be read.
@@ -176,26 +209,27 @@ def load(path: str | os.PathLike[str]) -> dict[str, Array]:
     return {source.name: checkpoint.read(source.name) for source in checkpoint.sources}
 
 
-def as_tensors(state: Mapping[Any, Any]) -> dict[Any, Any]:
+def as_tensors(state: Mapping[Key, object]) -> dict[Key, Any]:
     """Tensors of PyTorch with the values of arrays, for `load_state_dict`.
 
-    Mappings in the state are converted too; what is neither stays as it is.
+    Args:
+      state: Arrays by name. Mappings in it are converted too; what is neither stays as it is.
 
     Raises:
       ModuleNotFoundError: if PyTorch is not installed.
     """
     torch = _extras.require("torch", "A tensor of PyTorch", "torch")
 
-    def tensor(array: Array) -> Any:
-        array = np.array(array)  # its own memory, that PyTorch may write to
+    def tensor(array: np.ndarray) -> TorchTensor:
+        array = np.array(array)  # memory of its own, that PyTorch may write to
         if array.dtype.isbuiltin == 1:
             return torch.from_numpy(array)
-        raw = torch.from_numpy(array.view(f"u{array.itemsize}" if array.itemsize == 1 else "i2"))
+        raw = torch.from_numpy(array.view("u1" if array.itemsize == 1 else "i2"))
         return raw.view(getattr(torch, array.dtype.name))
 
-    def converted(value: Any) -> Any:
+    def converted(value: object) -> object:
         if isinstance(value, Mapping):
             return {name: converted(held) for name, held in value.items()}
         return tensor(value) if isinstance(value, np.ndarray) else value
 
-    return converted(state)
+    return {name: converted(value) for name, value in state.items()}

@@ -1,45 +1,69 @@
-"""What the optimizers of `torch.optim` keep and do: one row for each, written from its formula.
+"""The optimizers of `torch.optim`: one row for each, its step written from torch's formula.
 
 A group holds hyper-parameters under torch's names; a state holds what torch keeps for one tensor.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-Group = Mapping[str, Any]
-Moments = Mapping[str, np.ndarray]
+from jaxmup._opt_state import TRANSFORMS
+
+Group: TypeAlias = Mapping[str, Any]
+"""The hyper-parameters of a parameter group, by torch's names."""
+TensorMoments: TypeAlias = Mapping[str, np.ndarray]
+"""The moments that torch keeps for one tensor, by its names."""
+
+# torch's names of the moments that transforms of optax keep, by transform and field.
+TORCH_NAMES: dict[str, dict[str, str]] = {
+    "scale_by_adam": {"mu": "exp_avg", "nu": "exp_avg_sq"},
+    "scale_by_amsgrad": {"mu": "exp_avg", "nu": "exp_avg_sq", "nu_max": "max_exp_avg_sq"},
+    "scale_by_rms": {"nu": "square_avg"},
+    "scale_by_stddev": {"nu": "square_avg", "mu": "grad_avg"},
+    "scale_by_rss": {"sum_of_squares": "sum"},
+    "trace": {"trace": "momentum_buffer"},
+}
 
 
 class TorchOptimizer(NamedTuple):
     """An optimizer of torch.
 
     Args:
-      name: of its class.
-      counts: whether it counts the steps of each tensor.
-      marks: hyper-parameters that no other optimizer has together.
-      moments: from a group, what it keeps for a tensor, by torch's names: powers of the gradient
-        that each has the unit of.
-      update: from a group, the number of the step (1 at the first), moments, gradient and weight,
+      name: Name of its class.
+      counts: Whether it counts the steps of each tensor.
+      marks: Hyper-parameters that no other optimizer has together.
+      transforms: From a group, the transforms of optax that keep what it keeps, in their order.
+      update: From a group, the number of the step (1 at the first), moments, gradient and weight,
         what is added to the weight.
-      counterpart: from a group, the expression that makes the same optimizer here.
+      counterpart: From a group, the expression that makes the same optimizer here.
     """
 
     name: str
     counts: bool
     marks: frozenset[str]
-    moments: Callable[[Group], dict[str, int]]
-    update: Callable[[Group, int, Moments, np.ndarray, np.ndarray], np.ndarray]
+    transforms: Callable[[Group], tuple[str, ...]]
+    update: Callable[[Group, int, TensorMoments, np.ndarray, np.ndarray], np.ndarray]
     counterpart: Callable[[Group], str]
 
+    def moments(self, group: Group) -> dict[str, float]:
+        """For each moment, by torch's name, the power of the gradient that it has the unit of."""
+        found: dict[str, float] = {}
+        degree: float = 1  # of what the next transform receives; first of all, gradients
+        for name in self.transforms(group):
+            transform = TRANSFORMS[name]
+            for field, torch_name in TORCH_NAMES[name].items():
+                found[torch_name] = transform.fields[field].degree(degree)
+            degree = transform.returns.degree(degree)
+        return found
 
-def _sgd_moments(group: Group) -> dict[str, int]:
-    return {"momentum_buffer": 1} if group["momentum"] else {}
+
+def _sgd_transforms(group: Group) -> tuple[str, ...]:
+    return ("trace",) if group["momentum"] else ()
 
 
 def _sgd(
-    group: Group, step: int, moments: Moments, gradient: np.ndarray, weight: np.ndarray
+    group: Group, step: int, moments: TensorMoments, gradient: np.ndarray, weight: np.ndarray
 ) -> np.ndarray:
     gradient = _with_l2(group, gradient, weight)
     if not group["momentum"]:
@@ -59,13 +83,12 @@ def _sgd_counterpart(group: Group) -> str:
     )
 
 
-def _adam_moments(group: Group) -> dict[str, int]:
-    moments = {"exp_avg": 1, "exp_avg_sq": 2}
-    return moments | ({"max_exp_avg_sq": 2} if group["amsgrad"] else {})
+def _adam_transforms(group: Group) -> tuple[str, ...]:
+    return ("scale_by_amsgrad" if group["amsgrad"] else "scale_by_adam",)
 
 
 def _adam(
-    group: Group, step: int, moments: Moments, gradient: np.ndarray, weight: np.ndarray
+    group: Group, step: int, moments: TensorMoments, gradient: np.ndarray, weight: np.ndarray
 ) -> np.ndarray:
     (b1, b2), decoupled = group["betas"], group.get("decoupled_weight_decay", False)
     gradient = _with_l2({**group, "weight_decay": 0} if decoupled else group, gradient, weight)
@@ -87,14 +110,13 @@ def _adam_counterpart(group: Group) -> str:
     return _chain({**group, "weight_decay": 0} if decoupled else group, adam, decay)
 
 
-def _rmsprop_moments(group: Group) -> dict[str, int]:
-    moments = {"square_avg": 2}
-    moments |= {"grad_avg": 1} if group["centered"] else {}
-    return moments | ({"momentum_buffer": 0} if group["momentum"] else {})
+def _rmsprop_transforms(group: Group) -> tuple[str, ...]:
+    direction = "scale_by_stddev" if group["centered"] else "scale_by_rms"
+    return (direction, "trace") if group["momentum"] else (direction,)
 
 
 def _rmsprop(
-    group: Group, step: int, moments: Moments, gradient: np.ndarray, weight: np.ndarray
+    group: Group, step: int, moments: TensorMoments, gradient: np.ndarray, weight: np.ndarray
 ) -> np.ndarray:
     decay, gradient = group["alpha"], _with_l2(group, gradient, weight)
     square = decay * moments["square_avg"] + (1 - decay) * gradient**2
@@ -117,7 +139,7 @@ def _rmsprop_counterpart(group: Group) -> str:
 
 
 def _adagrad(
-    group: Group, step: int, moments: Moments, gradient: np.ndarray, weight: np.ndarray
+    group: Group, step: int, moments: TensorMoments, gradient: np.ndarray, weight: np.ndarray
 ) -> np.ndarray:
     gradient = _with_l2(group, gradient, weight)
     root = np.sqrt(moments["sum"] + gradient**2)
@@ -166,7 +188,7 @@ TORCH_OPTIMIZERS = (
         "SGD",
         False,
         frozenset({"momentum", "dampening", "nesterov"}),
-        _sgd_moments,
+        _sgd_transforms,
         _sgd,
         _sgd_counterpart,
     ),
@@ -174,7 +196,7 @@ TORCH_OPTIMIZERS = (
         "Adam or AdamW",
         True,
         frozenset({"betas", "eps", "amsgrad"}),
-        _adam_moments,
+        _adam_transforms,
         _adam,
         _adam_counterpart,
     ),
@@ -182,7 +204,7 @@ TORCH_OPTIMIZERS = (
         "RMSprop",
         True,
         frozenset({"alpha", "eps", "momentum", "centered"}),
-        _rmsprop_moments,
+        _rmsprop_transforms,
         _rmsprop,
         _rmsprop_counterpart,
     ),
@@ -190,7 +212,7 @@ TORCH_OPTIMIZERS = (
         "Adagrad",
         True,
         frozenset({"lr_decay", "eps", "initial_accumulator_value"}),
-        lambda _: {"sum": 2},
+        lambda _: ("scale_by_rss",),
         _adagrad,
         _adagrad_counterpart,
     ),

@@ -1,4 +1,4 @@
-"""What the state of an optimizer of torch says, checked and by the names of its tensors."""
+"""The state of an optimizer of torch, checked, by the names of its tensors."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxmup._tree import listed
+from jaxmup._check import listed
 from jaxmup.bridge._sources import to_numpy
 from jaxmup.bridge._torch_optimizers import TORCH_OPTIMIZERS, Group, TorchOptimizer
 
@@ -15,9 +15,9 @@ class TorchGroup(NamedTuple):
     """A parameter group.
 
     Args:
-      optimizer: its row.
-      hyperparameters: by torch's names, as numbers.
-      indices: of its tensors.
+      optimizer: Row of the optimizer.
+      hyperparameters: Numbers by torch's names.
+      indices: Indices of its tensors.
     """
 
     optimizer: TorchOptimizer
@@ -29,10 +29,10 @@ class TorchRun(NamedTuple):
     """The state of an optimizer.
 
     Args:
-      groups: its parameter groups.
-      names: of its tensors, by index.
-      moments: what it keeps for each tensor, by the tensor's name and torch's name of the moment.
-      step: number of steps; `None` where torch counts none.
+      groups: Parameter groups.
+      names: Names of the tensors by index.
+      moments: Arrays kept for each tensor, by the tensor's name and torch's name of the moment.
+      step: Number of steps made; `None` where torch counts none.
     """
 
     groups: tuple[TorchGroup, ...]
@@ -49,12 +49,12 @@ def read_run(torch_state: Mapping[str, Any], names: Sequence[str] | None) -> Tor
     """Reads the `state_dict()` of an optimizer of torch; its arrays may be numpy's.
 
     Args:
-      torch_state: what to read.
-      names: of the tensors in the order of their indices, where the groups do not hold them.
+      torch_state: The state.
+      names: Names of the tensors in the order of their indices, where the groups hold none.
 
     Raises:
-      ValueError: if it is none, or of an optimizer that is not in the table, or a moment is not
-        finite, or the tensors have made different numbers of steps.
+      ValueError: if it is no state, or of an optimizer that is not in the table, or a moment is
+        not finite, or the tensors have made different numbers of steps.
     """
     if not {"state", "param_groups"} <= set(torch_state):
         raise ValueError(

@@ -1,36 +1,38 @@
-"""Both sides as layers: what stands together, under which name."""
+"""Both sides as layers: tensors and leaves that stand together under one name."""
 
 import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from jaxmup.bridge._layouts import Shape
+from jaxmup.bridge._layouts import Shape, shown
 from jaxmup.bridge._plan import Place, Source
 from jaxmup.bridge._words import Words, read
 
-LayerKind = Literal["linear", "conv", "conv_transpose", "conv_gradient", "einsum", "other"]
+LayerKind: TypeAlias = Literal[
+    "linear", "conv", "conv_transpose", "conv_gradient", "einsum", "other"
+]
 
 
-class Leaf(NamedTuple):
+class FlaxLeaf(NamedTuple):
     """A leaf of a Flax model.
 
     Args:
-      path: in the tree, such as `"params/Dense_0/kernel"`.
-      shape: with the axes of stacked layers.
-      dtype: of the model; `None` where it says none.
-      kind: of the layer that owns it; `None` if nothing says so.
-      rank: number of axes without those of stacked layers; `None` if nothing says so.
-      multiplier: of the layer's forward pass; dimensionless.
+      path: Path in the tree, such as `"params/Dense_0/kernel"`.
+      shape: Shape, the axes of stacked layers included.
+      dtype: Dtype that the model has for it.
+      kind: Kind of the layer that owns it; `None` if nothing says so.
+      rank: Number of axes without those of stacked layers; `None` if nothing says so.
+      multiplier: Multiplier of the layer's forward pass; dimensionless.
     """
 
     path: str
     shape: Shape
-    dtype: np.dtype | None = None
+    dtype: np.dtype
     kind: LayerKind | None = None
     rank: int | None = None
     multiplier: float = 1.0
@@ -40,11 +42,11 @@ class TorchLayer(NamedTuple):
     """Tensors of one module of PyTorch, or of one direction of one layer of an RNN.
 
     Args:
-      name: of the module.
-      words: of the name.
-      kind: `"layer"` has a weight or a bias or both, `"in_proj"` packs query, key and value,
-        `"cell"` is recurrent, `"array"` is a tensor on its own.
-      tensors: by their local name.
+      name: Name of the module.
+      words: Words of the name.
+      kind: `"layer"` for a weight or a bias or both, `"in_proj"` for query, key and value packed in
+        one, `"cell"` for a recurrent layer, `"array"` for a tensor on its own.
+      tensors: Tensors by their local name.
     """
 
     name: str
@@ -53,18 +55,19 @@ class TorchLayer(NamedTuple):
     tensors: Mapping[str, Source]
 
     def __str__(self) -> str:
-        return ", ".join(f"{s.name} {_shape(s.shape)}" for s in self.tensors.values())
+        return ", ".join(f"{s.name} {shown(s.shape)}" for s in self.tensors.values())
 
 
 class FlaxLayer(NamedTuple):
     """Leaves of one layer of Flax, or of a row of a stack of layers, or of a group.
 
     Args:
-      name: of the layer.
-      words: of the name.
-      kind: of the layer; `"attention"` is the group of query, key and value, `"cell"` that of a
-        recurrent cell, `"array"` a leaf on its own; `None` if nothing says what it is.
-      places: by their local name; in a group with that of the layer, such as `"query/kernel"`.
+      name: Name of the layer.
+      words: Words of the name.
+      kind: Kind of the layer; `"attention"` for the group of query, key and value, `"cell"` for
+        that of a recurrent cell, `"array"` for a leaf on its own; `None` if nothing says it.
+      places: Places by their local name; in a group with that of the layer, such as
+        `"query/kernel"`.
     """
 
     name: str
@@ -73,7 +76,7 @@ class FlaxLayer(NamedTuple):
     places: Mapping[str, Place]
 
     def __str__(self) -> str:
-        return ", ".join(f"{p} {_shape(p.shape)}" for p in self.places.values())
+        return ", ".join(f"{p} {shown(p.shape)}" for p in self.places.values())
 
 
 _TORCH_LOCAL = re.compile(r"weight|bias|running_mean|running_var|num_batches_tracked")
@@ -82,16 +85,21 @@ _CELL = re.compile(r"(weight|bias)_(ih|hh)((?:_l\d+)?)((?:_reverse)?)")
 _UNSCALED = "_unscaled"  # the abcd layer of torch_ref and of Cellarium
 _FLAX_LOCAL = ("kernel", "bias", "scale", "embedding", "mean", "var")
 COLLECTIONS = ("params", "batch_stats")
+# Shapes don't say it: a matrix with three times as many outputs may be anything.
 PACKED_NAMES = ("in_proj", "qkv", "c_attn", "Wqkv", "wqkv", "qkv_proj")
 QKV = ("query", "key", "value")
 CELLS = MappingProxyType(
     {
-        frozenset({"ii", "if", "ig", "io", "hi", "hf", "hg", "ho"}): "lstm",
-        frozenset({"ir", "iz", "in", "hr", "hz", "hn"}): "gru",
-        frozenset({"dense_i", "dense_h"}): "dense",
-        frozenset({"i", "h"}): "simple",
+        frozenset({"ii", "if", "ig", "io", "hi", "hf", "hg", "ho"}): "ifgo",
+        frozenset({"ir", "iz", "in", "hr", "hz", "hn"}): "rzn",
+        frozenset({"dense_i", "dense_h"}): None,
+        frozenset({"i", "h"}): None,
     }
 )
+"""The layers of each recurrent cell of Flax, with PyTorch's order of its gates.
+
+`None` where the gates are one matrix in Flax too, as in `OptimizedLSTMCell`, or there is but one.
+"""
 
 
 def torch_layers(sources: Iterable[Source]) -> list[TorchLayer]:
@@ -108,6 +116,8 @@ def torch_layers(sources: Iterable[Source]) -> list[TorchLayer]:
         owner, _, local = source.name.rpartition(".")
         plain = local.removesuffix(_UNSCALED)
         if cell := _CELL.fullmatch(local):
+            # A module of PyTorch may hold several layers, each in both directions. In Flax each is
+            # a cell of its own, so the parts of the name become parts of a path.
             part, side, layer, direction = cell.groups()
             name = ".".join(filter(None, (owner, layer[1:], direction[1:])))
             found.setdefault((name, "cell"), {})[f"{part}_{side}"] = source
@@ -124,22 +134,22 @@ def torch_layers(sources: Iterable[Source]) -> list[TorchLayer]:
 
 
 def is_packed(layer: TorchLayer) -> bool:
-    """Whether a module of PyTorch has query, key and value in one tensor, one after another."""
+    """True if a module of PyTorch has query, key and value in one tensor, one after another."""
     return layer.kind == "in_proj" or layer.name.rpartition(".")[2] in PACKED_NAMES
 
 
 def flax_layers(
-    leaves: Sequence[Leaf], weights: Iterable[Shape], *, packed: bool
+    leaves: Sequence[FlaxLeaf], weights: Iterable[Shape], *, packed: bool
 ) -> list[FlaxLayer]:
     """The leaves of a model, layer by layer; of a layer that is stacked, each row.
 
     Args:
-      leaves: of the model.
-      weights: the shapes of PyTorch's weights, by which a kernel of a tree without types is seen to
-        be a stack.
-      packed: whether query, key and value of an attention belong together.
+      leaves: Leaves of the model.
+      weights: Shapes of PyTorch's weights, by which a kernel of a tree without types is seen to be
+        a stack.
+      packed: Whether query, key and value of an attention belong together.
     """
-    owned: dict[str, dict[str, Leaf]] = {}
+    owned: dict[str, dict[str, FlaxLeaf]] = {}
     for leaf in leaves:
         owner, _, local = without_collection(leaf.path).rpartition("/")
         name, local = (owner, local) if local in _FLAX_LOCAL else (leaf.path, "")
@@ -158,7 +168,7 @@ def without_collection(path: str) -> str:
 
 
 def _rows_of_layer(
-    name: str, parts: Mapping[str, Leaf], weights: frozenset[Shape]
+    name: str, parts: Mapping[str, FlaxLeaf], weights: frozenset[Shape]
 ) -> list[FlaxLayer]:
     stacked = _stacked_axes(parts, weights)
     words = read(without_collection(name))
@@ -175,11 +185,12 @@ def _rows_of_layer(
     ]
 
 
-def _stacked_axes(parts: Mapping[str, Leaf], weights: frozenset[Shape]) -> int:
-    """How many leading axes index equal layers."""
+def _stacked_axes(parts: Mapping[str, FlaxLeaf], weights: frozenset[Shape]) -> int:
+    """Number of leading axes that index equal layers."""
     name, leaf = next(iter(parts.items()))
     if leaf.rank is not None:
         return len(leaf.shape) - leaf.rank
+    # A tree has no types: a kernel of three axes is a stack of matrices, heads, or a convolution.
     if "kernel" in parts:
         bias = parts["bias"].shape if "bias" in parts else None
         return int(_is_stack(parts["kernel"].shape, bias, weights))
@@ -188,17 +199,19 @@ def _stacked_axes(parts: Mapping[str, Leaf], weights: frozenset[Shape]) -> int:
 
 
 def _is_stack(kernel: Shape, bias: Shape | None, weights: frozenset[Shape]) -> bool:
-    """Whether a kernel of a tree without types stacks matrices along its first axis.
+    """True if a kernel of a tree without types stacks matrices along its first axis.
 
-    The bias says so, and if it does not, what there is in PyTorch for the kernel to be.
+    The bias says so, and where it does not, the shapes that PyTorch has for the kernel to be.
     """
     if len(kernel) < 3:
         return False
     if bias is not None:
+        # A bias has the output axes of its kernel, and in a stack the axis of the rows before them.
         as_whole = bias == kernel[len(kernel) - len(bias) :]
         as_rows = len(bias) > 1 and bias == (kernel[0], *kernel[len(kernel) - len(bias) + 1 :])
         if as_whole != as_rows:
             return as_rows
+    # A convolution's axes are those of its weight in another order; heads multiply to a matrix.
     sizes = sorted(kernel)
     return not any(
         sorted(weight) == sizes or (len(weight) == 2 and fits_matrix(weight, kernel))
@@ -207,7 +220,7 @@ def _is_stack(kernel: Shape, bias: Shape | None, weights: frozenset[Shape]) -> b
 
 
 def fits_matrix(weight: Shape, kernel: Shape) -> bool:
-    """Whether a kernel has the inputs and outputs of a weight (outputs, inputs), each on axes."""
+    """True if a kernel has the inputs and outputs of a weight (outputs, inputs), each on axes."""
     outputs, inputs = weight
     return any(
         math.prod(kernel[:i]) == inputs and math.prod(kernel[i:]) == outputs
@@ -216,12 +229,16 @@ def fits_matrix(weight: Shape, kernel: Shape) -> bool:
 
 
 def _grouped(layers: Sequence[FlaxLayer], *, packed: bool) -> list[FlaxLayer]:
-    """The layers, with those of a recurrent cell, and of a packed attention, as one."""
+    """The layers, with those of a recurrent cell, and of a packed attention, as one.
+
+    Query, key and value are one layer only where PyTorch packs them: apart, each is matched alone.
+    """
     siblings: dict[tuple[str, tuple[int, ...]], dict[str, FlaxLayer]] = {}
     for layer in layers:
         path = layer.name.partition("[")[0]
         owner, _, child = path.rpartition("/")
         row = next(iter(layer.places.values())).row
+        # Flax writes `if_` and `in_` for the gates whose names are keywords of Python.
         siblings.setdefault((owner, row), {})[child.removesuffix("_")] = layer
     found: list[FlaxLayer] = []
     for (owner, row), children in siblings.items():
@@ -239,7 +256,3 @@ def _grouped(layers: Sequence[FlaxLayer], *, packed: bool) -> list[FlaxLayer]:
                 found.append(FlaxLayer(name, read(owner).at(*row), kind, places))
         found += rest.values()
     return found
-
-
-def _shape(shape: Shape) -> str:
-    return f"({', '.join(map(str, shape))})"

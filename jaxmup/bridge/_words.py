@@ -1,4 +1,4 @@
-"""What a parameter's name says: words in one vocabulary, and the numbers that give its place."""
+"""Names of parameters as words in one vocabulary, and the numbers that give their place."""
 
 import re
 from types import MappingProxyType
@@ -29,6 +29,7 @@ _SAME = {
 _CANONICAL = MappingProxyType(
     {name: word for word, names in _SAME.items() for name in names.split()}
 )
+# An acronym is one piece, and camel case is cut: "BatchNorm_0" is batch, norm and 0.
 _PIECES = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 
@@ -36,10 +37,10 @@ class Words(NamedTuple):
     """A name taken apart.
 
     Args:
-      template: its spelling with every number left out.
-      words: its words, in one vocabulary.
-      numbers: its numbers, in their order.
-      labels: the word before each number.
+      template: Spelling of the name with every number left out.
+      words: Words of the name, in one vocabulary.
+      numbers: Numbers of the name, in their order.
+      labels: Word before each number.
     """
 
     template: str
@@ -68,6 +69,8 @@ def read(name: str) -> Words:
     labels: list[str] = []
     words: list[str] = []
     for part in re.split(r"[./]", name):
+        # A part that has a synonym as a whole, such as "c_fc" for "up", is not cut further: its
+        # pieces mean something else.
         whole = _canonical(re.sub(r"\d+", "", part).strip("_"))
         pieces = [piece.lower() for piece in _PIECES.findall(part)]
         if whole is not None:
@@ -77,6 +80,7 @@ def read(name: str) -> Words:
                 numbers.append(int(piece))
                 labels.append(words[-1] if words else "")
             else:
+                # A word that says nothing of its own, such as "proj", is left out.
                 words += [word] if (word := _canonical(piece, piece)) else []
     template = re.sub(r"\d+", "*", name)
     return Words(template, frozenset(words), tuple(numbers), tuple(labels))

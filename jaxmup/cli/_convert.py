@@ -12,12 +12,16 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxmup.cli._errors import BadInputError, bad_input
-from jaxmup.cli._function import function
-from jaxmup.cli._model import abstract, example, is_linen
+from jaxmup.cli._model import at_width, model_of
 from jaxmup.cli._options import MakeInputs
 
 if TYPE_CHECKING:
+    from flax import nnx
+
+    from jaxmup import Model, Parametrization
+    from jaxmup._tree import Specs, Tree
     from jaxmup.bridge import Conversion, Plan
+    from jaxmup.bridge._pairs import Pairs
 
 
 def convert(
@@ -32,13 +36,13 @@ def convert(
     destination: Annotated[
         Path, typer.Argument(metavar="DST", help="File to write, which ends in .safetensors.")
     ],
-    to: Annotated[Literal["flax", "torch"], typer.Option("--to", help="Whose names to write.")],
+    to: Annotated[Literal["flax", "torch"], typer.Option("--to", help="Side that is written.")],
     model: Annotated[
         str,
         typer.Option(
             metavar="MODULE:FUNCTION",
-            help="What makes the Flax model: a function of `--size` that returns an NNX module or "
-            "a Linen module. The module is looked for here first.",
+            help="Function of `--size` that makes the Flax model: an NNX module, a Linen module or "
+            "a tree with arrays; or a `jaxmup.Model`. The module is looked for here first.",
         ),
     ],
     size: Annotated[int, typer.Option(help="Width of the model.")],
@@ -50,10 +54,10 @@ def convert(
             "written."
         ),
     ] = None,
-    rules: Annotated[
+    pairs: Annotated[
         Path | None,
         typer.Option(
-            help="TOML file with a table [rules], from names of PyTorch to paths of Flax; false "
+            help="TOML file with a table [pairs], from names of PyTorch to paths of Flax; false "
             "leaves a tensor out."
         ),
     ] = None,
@@ -65,8 +69,8 @@ def convert(
             show_default="that of the model",
         ),
     ] = None,
-    family: Annotated[
-        str, typer.Option(metavar="NAME", help="The optimizer, for `--gauge`.")
+    optimizer: Annotated[
+        str, typer.Option(metavar="NAME", help="Optimizer that `--gauge` is for.")
     ] = "adam",
     allow_nan: Annotated[
         bool, typer.Option("--allow-nan", help="Convert weights that are NaN too.")
@@ -86,20 +90,18 @@ def convert(
     Example: jaxmup convert gpt2.safetensors gpt2-flax.safetensors --to flax --model
     my_project.model:make_model --size 768
     """
-    from jaxmup import bridge, parametrization
+    from jaxmup import bridge
 
-    make_model = function(model, "--model")
-    make_inputs = None if inputs is None else function(inputs, "--inputs")
+    user_model = model_of(model, inputs, "--model")
     with bad_input(ValueError, TypeError, OSError, ModuleNotFoundError):
-        target, specs = _target(make_model, make_inputs, size)
-        names = cast(Any, (family, gauge))
+        abstract, specs = _abstract(user_model, size)
         conversion = bridge.conversion(
             source,
-            target,
+            abstract,
             to=to,
             like=like,
-            rules=None if rules is None else _rules(rules),
-            gauge=None if gauge is None else parametrization("mup", names[0], gauge=names[1]),
+            pairs=None if pairs is None else _pairs(pairs),
+            parametrization=None if gauge is None else _parametrization(gauge, optimizer),
             specs=specs,
         )
         _show(conversion.plan)
@@ -109,34 +111,33 @@ def convert(
             _write(conversion, destination, allow_nan=allow_nan)
 
 
-def _target(make_model: Any, make_inputs: Any, size: int) -> tuple[Any, Any]:
-    """The abstract model; of a Linen module its variables, and its specs if it has any."""
-    model = abstract(make_model, size)
-    if not is_linen(model):
-        return model, None
-    import jax
+def _abstract(model: "Model", size: int) -> tuple["nnx.Module | Tree", "Specs | None"]:
+    """The model without its arrays; of a Linen module its variables, and specs if it has any."""
     from flax import linen
 
-    import jaxmup
+    instance = at_width(model, size)
+    held = instance.join(instance.parts)
+    if instance.kind != "linen":
+        return held, None
+    return linen.unbox(held), instance.specs
 
-    called_with = example(make_inputs, size)
-    variables = jax.eval_shape(model.init, jax.random.key(0), *called_with)
+
+def _parametrization(gauge: str, optimizer: str) -> "Parametrization":
+    from jaxmup import parametrization
+
+    unchecked = cast(Any, (optimizer, gauge))  # `parametrization` refuses names that there are not
+    return parametrization("mup", unchecked[0], gauge=unchecked[1])
+
+
+def _pairs(path: Path) -> "Pairs":
+    """The table `[pairs]` of a TOML file; `false` stands for `None`, which TOML lacks."""
     try:
-        specs = jaxmup.linen.specs(model, *called_with)
-    except ValueError:  # not every layer is jaxmup's
-        specs = None
-    return linen.unbox(variables), specs
-
-
-def _rules(path: Path) -> dict[str, Any]:
-    """The table `[rules]` of a TOML file; `false` stands for `None`, which TOML lacks."""
-    try:
-        rules = tomllib.loads(path.read_text()).get("rules")
+        pairs = tomllib.loads(path.read_text()).get("pairs")
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadInputError(f"`--rules` must be a TOML file. {path}: {error}") from error
-    if not isinstance(rules, dict):
-        raise BadInputError(f"`--rules` must have a table [rules]. {path} has none.")
-    return {name: None if value is False else value for name, value in rules.items()}
+        raise BadInputError(f"`--pairs` must be a TOML file. {path}: {error}") from error
+    if not isinstance(pairs, dict):
+        raise BadInputError(f"`--pairs` must have a table [pairs]. {path} has none.")
+    return {name: None if value is False else value for name, value in pairs.items()}
 
 
 def _show(plan: "Plan") -> None:

@@ -1,16 +1,19 @@
-"""What a command raises when it cannot do what was asked for."""
+"""The error of a command that cannot do what was asked for."""
 
 import contextlib
 from collections.abc import Iterator
 
 
 class BadInputError(Exception):
-    """What was asked for cannot be done; the message says why, and what can."""
+    """A request that cannot be met; the message says why, and what can be done."""
 
 
 @contextlib.contextmanager
 def bad_input(*kinds: type[Exception], prefix: str = "") -> Iterator[None]:
-    """Turns errors of these kinds, whose messages are made for users, into bad input."""
+    """Turns errors of these kinds, whose messages are made for users, into bad input.
+
+    It serves as a decorator too, of a function that raises nothing else of these kinds.
+    """
     try:
         yield
     except kinds as error:

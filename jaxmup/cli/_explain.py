@@ -2,8 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
 
 import typer
 from rich import box
@@ -11,13 +10,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jaxmup._tree import leaves_by_path
 from jaxmup.cli._errors import BadInputError, bad_input
-from jaxmup.cli._function import failed, function
-from jaxmup.cli._model import abstract, example, is_linen
+from jaxmup.cli._model import at_width, model_of
 from jaxmup.cli._options import DepthAlpha, MakeInputs, MakeModel, ParametrizationName
 
 if TYPE_CHECKING:
-    from jaxmup import Explanation, Finding
+    from jaxmup import Explanation, Finding, Model, Parametrization, ParamSpec
+    from jaxmup._tree import Specs, Tree
 
 _COLORS = {"hidden": "cyan", "input": "green", "output": "magenta", "fixed": "dim"}
 
@@ -42,7 +42,7 @@ def explain(
     ] = None,
     inputs: MakeInputs = None,
     parametrization: ParametrizationName = "mup",
-    family: Annotated[
+    optimizer: Annotated[
         str, typer.Option(help="The optimizer, such as sgd, adam or lion.", metavar="NAME")
     ] = "adam",
     gauge: Annotated[
@@ -65,7 +65,7 @@ def explain(
         Literal["table", "markdown", "json"], typer.Option("--format", help="How to print it.")
     ] = "table",
 ) -> None:
-    """What muP does to each parameter of a model, and why; then what is wrong with it, if anything.
+    """Shows what muP does to each parameter of a model, and why; then what is wrong, if anything.
 
     Shows for every parameter which axes grow, the role that follows from it, and what the
     parametrization does about it: multiplier, initial standard deviation, and the factors on
@@ -82,11 +82,13 @@ def explain(
     for option, width in (("--base", base), ("--target", target), ("--delta", delta)):
         if width is not None and width < 1:
             raise BadInputError(f"`{option}` must be at least 1. Got {width}.")
-    make_model = function(model, "MODULE:FUNCTION")
-    make_inputs = None if inputs is None else function(inputs, "--inputs")
+    asked = _Asked(parametrization, optimizer, gauge, depth_alpha)
     with bad_input(ValueError, TypeError):
-        specs, at_base = _specs(make_model, make_inputs, target, base, delta)
-        rule = _parametrization(specs, parametrization, family, gauge, depth_alpha)
+        user_model = model_of(model, inputs).offering(
+            parametrization=asked.parametrization(plain=False), base_width=base
+        )
+        specs, at_base = _specs(user_model, target, base, delta)
+        rule = asked.parametrization(plain=any(map(_is_plain, leaves_by_path(specs).values())))
         explanation = explain(specs, rule, learning_rate=learning_rate)
         findings = lint(specs, rule, base=at_base)
     explanation = explanation if every else explanation.grouped()
@@ -102,20 +104,38 @@ def explain(
         _show(explanation, findings)
 
 
+class _Asked(NamedTuple):
+    """The options that say which parametrization is meant."""
+
+    name: str
+    optimizer: str
+    gauge: str | None
+    depth_alpha: float | None
+
+    def parametrization(self, *, plain: bool) -> "Parametrization":
+        """The parametrization, for a model of jaxmup layers or a plain one."""
+        from jaxmup import parametrization
+
+        # A plain layer applies no multiplier.
+        gauge = "table3" if self.gauge is None and self.name == "mup" and plain else self.gauge
+        names = cast(Any, (self.name, self.optimizer))  # `parametrization` checks them
+        return parametrization(*names, gauge=cast(Any, gauge), depth_alpha=self.depth_alpha)
+
+
+def _is_plain(spec: "ParamSpec") -> bool:
+    return spec.applied is not None and spec.applied.init_gain is None
+
+
 def _specs(
-    make_model: Callable[..., Any],
-    make_inputs: Callable[..., Any] | None,
-    target: int,
-    base: int | None,
-    delta: int | None,
-) -> tuple[Any, Any]:
+    model: "Model", target: int, base: int | None, delta: int | None
+) -> tuple["Specs", "Tree | None"]:
     """The specs that the layers declare, or those that follow from three widths.
 
     Beside them shapes of the base model, by which declared specs are checked.
     """
-    declared = _declared(make_model, make_inputs, target)
+    declared = at_width(model, target).specs
     if declared is not None:
-        return declared, None if base is None else _declared(make_model, make_inputs, base)
+        return declared, None if base is None else at_width(model, base).specs
     if base is None:
         raise BadInputError(
             "Not every parameter is of a jaxmup layer, so models must be compared to find what "
@@ -127,48 +147,9 @@ def _specs(
 
     delta = base + max(base // 2, 1) if delta is None else delta
     for width in (base, delta):
-        abstract(make_model, width)
-    specs = infer(make_model, base=base, delta=delta, target=target, inputs=make_inputs)
+        at_width(model, width)
+    specs = infer(model, base=base, delta=delta, target=target)
     return specs, jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.base_shape, "float32"), specs)
-
-
-def _declared(
-    make_model: Callable[..., Any], make_inputs: Callable[..., Any] | None, width: int
-) -> Any:
-    """The specs of a model all of whose parameters are of jaxmup layers; else `None`."""
-    from flax import nnx
-
-    import jaxmup
-
-    model = abstract(make_model, width)
-    if not (is_linen(model) or isinstance(model, nnx.Module)):
-        return None
-    inputs = example(make_inputs, width) if is_linen(model) else ()
-    specs: Any = jaxmup.linen.specs if is_linen(model) else jaxmup.nnx.specs
-    try:
-        return specs(model, *inputs)
-    except ValueError:
-        return None
-    except Exception as error:  # whatever calling the user's module raises
-        raise failed(f"The model of width {width} could not be called", error) from error
-
-
-def _parametrization(
-    specs: Any, name: str, family: str, gauge: str | None, depth_alpha: float | None
-) -> Any:
-    import jax
-
-    import jaxmup
-
-    applied = [spec.applied for spec in jax.tree.leaves(specs)]
-    if (
-        gauge is None
-        and name == "mup"
-        and any(a is not None and a.init_gain is None for a in applied)
-    ):
-        gauge = "table3"  # a plain layer applies no multiplier
-    names = cast(Any, (name, family))  # `parametrization` checks them
-    return jaxmup.parametrization(*names, gauge=cast(Any, gauge), depth_alpha=depth_alpha)
 
 
 def _show(explanation: "Explanation", findings: list["Finding"]) -> None:

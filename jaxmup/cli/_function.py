@@ -10,7 +10,23 @@ from jaxmup.cli._errors import BadInputError
 
 
 def function(reference: str, option: str) -> Callable[..., Any]:
-    """What `package.module:name` names."""
+    """The function that `package.module:name` names."""
+    found = named(reference, option)
+    if not callable(found):
+        raise BadInputError(f"{reference!r} must be a function. Got {found!r}.")
+    return found
+
+
+def named(reference: str, option: str) -> Any:
+    """The object that `package.module:name` names.
+
+    Args:
+      reference: Module and name, joined by a colon.
+      option: Option that the reference was given for, for errors.
+
+    Raises:
+      BadInputError: if there is no such object, or its module cannot be imported.
+    """
     module_name, colon, name = reference.partition(":")
     if not (module_name and colon and name):
         raise BadInputError(
@@ -35,8 +51,6 @@ def function(reference: str, option: str) -> Callable[..., Any]:
         if not hasattr(found, part):
             raise BadInputError(f"Module {module_name!r} has no {name!r}, for {reference!r}.")
         found = getattr(found, part)
-    if not callable(found):
-        raise BadInputError(f"{reference!r} must be a function. Got {found!r}.")
     return found
 
 

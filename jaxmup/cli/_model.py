@@ -1,48 +1,48 @@
-"""A model of the user's, made without its arrays."""
+"""A model of the user's, named on the command line and made without its arrays."""
 
-from collections.abc import Callable
-from typing import Any
+import dataclasses
+from typing import TYPE_CHECKING
 
 from jaxmup.cli._errors import BadInputError
-from jaxmup.cli._function import failed
+from jaxmup.cli._function import failed, function, named
+
+if TYPE_CHECKING:
+    from jaxmup import Model
+    from jaxmup._model import Instance
 
 
-def abstract(make_model: Callable[..., Any], width: int) -> Any:
-    """The model of this width, without its arrays."""
-    from flax import nnx
+def model_of(reference: str, inputs: str | None = None, option: str = "MODULE:FUNCTION") -> "Model":
+    """The model that `package.module:name` names, itself a `Model` or a function that makes one.
 
-    unbuilt: list[Any] = []
+    Args:
+      reference: Name of the model.
+      inputs: Name of a function of the width that returns what the model is called with.
+      option: Option that names the model.
+    """
+    from jaxmup import Model
 
-    def made() -> Any:
-        model = make_model(width)
-        if not is_linen(model):
-            return model
-        unbuilt.append(model)  # a Linen module has no arrays yet
-        return ()
+    found = named(reference, option)
+    if not (callable(found) or isinstance(found, Model)):
+        raise BadInputError(f"{reference!r} must be a function, or a Model. Got {found!r}.")
+    model = found if isinstance(found, Model) else Model(found)
+    if inputs is None:
+        return model
+    return dataclasses.replace(model, inputs=function(inputs, "--inputs"))
 
+
+def at_width(model: "Model", width: int) -> "Instance":
+    """The model of this width, with the shapes of its parameters."""
     try:
-        model = nnx.eval_shape(made)
-    except Exception as error:  # whatever the user's function raises
-        raise failed(f"The model of width {width} could not be built", error) from error
-    return unbuilt[0] if unbuilt else model
-
-
-def is_linen(model: Any) -> bool:
-    """Whether a Linen module; asks Flax, which is slow to import."""
-    from flax import linen
-
-    return isinstance(model, linen.Module)
-
-
-def example(make_inputs: Callable[..., Any] | None, width: int) -> tuple[Any, ...]:
-    """What a Linen module of this width is called with."""
-    if make_inputs is None:
-        raise BadInputError(
-            "A Linen module has parameters once it is called. Got no `--inputs`. Pass a function "
-            "of the width that returns example inputs, such as package.module:make_inputs."
-        )
-    try:
-        inputs = make_inputs(width)
-    except Exception as error:  # whatever the user's function raises
-        raise failed(f"The inputs of width {width} could not be made", error) from error
-    return tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+        instance = model.at(width, "width")
+        if instance.kind == "linen" and instance.inputs is None:
+            raise BadInputError(
+                "A Linen module has parameters once it is called. Got no `--inputs`. Pass a "
+                "function of the width that returns example inputs, such as "
+                "package.module:make_inputs."
+            )
+        _ = instance.parts
+    except ValueError as error:  # the cause is what the user's function raised
+        raise failed(
+            f"The model of width {width} could not be built", error.__cause__ or error
+        ) from error
+    return instance

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from jaxmup._rules import Parametrization
-from jaxmup._rules import parametrization as named_parametrization
-from jaxmup.coord_check._check import CoordCheck, Optimizer, coord_check
+from jaxmup._parametrization import Parametrization
+from jaxmup._parametrization import parametrization as named_parametrization
+from jaxmup.coord_check._coord_check import CoordCheck, MakeTx, coord_check
 from jaxmup.coord_check._verdict import Outcome, Verdict
 
 
@@ -13,7 +13,7 @@ def assert_coord_check(
     make_model: Callable[..., Any],
     sizes: Sequence[int],
     data: Any,
-    optimizer: Optimizer,
+    make_tx: MakeTx,
     *,
     control: bool = True,
     parametrization: Parametrization | None = None,
@@ -29,7 +29,7 @@ def assert_coord_check(
         parameter `parametrization`.
       sizes: as for `coord_check`.
       data: as for `coord_check`; for the control, what can be iterated again.
-      optimizer: as for `coord_check`.
+      make_tx: as for `coord_check`.
       control: whether to run the control too.
       parametrization: as for `coord_check`.
       **options: the other arguments of `coord_check`.
@@ -55,7 +55,7 @@ def assert_coord_check(
       'pass'
     """
     data = data if isinstance(data, tuple) else list(data)
-    arguments = (make_model, sizes, data, optimizer)
+    arguments = (make_model, sizes, data, make_tx)
     check = coord_check(*arguments, parametrization=parametrization, **options)
     if check.outcome != "pass":
         raise AssertionError(failure_message(check))
@@ -76,13 +76,13 @@ def standard(check: CoordCheck) -> Parametrization:
     Raises:
       ValueError: if the model of the check would not follow it.
     """
-    if not check.follows_rule:
+    if not check.follows_parametrization:
         raise ValueError(
             "The control runs the model under the standard parametrization, so `make_model` must "
             "take one. Its jaxmup layers have their own. Give it a parameter `parametrization` and "
             "pass that on to them, or leave the control out with `control=False`."
         )
-    return named_parametrization("standard", check.family)  # type: ignore[arg-type]
+    return named_parametrization("standard", check.family)
 
 
 def failure_message(check: CoordCheck, most: int = 12) -> str:

@@ -9,8 +9,9 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from jaxmup._families import family_record, read_family
 from jaxmup._files import write_atomically
-from jaxmup.coord_check._check import CoordCheck
+from jaxmup.coord_check._coord_check import CoordCheck
 from jaxmup.coord_check._expected import Expected
 from jaxmup.coord_check._slopes import Slope
 from jaxmup.coord_check._verdict import Verdict
@@ -27,6 +28,7 @@ def to_lines(check: CoordCheck) -> list[dict[str, Any]]:
         for field in dataclasses.fields(check)
         if field.name not in ("verdicts", "rows")
     }
+    run["family"] = family_record(check.family)
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     versions["python"] = platform.python_version()
     first = {"format": FORMAT, "version": VERSION, **run, "versions": versions}
@@ -66,6 +68,7 @@ def read_record(path: str | os.PathLike[str]) -> CoordCheck:
         for name, value in first.items()
         if name not in ("format", "version", "versions")
     }
+    run["family"] = read_family(run["family"])
     of_kind: dict[str, list[dict[str, Any]]] = {"verdict": [], "measurement": []}
     for line in lines:
         of_kind[line.pop("kind")].append(line)

@@ -7,15 +7,18 @@ same model, and if the hyper-parameters and the state of the optimizer move alon
   parametrizations are one physics.
 - `regauge_scalings` and `reference_scalings` move the numbers that a chain of `jaxmup.optim` is
   built from; `fold` and `unfold` take the multipliers into the weights and out again.
-- `in_reference_gauge` and `clip_by_global_norm` make what is not invariant by itself independent of
-  the gauge.
+- `in_reference_gauge` makes a transform that is not invariant by itself independent of the gauge.
 - `as_arguments` and `from_arguments` make gauges that differ by powers of two agree to the last
   bit.
 - `TRANSFORMS`, `WRAPPERS` and `CHAINS` are the tables behind it: how every transform of optax
   moves, and what its optimizers are made of.
 """
 
-from jaxmup.gauge._chains import CHAINS as CHAINS
+from jaxmup._opt_state import CHAINS as CHAINS
+from jaxmup._opt_state import TRANSFORMS as TRANSFORMS
+from jaxmup._opt_state import WRAPPERS as WRAPPERS
+from jaxmup._opt_state import Movement as Movement
+from jaxmup._opt_state import Transform as Transform
 from jaxmup.gauge._equivalent import Difference as Difference
 from jaxmup.gauge._equivalent import Equivalence as Equivalence
 from jaxmup.gauge._equivalent import equivalent as equivalent
@@ -28,9 +31,4 @@ from jaxmup.gauge._scalings import as_arguments as as_arguments
 from jaxmup.gauge._scalings import from_arguments as from_arguments
 from jaxmup.gauge._scalings import reference_scalings as reference_scalings
 from jaxmup.gauge._scalings import regauge_scalings as regauge_scalings
-from jaxmup.gauge._transforms import TRANSFORMS as TRANSFORMS
-from jaxmup.gauge._transforms import WRAPPERS as WRAPPERS
-from jaxmup.gauge._transforms import Movement as Movement
-from jaxmup.gauge._transforms import Transform as Transform
-from jaxmup.optim import clip_by_global_norm as clip_by_global_norm
 from jaxmup.optim import in_reference_gauge as in_reference_gauge

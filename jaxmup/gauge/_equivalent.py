@@ -1,17 +1,17 @@
-"""Whether two parametrizations are one physics."""
+"""A comparison of two parametrizations: one physics or not."""
 
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 
-from jaxmup._families import FAMILIES, Family, OptimizerName, family_of
-from jaxmup._rules import Parametrization, ParametrizationName, parametrization
+from jaxmup._check import listed
+from jaxmup._families import Family, OptimizerName, family_of
+from jaxmup._parametrization import Parametrization, ParametrizationName, parametrization
 from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
-from jaxmup._tree import leaves_by_path, listed, require_leaves, resolve
+from jaxmup._tree import PathName, Specs, leaves_by_path, require_leaves, resolve
 from jaxmup.gauge._scalings import reference
 
 _RELATIVE = 1e-9  # factors are products of a few powers; what differs by a rule differs by percents
@@ -22,13 +22,13 @@ class Difference:
     """One parameter in which two parametrizations are not the same physics.
 
     Args:
-      path: name of the parameter.
-      quantity: what differs, of the effective weight: `initial scale`, `learning rate`, `eps` (in
-        units of its gradient) or `weight decay` (the decay per step).
-      factor: by how much the second is larger than the first; dimensionless.
+      path: Name of the parameter.
+      quantity: Quantity of the effective weight that differs: `initial scale`, `learning rate`,
+        `eps` (in units of its gradient) or `weight decay` (the decay per step).
+      factor: Ratio of the second to the first; dimensionless.
     """
 
-    path: str
+    path: PathName
     quantity: str
     factor: float
 
@@ -38,10 +38,10 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Equivalence:
-    """Whether two parametrizations train the same effective weights; true if so.
+    """The answer of `equivalent`: true if both train the same effective weights.
 
     Args:
-      differences: every parameter and quantity in which they do not agree.
+      differences: Each parameter and quantity in which they do not agree.
     """
 
     differences: tuple[Difference, ...]
@@ -58,7 +58,7 @@ class Equivalence:
 def equivalent(
     p: Parametrization | ParametrizationName,
     q: Parametrization | ParametrizationName,
-    specs: Any,
+    specs: Specs,
     optimizer: OptimizerName | Family = "adam",
 ) -> Equivalence:
     """Says whether `p` and `q` are one physics for these parameters, and if not, where.
@@ -68,10 +68,10 @@ def equivalent(
     decay per step.
 
     Args:
-      p: a parametrization, or its name (then for `optimizer`).
-      q: another.
-      specs: a tree of `ParamSpec`.
-      optimizer: the optimizer, by name or as a `Family`.
+      p: Parametrization, or its name, which stands for that of `optimizer`.
+      q: Parametrization that is compared with it, or its name.
+      specs: Tree of `ParamSpec`.
+      optimizer: Optimizer by name, or a `Family`.
 
     Raises:
       TypeError: if a leaf of `specs` is no `ParamSpec`.
@@ -93,38 +93,44 @@ def equivalent(
     """
     require_leaves("specs", specs, ParamSpec, "Use `jaxmup.nnx.specs` or `jaxmup.linen.specs`.")
     family = family_of(optimizer)
-    first, second = (_scalings(rule, specs, family, optimizer) for rule in (p, q))
-    return Equivalence(differences(first, second, None if family.name in FAMILIES else family))
+    first, second = (_scalings(compared, specs, family, optimizer) for compared in (p, q))
+    return Equivalence(differences(first, second))
 
 
-def _scalings(rule: Any, specs: Any, family: Family, optimizer: Any) -> dict[str, Scaling]:
-    if not isinstance(rule, Parametrization):
-        rule = parametrization(rule, optimizer)
-    if rule.family != family.name:
+def _scalings(
+    compared: Parametrization | ParametrizationName,
+    specs: Specs,
+    family: Family,
+    optimizer: OptimizerName | Family,
+) -> dict[PathName, Scaling]:
+    if not isinstance(compared, Parametrization):
+        compared = parametrization(compared, optimizer)
+    if compared.family != family:
         raise ValueError(
-            f"Parametrizations must be for the family of the optimizer. Got {rule} and the "
+            f"Parametrizations must be for the family of the optimizer. Got {compared} and the "
             f"optimizer {optimizer!r} of the family {family.name!r}."
         )
+    # A layer applies one of the two at most; which one is no matter here.
     free = jax.tree.map(lambda spec: dataclasses.replace(spec, applied=None), specs)
-    return leaves_by_path(resolve(free, rule))
+    return leaves_by_path(resolve(free, compared))
 
 
 def differences(
-    first: Mapping[str, Scaling], second: Mapping[str, Scaling], family: Family | None
+    first: Mapping[PathName, Scaling], second: Mapping[PathName, Scaling]
 ) -> tuple[Difference, ...]:
     """Every quantity of a parameter in which two scalings are not the same physics."""
     found = []
     for path in first:
-        one, other = _physics(first[path], family), _physics(second[path], family)
+        one, other = _physics(first[path]), _physics(second[path])
         for quantity, value in one.items():
             if not math.isclose(value, other[quantity], rel_tol=_RELATIVE):
                 found.append(Difference(path, quantity, other[quantity] / value))
     return tuple(found)
 
 
-def _physics(scaling: Scaling, family: Family | None) -> dict[str, float]:
-    """What a scaling asks of the effective weight, whatever the gauge."""
-    effective = reference(scaling, family)
+def _physics(scaling: Scaling) -> dict[str, float]:
+    """The numbers that a scaling asks of the effective weight, which no gauge changes."""
+    effective = reference(scaling)
     return {
         "initial scale": effective.init_gain,
         "learning rate": effective.lr,

@@ -1,45 +1,47 @@
 """Multipliers folded into the weights, for a model that applies none."""
 
-from typing import Any
-
-from jaxmup.optim._checks import Scalings
+from jaxmup._scaling import Scaling
+from jaxmup._tree import Params, PathName, Scalings, require_leaves
+from jaxmup.gauge._parameters import entries_of, map_parameters
 from jaxmup.optim._reference import over_multiplier, times_multiplier
 
 
-def fold(params: Any, scalings: Any) -> Any:
+def fold(params: Params, scalings: Scalings) -> Params:
     """The effective weights `multiplier · w`, for a plain model that applies no multipliers.
 
     For export, for inference, and for fine-tuning in the layers of Flax: with
     `reference_scalings(scalings)` the same chain of `jaxmup.optim` goes on training them.
 
     Args:
-      params: a tree of arrays, such as `nnx.state(model, nnx.Param)` or `variables["params"]`.
-      scalings: a tree of `Scaling` with the same paths.
+      params: Tree of arrays, such as `nnx.state(model, nnx.Param)` or `variables["params"]`.
+      scalings: Tree of `Scaling` with the same paths.
 
     Returns:
-      A tree like `params`, rounded once in its dtypes.
+      A tree like `params`, rounded once in its dtypes. Leaves that are no floating-point arrays
+      stay as they are.
 
     Raises:
       TypeError: if a leaf of `scalings` is no `Scaling`.
-      ValueError: if a leaf has no scaling or a scaling no leaf, naming the paths.
+      ValueError: if a parameter has no scaling, a scaling no parameter, or their shapes differ.
 
     Example:
       >>> import jax.numpy as jnp
       >>> import jaxmup
-      >>> spec = jaxmup.ParamSpec((jaxmup.Axis("input", 256, base=64), jaxmup.Axis("output", 10)))
+      >>> spec = jaxmup.ParamSpec((jaxmup.Axis("input", 4, base=1),))
       >>> scalings = {"w": jaxmup.resolve(spec, jaxmup.parametrization("mup"))}
-      >>> fold({"w": jnp.ones(2)}, scalings)
-      {'w': Array([0.25, 0.25], dtype=float32)}
+      >>> fold({"w": jnp.ones(4)}, scalings)
+      {'w': Array([0.25, 0.25, 0.25, 0.25], dtype=float32)}
     """
-    return Scalings(scalings).map(times_multiplier, params)
+    by_name = _by_name(scalings, params)
+    return map_parameters(lambda w, scaling: times_multiplier(scaling, w), params, by_name)
 
 
-def unfold(params: Any, scalings: Any) -> Any:
+def unfold(params: Params, scalings: Scalings) -> Params:
     """The stored weights `w / multiplier` of a model that applies multipliers; undoes `fold`.
 
     Args:
-      params: a tree of effective weights.
-      scalings: a tree of `Scaling` with the same paths.
+      params: Tree of effective weights.
+      scalings: Tree of `Scaling` with the same paths.
 
     Raises:
       TypeError, ValueError: as `fold`.
@@ -47,9 +49,15 @@ def unfold(params: Any, scalings: Any) -> Any:
     Example:
       >>> import jax.numpy as jnp
       >>> import jaxmup
-      >>> spec = jaxmup.ParamSpec((jaxmup.Axis("input", 256, base=64), jaxmup.Axis("output", 10)))
+      >>> spec = jaxmup.ParamSpec((jaxmup.Axis("input", 4, base=1),))
       >>> scalings = {"w": jaxmup.resolve(spec, jaxmup.parametrization("mup"))}
-      >>> unfold({"w": jnp.ones(2)}, scalings)
-      {'w': Array([4., 4.], dtype=float32)}
+      >>> unfold({"w": jnp.ones(4)}, scalings)
+      {'w': Array([4., 4., 4., 4.], dtype=float32)}
     """
-    return Scalings(scalings).map(over_multiplier, params)
+    by_name = _by_name(scalings, params)
+    return map_parameters(lambda w, scaling: over_multiplier(scaling, w), params, by_name)
+
+
+def _by_name(scalings: Scalings, params: Params) -> dict[PathName, Scaling]:
+    remedy = "Use `jaxmup.resolve(specs, parametrization)`."
+    return entries_of("scalings", require_leaves("scalings", scalings, Scaling, remedy), params)

@@ -1,21 +1,25 @@
 """Scalings moved to another gauge, and their numbers as arguments of a program."""
 
 import dataclasses
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
-from jaxmup._families import FAMILIES, Family
+from jaxmup._check import same_tree
 from jaxmup._scaling import Scaling
-from jaxmup._tree import map_named, require_leaves
-from jaxmup.gauge._theta import theta_of_leaves
+from jaxmup._tree import Scalings, Tree, map_named, require_leaves
+from jaxmup.gauge._parameters import thetas_of
 
 _RESOLVE = "Use `jaxmup.resolve(specs, parametrization)`."
+Arguments: TypeAlias = dict[str, Tree]
+"""For each number of a `Scaling`, such as `"lr"`, a tree with its arrays."""
+
 _NUMBERS = ("multiplier", "lr", "grad", "eps", "weight_decay", "norm")
 
 
-def regauge_scalings(scalings: Any, theta: Any, *, family: Family | None = None) -> Any:
+def regauge_scalings(scalings: Scalings, theta: Tree) -> Scalings:
     r"""The scalings of the same physics with every multiplier multiplied by `theta`.
 
     With k and j the degrees of the optimizer's step in the gradient and in the weight,
@@ -28,14 +32,12 @@ def regauge_scalings(scalings: Any, theta: Any, *, family: Family | None = None)
     on a state moved by `regauge`.
 
     Args:
-      scalings: a tree of `Scaling`.
-      theta: a positive number, or a tree of them with the paths of `scalings`; dimensionless.
-      family: the family of the optimizer, if it is one of your own.
+      scalings: Tree of `Scaling`.
+      theta: Positive number, or a tree of them with the paths of `scalings`; dimensionless.
 
     Raises:
-      TypeError: if a leaf of `scalings` is no `Scaling`.
-      ValueError: if a `theta` is not a finite positive number or has other paths, or a family is
-        unknown.
+      TypeError: if a leaf of `scalings` is no `Scaling`, or a `theta` no number.
+      ValueError: if a `theta` is not finite and positive, or has other paths.
 
     Example:
       >>> import jaxmup
@@ -50,23 +52,22 @@ def regauge_scalings(scalings: Any, theta: Any, *, family: Family | None = None)
       Programs IVb", arXiv:2308.01814, Proposition 2.2.3.
     """
     by_name = require_leaves("scalings", scalings, Scaling, _RESOLVE)
-    thetas = theta_of_leaves(theta, by_name)
-    return map_named(lambda s, theta: _moved(s, theta, _family(s, family)), scalings, thetas)
+    thetas = thetas_of(theta, by_name)
+    same_tree("theta", thetas, by_name)
+    return map_named(_moved, scalings, thetas)
 
 
-def reference_scalings(scalings: Any, *, family: Family | None = None) -> Any:
+def reference_scalings(scalings: Scalings) -> Scalings:
     """The scalings of the same physics without multipliers and without factors on gradients.
 
     They are the same for every gauge of one physics, and what a chain inside `in_reference_gauge`
     is built from.
 
     Args:
-      scalings: a tree of `Scaling`.
-      family: the family of the optimizer, if it is one of your own.
+      scalings: Tree of `Scaling`.
 
     Raises:
       TypeError: if a leaf of `scalings` is no `Scaling`.
-      ValueError: if a family is unknown.
 
     Example:
       >>> import jaxmup
@@ -80,36 +81,29 @@ def reference_scalings(scalings: Any, *, family: Family | None = None) -> Any:
       True
     """
     require_leaves("scalings", scalings, Scaling, _RESOLVE)
-    return jax.tree.map(lambda scaling: reference(scaling, family), scalings)
+    return jax.tree.map(reference, scalings)
 
 
-def reference(scaling: Scaling, family: Family | None) -> Scaling:
+def reference(scaling: Scaling) -> Scaling:
     """See `reference_scalings`."""
-    known = _family(scaling, family)
-    moved = _moved(scaling, 1.0 / scaling.multiplier, known)
-    rate = scaling.grad**known.gradient_degree
+    family = scaling.family
+    moved = _moved(scaling, 1.0 / scaling.multiplier)
+    # A factor on the gradient is one on the step, and one on what eps stands beside.
+    rate = scaling.grad**family.gradient_degree
     return dataclasses.replace(
         moved,
         multiplier=1.0,
         grad=1.0,
         lr=moved.lr * rate,
-        eps=moved.eps if known.eps is None else moved.eps / scaling.grad,
+        eps=moved.eps if family.eps is None else moved.eps / scaling.grad,
         weight_decay=moved.weight_decay / rate,
     )
 
 
-def _family(scaling: Scaling, family: Family | None) -> Family:
-    """The family of a scaling; `family` is what its name means if it is one of the user's own."""
-    known = FAMILIES if family is None else {**FAMILIES, family.name: family}
-    if scaling.family not in known:
-        raise ValueError(
-            f"The degrees of a family must be known. Got scalings for {scaling.family!r}. Pass the "
-            "`Family` that the parametrization was made with as `family`."
-        )
-    return known[scaling.family]
-
-
-def _moved(scaling: Scaling, theta: float, family: Family) -> Scaling:
+def _moved(scaling: Scaling, theta: float) -> Scaling:
+    family = scaling.family
+    # A step of size η g^k w^j has to shrink as the stored weight does, by 1/θ, while its gradient
+    # grows by θ and its weight shrinks by it.
     rate = theta ** (-1 - family.gradient_degree + family.weight_degree)
     return dataclasses.replace(
         scaling,
@@ -123,7 +117,7 @@ def _moved(scaling: Scaling, theta: float, family: Family) -> Scaling:
     )
 
 
-def as_arguments(scalings: Any, dtype: Any = None) -> dict[str, Any]:
+def as_arguments(scalings: Scalings, dtype: DTypeLike | None = None) -> Arguments:
     """The numbers of scalings as arrays, to be passed to a compiled step.
 
     A number that is a constant of a program changes how it is compiled: a multiplier of 1 vanishes,
@@ -131,8 +125,8 @@ def as_arguments(scalings: Any, dtype: Any = None) -> dict[str, Any]:
     one and the same program, and a move by powers of two the same bits.
 
     Args:
-      scalings: a tree of `Scaling`.
-      dtype: dtype of the arrays; `None` for JAX's default float.
+      scalings: Tree of `Scaling`.
+      dtype: Dtype of the arrays; `None` for JAX's default float.
 
     Returns:
       For each number of a `Scaling` the tree of its values: `{"multiplier": ..., "lr": ...}`.
@@ -155,12 +149,12 @@ def as_arguments(scalings: Any, dtype: Any = None) -> dict[str, Any]:
     }
 
 
-def from_arguments(scalings: Any, arguments: dict[str, Any]) -> Any:
+def from_arguments(scalings: Scalings, arguments: Arguments) -> Scalings:
     """`scalings` with the numbers of `as_arguments`, inside a compiled step.
 
     Args:
-      scalings: the tree of `Scaling` that the arguments were made of, or one of the same paths.
-      arguments: what `as_arguments` returned, as the step received it.
+      scalings: Tree of `Scaling` that the arguments were made of, or one of the same paths.
+      arguments: Result of `as_arguments`, as the step received it.
 
     Raises:
       TypeError: if a leaf of `scalings` is no `Scaling`.

@@ -1,17 +1,17 @@
 """Attention."""
 
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
 from jaxmup import functional
-from jaxmup._axes import Axes, axes_of, linear_axes, norm_axes
+from jaxmup._axes import LayerAxes, axes_of, linear_axes, norm_axes
 from jaxmup._parameter import as_parametrization
 from jaxmup._readout import logits_factor
-from jaxmup._spec import Axis
-from jaxmup.linen._layer import Layer, Weights
+from jaxmup.linen._layer import Layer, Weights, once
 
 
 class MultiHeadDotProductAttention(Layer, nn.MultiHeadDotProductAttention):
@@ -24,21 +24,22 @@ class MultiHeadDotProductAttention(Layer, nn.MultiHeadDotProductAttention):
     only. Multipliers other than 1 act on the kernels.
 
     Args:
-      num_heads: number of heads.
-      parametrization: the rule, or its name (then for the Adam family).
+      num_heads: Number of heads.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
       base_num_heads: `num_heads` of the base model; `None` if it does not grow.
-      base_head_dim: size of a head, `qkv_features / num_heads`, in the base model; `None` if it
+      base_head_dim: Size of a head, `qkv_features / num_heads`, in the base model; `None` if it
         does not grow.
-      base_in_features: size of the last axis of the queries in the base model; `None` if it does
+      base_in_features: Size of the last axis of the queries in the base model; `None` if it does
         not grow. Keys and values have it too, unless `base_in_kv_features` is given.
-      base_in_kv_features: the same of keys and values.
+      base_in_kv_features: Size of the last axis of keys and values in the base model; `None` for
+        `base_in_features`.
       base_out_features: `out_features` of the base model; `None` for `base_in_features` where
         `out_features` is `None` too.
-      zero_query: whether the query kernel starts at zero, so that attention starts uniform at every
+      zero_query: Whether the query kernel starts at zero, so that attention starts uniform at every
         width.
-      zero_out: whether the output kernel starts at zero.
-      lr_scale: factor α on the learning rate of all parameters; dimensionless.
-      depth: in a residual block, the number of blocks over that of the base model; dimensionless.
+      zero_out: Whether the output kernel starts at zero.
+      lr_scale: Factor α on the learning rate of all parameters; dimensionless.
+      depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
 
     Raises:
       ValueError: at the first call, if a size, base or scale is out of range, or a dtype is not a
@@ -80,14 +81,15 @@ class MultiHeadDotProductAttention(Layer, nn.MultiHeadDotProductAttention):
         """Applies attention, as `flax.linen.MultiHeadDotProductAttention` does."""
         keys = next(x for x in (inputs_kv, inputs_k, inputs_q) if x is not None)
         values = next(x for x in (inputs_kv, inputs_v, keys) if x is not None)
-        weights = self._weights(*(jnp.shape(x)[-1] for x in (inputs_q, keys, values)))
+        axes = self._axes(*(jnp.shape(x)[-1] for x in (inputs_q, keys, values)))
+        weights = {name: self._weights(name, own) for name, own in axes.items()}
         draws = self.dropout_rate > 0 and not nn.merge_param(
             "deterministic", self.deterministic, deterministic
         )
         if draws and dropout_rng is None:
             dropout_rng = self.make_rng("dropout")
-        head = Axis("output", weights["query"]["kernel"].shape[-1], self.base_head_dim)
-        factor = logits_factor(head, as_parametrization(self.parametrization))
+        (_, query), *_ = axes["query"]
+        factor = logits_factor(query[-1], once(as_parametrization, self.parametrization))
         settings = {
             "kernel_init": nn.initializers.zeros,
             "bias_init": nn.initializers.zeros,
@@ -110,36 +112,62 @@ class MultiHeadDotProductAttention(Layer, nn.MultiHeadDotProductAttention):
             state=("cache", "intermediates"),
         )
 
-    def _weights(self, features_q: int, features_k: int, features_v: int) -> dict[str, Any]:
-        head_dim = (self.qkv_features or features_q) // self.num_heads
-        sizes, bases = (self.num_heads, head_dim), (self.base_num_heads, self.base_head_dim)
-        base_in, base_kv = self.base_in_features, self.base_in_kv_features or self.base_in_features
-        base_out = self.base_out_features if self.out_features else base_in
-        heads, contracted = axes_of("output", sizes, bases), axes_of("input", sizes, bases)
-        sides = {
-            "query": (axes_of("input", features_q, base_in), heads),
-            "key": (axes_of("input", features_k, base_kv), heads),
-            "value": (axes_of("input", features_v, base_kv), heads),
-            "out": (contracted, axes_of("output", self.out_features or features_q, base_out)),
-        }
-        weights = {name: self._linear(name, *axes) for name, axes in sides.items()}
-        if self.normalize_qk:
-            gain = norm_axes(heads[-1:], use_scale=True, use_bias=False)
-            for name in ("query_ln", "key_ln"):
-                weights[name] = Weights(axes=gain, name=name, **self.rule())()
-        return weights
+    @nn.nowrap
+    def _axes(self, *features: int) -> Mapping[str, LayerAxes]:
+        base_in = self.base_in_features
+        base_kv = base_in if self.base_in_kv_features is None else self.base_in_kv_features
+        return once(
+            _attention_axes,
+            features,
+            (base_in, base_kv, base_kv),
+            (self.num_heads, (self.qkv_features or features[0]) // self.num_heads),
+            (self.base_num_heads, self.base_head_dim),
+            (
+                self.out_features or features[0],
+                self.base_out_features if self.out_features else base_in,
+            ),
+            use_bias=self.use_bias,
+            normalize_qk=self.normalize_qk,
+        )
 
-    def _linear(self, name: str, inputs: Axes, outputs: Axes) -> dict[str, Array]:
+    def _weights(self, name: str, axes: LayerAxes) -> dict[str, Array]:
         is_out = name == "out"
         kernel_init = (self.out_kernel_init if is_out else None) or self.kernel_init
-        if self.zero_out if is_out else self.zero_query and name == "query":
+        bias_init = (self.out_bias_init if is_out else None) or self.bias_init
+        if (is_out and self.zero_out) or (name == "query" and self.zero_query):
             kernel_init = nn.initializers.zeros
-        weights = Weights(
-            axes=linear_axes(inputs, outputs, use_bias=self.use_bias),
-            n_outputs=len(outputs),
-            kernel_init=kernel_init,
-            bias_init=(self.out_bias_init if is_out else None) or self.bias_init,
-            name=name,
-            **self.rule(),
-        )
-        return weights()
+        inits = {"kernel_init": kernel_init, "bias_init": bias_init}
+        return Weights(axes=axes, name=name, **inits, **self.shared())()
+
+
+def _attention_axes(
+    features: tuple[int, ...],
+    base_features: tuple[int | None, ...],
+    heads: tuple[int, int],
+    base_heads: tuple[int | None, int | None],
+    out_features: tuple[int, int | None],
+    *,
+    use_bias: bool,
+    normalize_qk: bool,
+) -> Mapping[str, LayerAxes]:
+    """The axes of each layer inside of attention, in the order in which Flax makes them.
+
+    Args:
+      features: Sizes of the last axes of queries, keys and values.
+      base_features: The same sizes in the base model.
+      heads: Number and size of the heads.
+      base_heads: Number and size of the heads in the base model.
+      out_features: Size of the last axis of the outputs, now and in the base model.
+      use_bias: Whether the linear layers have biases.
+      normalize_qk: Whether queries and keys have norms.
+    """
+    into, onto = axes_of("output", heads, base_heads), axes_of("input", heads, base_heads)
+    axes = {
+        name: linear_axes(axes_of("input", size, base), into, use_bias=use_bias)
+        for name, size, base in zip(("query", "key", "value"), features, base_features, strict=True)
+    }
+    axes["out"] = linear_axes(onto, axes_of("output", *out_features), use_bias=use_bias)
+    if normalize_qk:
+        gain = norm_axes(into[-1:], use_scale=True, use_bias=False)
+        axes |= {"query_ln": gain, "key_ln": gain}
+    return MappingProxyType(axes)

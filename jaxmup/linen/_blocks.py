@@ -6,40 +6,42 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.typing import Dtype
 from jax import Array
 
 from jaxmup import functional
 from jaxmup._parameter import as_parametrization, per_expert_init, require_top_k
-from jaxmup._rules import Parametrization, ParametrizationName
+from jaxmup._parametrization import Parametrization, ParametrizationName
+from jaxmup.linen._layer import once
 from jaxmup.linen._linear import Dense, Einsum
 
 
 class _Block(nn.Module, kw_only=True):
-    """What the layers of a block have in common.
+    """The fields that the layers of a block have in common.
 
     Args:
-      base_in_features: size of the last axis of the inputs in the base model; `None` if it does not
+      base_in_features: Size of the last axis of the inputs in the base model; `None` if it does not
         grow.
       base_hidden_features: `hidden_features` of the base model; `None` if it does not grow.
-      parametrization: the rule, or its name (then for the Adam family).
-      lr_scale: factor α on the learning rate of all parameters; dimensionless.
-      depth: in a residual block, the number of blocks over that of the base model; dimensionless.
-      dtype: dtype of the computation; `None` for that of inputs and parameters.
-      param_dtype: dtype of the parameters.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
+      lr_scale: Factor α on the learning rate of all parameters; dimensionless.
+      depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
+      dtype: Dtype of the computation; `None` for that of inputs and parameters.
+      param_dtype: Dtype of the parameters.
     """
 
     base_in_features: int | None = None
     base_hidden_features: int | None = None
     parametrization: Parametrization | ParametrizationName = "mup"
     lr_scale: float = 1.0
-    depth: float = 1.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
+    depth_ratio: float = 1.0
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
 
     @nn.nowrap
     def shared(self) -> dict[str, Any]:
         """The settings of every layer of the block."""
-        names = ("parametrization", "lr_scale", "depth", "dtype", "param_dtype")
+        names = ("parametrization", "lr_scale", "depth_ratio", "dtype", "param_dtype")
         return {name: getattr(self, name) for name in names}
 
 
@@ -47,20 +49,20 @@ class GatedMLP(_Block):
     """A gated feed-forward layer, SwiGLU by default: `down(activation(gate(x)) · up(x))`.
 
     Args:
-      hidden_features: size of the hidden layer.
-      features: size of the last axis of the outputs; `None` for that of the inputs.
-      activation: of the gate.
-      use_bias: whether the three linear layers have biases.
-      base_in_features: size of the last axis of the inputs in the base model; `None` if it does not
+      hidden_features: Size of the hidden layer.
+      features: Size of the last axis of the outputs; `None` for that of the inputs.
+      activation: Activation of the gate.
+      use_bias: Whether the three linear layers have biases.
+      base_in_features: Size of the last axis of the inputs in the base model; `None` if it does not
         grow.
       base_hidden_features: `hidden_features` of the base model; `None` if it does not grow.
-      base_features: the same of `features`; `None` for `base_in_features` where `features` is
-        `None` too.
-      parametrization: the rule, or its name (then for the Adam family).
-      lr_scale: factor α on the learning rate of all parameters; dimensionless.
-      depth: in a residual block, the number of blocks over that of the base model; dimensionless.
-      dtype: dtype of the computation; `None` for that of inputs and parameters.
-      param_dtype: dtype of the parameters.
+      base_features: `features` of the base model; `None` if it does not grow. Where `features` is
+        `None`, it is `base_in_features`.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
+      lr_scale: Factor α on the learning rate of all parameters; dimensionless.
+      depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
+      dtype: Dtype of the computation; `None` for that of inputs and parameters.
+      param_dtype: Dtype of the parameters.
 
     Example:
       >>> import jaxmup
@@ -81,8 +83,9 @@ class GatedMLP(_Block):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Applies the block to `x` of shape `(..., in_features)`: `(..., features)`."""
-        features = self.features or x.shape[-1]
-        base_features = self.base_features if self.features else self.base_in_features
+        features, base_features = self.features, self.base_features
+        if features is None:
+            features, base_features = x.shape[-1], self.base_in_features
         shared = {"use_bias": self.use_bias, **self.shared()}
         inner = {
             "base_in_features": self.base_in_features,
@@ -102,23 +105,23 @@ class MixtureOfExperts(_Block):
     Every expert computes every input, and the gates of those not chosen are zero: exact, with no
     capacity to run over, and `num_experts / top_k` times the work of a dispatched mixture.
 
-    What is not settled: the rule holds for a fixed number of experts. Where their number, `top_k`
+    Not settled: the rule holds for a fixed number of experts. Where their number, `top_k`
     or their granularity grow too, plain muP is not enough (arXiv:2508.09752, arXiv:2605.14200), and
     this layer has no base for them.
 
     Args:
-      hidden_features: size of each expert's hidden layer.
-      num_experts: how many experts there are; the same in every model.
-      top_k: how many of them an input goes to; the same in every model.
-      activation: of the hidden layer.
-      base_in_features: size of the last axis of inputs and outputs in the base model; `None` if it
+      hidden_features: Size of each expert's hidden layer.
+      num_experts: Number of experts; the same in every model.
+      top_k: Number of experts that an input goes to; the same in every model.
+      activation: Activation of the hidden layer.
+      base_in_features: Size of the last axis of inputs and outputs in the base model; `None` if it
         does not grow.
       base_hidden_features: `hidden_features` of the base model; `None` if it does not grow.
-      parametrization: the rule, or its name (then for the Adam family).
-      lr_scale: factor α on the learning rate of all parameters; dimensionless.
-      depth: in a residual block, the number of blocks over that of the base model; dimensionless.
-      dtype: dtype of the computation; `None` for that of inputs and parameters.
-      param_dtype: dtype of the parameters.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
+      lr_scale: Factor α on the learning rate of all parameters; dimensionless.
+      depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
+      dtype: Dtype of the computation; `None` for that of inputs and parameters.
+      param_dtype: Dtype of the parameters.
 
     Raises:
       ValueError: at the first call, if `top_k` is not between 1 and `num_experts`.
@@ -140,7 +143,7 @@ class MixtureOfExperts(_Block):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Applies the block to `x` of shape `(..., in_features)`: the same shape."""
-        require_top_k(self.top_k, self.num_experts)
+        once(require_top_k, self.top_k, self.num_experts)
         features, hidden, shared = x.shape[-1], self.hidden_features, self.shared()
         base_in, base_hidden = self.base_in_features, self.base_hidden_features
         tokens = x.reshape(-1, features)
@@ -169,23 +172,23 @@ class MixtureOfExperts(_Block):
 
 
 class Residual(nn.Module):
-    """A residual block whose contribution knows depth: `x + depth^-α · block(x)`.
+    """A residual block whose contribution knows depth: `x + depth_ratio^-α · block(x)`.
 
-    The layers of the block take the same `depth`, which their learning rates and eps follow.
+    The layers of the block take the same `depth_ratio`, which their learning rates and eps follow.
 
     Args:
-      block: a Linen module, or any function.
-      depth: number of residual blocks of the model over that of the base model; dimensionless.
-      parametrization: the rule, whose α (`depth_alpha`) it is, or its name.
+      block: A Linen module, or any function.
+      depth_ratio: Number of residual blocks of the model over that of the base model.
+      parametrization: A `Parametrization`, whose `depth_alpha` is α, or its name.
 
     Raises:
-      ValueError: at the first call, if `depth` is not a finite positive number, or has changed and
-        the parametrization says nothing about depth.
+      ValueError: at the first call, if `depth_ratio` is not a finite positive number, or is not 1
+        and the parametrization says nothing about depth.
 
     Example:
       >>> import jaxmup
       >>> rule = jaxmup.parametrization("mup", depth_alpha=1.0)
-      >>> block = jaxmup.linen.Residual(jnp.ones_like, depth=4.0, parametrization=rule)
+      >>> block = jaxmup.linen.Residual(jnp.ones_like, depth_ratio=4.0, parametrization=rule)
       >>> float(block.apply({}, jnp.array(1.0)))
       1.25
 
@@ -195,11 +198,17 @@ class Residual(nn.Module):
     """
 
     block: Callable[..., Array]
-    depth: float = 1.0
+    depth_ratio: float = 1.0
     parametrization: Parametrization | ParametrizationName = "mup"
 
     @nn.compact
     def __call__(self, x: Array, *args: Any, **kwargs: Any) -> Array:
         """Adds `multiplier · block(x, ...)` to `x`."""
-        multiplier = as_parametrization(self.parametrization).residual_multiplier(self.depth)
+        multiplier = once(_residual_multiplier, self.parametrization, self.depth_ratio)
         return x + functional.scale(self.block(x, *args, **kwargs), multiplier)
+
+
+def _residual_multiplier(
+    parametrization: Parametrization | ParametrizationName, depth_ratio: float
+) -> float:
+    return as_parametrization(parametrization).residual_multiplier(depth_ratio)

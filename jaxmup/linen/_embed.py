@@ -1,14 +1,16 @@
 """Embeddings, tied readouts among them."""
 
+from collections.abc import Mapping
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
 from jaxmup import functional
 from jaxmup._axes import embedding_axes
-from jaxmup._parameter import Parameter, as_parametrization, features_std
+from jaxmup._parameter import Parameter, as_parametrization
 from jaxmup._readout import tied_readout_ratio
-from jaxmup.linen._layer import Layer
+from jaxmup.linen._layer import Layer, once
 
 
 class Embed(Layer, nn.Embed):
@@ -22,13 +24,13 @@ class Embed(Layer, nn.Embed):
     from both uses.
 
     Args:
-      num_embeddings: size of the vocabulary.
-      features: size of an embedding.
-      parametrization: the rule, or its name (then for the Adam family).
+      num_embeddings: Size of the vocabulary.
+      features: Size of an embedding.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
       base_features: `features` of the base model; `None` if it does not grow.
-      init_std: standard deviation of a normal embedding, instead of `embedding_init`.
-      lr_scale: factor α on the learning rate; dimensionless.
-      depth: in a residual block, the number of blocks over that of the base model; dimensionless.
+      init_std: Standard deviation of a normal embedding, instead of `embedding_init`.
+      lr_scale: Factor α on the learning rate; dimensionless.
+      depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
 
     Raises:
       ValueError: at the first call, if a size, base, standard deviation or scale is out of range, a
@@ -50,8 +52,7 @@ class Embed(Layer, nn.Embed):
 
     def setup(self) -> None:
         """Makes the embedding."""
-        declared = self._parameters()
-        params, multipliers = self.make_parameters(declared)
+        params, multipliers = self.make_parameters(self._declared())
         self.embedding = params["embedding"]
         self.multiplier = multipliers["embedding"]
 
@@ -72,14 +73,14 @@ class Embed(Layer, nn.Embed):
           ValueError: if the parametrization stores input and output weights differently, as one
             tensor cannot.
         """
-        spec = self._parameters()["embedding"].spec
-        ratio = tied_readout_ratio(spec, as_parametrization(self.parametrization))
+        spec = self._declared()["embedding"].spec
+        ratio = tied_readout_ratio(spec, once(as_parametrization, self.parametrization))
         query, table = functional.scale_smaller(
             jnp.asarray(query), self.embedding, self.multiplier * ratio
         )
         return self.call_flax(nn.Embed, {"embedding": table}, query, method="attend")
 
     @nn.nowrap
-    def _parameters(self) -> dict[str, Parameter]:
-        axes = embedding_axes(self.num_embeddings, self.features, self.base_features)
-        return self.declare(axes, stds={"embedding": self.init_std}, default_std=features_std)
+    def _declared(self) -> Mapping[str, Parameter]:
+        axes = once(embedding_axes, self.num_embeddings, self.features, self.base_features)
+        return self.declare(axes)

@@ -1,14 +1,36 @@
 """Dense layers, convolutions among them."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from jaxmup._axes import Bases, axes_of, conv_axes, einsum_axes, flat_shape, linear_axes
-from jaxmup.linen._layer import KernelLayer
+from jaxmup._axes import Bases, LayerAxes, Sizes, axes_of, conv_axes, einsum_axes, linear_axes
+from jaxmup.linen._layer import KernelLayer, once
+
+
+def dense_axes(
+    inputs: tuple[Sizes, Bases],
+    outputs: tuple[Sizes, Bases],
+    batch: tuple[int, ...] = (),
+    *,
+    use_bias: bool,
+) -> LayerAxes:
+    """Kernel and bias of a dense layer.
+
+    Args:
+      inputs: Sizes of the input axes, now and in the base model.
+      outputs: Sizes of the output axes, now and in the base model.
+      batch: Sizes of the batch axes.
+      use_bias: Whether there is a bias.
+    """
+    return linear_axes(
+        axes_of("input", *inputs, "base_in_features"),
+        axes_of("output", *outputs, "base_features"),
+        axes_of("batch", batch, None),
+        use_bias=use_bias,
+    )
 
 
 class Dense(KernelLayer, nn.Dense):
@@ -19,17 +41,18 @@ class Dense(KernelLayer, nn.Dense):
     `flax.linen.Dense`.
 
     Args:
-      features: size of the last axis of the outputs.
-      kernel_init: initializer of the kernel *at base width*; it is called with the base shape, and
+      features: Size of the last axis of the outputs.
+      kernel_init: Initializer of the kernel *at base width*; it is called with the base shape, and
         the values are then tiled and scaled to this width.
-      bias_init: the same of the bias.
-      parametrization: the rule, or its name (then for the Adam family).
-      base_in_features: size of the last axis of the inputs in the base model; `None` if it does not
+      bias_init: Initializer of the bias *at base width*.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
+      base_in_features: Size of the last axis of the inputs in the base model; `None` if it does not
         grow.
       base_features: `features` of the base model; `None` if it does not grow.
-      init_std: standard deviation of a normal kernel at base width, instead of `kernel_init`.
-      bias_init_std: standard deviation of a normal bias at base width, instead of `bias_init`.
-      lr_scale: factor α on the learning rate of kernel and bias; dimensionless.
+      init_std: Standard deviation of a normal kernel at base width, instead of `kernel_init`.
+      bias_init_std: Standard deviation of a normal bias at base width, instead of `bias_init`.
+      lr_scale: Factor α on the learning rate of kernel and bias; dimensionless.
+      depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
 
     Raises:
       ValueError: at the first call, if a size, base, standard deviation or scale is out of range, a
@@ -54,9 +77,12 @@ class Dense(KernelLayer, nn.Dense):
     def __call__(self, inputs: Array) -> Array:
         """Applies the layer to `inputs` of shape `(..., in_features)`: `(..., features)`."""
         inputs = jnp.asarray(inputs)
-        inner = axes_of("input", inputs.shape[-1], self.base_in_features)
-        outer = axes_of("output", self.features, self.base_features)
-        axes = linear_axes(inner, outer, use_bias=self.use_bias)
+        axes = once(
+            dense_axes,
+            (inputs.shape[-1], self.base_in_features),
+            (self.features, self.base_features),
+            use_bias=self.use_bias,
+        )
         return self.call_linear(nn.Dense, axes, inputs)
 
 
@@ -69,10 +95,10 @@ class DenseGeneral(KernelLayer, nn.DenseGeneral):
     batch axes: each of their elements has a layer of its own.
 
     Args:
-      features: sizes of the axes of the outputs.
-      base_in_features: sizes of the axes in `axis` in the base model, with `None` for one that does
+      features: Sizes of the axes of the outputs.
+      base_in_features: Sizes of the axes in `axis` in the base model, with `None` for one that does
         not grow.
-      base_features: the same of `features`.
+      base_features: `features` of the base model, with `None` for an axis that does not grow.
 
     Raises:
       ValueError: at the first call, if there is not one base for each axis, and as
@@ -98,13 +124,14 @@ class DenseGeneral(KernelLayer, nn.DenseGeneral):
         axis, batch_dims = (
             sorted(i % inputs.ndim for i in _tuple(dims)) for dims in (self.axis, self.batch_dims)
         )
-        sizes = tuple(inputs.shape[i] for i in axis)
-        inner = axes_of("input", sizes, self.base_in_features, "base_in_features")
-        outer = axes_of("output", self.features, self.base_features, "base_features")
-        batch = axes_of("batch", tuple(inputs.shape[i] for i in batch_dims), None)
-        axes = linear_axes(inner, outer, batch, use_bias=self.use_bias)
-        flat = partial(partial, flat_shape, n_outputs=len(outer))
-        return self.call_linear(nn.DenseGeneral, axes, inputs, flat=flat)
+        axes = once(
+            dense_axes,
+            (tuple(inputs.shape[i] for i in axis), self.base_in_features),
+            (self.features, self.base_features),
+            tuple(inputs.shape[i] for i in batch_dims),
+            use_bias=self.use_bias,
+        )
+        return self.call_linear(nn.DenseGeneral, axes, inputs, flat=True)
 
 
 class Einsum(KernelLayer, nn.Einsum):
@@ -115,8 +142,8 @@ class Einsum(KernelLayer, nn.Einsum):
     and `jaxmup.linen.Dense`.
 
     Args:
-      shape: shape of the kernel.
-      einsum_str: the equation of inputs and kernel, such as `"btd,dhk->bthk"`.
+      shape: Shape of the kernel.
+      einsum_str: Equation of inputs and kernel, such as `"btd,dhk->bthk"`.
       base_shape: `shape` of the base model, with `None` for an axis that does not grow.
 
     Raises:
@@ -136,7 +163,7 @@ class Einsum(KernelLayer, nn.Einsum):
     def __call__(self, inputs: Array, einsum_str: str | None = None) -> Array:
         """Applies the layer to `inputs` of the shape that the equation says."""
         equation = nn.merge_param("einsum_str", self.einsum_str, einsum_str)
-        axes = einsum_axes(equation, self.shape, self.base_shape, use_bias=self.use_bias)
+        axes = once(einsum_axes, equation, self.shape, self.base_shape, use_bias=self.use_bias)
         return self.call_linear(nn.Einsum, axes, jnp.asarray(inputs), einsum_str)
 
 
@@ -149,10 +176,11 @@ class Conv(KernelLayer, nn.Conv):
     those of `flax.linen.Conv` and `jaxmup.linen.Dense`.
 
     Args:
-      features: channels of the outputs.
-      base_in_features: channels of the inputs in the base model; `None` if they do not grow.
+      features: Channels of the outputs.
+      base_in_features: Channels of the inputs in the base model; `None` if they do not grow.
       base_features: `features` of the base model; `None` if it does not grow.
-      base_feature_group_count: the same of `feature_group_count`.
+      base_feature_group_count: `feature_group_count` of the base model; `None` if it does not
+        grow.
 
     Raises:
       ValueError: at the first call, if the groups do not divide the channels of the inputs, now or
@@ -173,7 +201,8 @@ class Conv(KernelLayer, nn.Conv):
     def __call__(self, inputs: Array) -> Array:
         """Applies the layer to `inputs` of shape `(..., *spatial, in_features)`."""
         inputs = jnp.asarray(inputs)
-        axes = conv_axes(
+        axes = once(
+            conv_axes,
             self.kernel_size,
             (inputs.shape[-1], self.base_in_features),
             (self.features, self.base_features),
@@ -189,8 +218,8 @@ class ConvTranspose(KernelLayer, nn.ConvTranspose):
     At base width it is `flax.linen.ConvTranspose` bit for bit; else it is as `jaxmup.linen.Conv`.
 
     Args:
-      features: channels of the outputs.
-      base_in_features: channels of the inputs in the base model; `None` if they do not grow.
+      features: Channels of the outputs.
+      base_in_features: Channels of the inputs in the base model; `None` if they do not grow.
       base_features: `features` of the base model; `None` if it does not grow.
 
     Example:
@@ -207,7 +236,8 @@ class ConvTranspose(KernelLayer, nn.ConvTranspose):
     def __call__(self, inputs: Array) -> Array:
         """Applies the layer to `inputs` of shape `(..., *spatial, in_features)`."""
         inputs = jnp.asarray(inputs)
-        axes = conv_axes(
+        axes = once(
+            conv_axes,
             self.kernel_size,
             (inputs.shape[-1], self.base_in_features),
             (self.features, self.base_features),

@@ -1,30 +1,37 @@
 """Normalization layers: gain and bias are weights of an input that is always 1."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from jaxmup._axes import Bases, axes_of, norm_axes
-from jaxmup.linen._layer import Layer
+from jaxmup._axes import Bases, LayerAxes, axes_of, norm_axes
+from jaxmup.linen._layer import Layer, once
 
 
 class _Norm(Layer):
     """A norm with gain and bias of its features.
 
     Args:
-      base_features: sizes of the feature axes in the base model; `None` if they do not grow.
+      base_features: Sizes of the feature axes in the base model; `None` if they do not grow.
     """
 
     base_features: Bases = None
 
     def gain_and_bias(self, shape: tuple[int, ...], use_bias: bool) -> dict[str, Array]:
         """The effective gain and bias of features of this shape."""
-        features = axes_of("output", shape, self.base_features, "base_features")
-        axes = norm_axes(features, use_scale=self.use_scale, use_bias=use_bias)
+        axes = once(
+            _norm_axes, shape, self.base_features, use_scale=self.use_scale, use_bias=use_bias
+        )
         return self.make_effective(self.declare(axes))
+
+
+def _norm_axes(
+    shape: tuple[int, ...], base_features: Bases, *, use_scale: bool, use_bias: bool
+) -> LayerAxes:
+    features = axes_of("output", shape, base_features, "base_features")
+    return norm_axes(features, use_scale=use_scale, use_bias=use_bias)
 
 
 class LayerNorm(_Norm, nn.LayerNorm):
@@ -33,11 +40,11 @@ class LayerNorm(_Norm, nn.LayerNorm):
     At base width it is `flax.linen.LayerNorm` bit for bit, whose other arguments it has.
 
     Args:
-      parametrization: the rule, or its name (then for the Adam family).
-      base_features: sizes of the axes in `feature_axes` in the base model; `None` if they do not
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
+      base_features: Sizes of the axes in `feature_axes` in the base model; `None` if they do not
         grow.
-      lr_scale: factor α on the learning rate of gain and bias; dimensionless.
-      depth: in a residual block, the number of blocks over that of the base model; dimensionless.
+      lr_scale: Factor α on the learning rate of gain and bias; dimensionless.
+      depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
 
     Raises:
       ValueError: at the first call, if a base or scale is out of range, or a dtype is not a
@@ -145,6 +152,6 @@ class BatchNorm(_Norm, nn.BatchNorm):
         return y
 
 
-def _sizes(x: Array, axes: Any) -> tuple[int, ...]:
+def _sizes(x: Array, axes: int | Sequence[int]) -> tuple[int, ...]:
     axes = axes if isinstance(axes, Sequence) else (axes,)
     return tuple(jnp.shape(x)[i] for i in sorted(i % jnp.ndim(x) for i in axes))

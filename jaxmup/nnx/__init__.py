@@ -5,12 +5,12 @@ from jaxmup.nnx._blocks import GatedMLP as GatedMLP
 from jaxmup.nnx._blocks import MixtureOfExperts as MixtureOfExperts
 from jaxmup.nnx._blocks import Residual as Residual
 from jaxmup.nnx._blocks import Stack as Stack
+from jaxmup.nnx._conv import Conv as Conv
+from jaxmup.nnx._conv import ConvTranspose as ConvTranspose
 from jaxmup.nnx._embed import Embed as Embed
 from jaxmup.nnx._gauge import regauged as regauged
 from jaxmup.nnx._gauge import trace_multipliers as trace_multipliers
 from jaxmup.nnx._layer import Multiplier as Multiplier
-from jaxmup.nnx._linear import Conv as Conv
-from jaxmup.nnx._linear import ConvTranspose as ConvTranspose
 from jaxmup.nnx._linear import Einsum as Einsum
 from jaxmup.nnx._linear import Linear as Linear
 from jaxmup.nnx._linear import LinearGeneral as LinearGeneral

@@ -7,10 +7,18 @@ from jax import Array
 
 from jaxmup import functional
 from jaxmup._axes import embedding_axes
-from jaxmup._parameter import as_parametrization, features_std
+from jaxmup._parameter import as_parametrization
+from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup._readout import tied_readout_ratio
-from jaxmup._rules import Parametrization, ParametrizationName
-from jaxmup.nnx._layer import SPEC, Multiplier, hold, number, prepare, with_arrays
+from jaxmup.nnx._layer import (
+    SPEC,
+    Multiplier,
+    OutSharding,
+    hold_multipliers,
+    multiplier_of,
+    scaled_arguments,
+    with_arrays,
+)
 
 
 class Embed(nnx.Embed):
@@ -24,14 +32,14 @@ class Embed(nnx.Embed):
     from both uses.
 
     Args:
-      num_embeddings: size of the vocabulary.
-      features: size of an embedding.
-      parametrization: the rule, or its name (then for the Adam family).
+      num_embeddings: Size of the vocabulary.
+      features: Size of an embedding.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
       base_features: `features` of the base model; `None` if it does not grow.
-      init_std: standard deviation of a normal embedding, instead of `embedding_init`.
-      lr_scale: factor α on the learning rate; dimensionless.
-      depth: in a residual block, the number of blocks over that of the base model; dimensionless.
-      **flax: the other arguments of `flax.nnx.Embed`.
+      init_std: Standard deviation of a normal embedding, instead of `embedding_init`.
+      lr_scale: Factor α on the learning rate; dimensionless.
+      depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
+      **flax: Other arguments of `flax.nnx.Embed`.
 
     Raises:
       ValueError: if a size, base, standard deviation or scale is out of range, a dtype is not a
@@ -60,34 +68,33 @@ class Embed(nnx.Embed):
         base_features: int | None = None,
         init_std: float | None = None,
         lr_scale: float = 1.0,
-        depth: float = 1.0,
+        depth_ratio: float = 1.0,
         **flax: Any,
     ):
-        multipliers, arguments = prepare(
+        arguments = scaled_arguments(
             super().__init__,
             embedding_axes(num_embeddings, features, base_features),
             flax,
-            parametrization=parametrization,
+            parametrization,
             lr_scale=lr_scale,
-            depth=depth,
-            stds={"embedding": init_std},
-            default_std=features_std,
+            depth_ratio=depth_ratio,
+            init_std=init_std,
         )
         super().__init__(num_embeddings, features, **arguments)
-        hold(self, multipliers)
+        hold_multipliers(self)
         self.parametrization = as_parametrization(parametrization)
 
-    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
+    def __call__(self, inputs: Array, out_sharding: OutSharding = None) -> Array:
         """The embeddings of integer `inputs`: one more axis, of size `features`."""
 
         def take(embedding: Array) -> Array:
             layer = with_arrays(self, embedding=embedding)
             return nnx.Embed.__call__(layer, inputs, out_sharding)
 
-        multiplier = number(self.embedding_multiplier)
+        multiplier = multiplier_of(self, "embedding")
         return functional.lookup(take, self.embedding[...], inputs.size, multiplier)
 
-    def attend(self, query: Array, out_sharding: Any = None) -> Array:
+    def attend(self, query: Array, out_sharding: OutSharding = None) -> Array:
         """The logits of `query` of shape `(..., features)`: `(..., num_embeddings)`.
 
         Raises:
@@ -95,6 +102,6 @@ class Embed(nnx.Embed):
             tensor cannot.
         """
         ratio = tied_readout_ratio(self.embedding.get_metadata()[SPEC], self.parametrization)
-        multiplier = number(self.embedding_multiplier) * ratio
+        multiplier = multiplier_of(self, "embedding") * ratio
         query, embedding = functional.scale_smaller(query, self.embedding[...], multiplier)
         return nnx.Embed.attend(with_arrays(self, embedding=embedding), query, out_sharding)

@@ -1,18 +1,38 @@
 """Models in another gauge, and models whose multipliers are data."""
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 
 from jaxmup import functional
 from jaxmup._parameter import Move, gauge_move
-from jaxmup._rules import Parametrization
+from jaxmup._parametrization import Parametrization
+from jaxmup._spec import ParamSpec
 from jaxmup._tree import added_axes
-from jaxmup.nnx._layer import SPEC, Multiplier, Owned, multiplier_name, name_of, owned_parameters
+from jaxmup.nnx._layer import SPEC, Multiplier, multiplier_name, name_of
 
 M = TypeVar("M", bound=nnx.Module)
+
+
+class Owned(NamedTuple):
+    """A parameter that a jaxmup layer made, and the layer.
+
+    Args:
+      path: Place of the parameter in the model.
+      layer: The layer.
+      name: Name of the parameter, an attribute of the layer.
+      param: The parameter.
+      spec: Spec of the parameter.
+    """
+
+    path: tuple[Any, ...]
+    layer: nnx.Module
+    name: str
+    param: nnx.Param[Array]
+    spec: ParamSpec
 
 
 def trace_multipliers(model: M) -> M:
@@ -28,7 +48,7 @@ def trace_multipliers(model: M) -> M:
     multiplication by 1.0, which a constant would save.
 
     Args:
-      model: an NNX module; it is left as it is.
+      model: An NNX module; it is left as it is.
 
     Returns:
       The model with a `Multiplier` at `<parameter>_multiplier` of every jaxmup layer, in float64
@@ -42,11 +62,12 @@ def trace_multipliers(model: M) -> M:
       Array(0.5, dtype=float32)
     """
     model = nnx.clone(model)
-    for owned in list(owned_parameters(model)):
+    for owned in list(_owned_parameters(model)):
         multiplier = getattr(owned.layer, multiplier_name(owned.name))
         if not isinstance(multiplier, Multiplier):
             shape = owned.param.shape
             added = added_axes(name_of(owned.path), owned.spec, shape)
+            # One value for each layer of a stack, so that `vmap` and `scan` take them apart alike.
             values = jnp.full([shape[i] for i in added], multiplier, jnp.result_type(float))
             setattr(owned.layer, multiplier_name(owned.name), nnx.data(Multiplier(values)))
     return model
@@ -60,9 +81,9 @@ def regauged(model: M, parametrization: Parametrization) -> M:
     specs say what the layers now apply. The state of an optimizer has to move along.
 
     Args:
-      model: an NNX module; it is left as it is. Its multipliers may be constants or data.
-      parametrization: the rule whose gauge the copy is in. Its initial effective weights must be
-        the model's: another gauge, no other physics.
+      model: An NNX module; it is left as it is. Its multipliers may be constants or data.
+      parametrization: Parametrization whose gauge the copy is in. It must give the same initial
+        effective weights as the model's: another gauge, no other physics.
 
     Raises:
       TypeError: if `parametrization` is no `Parametrization`.
@@ -86,7 +107,7 @@ def regauged(model: M, parametrization: Parametrization) -> M:
     if not isinstance(parametrization, Parametrization):
         raise TypeError(f"`parametrization` must be a `Parametrization`. Got {parametrization!r}.")
     model = nnx.clone(model)
-    parameters = list(owned_parameters(model))
+    parameters = list(_owned_parameters(model))
     _require_one_owner(parameters)
     moves = [_move(owned, parametrization) for owned in parameters]
     for owned, move in zip(parameters, moves, strict=True):
@@ -96,9 +117,28 @@ def regauged(model: M, parametrization: Parametrization) -> M:
     return model
 
 
-def _move(owned: Owned, rule: Parametrization) -> Move:
+def _owned_parameters(model: nnx.Module) -> Iterator[Owned]:
+    """Every parameter with a multiplier, once for each layer that applies one to it."""
+    for path, layer in nnx.iter_modules(model):
+        for name, value in sorted(vars(layer).items()):
+            if isinstance(value, nnx.Param) and hasattr(layer, multiplier_name(name)):
+                yield Owned((*path, name), layer, name, value, _spec_of((*path, name), value))
+
+
+def _spec_of(path: tuple[Any, ...], param: nnx.Param[Array]) -> ParamSpec:
+    metadata = param.get_metadata()
+    if SPEC not in metadata:
+        raise ValueError(
+            f"A jaxmup layer's parameter must carry its spec. {name_of(path)} of shape "
+            f"{param.shape} has none. Set the value of the layer's own parameter instead of "
+            "putting another one in its place."
+        )
+    return metadata[SPEC]
+
+
+def _move(owned: Owned, parametrization: Parametrization) -> Move:
     try:
-        return gauge_move(owned.spec, rule)
+        return gauge_move(owned.spec, parametrization)
     except ValueError as error:
         raise ValueError(f"{name_of(owned.path)}: {error}") from None
 

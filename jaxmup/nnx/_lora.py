@@ -5,9 +5,9 @@ from typing import Any
 from flax import nnx
 from jax import Array
 
-from jaxmup._rules import Parametrization, ParametrizationName
+from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup._spec import Axis
-from jaxmup.nnx._layer import effective, hold, prepare, with_arrays
+from jaxmup.nnx._layer import effective, hold_multipliers, scaled_arguments, with_arrays
 
 
 class LoRA(nnx.LoRA):
@@ -17,15 +17,15 @@ class LoRA(nnx.LoRA):
     rule of a readout and `lora_b` that of an input layer.
 
     Args:
-      in_features: size of the last axis of the inputs.
-      lora_rank: the rank.
-      out_features: size of the last axis of the outputs.
-      parametrization: the rule, or its name (then for the Adam family).
+      in_features: Size of the last axis of the inputs.
+      lora_rank: Rank of the adapter.
+      out_features: Size of the last axis of the outputs.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
       base_in_features: `in_features` of the base model; `None` if it does not grow.
-      base_out_features: the same of `out_features`.
-      lr_scale: factor α on the learning rate of both; dimensionless.
-      depth: in a residual block, the number of blocks over that of the base model; dimensionless.
-      **flax: the other arguments of `flax.nnx.LoRA`, such as the `base_module` that is adapted.
+      base_out_features: `out_features` of the base model; `None` if it does not grow.
+      lr_scale: Factor α on the learning rate of both; dimensionless.
+      depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
+      **flax: Other arguments of `flax.nnx.LoRA`, such as the `base_module` that is adapted.
 
     Raises:
       ValueError: if a size, base or scale is out of range, or a dtype is not a floating-point one.
@@ -50,24 +50,22 @@ class LoRA(nnx.LoRA):
         base_in_features: int | None = None,
         base_out_features: int | None = None,
         lr_scale: float = 1.0,
-        depth: float = 1.0,
+        depth_ratio: float = 1.0,
         **flax: Any,
     ):
-        axes = {
-            "a": (Axis("input", in_features, base_in_features), Axis("output", lora_rank)),
-            "b": (Axis("input", lora_rank), Axis("output", out_features, base_out_features)),
-        }
-        multipliers, arguments = prepare(
+        a = Axis("input", in_features, base_in_features), Axis("output", lora_rank)
+        b = Axis("input", lora_rank), Axis("output", out_features, base_out_features)
+        arguments = scaled_arguments(
             super().__init__,
-            axes,
+            (("a", a), ("b", b)),
             flax,
-            parametrization=parametrization,
+            parametrization,
             lr_scale=lr_scale,
-            depth=depth,
-            initializer="{}_initializer",
+            depth_ratio=depth_ratio,
+            init_argument="{}_initializer",
         )
         super().__init__(in_features, lora_rank, out_features, **arguments)
-        hold(self, {f"lora_{name}": value for name, value in multipliers.items()})
+        hold_multipliers(self)
 
     def __call__(self, x: Array, **kwargs: Any) -> Array:
         """The adapter applied to `x`, and what `base_module` returns added to it."""

@@ -1,15 +1,17 @@
-"""The report as one page of HTML."""
+"""The report as one page of HTML: what `page.html.jinja` shows, and `style.css` gives its look."""
 
+import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+from jaxmup import _extras
 from jaxmup.report import _figures as figures
 from jaxmup.report import _text as text
 from jaxmup.report._markdown import markdown
-from jaxmup.report._page import page
 from jaxmup.transfer import Analysis, Curve, Result
 from jaxmup.transfer._identity import versions as installed
+from jaxmup.transfer._names import in_words, written
 
 
 def html(
@@ -25,193 +27,175 @@ def html(
     light or dark theme, and fits a phone.
 
     Args:
-      result: of `jaxmup.transfer.measure` or `read_record`.
-      title: of the page.
-      versions: of the packages that measured; `None` for those that are installed.
+      result: Result of `jaxmup.transfer.measure` or `read_record`.
+      title: Title of the page.
+      versions: Versions of the packages that measured; `None` for those that are installed.
 
     Raises:
-      ModuleNotFoundError: if matplotlib is not installed.
+      ModuleNotFoundError: if Jinja2 or matplotlib is not installed.
+
+    Example:
+      >>> from jaxmup import report, transfer
+      >>> config = transfer.Config(widths=(8, 16), learning_rates=(0.01, 0.1), seeds=(0,), steps=2)
+      >>> page = report.html(transfer.measure(config), title="Two widths")
+      >>> "<h1>Two widths</h1>" in page
+      True
     """
-    versions = installed() if versions is None else versions
-    sections = [
-        _head(result, title),
-        _verdicts(result.analyses),
-        _losses(result),
-        _optima(result),
-        _curves(result),
-        _settings(result, versions),
-        _details("As Markdown", f"<pre>{escape(markdown(result, title=title))}</pre>"),
-        f'<footer class="muted">Made by jaxmup {escape(versions.get("jaxmup", ""))}.</footer>',
-    ]
-    return page(escape(title), "\n".join(filter(None, sections)), *figures.series(result))
+    analyses = result.analyses
+    light, dark = figures.series(result)
+    has_curves = any(trial.curve for trial in result.trials)
+    return _template().render(
+        title=title,
+        summary=_summary(result),
+        over=in_words(analyses[0].over),
+        widths=[curve.width for curve in analyses[0].curves],
+        light=light,
+        dark=dark,
+        cards=[_card(a) for a in analyses],
+        losses=_panels(analyses, figures.loss_plots(result)),
+        optima=Panel("", figures.optima_plot(result)),
+        optimum_tables=[_optimum_table(a) for a in analyses],
+        loss_tables=[_loss_table(a) for a in analyses],
+        curves=_panels(analyses, figures.curve_plots(result)) if has_curves else [],
+        configuration=text.configuration(result),
+        versions=installed() if versions is None else versions,
+        markdown=markdown(result, title=title),
+    )
 
 
-def _head(result: Result, title: str) -> str:
+class Panel(NamedTuple):
+    """A plot and what stands above it.
+
+    Args:
+      heading: Words above the plot; empty for none.
+      svg: The plot, an `<svg>` element.
+    """
+
+    heading: str
+    svg: str
+
+
+class Fact(NamedTuple):
+    """A number of a card, in words.
+
+    Args:
+      label: Name of the number.
+      value: The number.
+      detail: Interval or place that belongs to the number.
+    """
+
+    label: str
+    value: str
+    detail: str
+
+
+class Card(NamedTuple):
+    """The verdict on a parametrization.
+
+    Args:
+      name: Parametrization as people write it.
+      mark: Symbol of the outcome.
+      outcome: Outcome in words; with hyphens, the class of the card in the style sheet.
+      sentence: The verdict.
+      facts: Numbers that the verdict rests on.
+    """
+
+    name: str
+    mark: str
+    outcome: str
+    sentence: str
+    facts: Sequence[Fact]
+
+
+class Table(NamedTuple):
+    """A table in words.
+
+    Args:
+      heading: Words above the table.
+      heads: Heads of the columns.
+      rows: Cells of each row, the first of which is the head of the row.
+    """
+
+    heading: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@functools.cache
+def _template() -> Any:
+    jinja2 = _extras.require("jinja2", "The report")
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(__package__, package_path="."),
+        autoescape=True,
+        # A name that is misspelled in the template is an error, and not an empty place in the page.
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["powers"] = functools.partial(re.split, r"2\^(−?[\d.]+)")
+    return environment.get_template("page.html.jinja")
+
+
+def _summary(result: Result) -> str:
     widths = [curve.width for curve in result.analyses[0].curves]
-    count = len(result.trials)
     seeds = result.analyses[0].seeds
-    line = (
-        f"{count} runs: widths {widths[0]} to {widths[-1]}, {seeds} seed{'s' * (seeds != 1)}, "
-        f"{result.config.optimizer}, {result.config.steps} steps"
-    )
-    return f'<h1>{escape(title)}</h1>\n<p class="muted">{escape(line)}.</p>'
-
-
-def _verdicts(analyses: Sequence[Analysis]) -> str:
-    return f'<section class="cards">{"".join(map(_card, analyses))}</section>'
-
-
-def _card(a: Analysis) -> str:
-    drift = "Drift in octaves" if a.scale == "log2" else "Drift"
-    per = "Exponent β" if a.scale == "log2" else "Drift per doubling"
-    slope = (text.number(a.drift_per_doubling, sign=True), a.drift_per_doubling_interval)
-    answer, detail = text.wider(a)
-    facts = [
-        (drift, text.number(a.drift, sign=True), text.interval(a.drift_interval, sign=True)),
-        (per, slope[0], text.interval(slope[1], sign=True)),
-        ("Penalty", _percent(a.penalty), text.interval(a.penalty_interval, 1)),
-        ("Wider is better", answer, detail),
-    ]
-    listed = "".join(
-        f"<div><dt>{escape(label)}</dt><dd>{escape(value)}<small>{escape(more)}</small></dd></div>"
-        for label, value, more in facts
-    )
     return (
-        f'<article class="card {a.outcome.replace(" ", "-")}"><header>'
-        f'<h3>{escape(text.name(a.parametrization))}</h3><span class="badge">{_MARKS[a.outcome]} '
-        f"{a.outcome}</span></header><p>{escape(text.sentence(a))}</p>"
-        f'<dl class="facts">{listed}</dl></article>'
+        f"{len(result.trials)} runs: widths {widths[0]} to {widths[-1]}, "
+        f"{seeds} seed{'s' * (seeds != 1)}, {result.config.optimizer}, {result.config.steps} steps"
     )
 
 
 _MARKS = {"transfers": "✓", "does not transfer": "✗", "undecided": "?", "no answer": "?"}
 
 
-def _percent(value: float | None) -> str:
-    return "diverged" if value is None else f"{text.number(value, 1)} %"
-
-
-def _losses(result: Result) -> str:
-    over = escape(result.analyses[0].over.replace("_", " "))
-    drawn = zip(result.analyses, figures.loss_plots(result), strict=True)
-    panels = "".join(_figure(a, svg) for a, svg in drawn)
-    return (
-        f"<section><h2>Loss against {over}</h2>"
-        '<p class="muted">Mean over the seeds, with its standard error as a band. Dots are the '
-        "optima, by the dashed parabola through the basin; a hollow one is at an edge of the "
-        "grid. Bars are 95 % intervals over the seeds.</p>"
-        f'{_legend(result)}<div class="figures">{panels}</div></section>'
-    )
-
-
-def _optima(result: Result) -> str:
-    over = escape(result.analyses[0].over.replace("_", " "))
-    return (
-        f"<section><h2>Where the best {over} is</h2>"
-        '<p class="muted">Bars are the 95 % intervals of the optima, bands that of the slope. A '
-        "value that transfers stays on a level line.</p>"
-        f'<div class="figures"><figure>{figures.optima_plot(result)}</figure>'
-        f'<div class="stack">{"".join(map(_optimum_table, result.analyses))}</div></div>'
-        f"{_details('Every loss', ''.join(map(_all_losses, result.analyses)))}</section>"
-    )
-
-
-def _curves(result: Result) -> str:
-    if not any(trial.curve for trial in result.trials):
-        return ""
-    drawn = zip(result.analyses, figures.curve_plots(result), strict=True)
-    panels = "".join(_figure(a, svg) for a, svg in drawn)
-    return (
-        "<section><h2>Training at the transferred value</h2>"
-        '<p class="muted">Every width at the best value of the smallest: mean over the seeds and '
-        "their range. Under a right parametrization no wider network is above a narrower one; a "
-        "dotted line marks where one is, by more than the seeds explain.</p>"
-        f'{_legend(result)}<div class="figures">{panels}</div></section>'
-    )
-
-
-def _legend(result: Result) -> str:
-    widths = [curve.width for curve in result.analyses[0].curves]
-    items = "".join(
-        f'<li><i style="--tone: var(--s{i})"></i>{width}</li>' for i, width in enumerate(widths)
-    )
-    return f'<ul class="legend" aria-label="Colors of the widths"><li>width</li>{items}</ul>'
-
-
-def _figure(analysis: Analysis, svg: str) -> str:
-    return f"<figure><h3>{escape(text.name(analysis.parametrization))}</h3>{svg}</figure>"
-
-
-def _optimum_table(a: Analysis) -> str:
-    """A row per width; the other hyper-parameters in a column where the sweep varies any."""
-    varied = any(curve.others for curve in a.curves)
-    heads = ["width", "optimum", "95 % interval", "loss", *["others there"] * varied]
-    rows = [
-        [
-            str(curve.width),
-            text.optimum(a, curve) + (" (edge)" if curve.at_edge else ""),
-            text.optimum_interval(a, curve),
-            text.loss(None if curve.best is None else curve.losses[curve.best]),
-            *[", ".join(f"{name} {value:g}" for name, value in curve.others)] * varied,
-        ]
-        for curve in a.curves
+def _card(a: Analysis) -> Card:
+    drift, slope = ("Drift", "Drift per doubling")
+    if a.scale == "log2":
+        drift, slope = ("Drift in octaves", "Exponent β")
+    penalty = "diverged" if a.penalty is None else f"{text.number(a.penalty, 1)} %"
+    facts = [
+        Fact(drift, text.number(a.drift, sign=True), text.interval(a.drift_interval, sign=True)),
+        Fact(
+            slope,
+            text.number(a.drift_per_doubling, sign=True),
+            text.interval(a.drift_per_doubling_interval, sign=True),
+        ),
+        Fact("Penalty", penalty, text.interval(a.penalty_interval, 1)),
+        Fact("Wider is better", *text.wider(a)),
     ]
-    heading = f"<h3>{escape(text.name(a.parametrization))}</h3>"
-    return f'<div class="card table">{heading}{_table(heads, rows)}</div>'
+    return Card(written(a.parametrization), _MARKS[a.outcome], a.outcome, text.sentence(a), facts)
 
 
-def _all_losses(a: Analysis) -> str:
+def _panels(analyses: Sequence[Analysis], drawn: Sequence[str]) -> list[Panel]:
+    return [Panel(written(a.parametrization), svg) for a, svg in zip(analyses, drawn, strict=True)]
+
+
+def _optimum_table(a: Analysis) -> Table:
+    """A row per width; the other hyper-parameters in a column where the sweep varies any."""
+    columns: dict[str, Callable[[Curve], str]] = {
+        "width": lambda curve: str(curve.width),
+        "optimum": lambda curve: text.optimum(a, curve) + (" (edge)" if curve.at_edge else ""),
+        "95 % interval": lambda curve: text.optimum_interval(a, curve),
+        "loss": text.best_loss,
+    }
+    if any(curve.others for curve in a.curves):
+        columns["others there"] = lambda curve: ", ".join(f"{k} {x:g}" for k, x in curve.others)
+    rows = [[cell(curve) for cell in columns.values()] for curve in a.curves]
+    return Table(written(a.parametrization), list(columns), rows)
+
+
+def _loss_table(a: Analysis) -> Table:
     """Mean losses and their standard errors: a row per value, a column per width."""
-    values = sorted({value for curve in a.curves for value in curve.values})
     cells = {(c.width, v): _loss_cell(c, i) for c in a.curves for i, v in enumerate(c.values)}
     rows = [
         [f"{value:.4g}", *(cells.get((curve.width, value), text.NONE) for curve in a.curves)]
-        for value in values
+        for value in sorted({value for curve in a.curves for value in curve.values})
     ]
-    heads = [a.over.replace("_", " "), *(str(curve.width) for curve in a.curves)]
-    return f"<h3>{escape(text.name(a.parametrization))}</h3>{_table(heads, rows)}"
+    heads = [in_words(a.over), *(str(curve.width) for curve in a.curves)]
+    return Table(written(a.parametrization), heads, rows)
 
 
 def _loss_cell(curve: Curve, index: int) -> str:
     error = curve.errors[index]
     return text.loss(curve.losses[index]) + ("" if error is None else f" ± {error:.2g}")
-
-
-def _settings(result: Result, versions: Mapping[str, str]) -> str:
-    halves = (("Configuration", text.configuration(result)), ("Versions", versions))
-    cards = "".join(
-        f'<div class="card table"><h3>{title}</h3>{_pairs(pairs)}</div>' for title, pairs in halves
-    )
-    return f'<section><h2>Made with</h2><div class="tables">{cards}</div></section>'
-
-
-def _pairs(pairs: Mapping[str, str]) -> str:
-    rows = "".join(
-        f'<tr><th scope="row">{escape(key)}</th><td>{_cell(value)}</td></tr>'
-        for key, value in pairs.items()
-    )
-    return f'<table class="settings"><tbody>{rows}</tbody></table>'
-
-
-def _table(heads: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table that scrolls sideways where it does not fit."""
-    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in heads)
-    body = "".join(
-        f'<tr><th scope="row">{escape(first)}</th>'
-        + "".join(f"<td>{_cell(cell)}</td>" for cell in rest)
-        + "</tr>"
-        for first, *rest in rows
-    )
-    return (
-        f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _cell(words: str) -> str:
-    """Escaped, with powers of two set as such."""
-    return re.sub(r"2\^(−?[\d.]+)", r"2<sup>\1</sup>", escape(words))
-
-
-def _details(summary: str, content: str) -> str:
-    return f"<details><summary>{summary}</summary><div>{content}</div></details>"

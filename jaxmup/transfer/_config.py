@@ -1,12 +1,13 @@
-"""What a transfer measurement is to do; stdlib only, so that a command line can read it."""
+"""The configuration of a measurement; standard library alone, so that help comes quickly."""
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+from jaxmup import _check
 from jaxmup._families import FamilyName
-from jaxmup._rules import ParametrizationName
+from jaxmup._parametrization import ParametrizationName
 
 OptimizerName = Literal["adam", "adamw", "amsgrad", "sgd"]
 SearchName = Literal["grid", "random", "halving"]
@@ -73,40 +74,39 @@ class Config:
     its own, in nats for the models that are named here.
 
     Args:
-      widths: at least two different ones; sorted by whoever reads them.
-      learning_rates: peak learning rates at base width; `None` for a grid that suits the optimizer.
-      seeds: each gives initial values and a data order, the same for every learning rate; at least
-        0.
-      depth: number of hidden layers, convolutions or blocks; a factory of one's own gets it if it
+      widths: Widths of the networks, at least two, in any order.
+      learning_rates: Peak learning rates at base width; `None` for a grid that fits the optimizer.
+      seeds: Seeds of initial values and data order, of at least 0; the same at every learning rate.
+      depth: Number of hidden layers, convolutions or blocks; a factory of one's own gets it if it
         has a parameter `depth`.
-      batch_size: examples per step; data of one's own get it if they have a parameter of that name.
-      steps: optimizer steps of a run.
-      warmup: steps in which the learning rate rises; 0 for none.
-      optimizer: `adam`, `adamw`, `amsgrad` or `sgd` (with momentum 0.9).
-      parametrizations: names of those to compare.
-      base_width: width at which every factor of a parametrization is 1; `None` for the smallest of
+      batch_size: Examples per step; data of one's own get it if they have a parameter of that name.
+      steps: Optimizer steps of a run.
+      warmup: Steps in which the learning rate rises; 0 for none.
+      optimizer: Name of the optimizer: `adam`, `adamw`, `amsgrad` or `sgd` (with momentum 0.9).
+      parametrizations: Names of the parametrizations to compare.
+      base_width: Width at which every factor of a parametrization is 1; `None` for the smallest of
         `widths`.
-      model: `mlp` and `cnn` classify the digits and have their loss on all of them; `gpt` predicts
-        the next byte of a text, and has its loss on text that was held out. Or any other name, for
-        the record, of the model of a `Task`.
-      data: `digits`, `images` (the same, of shape 8 x 8 x 1) or `text`; `None` for those that suit
-        the model. Or any other name, for the record.
-      loss: any name, for the record; `None` for the cross-entropy.
-      text: file with the text; `None` for Python's standard library.
-      context: length of a sequence of text, in bytes.
-      sweep: values of other hyper-parameters, by name: `b1`, `b2`, `eps`, `weight_decay` or
+      model: Name of the model. `mlp` and `cnn` classify the digits and have their loss on all of
+        them; `gpt` predicts the next byte of a text, and has its loss on text that was held out.
+        Any other name stands in the record for the model of a `Task`.
+      data: Name of the data: `digits`, `images` (the digits, of shape 8 x 8 x 1) or `text`; `None`
+        for those that suit the model. Any other name stands in the record for those of a `Task`.
+      loss_fn: Name of the loss function, for the record; `None` for the cross-entropy.
+      text: File with the text; `None` for Python's standard library.
+      context: Length of a sequence of text, in bytes.
+      sweep: Values of other hyper-parameters, by name: `b1`, `b2`, `eps`, `weight_decay` or
         `momentum` of the optimizer; `input_std`, `hidden_std`, `output_std`, a factor on the
         initial values of all matrices of a role (σ); `depth`, `batch_size`, `steps`; or a parameter
         of the model's factory.
-      search: of the settings of `sweep`, `grid` tries all of them, `random` tries `samples` of
-        them, each with every learning rate at every width. `halving` starts with `samples` of them
-        at the smallest width and a fraction of the steps, trains the better half of them twice as
-        long, and so on; the last one is tried at every width.
-      samples: number of settings that are drawn; `None` for all of them.
+      search: Way through the settings of `sweep`. `grid` tries all of them, `random` tries
+        `samples` of them, each with every learning rate at every width. `halving` starts with
+        `samples` of them at the smallest width and a fraction of the steps, trains the better half
+        of them twice as long, and so on; the last one is tried at every width.
+      samples: Number of settings that are drawn; `None` for all of them.
 
     Raises:
-      ValueError: if anything is out of range, naming the invariant, what was received and the
-        remedy.
+      TypeError: if anything is of another type.
+      ValueError: if anything is out of range.
 
     Example:
       >>> Config(widths=(32, 64)).base
@@ -129,7 +129,7 @@ class Config:
     base_width: int | None = None
     model: str = "mlp"
     data: str | None = None
-    loss: str | None = None
+    loss_fn: str | None = None
     text: str | None = None
     context: int = 64
     sweep: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
@@ -140,18 +140,18 @@ class Config:
         _require_distinct("widths", self.widths, 2, "A drift needs two.")
         _require_distinct("seeds", self.seeds, 1, "One seed is enough to run, two show the noise.")
         _require_distinct("parametrizations", self.parametrizations, 1, "Try ('standard', 'mup').")
-        _require_one_of("optimizer", self.optimizer, get_args(OptimizerName))
+        _check.one_of("optimizer", self.optimizer, get_args(OptimizerName))
         for name in self.parametrizations:
-            _require_one_of("parametrizations", name, get_args(ParametrizationName))
+            _check.one_of("parametrizations", name, get_args(ParametrizationName))
         for width in self.widths:
-            _require_integer("widths", width, 1)
+            _check.size("widths", width)
         for seed in self.seeds:
-            _require_integer("seeds", seed, 0)
+            _check.size("seeds", seed, at_least=0)
         for name in (*_SIZES, "context"):
-            _require_integer(name, getattr(self, name), 1)
-        _require_integer("warmup", self.warmup, 0)
+            _check.size(name, getattr(self, name))
+        _check.size("warmup", self.warmup, at_least=0)
         if self.base_width is not None:
-            _require_integer("base_width", self.base_width, 1)
+            _check.size("base_width", self.base_width)
         _require_distinct("learning_rates", self.grid, 1, "Leave it out for a grid that suits.")
         for rate in self.grid:
             _require_rate(rate)
@@ -161,7 +161,7 @@ class Config:
             raise ValueError(
                 f"`data` must be left out: {self.model} has its own. Got {self.data!r}."
             )
-        _require_one_of("search", self.search, get_args(SearchName))
+        _check.one_of("search", self.search, get_args(SearchName))
         _require_search(self)
 
     @property
@@ -174,12 +174,12 @@ class Config:
         """The width at which every factor of a parametrization is 1."""
         return min(self.widths) if self.base_width is None else self.base_width
 
-    def of(self, name: str, setting: Mapping[str, float]) -> Any:
+    def of(self, name: str, setting: Mapping[str, float]) -> int:
         """The value of `depth`, `batch_size` or `steps` under a setting of the sweep."""
-        return setting.get(name, getattr(self, name))
+        return int(setting.get(name, getattr(self, name)))
 
 
-def _require_swept(name: str, values: Any, optimizer: OptimizerName) -> None:
+def _require_swept(name: str, values: tuple[float, ...], optimizer: OptimizerName) -> None:
     if field := _SWEPT_ALWAYS.get(name):
         raise ValueError(f"`sweep` is for other hyper-parameters. Got {name!r}. Use `{field}`.")
     _require_distinct(f"sweep[{name!r}]", values, 1, "Try {'b2': (0.95, 0.999)}.")
@@ -190,33 +190,24 @@ def _require_swept(name: str, values: Any, optimizer: OptimizerName) -> None:
             f"{', '.join(NUMBERS[optimizer])}. Got {name!r}."
         )
     for value in values:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (is_number and _is_fit(name, value)):
-            raise ValueError(f"`sweep[{name!r}]` must be {_range(name)}. Got {value!r}.")
+        if name in _SIZES:
+            _check.size(f"sweep[{name!r}]", value)
+        else:
+            _check.number(f"sweep[{name!r}]", value, **_RANGES.get(name, {}))
 
 
-def _is_fit(name: str, value: float) -> bool:
-    if name in _SIZES:
-        return isinstance(value, int) and value >= 1
-    if name in STDS:
-        return math.isfinite(value) and value > 0
-    if name in ("b1", "b2", "momentum"):
-        return 0 <= value < 1
-    return math.isfinite(value) and (value >= 0 or name not in _ADAM)
-
-
-def _range(name: str) -> str:
-    if name in _SIZES:
-        return "integers of at least 1"
-    if name in ("b1", "b2", "momentum"):
-        return "numbers of at least 0 and below 1"
-    return "finite numbers" + (" above 0" if name in STDS else " of at least 0" * (name in _ADAM))
+# What has no range here is a parameter of the model's factory, and may be any number.
+_RANGES: dict[str, dict[str, Any]] = {
+    **{name: {"at_least": 0, "below": 1} for name in ("b1", "b2", "momentum")},
+    **{name: {"at_least": 0} for name in ("eps", "weight_decay")},
+    **{name: {"above": 0} for name in STDS},
+}
 
 
 def _require_search(config: Config) -> None:
     settings = math.prod(map(len, config.sweep.values()))
     if config.samples is not None:
-        _require_integer("samples", config.samples, 1)
+        _check.size("samples", config.samples)
         if config.search == "grid" or config.samples > settings:
             raise ValueError(
                 f"`samples` must be at most the {settings} settings of `sweep`, of which `random` "
@@ -231,9 +222,9 @@ def _require_search(config: Config) -> None:
         )
 
 
-def _require_distinct(name: str, values: Iterable[Any], least: int, remedy: str) -> None:
+def _require_distinct(name: str, values: object, least: int, remedy: str) -> None:
     if not isinstance(values, tuple):
-        raise ValueError(f"`{name}` must be a tuple. Got {values!r}. {remedy}")
+        raise TypeError(f"`{name}` must be a tuple. Got {values!r}. {remedy}")
     if len(set(values)) < least:
         plural = "value" if least == 1 else "different values"
         raise ValueError(f"`{name}` must hold at least {least} {plural}. Got {values!r}. {remedy}")
@@ -241,19 +232,8 @@ def _require_distinct(name: str, values: Iterable[Any], least: int, remedy: str)
         raise ValueError(f"`{name}` must not repeat a value. Got {values!r}. Drop the duplicates.")
 
 
-def _require_integer(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"`{name}` must be integers of at least {least}. Got {value!r}.")
-
-
 def _require_rate(rate: object) -> None:
-    if not isinstance(rate, int | float) or not (math.isfinite(rate) and rate > 0):
-        raise ValueError(
-            f"`learning_rates` must be finite numbers above 0. Got {rate!r}. "
-            "Try powers of two from 2^-10 to 2^-3."
-        )
-
-
-def _require_one_of(name: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"`{name}` must be one of {', '.join(known)}. Got {value!r}.")
+    remedy = "Try powers of two from 2^-10 to 2^-3."
+    _check.number("learning_rates", rate, above=0, remedy=remedy)
+    # Rates are numbers of a compiled program in float32, where others would be 0 or infinite.
+    _check.number("learning_rates", rate, at_least=2.0**-126, at_most=2.0**127, remedy=remedy)

@@ -1,77 +1,48 @@
-"""A model of a task, taken apart into what a compiled run needs."""
+"""The model of a task, at one width and under one parametrization."""
 
+import dataclasses
 import functools
-import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import inspect
 
-import jax
-from flax import nnx
-
-import jaxmup.linen
-import jaxmup.nnx
-from jaxmup._infer import infer, rescale
-from jaxmup._infer._make import Made, Source
-from jaxmup._rules import Parametrization, parametrization
-from jaxmup._tree import leaves_by_path, resolve
+from jaxmup._infer._parametrized import Parametrized, declared, inferred
+from jaxmup._model import Model, as_model
+from jaxmup._model._arguments import open_parameters
+from jaxmup._parametrization import Parametrization, parametrization
 from jaxmup.transfer._config import FAMILY, NUMBERS, Config
 from jaxmup.transfer._search import Cell
-from jaxmup.transfer._task import Task, asked_for
+from jaxmup.transfer._task import Task
 
 
-class Network(NamedTuple):
-    """A model of one width under one parametrization.
-
-    Args:
-      specs: of the parameters.
-      scalings: of the parameters, for the optimizer.
-      draw: from a key to the parameters, and to the rest of a model's state.
-      join: from these two to what a loss takes, and to a function that returns the rest of the
-        state as the loss has left it.
-    """
-
-    specs: Any
-    scalings: Any
-    draw: Callable[[Any], tuple[Any, Any]]
-    join: Callable[[Any, Any], tuple[Any, Callable[[], Any]]]
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each parameter, by name."""
-        return {name: spec.shape for name, spec in leaves_by_path(self.specs).items()}
-
-    @property
-    def size(self) -> int:
-        """Number of parameters."""
-        return sum(map(math.prod, self.shapes.values()))
-
-
-def network(task: Task, config: Config, cell: Cell) -> Network:
+def network(task: Task, config: Config, cell: Cell) -> Parametrized:
     """The model of a cell; nothing is allocated before it is drawn.
 
     Raises:
       ValueError: if the factory fails, returns no model, or lacks a parameter that is swept; if it
         cannot be told what grows.
     """
-    rule = _rule(task, config, cell)
-    source, made = _source(task, config, cell, rule)
-    if not made.parameters:
+    rule = _parametrization_of(task, config, cell)
+    model = _model_of(task, config, cell).offering(parametrization=rule)
+    instance = model.at(cell.width, "width")
+    if instance.kind == "linen" and model.inputs is None:
+        model = dataclasses.replace(model, inputs=task.evaluation[0])
+        instance = model.at(cell.width, "width")
+    if not instance.parameters:
         raise ValueError(
             "`make_model` must return an NNX module, a Linen module or a tree of arrays. What it "
-            f"returned for width {cell.width} has no parameters: {made.rest!r}."
+            f"returned for width {cell.width} has no parameters: {instance.join(instance.parts)!r}."
         )
-    if _takes_rule(task):
-        specs = _declared(source, made)
-        draw = functools.partial(_draw, source, cell.width)
-    else:
-        sizes = {"base": config.base, "target": cell.width}
-        asked = {"inputs": source.inputs, "rules": task.rules}
-        specs = infer(source.make_model, delta=2 * config.base, **sizes, **asked)
-        draw = _rescaled(source, specs, rule, sizes)
-    return Network(specs, resolve(specs, rule), draw, functools.partial(_joined, made))
+    if not model.asks_for("parametrization"):
+        sizes = {"base": config.base, "delta": 2 * config.base, "target": cell.width}
+        return inferred(model, rule, rules=task.rules, **sizes)
+    if instance.kind == "tree":
+        raise ValueError(
+            "A `make_model` with a parameter `parametrization` must return a module of jaxmup "
+            "layers. Got a tree of arrays. Leave out the parameter."
+        )
+    return declared(instance, rule)
 
 
-def require_growth(small: Network, large: Network, widths: tuple[int, int]) -> None:
+def require_growth(small: Parametrized, large: Parametrized, widths: tuple[int, int]) -> None:
     """Raises a `ValueError` if models of two widths have the same shapes."""
     if small.shapes == large.shapes:
         raise ValueError(
@@ -80,95 +51,27 @@ def require_growth(small: Network, large: Network, widths: tuple[int, int]) -> N
         )
 
 
-def _takes_rule(task: Task) -> bool:
-    return bool(asked_for(task.make_model, {"parametrization": None}))
-
-
-def _rule(task: Task, config: Config, cell: Cell) -> Parametrization:
+def _parametrization_of(task: Task, config: Config, cell: Cell) -> Parametrization:
     # A plain layer applies no multiplier, so it needs the gauge of muP that has none.
-    plain_mup = cell.parametrization == "mup" and not _takes_rule(task)
-    family = FAMILY[config.optimizer]
-    return parametrization(cell.parametrization, family, gauge="table3" if plain_mup else None)
+    is_plain = not as_model(task.make_model).asks_for("parametrization")
+    gauge = "table3" if is_plain and cell.parametrization == "mup" else None
+    return parametrization(cell.parametrization, FAMILY[config.optimizer], gauge=gauge)
 
 
-def _source(task: Task, config: Config, cell: Cell, rule: Parametrization) -> tuple[Source, Made]:
-    """The factory with all its arguments but the width, and the abstract model of a cell."""
+def _model_of(task: Task, config: Config, cell: Cell) -> Model:
+    """The model with all arguments of its factory but the width and the parametrization."""
+    model = as_model(task.make_model, inputs=task.inputs)
     numbers = (*NUMBERS[config.optimizer], "batch_size", "steps")
     chosen = {name: value for name, value in cell.setting if name not in numbers}
-    fixed = {"parametrization": rule, "base_width": config.base, "depth": config.depth}
-    asked = asked_for(task.make_model, {**fixed, **chosen})
-    if unknown := [name for name in chosen if name not in asked]:
+    parameters = open_parameters(model.make_model)
+    unnamed = {name: value for name, value in chosen.items() if name not in parameters}
+    if unnamed and all(
+        one.kind is not inspect.Parameter.VAR_KEYWORD for one in parameters.values()
+    ):
         raise ValueError(
             f"`sweep` must name hyper-parameters of the optimizer, {', '.join(numbers)}, or "
-            f"parameters of `make_model`, which has no {', '.join(unknown)}."
+            f"parameters of `make_model`, which has no {', '.join(unnamed)}."
         )
-    make_model = functools.partial(task.make_model, **asked)
-    source = Source(make_model)
-    if _abstract(source, cell.width).api == "linen":
-        source = Source(make_model, task.evaluation[0] if task.inputs is None else task.inputs)
-    return source, _abstract(source, cell.width, jax.random.key(0))
-
-
-def _abstract(source: Source, width: int, key: Any = None) -> Made:
-    """The model of this width with shapes for arrays; a Linen module without key has none."""
-    seen: list[Made] = []
-
-    def arrays() -> Any:
-        seen.append(source.make(width, key))
-        return seen[-1].arrays
-
-    try:
-        shapes = jax.eval_shape(arrays)
-    except Exception as error:  # whatever the user's function raises
-        raise ValueError(
-            f"`make_model` must build a model of width {width}. It raised "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    return Made(seen[-1].api, shapes, seen[-1].rest)
-
-
-def _declared(source: Source, made: Made) -> Any:
-    if made.api == "linen":
-        return jaxmup.linen.specs(made.rest, *source.example(None))
-    if made.api == "nnx":
-        return jaxmup.nnx.specs(made.model)
-    raise ValueError(
-        "A `make_model` with a parameter `parametrization` must return a module of jaxmup layers. "
-        "Got a tree of arrays. Leave out the parameter."
-    )
-
-
-def _draw(source: Source, width: int, key: Any) -> tuple[Any, Any]:
-    made = source.make(width, key)
-    return _parts(made.api, made.arrays)
-
-
-def _rescaled(
-    source: Source, specs: Any, rule: Parametrization, sizes: dict[str, int]
-) -> Callable[[Any], tuple[Any, Any]]:
-    @jax.jit  # compiled once for all seeds
-    def draw(key: Any) -> tuple[Any, Any]:
-        model = rescale(source.make_model, specs, rule, **sizes, key=key, inputs=source.inputs)
-        if isinstance(model, nnx.Module):
-            return _parts("nnx", nnx.state(model))
-        return _parts("tree" if source.inputs is None else "linen", model)
-
-    return draw
-
-
-def _parts(api: str, arrays: Any) -> tuple[Any, Any]:
-    """The parameters, and the rest of the state."""
-    if api == "nnx":
-        return nnx.filter_state(arrays, nnx.Param), nnx.filter_state(arrays, nnx.Not(nnx.Param))
-    if api == "linen":
-        return arrays["params"], {name: x for name, x in arrays.items() if name != "params"}
-    return arrays, {}
-
-
-def _joined(made: Made, params: Any, rest: Any) -> tuple[Any, Callable[[], Any]]:
-    if made.api == "nnx":
-        model = nnx.merge(made.rest, params, rest, copy=True)  # a loss may change the rest
-        return model, lambda: nnx.state(model, nnx.Not(nnx.Param))
-    if made.api == "linen":
-        return functools.partial(made.rest.apply, {"params": params, **rest}), lambda: rest
-    return params, lambda: rest
+    make_model = functools.partial(model.make_model, **unnamed) if unnamed else model.make_model
+    model = dataclasses.replace(model, make_model=make_model)
+    return model.offering(**{"base_width": config.base, "depth": config.depth, **chosen})

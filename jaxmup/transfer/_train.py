@@ -13,12 +13,12 @@ import numpy as np
 from jaxmup.transfer._config import Config
 from jaxmup.transfer._hosts import exchanged, is_mine
 from jaxmup.transfer._identity import config_to_json, versions
-from jaxmup.transfer._measure import Progress
 from jaxmup.transfer._network import network, require_growth
+from jaxmup.transfer._progress import Progress
 from jaxmup.transfer._search import Cell, search, settings
 from jaxmup.transfer._store import Store, key_of, open_store
-from jaxmup.transfer._sweep import group_of, keys_of, program, program_of
-from jaxmup.transfer._task import Task, replayable, require_finite
+from jaxmup.transfer._sweep import group_of, keys_of, program_of, trainer
+from jaxmup.transfer._task import Batch, Task, replayable, require_finite
 from jaxmup.transfer._trial import Trial
 
 
@@ -56,12 +56,15 @@ def train(
         sharing.setdefault(program_of(config, cell), []).append(cell)
     networks = {at: network(task, config, at) for at in sharing}
     keys = {at: keys_of(config, sharing[at]) for at in sharing}
-    work = {at: net.size * config.of("steps", dict(at.setting)) for at, net in networks.items()}
+    work = {
+        at: net.num_parameters * config.of("steps", dict(at.setting))
+        for at, net in networks.items()
+    }
     done, total = 0, sum(work[at] * len(keys[at]) for at in sharing)
     for turn, at in enumerate(sharing):
         progress(Progress(done, total, at.parametrization, at.width))
         if any(key not in store.known for key in keys[at]):
-            size, train_group = program(task, config, at, networks[at], len(keys[at]))
+            size, train_group = trainer(task, config, at, networks[at], len(keys[at]))
             for i, start in enumerate(range(0, len(keys[at]), size)):
                 group = keys[at][start : start + size]
                 if is_mine(turn + i) and any(key not in store.known for key in group):
@@ -76,7 +79,7 @@ def train(
 
 
 def _identity(task: Task, config: Config) -> dict[str, Any]:
-    """What makes a measurement this one: its trials are worth nothing to another.
+    """The facts that tell this measurement from others: to those its trials are worth nothing.
 
     Raises:
       ValueError: if a model cannot be built, or does not grow with the width.
@@ -91,14 +94,14 @@ def _identity(task: Task, config: Config) -> dict[str, Any]:
     devices = jax.local_devices()
     return {
         "config": config_to_json(config),
-        "parameters": {str(width): net.size for width, net in networks.items()},
+        "parameters": {str(width): net.num_parameters for width, net in networks.items()},
         "evaluation": _digest(task.evaluation),
         "versions": versions(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
     }
 
 
-def _digest(tree: Any) -> str:
+def _digest(tree: Batch) -> str:
     digest = hashlib.sha256()
     for leaf in map(np.asarray, jax.tree.leaves(tree)):
         digest.update(f"{leaf.shape} {leaf.dtype}".encode() + leaf.tobytes())

@@ -1,0 +1,183 @@
+"""Files to files, one tensor at a time."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
+
+from flax import nnx
+
+from jaxmup import _check
+from jaxmup._parameter import gauge_move
+from jaxmup._parametrization import Parametrization
+from jaxmup._tree import Specs, Tree, listed
+from jaxmup.bridge import _safetensors
+from jaxmup.bridge._convert import converted, plan_of, reverted
+from jaxmup.bridge._flax_model import FlaxModel, open_model
+from jaxmup.bridge._pairs import Pairs
+from jaxmup.bridge._plan import Plan
+from jaxmup.bridge._safetensors import ShapeDtype
+from jaxmup.bridge._sources import Checkpoint, StateDictOrFile, open_checkpoint
+
+Side: TypeAlias = Literal["flax", "torch"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """A conversion of a file that is ready to run.
+
+    Args:
+      plan: Tensors with the leaves that they become.
+      to: Side that is written.
+      checkpoint: File that is read.
+      arrays: Shape and dtype of each array that is written, by name.
+    """
+
+    plan: Plan
+    to: Side
+    checkpoint: Checkpoint
+    arrays: Mapping[str, ShapeDtype]
+
+    def write(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        allow_nan: bool = False,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        """Writes the file, whole or not at all.
+
+        Args:
+          path: Path of the file, which ends in `.safetensors`.
+          allow_nan: Whether a tensor may hold NaN.
+          progress: Function that is called with the number of entries that are done.
+
+        Raises:
+          OSError: if it cannot be written, or is a symbolic link; what was there is then as it was.
+          ValueError: naming the file and the tensors, as `from_torch`.
+        """
+        path = Path(path)
+        if path.suffix != ".safetensors":
+            raise ValueError(f"A converted file must end in .safetensors. Got {path}.")
+        with _safetensors.writing(path, self.arrays, {"format": _FORMAT[self.to]}) as file:
+            for done, entry in enumerate(self.plan.entries):
+                if self.to == "flax":
+                    moved = converted(entry, self.checkpoint, allow_nan=allow_nan)
+                    for place, array in zip(entry.targets, moved, strict=True):
+                        file.write(place.path, array, place.row)
+                else:
+                    moved = reverted(entry, self.checkpoint, allow_nan=allow_nan)
+                    for source, array in zip(entry.sources, moved, strict=True):
+                        file.write(source.name, array)
+                progress(done + 1)
+
+
+_FORMAT = {"flax": "flax", "torch": "pt"}  # PyTorch's readers look for the latter
+
+
+def conversion(
+    source: str | os.PathLike[str],
+    model: nnx.Module | Tree,
+    *,
+    to: Side,
+    like: StateDictOrFile | None = None,
+    pairs: Pairs | None = None,
+    parametrization: Parametrization | None = None,
+    specs: Specs | None = None,
+) -> Conversion:
+    """The conversion of a file; nothing but headers is read, and nothing written.
+
+    On Flax's side a file is of safetensors too, with the paths of the leaves for names, such as
+    `"blocks/0/attention/query/kernel"`; `jaxmup.bridge.load` reads it.
+
+    Args:
+      source: Path of the file that is read: on the way to Flax in any format that `from_torch`
+        reads, on the way to PyTorch one of leaves.
+      model: NNX module, or a tree with arrays; may be abstract.
+      to: Side that is written, `"flax"` or `"torch"`.
+      like: On the way to PyTorch, a state dict or a file with the names and shapes to write.
+      pairs: Paths of Flax for names that don't say it themselves; see `from_torch`.
+      parametrization: Parametrization in whose gauge the leaves are; `None` for that of the model.
+      specs: For a tree, the `ParamSpec` of its parameters; see `from_torch`.
+
+    Raises:
+      As `from_torch`; and `ValueError` if `like` is missing, or the file holds other leaves than
+      the model.
+    """
+    _check.one_of("to", to, get_args(Side))
+    opened = open_model(model, specs)
+    if parametrization is not None:
+        opened = in_gauge(opened, parametrization)
+    checkpoint = open_checkpoint(source)
+    if to == "flax":
+        made = plan_of(checkpoint, opened, pairs)
+        return Conversion(made, to, checkpoint, _leaves(made))
+    if like is None:
+        raise ValueError(
+            "To write for PyTorch, its names and shapes must be known. Got no `like`: a state dict "
+            "of the module, or a file of one."
+        )
+    _require_leaves(checkpoint, opened)
+    made = plan_of(open_checkpoint(like), opened, pairs)
+    return Conversion(made, to, checkpoint, _tensors(made, checkpoint))
+
+
+def in_gauge(opened: FlaxModel, parametrization: Parametrization) -> FlaxModel:
+    """The leaves with the multipliers of another gauge.
+
+    Raises:
+      ValueError: if no specs are known, or `parametrization` is another physics than the layers'.
+    """
+    if not opened.specs:
+        raise ValueError(
+            "Weights move between gauges by their specs, and this model has none. Build it of "
+            "jaxmup's layers, or pass `specs`."
+        )
+    leaves = tuple(
+        leaf
+        if (spec := opened.specs.get(leaf.path)) is None
+        else leaf._replace(multiplier=gauge_move(spec, parametrization).multiplier)
+        for leaf in opened.leaves
+    )
+    return opened._replace(leaves=leaves)
+
+
+def _leaves(made: Plan) -> dict[str, ShapeDtype]:
+    """Shape and dtype of each leaf that is written."""
+    found: dict[str, ShapeDtype] = {}
+    for entry in made.entries:
+        for place in entry.targets:
+            dtype = entry.sources[0].dtype
+            leaf = found.setdefault(place.path, ShapeDtype(made.shapes[place.path], dtype))
+            if leaf.dtype != dtype:
+                raise ValueError(
+                    f"The layers of a stack must have one dtype. {entry.sources[0].name} for "
+                    f"{place} has {dtype}, those before it {leaf.dtype}."
+                )
+    return found
+
+
+def _tensors(made: Plan, leaves: Checkpoint) -> dict[str, ShapeDtype]:
+    """Shape and dtype of each tensor that is written, from a file of leaves."""
+    dtypes = {leaf.name: leaf.dtype for leaf in leaves.sources}
+    return {
+        source.name: ShapeDtype(
+            source.shape, dtypes[entry.targets[0].path] if entry.targets else source.dtype
+        )
+        for entry in made.entries
+        for source in entry.sources
+    }
+
+
+def _require_leaves(checkpoint: Checkpoint, opened: FlaxModel) -> None:
+    held = {s.name: s.shape for s in checkpoint.sources}
+    asked = {leaf.path: leaf.shape for leaf in opened.leaves}
+    wrong = [
+        f"{name}: {held.get(name, 'not there')} in the file, {asked.get(name, 'not there')} in "
+        "the model"
+        for name in [*asked, *(n for n in held if n not in asked)]
+        if held.get(name) != asked.get(name)
+    ]
+    if wrong:
+        raise ValueError(f"{checkpoint.where} must hold the leaves of the model:{listed(wrong)}")

@@ -1,0 +1,80 @@
+"""The parameters of a tree, and what belongs to each by its name."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxmup._check import number, same_tree
+from jaxmup._tree import Params, PathName, Tree, leaves_by_path, named_leaves
+
+T = TypeVar("T")
+
+
+def is_parameter(leaf: Any) -> bool:
+    """True for floating-point arrays; tables of integers, flags and functions do not train.
+
+    Example:
+      >>> is_parameter(jnp.ones(2)), is_parameter(jnp.arange(2)), is_parameter(jnp.tanh)
+      (True, False, False)
+    """
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def parameters(tree: Params) -> dict[PathName, Array]:
+    """The parameters of a tree by name.
+
+    Raises:
+      ValueError: if two leaves have one name.
+    """
+    return {name: leaf for name, leaf in named_leaves(tree) if is_parameter(leaf)}
+
+
+def entries_of(what: str, entries: Mapping[PathName, T], tree: Params) -> dict[PathName, T]:
+    """The entry of each parameter of `tree`; entries of its other leaves are left out.
+
+    Raises:
+      ValueError: if a parameter has no entry, an entry no leaf, or their shapes differ.
+    """
+    leaves = leaves_by_path(tree)
+    found = {
+        name: entry
+        for name, entry in entries.items()
+        if name not in leaves or is_parameter(leaves[name])
+    }
+    same_tree(what, found, parameters(tree), remedy="Make them from the model that is trained.")
+    return found
+
+
+def map_parameters(
+    function: Callable[[Array, T], Array], tree: Params, entries: Mapping[PathName, T]
+) -> Params:
+    """Maps `function(parameter, entry)` over `tree`, whose other leaves stay as they are."""
+    leaves = [
+        function(leaf, entries[name]) if is_parameter(leaf) else leaf
+        for name, leaf in named_leaves(tree)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+
+
+def thetas_of(theta: Tree, names: Iterable[PathName]) -> dict[PathName, float]:
+    """The gauge moves that `theta` holds by name; a number alone is that of each of `names`.
+
+    Raises:
+      TypeError: if a value is no number.
+      ValueError: if a value is not finite and positive.
+
+    Example:
+      >>> thetas_of(2.0, ["w", "b"]), thetas_of({"w": jnp.float32(4)}, ["w"])
+      ({'w': 2.0, 'b': 2.0}, {'w': 4.0})
+    """
+    given = {name: _number(name, value) for name, value in named_leaves(theta)}
+    return dict.fromkeys(names, given[""]) if list(given) == [""] else given
+
+
+def _number(name: PathName, value: Any) -> float:
+    what = f"theta of {name}" if name else "theta"
+    number(what, value, above=0, remedy="The multiplier is multiplied by it.")
+    return value.item() if hasattr(value, "item") else value
