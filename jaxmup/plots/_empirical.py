@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxmup.empirical import Report, Row
+from jaxmup.empirical import ModuleStatistics, Report
 from jaxmup.plots._style import GRID, INK, MUTED, colors, new_figure, style
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def _panel(axis: "Axes", report: Report, field: str, title: str) -> None:
     style(axis)
 
 
-def _points(rows: Sequence[Row], field: str) -> tuple[list[int], list[float]]:
+def _points(rows: Sequence[ModuleStatistics], field: str) -> tuple[list[int], list[float]]:
     """The places and values that a logarithmic axis can show: positive and finite ones."""
     values = [getattr(row, field) for row in rows]
     shown = [(i, v) for i, v in enumerate(values) if v is not None and np.isfinite(v) and v > 0]
