@@ -116,6 +116,7 @@ def top_k_gates(logits: Array, k: int) -> Array:
     """
     wide = jnp.promote_types(logits.dtype, jnp.float32)
     largest, chosen = lax.top_k(logits.astype(wide), k)
+    # A product with one-hot rows: what is not chosen is exactly zero, its gradient too.
     rows = jax.nn.one_hot(chosen, logits.shape[-1], dtype=wide)
     return jnp.einsum("...k,...ke->...e", jax.nn.softmax(largest), rows).astype(logits.dtype)
 

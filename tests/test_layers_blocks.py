@@ -441,6 +441,10 @@ BAD = {
         lambda: jaxmup.nnx.MixtureOfExperts(4, 8, 2, 3, rngs=nnx.Rngs(0)),
         "between 1 and `num_experts`. Got top_k=3 of 2",
     ),
+    "no block": (
+        lambda: jaxmup.nnx.Stack(dense_nnx, 0, rngs=nnx.Rngs(0)),
+        "`num_blocks` .* at least 1. Got 0",
+    ),
     "no features": (
         lambda: jaxmup.linen.GatedMLP(4, 0).init(jax.random.key(0), jnp.ones((1, 4))),
         "at least 1. Got 0",

@@ -1,7 +1,6 @@
 """Normalization layers: gain and bias are weights of an input that is always 1."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -153,6 +152,6 @@ class BatchNorm(_Norm, nn.BatchNorm):
         return y
 
 
-def _sizes(x: Array, axes: Any) -> tuple[int, ...]:
+def _sizes(x: Array, axes: int | Sequence[int]) -> tuple[int, ...]:
     axes = axes if isinstance(axes, Sequence) else (axes,)
     return tuple(jnp.shape(x)[i] for i in sorted(i % jnp.ndim(x) for i in axes))

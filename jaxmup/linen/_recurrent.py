@@ -1,7 +1,7 @@
 """Recurrent cells."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -9,6 +9,8 @@ from jax import Array
 
 from jaxmup.linen._layer import Layer, Weights, once
 from jaxmup.linen._linear import dense_axes
+
+Carry = TypeVar("Carry", Array, tuple[Array, Array])  # the state of a cell
 
 
 class _Cell(Layer):
@@ -24,8 +26,8 @@ class _Cell(Layer):
     base_features: int | None = None
 
     def call_cell(
-        self, cell: type[nn.Module], has_bias: Mapping[str, bool], carry: Any, inputs: Array
-    ) -> Any:
+        self, cell: type[nn.Module], has_bias: Mapping[str, bool], carry: Carry, inputs: Array
+    ) -> tuple[Carry, Array]:
         """Calls Flax's cell, whose linear maps have the names, and a bias or none, as given."""
         own: Any = self
         weights = {}
@@ -115,7 +117,9 @@ class LSTMCell(_Cell, nn.LSTMCell):
     """
 
     @nn.compact
-    def __call__(self, carry: tuple[Array, Array], inputs: Array) -> Any:
+    def __call__(
+        self, carry: tuple[Array, Array], inputs: Array
+    ) -> tuple[tuple[Array, Array], Array]:
         """The new state, and the output."""
         has_bias = {side + gate: side == "h" for side in "ih" for gate in "ifgo"}
         return self.call_cell(nn.LSTMCell, has_bias, carry, inputs)

@@ -97,21 +97,16 @@ class GPT(nnx.Module):
     ):
         base_num_heads = num_heads if base_num_heads is None else base_num_heads
         base_num_layers = num_layers if base_num_layers is None else base_num_layers
+        _check_options(norm, feed_forward, positions, context)
+        _check_readout(tied, readout_init)
         _check.size("num_layers", num_layers)
         _check.size("base_num_layers", base_num_layers)
-        _check.one_of("norm", norm, get_args(Norm))
-        _check.one_of("feed_forward", feed_forward, get_args(FeedForward))
-        _check.one_of("positions", positions, get_args(Positions))
         _check_heads(width=width, num_heads=num_heads)
         _check_heads(base_width=base_width, base_num_heads=base_num_heads)
         _check_together(hidden_features, base_hidden_features)
-        _check_context(positions, context)
-        _check_readout(tied, readout_init)
         if hidden_features is None or base_hidden_features is None:
             hidden_features, base_hidden_features = 4 * width, 4 * base_width
-        dtypes = {"dtype": dtype, "param_dtype": param_dtype}
-        common = {"parametrization": parametrization, "rngs": rngs, **dtypes}
-        features = {"base_features": base_width}
+        layer = {"parametrization": parametrization, "dtype": dtype, "param_dtype": param_dtype}
 
         def make_block(rngs: nnx.Rngs) -> Block:
             return Block(
@@ -126,11 +121,14 @@ class GPT(nnx.Module):
                 feed_forward=feed_forward,
                 use_bias=use_bias,
                 depth_ratio=num_layers / base_num_layers,
-                **{**common, "rngs": rngs},
+                rngs=rngs,
+                **layer,
             )
 
-        self.embed = Embed(vocabulary, width, **features, **common)
-        self.positions = None if context is None else Embed(context, width, **features, **common)
+        common = {"rngs": rngs, **layer}
+        embedding = {"base_features": base_width, **common}
+        self.embed = Embed(vocabulary, width, **embedding)
+        self.positions = None if context is None else Embed(context, width, **embedding)
         self.blocks = (
             Stack(make_block, num_layers, rngs=rngs)
             if stacked
@@ -321,7 +319,10 @@ def _check_together(hidden_features: int | None, base_hidden_features: int | Non
         )
 
 
-def _check_context(positions: Positions, context: int | None) -> None:
+def _check_options(norm: object, feed_forward: object, positions: object, context: object) -> None:
+    _check.one_of("norm", norm, get_args(Norm))
+    _check.one_of("feed_forward", feed_forward, get_args(FeedForward))
+    _check.one_of("positions", positions, get_args(Positions))
     if (positions == "learned") != (context is not None):
         raise ValueError(
             "`context`, the length of the longest sequence, must be given for learned positions "

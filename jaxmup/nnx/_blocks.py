@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jaxmup import functional
+from jaxmup import _check, functional
 from jaxmup._parameter import as_parametrization, per_expert_init, require_top_k
 from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup.nnx._linear import Einsum, Linear
@@ -225,6 +225,7 @@ class Stack(nnx.Module):
         unroll: bool = False,
         rngs: nnx.Rngs,
     ):
+        _check.size("num_blocks", num_blocks)
         self.blocks = nnx.split_rngs(splits=num_blocks)(nnx.vmap(make_block))(rngs)
         self.num_blocks = num_blocks
         self.unroll = unroll
@@ -239,5 +240,5 @@ class Stack(nnx.Module):
         return x
 
 
-def _step(x: Array, block: Any) -> Array:
+def _step(x: Array, block: Callable[[Array], Array]) -> Array:
     return block(x)

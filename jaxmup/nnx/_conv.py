@@ -8,7 +8,7 @@ from jax import Array
 
 from jaxmup._axes import Sizes, conv_axes
 from jaxmup._parametrization import Parametrization, ParametrizationName
-from jaxmup.nnx._layer import hold_multipliers, scale_in, scaled_arguments
+from jaxmup.nnx._layer import OutSharding, hold_multipliers, scale_in, scaled_arguments
 
 
 class Conv(nnx.Conv):
@@ -79,7 +79,7 @@ class Conv(nnx.Conv):
         super().__init__(in_features, out_features, kernel_size, strides, **arguments)
         hold_multipliers(self)
 
-    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
+    def __call__(self, inputs: Array, out_sharding: OutSharding = None) -> Array:
         """Applies the layer to `inputs` of shape `(..., *spatial, in_features)`."""
         layer, inputs = scale_in(self, inputs)
         return nnx.Conv.__call__(layer, inputs, out_sharding)

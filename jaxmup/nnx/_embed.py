@@ -13,6 +13,7 @@ from jaxmup._readout import tied_readout_ratio
 from jaxmup.nnx._layer import (
     SPEC,
     Multiplier,
+    OutSharding,
     hold_multipliers,
     multiplier_of,
     scaled_arguments,
@@ -83,7 +84,7 @@ class Embed(nnx.Embed):
         hold_multipliers(self)
         self.parametrization = as_parametrization(parametrization)
 
-    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
+    def __call__(self, inputs: Array, out_sharding: OutSharding = None) -> Array:
         """The embeddings of integer `inputs`: one more axis, of size `features`."""
 
         def take(embedding: Array) -> Array:
@@ -93,7 +94,7 @@ class Embed(nnx.Embed):
         multiplier = multiplier_of(self, "embedding")
         return functional.lookup(take, self.embedding[...], inputs.size, multiplier)
 
-    def attend(self, query: Array, out_sharding: Any = None) -> Array:
+    def attend(self, query: Array, out_sharding: OutSharding = None) -> Array:
         """The logits of `query` of shape `(..., features)`: `(..., num_embeddings)`.
 
         Raises:

@@ -67,6 +67,7 @@ def trace_multipliers(model: M) -> M:
         if not isinstance(multiplier, Multiplier):
             shape = owned.param.shape
             added = added_axes(name_of(owned.path), owned.spec, shape)
+            # One value for each layer of a stack, so that `vmap` and `scan` take them apart alike.
             values = jnp.full([shape[i] for i in added], multiplier, jnp.result_type(float))
             setattr(owned.layer, multiplier_name(owned.name), nnx.data(Multiplier(values)))
     return model

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn import dtypes
 from flax.nnx.nn.linear import default_bias_init, default_kernel_init
-from flax.typing import Dtype, Initializer, PrecisionLike, PromoteDtypeFn
+from flax.typing import DotGeneralT, Dtype, Initializer, PrecisionLike, PromoteDtypeFn
 from jax import Array, lax
 
 from jaxmup._axes import Bases, Sizes, axes_of, einsum_axes, linear_axes
 from jaxmup._parametrization import Parametrization, ParametrizationName
-from jaxmup.nnx._layer import hold_multipliers, scale_in, scaled_arguments
+from jaxmup.nnx._layer import OutSharding, hold_multipliers, scale_in, scaled_arguments
 
 
 class Linear(nnx.Linear):
@@ -65,7 +65,7 @@ class Linear(nnx.Linear):
         precision: PrecisionLike = None,
         kernel_init: Initializer = default_kernel_init,
         bias_init: Initializer = default_bias_init,
-        dot_general: Any = lax.dot_general,
+        dot_general: DotGeneralT = lax.dot_general,
         promote_dtype: PromoteDtypeFn = dtypes.promote_dtype,
         preferred_element_type: Dtype | None = None,
         parametrization: Parametrization | ParametrizationName = "mup",
@@ -108,7 +108,7 @@ class Linear(nnx.Linear):
         super().__init__(in_features, out_features, **arguments)
         hold_multipliers(self)
 
-    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
+    def __call__(self, inputs: Array, out_sharding: OutSharding = None) -> Array:
         """Applies the layer to `inputs` of shape `(..., in_features)`: `(..., out_features)`."""
         layer, inputs = scale_in(self, inputs)
         return nnx.Linear.__call__(layer, inputs, out_sharding)
@@ -177,7 +177,7 @@ class LinearGeneral(nnx.LinearGeneral):
         super().__init__(in_features, out_features, **arguments)
         hold_multipliers(self)
 
-    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
+    def __call__(self, inputs: Array, out_sharding: OutSharding = None) -> Array:
         """Applies the layer along `axis` of `inputs`."""
         layer, inputs = scale_in(self, inputs)
         return nnx.LinearGeneral.__call__(layer, inputs, out_sharding)
@@ -245,7 +245,7 @@ class Einsum(nnx.Einsum):
         hold_multipliers(self)
 
     def __call__(
-        self, inputs: Array, einsum_str: str | None = None, out_sharding: Any = None
+        self, inputs: Array, einsum_str: str | None = None, out_sharding: OutSharding = None
     ) -> Array:
         """Applies the layer to `inputs` of the shape that the equation says."""
         layer, inputs = scale_in(self, inputs)

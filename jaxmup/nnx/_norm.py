@@ -7,7 +7,7 @@ from jax import Array
 
 from jaxmup._axes import axes_of, norm_axes
 from jaxmup._parametrization import Parametrization, ParametrizationName
-from jaxmup.nnx._layer import effective, hold_multipliers, scaled_arguments, with_arrays
+from jaxmup.nnx._layer import M, effective, hold_multipliers, scaled_arguments, with_arrays
 
 
 class _Norm:
@@ -153,6 +153,6 @@ class BatchNorm(_Norm, nnx.BatchNorm):
         return nnx.BatchNorm.__call__(_effective(self), x, use_running_average, mask=mask)
 
 
-def _effective(layer: Any) -> Any:
+def _effective(layer: M) -> M:
     arrays = {name: effective(layer, name) for name in ("scale", "bias") if hasattr(layer, name)}
     return with_arrays(layer, **arrays)

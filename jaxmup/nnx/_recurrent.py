@@ -105,7 +105,7 @@ class LSTMCell(_Cell, nnx.LSTMCell):
 
 
 def _replace_linear(
-    cell: nnx.RNNCellBase,
+    cell: nnx.SimpleCell | nnx.GRUCell | nnx.LSTMCell,
     bases: tuple[int | None, int | None],
     given: Mapping[str, Any],
     shared: Mapping[str, Any],
