@@ -4,7 +4,7 @@ import dataclasses
 import fnmatch
 import functools
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import flax.errors
@@ -365,11 +365,15 @@ def _selection(wrt: Wrt) -> Selects:
         return lambda name, leaf: fnmatch.fnmatchcase(name, wrt)
     if isinstance(wrt, types.FunctionType | functools.partial):
         return wrt
-    if isinstance(wrt, Iterable) and all(isinstance(one, str) for one in wrt):
-        patterns = tuple(wrt)
-        return lambda name, leaf: any(fnmatch.fnmatchcase(name, one) for one in patterns)
+    if _are_patterns(wrt):
+        return lambda name, leaf: any(fnmatch.fnmatchcase(name, one) for one in wrt)
     filter_ = nnx.filterlib.to_predicate(wrt)
     return lambda name, leaf: filter_(tuple(name.split("/")), leaf)
+
+
+def _are_patterns(wrt: Wrt) -> bool:
+    # An iterator would be used up by the first model.
+    return isinstance(wrt, Collection) and all(isinstance(one, str) for one in wrt)
 
 
 def _uncounted(key: Array) -> nnx.Rngs:

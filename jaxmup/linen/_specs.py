@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import traverse_util
 
+from jaxmup._inputs import take_arrays
 from jaxmup._parameter import Parameter
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import Params, Specs, leaves_by_path, listed, map_named, specs_of_leaves
@@ -27,8 +28,8 @@ def specs(
 
     Args:
       module: A Linen module.
-      *example_inputs: Inputs of a call, arrays or `jax.ShapeDtypeStruct`s. What is no array, such
-        as a flag, goes by keyword.
+      *example_inputs: Inputs of a call. Arrays may be `jax.ShapeDtypeStruct`s; what is no array,
+        such as a flag, stays as Python has it.
       given: Specs of parameters that no jaxmup layer made, by name (`"norm/scale"`).
       **kwargs: Keyword arguments of `module.init`.
 
@@ -122,8 +123,12 @@ def _declared(
                     layer.variable(MULTIPLIERS, name, jnp.float32, parameter.multiplier)
         return made
 
+    arrays, static = take_arrays((inputs, kwargs))
+
+    def init(arrays: list[Any]) -> Any:
+        args, keywords = static.joined(arrays)
+        return nn.unbox(module.init(jax.random.key(0), *args, **keywords))
+
     with nn.intercept_methods(record):
-        variables = jax.eval_shape(
-            lambda *inputs: nn.unbox(module.init(jax.random.key(0), *inputs, **kwargs)), *inputs
-        )
+        variables = jax.eval_shape(init, arrays)
     return declared, variables
