@@ -1,4 +1,4 @@
-"""Rules on the state of a running optimizer."""
+"""Checks of the state of a running optimizer."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ _SHARE = 0.25  # of the entries that have had a gradient
 def check_state(
     scalings: Mapping[str, Scaling], opt_state: Any, eps: float, b2: float
 ) -> Iterator[Finding]:
-    """Where eps is larger than the root of the second moment.
+    """Finds where eps is larger than the root of the second moment.
 
     Entries whose second moment is zero have had no gradient, and do not count.
     """
@@ -42,7 +42,7 @@ def check_state(
 
 
 def has_started(opt_state: Any) -> bool:
-    """Whether a step counter of the state is above zero, or may be, as there is none."""
+    """Says if a step counter of the state is above zero, or may be, as there is none."""
     counters = [int(leaf) for path, leaf in _leaves(opt_state) if _is_counter(path)]
     return not counters or max(counters) > 0
 
