@@ -175,9 +175,9 @@ def grown_initializer(init: Initializer, base_shape: tuple[int, ...], gain: floa
              [0.5, 0.5, 0.5, 0.5]], dtype=float32)
     """
 
-    def grown(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Any:
+    def grown(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Any:
         tiles = tuple(-(-size // base) for size, base in zip(shape, base_shape, strict=True))
-        if math.prod(tiles) == 1:
+        if math.prod(tiles) == 1:  # the key as it is: at base width the bits are those of `init`
             drawn = init(key, base_shape, dtype)
         else:
             keys = jax.random.split(key, math.prod(tiles))

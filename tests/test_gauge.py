@@ -565,6 +565,7 @@ def state_of(tx: Any, params: Any = None) -> Any:
 BOTH = {"w": 2.0, "b": 3.0}
 REFUSED = {
     "unknown state": (optax.lbfgs(), BOTH, None, "ScaleByLBFGSState.*in_reference_gauge"),
+    "no order": (optax.named_chain(("one", optax.adam(0.1))), BOTH, None, "itself.: a mapping"),
     "another optimizer": (optax.adam(0.1), BOTH, "rmsprop", "ScaleByAdamState"),
     "no optimizer": (optax.adam(0.1), BOTH, "adma", "Known:"),
     "an open place": (

@@ -107,12 +107,13 @@ def test_an_update_passes_what_keeps_arrays_for_its_parameter() -> None:
     tx = optax.chain(
         optax.masked(optax.trace(0.9), {"a": True, "b": False}),
         optax.partition({"x": optax.ema(0.9), "y": optax.scale_by_rms()}, {"a": "x", "b": "y"}),
+        optax.masked(optax.scale_by_lion(), {"a": False, "b": False}),
     )
     owners, chain = Owners(["a/w", "b"]), walk(tx.init(PARAMS)).chain
     passed = {name: [link.name for link in owners.links(chain, name)] for name in ("a/w", "b")}
     assert passed == {
-        "a/w": ["masked", "trace", "masked", "ema"],
-        "b": ["masked", "masked", "scale_by_rms"],
+        "a/w": ["masked", "trace", "masked", "ema", "masked"],
+        "b": ["masked", "masked", "scale_by_rms", "masked"],
     }
 
 

@@ -10,6 +10,7 @@ from jaxmup._explain._group import merge
 from jaxmup._explain._row import ParameterRow, at_base
 from jaxmup._parametrization import Parametrization
 from jaxmup._spec import ParamSpec
+from jaxmup._specs_of import specs_of
 from jaxmup._tree import leaves_by_path, require_leaves, resolve
 
 
@@ -101,7 +102,8 @@ def explain(
     learning rate, gradient, eps and weight decay.
 
     Args:
-      specs: a tree with a `ParamSpec` at each leaf, such as `jaxmup.nnx.specs` returns.
+      specs: A tree with a `ParamSpec` at each leaf, such as `jaxmup.nnx.specs` returns, or a model
+        of jaxmup layers: an NNX module, or a `jaxmup.Model` at a size.
       parametrization: the rule, for the family of the optimizer that will be used.
       learning_rate: the base model's; with it, rows hold the learning rate of each stored weight.
 
@@ -134,6 +136,7 @@ def explain(
         remedy = "It is the base model's."
         _check.number("learning_rate", learning_rate, above=0, may_be_traced=False, remedy=remedy)
         learning_rate = _check.plain(learning_rate)
+    specs = specs_of(specs)
     scalings = leaves_by_path(resolve(specs, parametrization))
     by_path = require_leaves("specs", specs, ParamSpec, "Use `jaxmup.nnx.specs`.")
     rows = (

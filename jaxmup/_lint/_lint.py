@@ -14,6 +14,7 @@ from jaxmup._lint._transform import check_transform
 from jaxmup._parametrization import Parametrization
 from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
+from jaxmup._specs_of import specs_of
 from jaxmup._tree import (
     OptState,
     Params,
@@ -62,7 +63,8 @@ def lint(
     be made is a finding too, `not-checked`, which says why.
 
     Args:
-      specs: Tree with a `ParamSpec` at each leaf, such as `jaxmup.nnx.specs` returns.
+      specs: Tree with a `ParamSpec` at each leaf, such as `jaxmup.nnx.specs` returns, or a model of
+        jaxmup layers: an NNX module, or a `jaxmup.Model` at a size.
       parametrization: Parametrization that is meant.
       scalings: Scalings that are used; `None` for `jaxmup.resolve(specs, parametrization)`. Leave
         out `parametrization` where some were replaced on purpose.
@@ -101,6 +103,7 @@ def lint(
     References:
       Yang et al., "Tensor Programs V", arXiv:2203.03466, Tables 3, 8, 9 and Appendix B.3.
     """
+    specs = specs_of(specs)
     by_path = require_leaves("specs", specs, ParamSpec, "Use `jaxmup.nnx.specs`.")
     _check.number("eps", eps, at_least=0, may_be_traced=False)
     _check.number("b2", b2, at_least=0, below=1, may_be_traced=False)

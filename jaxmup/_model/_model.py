@@ -4,7 +4,7 @@ import dataclasses
 import fnmatch
 import functools
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import flax.errors
@@ -101,7 +101,7 @@ class Model:
         return any(name in open_parameters(self.make_model) for name in names)
 
     def make(self, size: Size, key: Array | None = None) -> Any:
-        """What the factory returns for a size; without a key, whose values mean nothing."""
+        """The model that the factory makes of a size; its values mean nothing without a key."""
         # Without a key only shapes are wanted: any values will do.
         rngs = _uncounted if key is None else nnx.Rngs
         key = jax.random.key(0) if key is None else key
@@ -365,11 +365,15 @@ def _selection(wrt: Wrt) -> Selects:
         return lambda name, leaf: fnmatch.fnmatchcase(name, wrt)
     if isinstance(wrt, types.FunctionType | functools.partial):
         return wrt
-    if isinstance(wrt, Iterable) and all(isinstance(one, str) for one in wrt):
-        patterns = tuple(wrt)
-        return lambda name, leaf: any(fnmatch.fnmatchcase(name, one) for one in patterns)
+    if _are_patterns(wrt):
+        return lambda name, leaf: any(fnmatch.fnmatchcase(name, one) for one in wrt)
     filter_ = nnx.filterlib.to_predicate(wrt)
     return lambda name, leaf: filter_(tuple(name.split("/")), leaf)
+
+
+def _are_patterns(wrt: Wrt) -> bool:
+    # An iterator would be used up by the first model.
+    return isinstance(wrt, Collection) and all(isinstance(one, str) for one in wrt)
 
 
 def _uncounted(key: Array) -> nnx.Rngs:
@@ -385,7 +389,7 @@ def _uncounted(key: Array) -> nnx.Rngs:
 
 
 def _of_the_users(what: str, function: Callable[..., T], *args: Any) -> T:
-    """What a function of the user's returns; an error that says what was wanted if it raises."""
+    """Calls a function of the user's; an error says what was wanted of it if it raises."""
     try:
         return function(*args)
     except Exception as error:  # the user's code may raise anything

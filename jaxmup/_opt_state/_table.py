@@ -46,15 +46,18 @@ def _row(
       kinds: Kind of those among them that are no moments.
       **rest: Arguments of `Transform`.
     """
+    by_kind: dict[Kind, str] = {
+        "steps": steps,
+        "position": position,
+        "gathered": gathered,
+        "other": other,
+    }
     stay: dict[str, Kind] = {
-        **dict.fromkeys(steps.split(), "steps"),
-        **dict.fromkeys(position.split(), "position"),
-        **dict.fromkeys(gathered.split(), "gathered"),
-        **dict.fromkeys(other.split(), "other"),
+        name: kind for kind, names in by_kind.items() for name in names.split()
     }
     moments = dict.fromkeys(update.split(), UPDATE) | dict.fromkeys(square.split(), SQUARE)
     kept = {**dict.fromkeys(stay, FIXED), **moments, **(fields or {})}
-    of_kind = {**stay, **(kinds or {})}
+    of_kind: dict[str, Kind] = {**stay, **(kinds or {})}
     return Transform(
         tuple(states.split()), kept, returns, hyperparameters or {}, kinds=of_kind, **rest
     )

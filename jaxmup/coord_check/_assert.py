@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxmup._parametrization import Parametrization
 from jaxmup._parametrization import parametrization as named_parametrization
-from jaxmup.coord_check._check import CoordCheck, MakeTx, coord_check
+from jaxmup.coord_check._coord_check import CoordCheck, MakeTx, coord_check
 from jaxmup.coord_check._verdict import Outcome, Verdict
 
 

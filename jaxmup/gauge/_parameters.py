@@ -49,7 +49,7 @@ def entries_of(what: str, entries: Mapping[PathName, T], tree: Params) -> dict[P
 
 
 def map_parameters(
-    function: Callable[[Array, Any], Any], tree: Params, entries: Mapping[PathName, Any]
+    function: Callable[[Array, T], Array], tree: Params, entries: Mapping[PathName, T]
 ) -> Params:
     """Maps `function(parameter, entry)` over `tree`, whose other leaves stay as they are."""
     leaves = [

@@ -18,7 +18,7 @@ def memory_figure(report: MemoryReport) -> "Figure":
     they share memory, the bar shows of activations what gradients leave.
 
     Args:
-      report: of `jaxmup.fused.memory_report`.
+      report: Result of `jaxmup.fused.memory_report`.
 
     Raises:
       ModuleNotFoundError: if matplotlib is not installed.

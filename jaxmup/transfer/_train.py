@@ -18,7 +18,7 @@ from jaxmup.transfer._progress import Progress
 from jaxmup.transfer._search import Cell, search, settings
 from jaxmup.transfer._store import Store, key_of, open_store
 from jaxmup.transfer._sweep import group_of, keys_of, program_of, trainer
-from jaxmup.transfer._task import Task, replayable, require_finite
+from jaxmup.transfer._task import Batch, Task, replayable, require_finite
 from jaxmup.transfer._trial import Trial
 
 
@@ -79,7 +79,7 @@ def train(
 
 
 def _identity(task: Task, config: Config) -> dict[str, Any]:
-    """What makes a measurement this one: its trials are worth nothing to another.
+    """The facts that tell this measurement from others: to those its trials are worth nothing.
 
     Raises:
       ValueError: if a model cannot be built, or does not grow with the width.
@@ -101,7 +101,7 @@ def _identity(task: Task, config: Config) -> dict[str, Any]:
     }
 
 
-def _digest(tree: Any) -> str:
+def _digest(tree: Batch) -> str:
     digest = hashlib.sha256()
     for leaf in map(np.asarray, jax.tree.leaves(tree)):
         digest.update(f"{leaf.shape} {leaf.dtype}".encode() + leaf.tobytes())

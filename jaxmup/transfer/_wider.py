@@ -9,7 +9,7 @@ from scipy import special
 from jaxmup.transfer._findings import Analysis, Crossing
 from jaxmup.transfer._trial import Trial
 
-# Of the loss: what a float32 mean over a batch may differ by, and what is worth a word.
+# Relative to the loss: the error of a float32 mean over a batch, and a difference worth a word.
 _ROUNDING, _VISIBLE = 1e-5, 0.01
 
 
@@ -17,7 +17,7 @@ def training_curves(trials: Sequence[Trial]) -> dict[int, dict[int, np.ndarray]]
     """The recorded curves by width and seed; infinite where a run had diverged.
 
     Args:
-      trials: of one point, at every width.
+      trials: Runs of one point, at every width.
 
     Example:
       >>> training_curves([Trial("mup", 64, 0.1, 0, 1.0, curve=(2.0, 1.0))])
@@ -37,8 +37,8 @@ def transferred_curves(
     """The `training_curves` of the analysis's parametrization at the transferred point.
 
     Args:
-      analysis: of the trials of one parametrization.
-      trials: those, and maybe of others.
+      analysis: Analysis of the trials of one parametrization.
+      trials: These trials, and any others.
     """
     small = analysis.curves[0]
     if small.best is None:
@@ -57,14 +57,14 @@ def transferred_curves(
 def crossings(
     curves: Mapping[int, Mapping[int, np.ndarray]],
 ) -> tuple[Crossing, ...] | None:
-    """Where a wider network is worse than the next narrower one by more than the noise.
+    """Widths at which a network is worse than the next narrower one by more than the noise.
 
     A seed gives both networks the same data, so their losses are compared seed by seed. An excess
     counts if, for a tenth of the run, Student's one-sided 99 % bound is above zero, or the mean is
     above a percent of the loss: then it may be noise, which `Crossing.certain` says.
 
     Args:
-      curves: by width, then seed; all of one length.
+      curves: Training losses by width, then seed; all of one length.
 
     Returns:
       For each pair of widths where one counts, the largest excess; `None` without curves, or with
@@ -119,5 +119,6 @@ def _lasting(flags: np.ndarray, steps: int) -> np.ndarray:
       array([False, False,  True,  True])
     """
     tenth = max(1, steps // 10)
+    # Set wherever all of a window is set, then spread from each such window over all its steps.
     rows = np.lib.stride_tricks.sliding_window_view(flags, tenth).all(axis=1)
     return np.convolve(rows, np.ones(tenth)) > 0

@@ -1,0 +1,143 @@
+"""The models that can be measured: of either API with arrays, or an `Instance` that is drawn."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from flax import linen as nn
+from flax import nnx
+from jax import Array
+
+from jaxmup import _check
+from jaxmup._inputs import Call, as_call
+from jaxmup._model import Instance, Model
+from jaxmup.empirical._linen import linen_measurable
+from jaxmup.empirical._measurable import LossFn, Measurable, ModuleName
+from jaxmup.empirical._nnx import nnx_measurable
+from jaxmup.empirical._require import require_called, require_inputs
+from jaxmup.empirical._tally import Seen
+from jaxmup.empirical._variables import Variables
+
+
+class Held(NamedTuple):
+    """A model as a user holds it, with its arrays.
+
+    Args:
+      module: NNX model, or Linen module.
+      variables: Variables of the Linen module; `None` for an NNX model.
+      inputs: Arguments of the model's call.
+      apply: Function `apply(model, *args, **kwargs)` that calls the model; `None` for its own call.
+    """
+
+    module: nnx.Module | nn.Module
+    variables: Variables | None
+    inputs: Call
+    apply: Callable[..., Any] | None = None
+
+
+def held(
+    model: Any,
+    variables: Any,
+    inputs: Any,
+    arguments: Mapping[str, Any] | None,
+    key: Array | None = None,
+) -> Held:
+    """The model that a user gave.
+
+    Args:
+      model: NNX module, Linen module, or an `Instance` of either.
+      variables: Variables of a Linen module; for an `Instance` the model as a user holds it, or
+        `None` to draw it.
+      inputs: Arguments of the call, as for `jaxmup.Model`; `None` for those of an `Instance`.
+      arguments: Further keyword arguments of the call.
+      key: Key with which an `Instance` is drawn; `None` for `jax.random.key(0)`.
+
+    Raises:
+      TypeError: if the model is of neither API, or `variables` and it do not fit each other.
+    """
+    if isinstance(model, Instance):
+        return _of_instance(model, variables, inputs, arguments, key)
+    call = _with_keywords(as_call(inputs), arguments)
+    if isinstance(model, nnx.Module) and variables is None:
+        return Held(model, None, call)
+    if isinstance(model, nn.Module) and variables is not None:
+        return Held(model, variables, call)
+    size = " Give a `Model` its size with `.at(size)`." if isinstance(model, Model) else ""
+    raise TypeError(
+        "`model` must be an NNX module, or a Linen module with its `variables`. Got "
+        f"{type(model).__name__} and variables of type {type(variables).__name__}.{size}"
+    )
+
+
+def _of_instance(
+    instance: Instance,
+    variables: Any,
+    inputs: Any,
+    arguments: Mapping[str, Any] | None,
+    key: Array | None,
+) -> Held:
+    if instance.kind == "tree" or instance.model.axis_names:
+        raise TypeError(
+            "A model must consist of Flax modules, outside of named axes, for them to be measured. "
+            f"Got one of kind {instance.kind!r} with axes {instance.model.axis_names}."
+        )
+    given = instance.inputs if inputs is None else as_call(inputs)
+    if given is None:
+        raise TypeError("`inputs` must be given here, or to the `Model`. Got none in either.")
+    call, apply = _with_keywords(given, arguments), instance.model.apply
+    if variables is None:
+        variables = instance.join(instance.draw(jax.random.key(0) if key is None else key))
+    if instance.kind == "nnx":
+        return Held(variables, None, call, apply)
+    return Held(instance.model.make(instance.size), variables, call, apply)
+
+
+def _with_keywords(call: Call, arguments: Mapping[str, Any] | None) -> Call:
+    return call._replace(kwargs={**call.kwargs, **(arguments or {})})
+
+
+def measurable(
+    given: Held, modules: Sequence[str] | None, loss_fn: LossFn
+) -> tuple[Measurable, dict[ModuleName, dict[str, Array]]]:
+    """A model whose modules can be measured, and the scales that it has already."""
+    if given.variables is None:
+        return nnx_measurable(given.module, modules, given.inputs, loss_fn, given.apply)
+    return linen_measurable(
+        given.module, given.variables, modules, given.inputs, loss_fn, given.apply
+    )
+
+
+def observed(model: Measurable) -> dict[ModuleName, Seen]:
+    """The facts about each module, once inputs and calls are as they must be."""
+    seen = called(model)
+    require_inputs(model.inputs.args, next(iter(seen)))
+    return seen
+
+
+def called(model: Measurable) -> dict[ModuleName, Seen]:
+    """The facts about each module, without a look at the values of the inputs."""
+    seen = model.observe()
+    require_called(model.names.values(), seen)
+    return seen
+
+
+def count_examples(inputs: Call, given: int | None) -> int:
+    """The number of examples that the loss is a mean over: the length of the first axis, or given.
+
+    Raises:
+      TypeError: if it is no integer.
+      ValueError: if it is not positive, or there is no such axis.
+    """
+    if given is not None:
+        _check.size("num_examples", given, remedy=_EXAMPLES)
+        return int(given)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(inputs) if getattr(leaf, "ndim", 0)]
+    if not shapes or shapes[0][0] < 1:
+        raise ValueError(
+            "`num_examples` must be given where the inputs have no first axis of examples. Got "
+            f"inputs of shapes {shapes}. {_EXAMPLES}"
+        )
+    return shapes[0][0]
+
+
+_EXAMPLES = "It is the number of examples that the loss is a mean over."
