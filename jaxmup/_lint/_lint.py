@@ -138,8 +138,13 @@ def _trained(params: Params | None) -> Params | None:
     """`params` with `None` in place of what does not train: integers, functions and the like."""
     if params is None:
         return None
-    leaves = [x if is_floating(x) else None for _, x in named_leaves(params)]
+    leaves = [x if _trains(x) else None for _, x in named_leaves(params)]
     return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+
+def _trains(leaf: object) -> bool:
+    # The base model may be given as specs, which have a shape and no dtype.
+    return is_floating(leaf) or (hasattr(leaf, "shape") and not hasattr(leaf, "dtype"))
 
 
 def _shapes(arrays: Mapping[PathName, Any] | None) -> dict[PathName, tuple[int, ...]] | None:
