@@ -50,7 +50,7 @@ SQUARE = Movement(update=2)
 WEIGHT = Movement(theta=-1)  # moves as the stored weight
 DECAY = Movement(update=1, theta=1)  # makes λ w move as the updates do
 
-FieldKind = Literal[
+FieldKind: TypeAlias = Literal[
     "moment", "steps", "position", "gathered", "rates", "schedules", "apart", "other"
 ]
 """The kind of a field of a state.
