@@ -455,8 +455,17 @@ def inputs(width):
     scale = {"of": jnp.ones(())}
     return {"args": jnp.ones((1, 3)), "kwargs": {"scale": scale, "train": False}}
 
-def call(width):
-    return flax.linen.Dense(2)
+class Mixed(flax.linen.Module):
+    width: int
+
+    @flax.linen.compact
+    def __call__(self, x):
+        x = flax.linen.Dense(self.width)(x)
+        x = jaxmup.linen.Dense(self.width, base_features=4, base_in_features=4)(x)
+        return jaxmup.linen.Dense(2, base_in_features=4)(x)
+
+def example(width):
+    return jnp.ones((1, 3))
 
 model = jaxmup.Model(Net, inputs=inputs)
 """
@@ -531,3 +540,12 @@ def test_the_command_takes_what_infer_takes(mlp_file, options, leaf):
     assert cli.run([*back, *options, "--size", "8", "--like", "mlp.safetensors"]) == 0
     for name, tensor in bridge.load("back.safetensors").items():
         np.testing.assert_array_equal(tensor, mlp_file[name])
+
+
+def test_the_command_keeps_the_multipliers_of_a_model_with_other_layers_too(mlp_file):
+    mixed = ["--model", "bridge_model:Mixed", "--inputs", "bridge_model:example", "--size", "8"]
+    to_flax = ["convert", "mlp.safetensors", "flax.safetensors", "--to", "flax", *mixed]
+    assert cli.run(to_flax) == 0
+    leaves = bridge.load("flax.safetensors")
+    np.testing.assert_array_equal(leaves["params/Dense_0/kernel"], mlp_file["0.weight"].T)
+    np.testing.assert_array_equal(leaves["params/Dense_2/kernel"], 2 * mlp_file["4.weight"].T)
