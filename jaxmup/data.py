@@ -138,6 +138,7 @@ def text(path: str | os.PathLike[str] | None = None, limit: int = 4_000_000) -> 
       >>> corpus.train.dtype, len(corpus.train) > 8 * len(corpus.held_out) > 0
       (dtype('uint8'), True)
     """
+    _check.size("limit", limit)
     content = _standard_library(limit) if path is None else _start_of(Path(path), limit)
     name = "standard library" if path is None else Path(path).name
     if len(content) < _HELD_OUT:
@@ -186,13 +187,21 @@ def sequences(
       Inputs and targets of shape `(batch_size, context)`, int32.
 
     Raises:
-      ValueError: if the text is no longer than `context`.
+      TypeError: if a number is no integer.
+      ValueError: if one is too small, or the text is no longer than `context`.
 
     Example:
       >>> inputs, targets = sequences(np.arange(9), context=4, batch_size=1, seed=0, step=0)
       >>> (targets - inputs).tolist()
       [[1, 1, 1, 1]]
     """
+    for name, value, least in (
+        ("context", context, 1),
+        ("batch_size", batch_size, 1),
+        ("seed", seed, 0),
+        ("step", step, 0),
+    ):
+        _check.size(name, value, at_least=least)
     if len(tokens) <= context:
         raise ValueError(
             f"A text must be longer than a sequence of {context} tokens. Got {len(tokens)}. "

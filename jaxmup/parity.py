@@ -21,7 +21,7 @@ from jax import Array, lax
 
 from jaxmup import _check, _extras, optim
 from jaxmup._families import FamilyName
-from jaxmup._parametrization import GaugeName, parametrization
+from jaxmup._parametrization import GaugeName, Parametrization, parametrization
 from jaxmup._tree import OptState, Params, leaves_by_path, map_named, resolve
 from jaxmup.models import MLP
 from jaxmup.nnx import specs
@@ -213,20 +213,22 @@ def _data(steps: int) -> tuple[np.ndarray, np.ndarray]:
     return x, np.sin(x[..., :OUT_FEATURES]) + rng.standard_normal((steps, BATCH, OUT_FEATURES))
 
 
+def _model(chosen: Parametrization) -> MLP:
+    return MLP(
+        IN_FEATURES,
+        OUT_FEATURES,
+        width=WIDTH,
+        depth=2,
+        base_width=BASE_WIDTH,
+        parametrization=chosen,
+        rngs=nnx.Rngs(0),
+    )
+
+
 def _jax_run(peers: _Peers, gauge: GaugeName, dtype: DtypeName, steps: int) -> Tensors:
     """Losses and effective weights of every step."""
     chosen = parametrization("mup", peers.family, gauge=gauge)
-    abstract = nnx.eval_shape(
-        lambda: MLP(
-            IN_FEATURES,
-            OUT_FEATURES,
-            width=WIDTH,
-            depth=2,
-            base_width=BASE_WIDTH,
-            parametrization=chosen,
-            rngs=nnx.Rngs(0),
-        )
-    )
+    abstract = nnx.eval_shape(lambda: _model(chosen))
     graph, shapes = nnx.split(abstract)
     scalings = resolve(specs(abstract), chosen)
     multipliers = {name: scaling.multiplier for name, scaling in leaves_by_path(scalings).items()}

@@ -130,3 +130,19 @@ def test_an_order_of_nothing_is_refused(change, error):
     whole = {"examples": 6, "batch_size": 2, "steps": 3, "seed": 0}
     with pytest.raises(error, match=f"`{name}` must be an integer of at least"):
         data.batch_order(**(whole | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"context": 0}, ValueError),
+        ({"batch_size": 0}, ValueError),
+        ({"step": -1}, ValueError),
+        ({"seed": 0.5}, TypeError),
+    ],
+)
+def test_pieces_of_nothing_are_refused(change, error):
+    [name] = change
+    whole = {"context": 4, "batch_size": 1, "seed": 0, "step": 0}
+    with pytest.raises(error, match=f"`{name}` must be an integer of at least"):
+        data.sequences(np.arange(9), **(whole | change))

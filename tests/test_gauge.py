@@ -423,6 +423,7 @@ def test_moved_scalings_are_those_of_the_other_table(family):
         got, wanted = dataclasses.asdict(moved), dataclasses.asdict(expected)
         assert got.pop("family") == wanted.pop("family")
         assert got.pop("shape") == wanted.pop("shape") == (64, 10)
+        assert got.pop("batch_axes") == wanted.pop("batch_axes") == ()
         assert got.pop("init_std") is wanted.pop("init_std") is None
         assert got == pytest.approx(wanted, rel=1e-15)
 

@@ -600,5 +600,5 @@ def test_bad_input(make, arguments, message):
 @each_api
 def test_a_boolean_is_refused_after_the_number_that_equals_it(make):
     make(8, 8, lr_scale=1.0)
-    with pytest.raises(TypeError, match="`lr_scale` .* Got True"):
+    with pytest.raises(TypeError, match=r"`lr_scale` .* Got True"):
         make(8, 8, lr_scale=True)

@@ -78,6 +78,9 @@ def test_what_the_table_lacks_is_named() -> None:
     state = (Kept(PARAMS, 0), optax.named_chain(("first", optax.trace(0.9))).init(PARAMS))
     walked = walk(state)
     assert walked.unknown == ["0: Kept('root', 'more')"]
+    inside = walk(Kept(optax.adam(0.1).init(PARAMS), (1, 2)))
+    assert inside.unknown == ["(the state itself): Kept('root', 'more')"]
+    assert [link.name for link in inside.links] == ["scale_by_adam", "a transform without state"]
     assert walked.unordered == [(1,)]  # JAX sorts the keys of a dict
     assert [link.name for link in walked.links] == ["trace"]
     transforms = {"Kept": Transform(("Kept",), {"root": TRANSFORMS["trace"].fields["trace"]})}

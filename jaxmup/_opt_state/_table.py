@@ -23,6 +23,7 @@ def _row(
     steps: str = "",
     position: str = "",
     gathered: str = "",
+    apart: str = "",
     other: str = "",
     update: str = "",
     square: str = "",
@@ -39,6 +40,7 @@ def _row(
       steps: Fields that count steps.
       position: Fields that say where a schedule stands.
       gathered: Fields for what has gathered since the last step.
+      apart: Fields for the states of transforms with units of their own.
       other: Fields that stay and are none of these.
       update: Moments that move as the updates do.
       square: Moments that move as the squares of updates do.
@@ -50,6 +52,7 @@ def _row(
         "steps": steps,
         "position": position,
         "gathered": gathered,
+        "apart": apart,
         "other": other,
     }
     stay: dict[str, Kind] = {
@@ -212,8 +215,8 @@ TRANSFORMS: dict[str, Transform] = {
     "jaxmup.optim.scale_updates": _row("ScaleUpdatesState", sets_rate=True),
     "a chain of jaxmup.optim": _row("ReadyChainState"),
     "jaxmup.optim.clip_by_global_norm": _row("ClipByGlobalNormState"),
-    "jaxmup.optim.from_direction": _row("BaseUnitsState", WEIGHT, other="inner_state"),
-    "jaxmup.optim.in_reference_gauge": _row("ReferenceGaugeState", WEIGHT, other="inner_state"),
+    "jaxmup.optim.from_direction": _row("BaseUnitsState", WEIGHT, apart="inner_state"),
+    "jaxmup.optim.in_reference_gauge": _row("ReferenceGaugeState", WEIGHT, apart="inner_state"),
 }
 
 # Transforms around other transforms.

@@ -98,7 +98,8 @@ class Walked(NamedTuple):
     Args:
       chain: The transforms in the order in which an update passes them, those that wrap others
         before these.
-      unknown: A line for each state of an unknown type, and for each unknown field.
+      unknown: A line for each state of an unknown type, and for each unknown field. The known
+        states that stand in an unknown one are in the chain.
       unordered: Paths of mappings, as `optax.named_chain` has them: JAX sorts their keys, so that
         the order of the transforms is lost.
     """
@@ -151,7 +152,13 @@ def _walk(
             {k: list(_walk(x, (*path, "inner_states", k), known, walked)) for k, x in inner}
         )
     elif kind not in known:
-        walked.unknown.append(f"{where(path)}: {kind}{getattr(state, '_fields', ())}")
+        held = getattr(state, "_fields", ())
+        walked.unknown.append(f"{where(path)}: {kind}{held}")
+        # Whoever can do without this one wants to see what it wraps.
+        for name in held:
+            if isinstance(getattr(state, name), tuple):
+                inside = Walked([], [], [])
+                yield from _walk(getattr(state, name), (*path, name), known, inside)
     else:
         link = Link(path, *known[kind], state)
         walked.unknown.extend(f"{where(path)}: {kind}.{name}" for name in _unknown_fields(link))

@@ -63,7 +63,7 @@ def fields_of(state: OptState) -> list[Counterpart]:
 def _has_counterpart(link: Link) -> bool:
     names = TORCH_NAMES.get(link.name, {})
     return all(
-        field.name in names if field.kind == "moment" else field.kind != "other"
+        field.name in names if field.kind == "moment" else field.kind not in ("apart", "other")
         for field in link.fields
     )
 

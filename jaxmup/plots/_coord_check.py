@@ -45,10 +45,17 @@ def coord_check_figure(check: CoordCheck, quantities: Sequence[Quantity] = QUANT
 
     Raises:
       ModuleNotFoundError: if matplotlib is not installed.
+      ValueError: if none of `quantities` has a verdict.
     """
     shown: list[Quantity] = [
         name for name in quantities if any(v.quantity == name for v in check.verdicts)
     ]
+    if not shown:
+        measured = sorted({one.quantity for one in check.verdicts})
+        raise ValueError(
+            f"`quantities` must hold one that was measured. Got {list(quantities)}. Measured were "
+            f"{measured}."
+        )
     columns = min(_COLUMNS, len(shown))
     rows = math.ceil(len(shown) / columns)
     figure = new_figure(0.4 + 3.1 * columns, 1.1 + _HEIGHT * rows)

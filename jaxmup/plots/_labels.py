@@ -58,6 +58,8 @@ def spread(positions: Sequence[float], gap: float) -> list[float]:
       >>> spread([0.5, 0.9, 0.51, 1.2], gap=0.1)
       [0.5, 0.85, 0.6, 0.95]
     """
+    # Upwards, each label is pushed above the one below it; where that runs out of the axis,
+    # downwards again, each below the one above.
     order = sorted(range(len(positions)), key=positions.__getitem__)
     placed: list[float] = []
     for i in order:

@@ -3,7 +3,7 @@
 import io
 from typing import TYPE_CHECKING, TypeAlias
 
-from jaxmup import _extras
+from jaxmup import _check, _extras
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +35,12 @@ def png(figure: "Figure", dots_per_inch: int = 160) -> bytes:
     Args:
       figure: Figure to draw.
       dots_per_inch: Pixels per inch of the figure.
+
+    Raises:
+      TypeError: if `dots_per_inch` is no number.
+      ValueError: if it is not above 0.
     """
+    _check.number("dots_per_inch", dots_per_inch, above=0)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dots_per_inch)
     return buffer.getvalue()

@@ -51,6 +51,7 @@ def train(
     Those that the store knows are not trained again. A group of runs is always trained as a whole,
     so that a run has the same bits whichever of its neighbors are known.
     """
+    # Cells that differ in numbers alone are trained by one program, which is compiled once.
     sharing: dict[Cell, list[Cell]] = {}
     for cell in cells:
         sharing.setdefault(program_of(config, cell), []).append(cell)
@@ -67,6 +68,8 @@ def train(
             size, train_group = trainer(task, config, at, networks[at], len(keys[at]))
             for i, start in enumerate(range(0, len(keys[at]), size)):
                 group = keys[at][start : start + size]
+                # Programs begin their turns one process later each, so that the first process does
+                # not have a group more of every program.
                 if is_mine(turn + i) and any(key not in store.known for key in group):
                     store.append(train_group(group_of(config, group)))
                 at_end = done + work[at] * (start + len(group))

@@ -94,16 +94,22 @@ def crossings(
 def _worst(narrow: int, wide: int, below: np.ndarray, above: np.ndarray) -> list[Crossing]:
     """The largest excess of a pair that counts, if any; losses of shape `(seeds, steps)`."""
     seeds, steps = below.shape
+    # Where the wider network alone diverged no excess is finite, and it is the worst there can be.
     diverged = np.isinf(above).any(axis=0) & np.isfinite(below).all(axis=0)
     if diverged.any():
         return [Crossing(narrow, wide, (int(diverged.argmax()) + 1) / steps, None, None)]
+    # At steps where any run has diverged nothing is compared: an excess of zero is never beyond the
+    # noise.
     both = np.isfinite(below).all(axis=0) & np.isfinite(above).all(axis=0)
     below = np.where(both, below, 0.0)
     excess = np.where(both, above, 0.0) - below
+    # Seed by seed, so that what a seed does to both networks cancels before the error is taken.
     mean, error = excess.mean(axis=0), excess.std(axis=0, ddof=1) / np.sqrt(seeds)
     level = abs(below).mean(axis=0)
     noise = np.maximum(special.stdtrit(seeds - 1, 0.99) * error, _ROUNDING * level)
     beyond, visible = (_lasting(mean > by, steps) for by in (noise, _VISIBLE * level))
+    # What the seeds do not explain goes before what is merely large: with two seeds the bound on
+    # the noise is so wide that a visible excess is worth showing, but as uncertain.
     counts = beyond if beyond.any() else visible
     if not counts.any():
         return []
