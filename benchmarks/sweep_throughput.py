@@ -26,7 +26,7 @@ from jaxmup.data import batch_order, digits
 from jaxmup.transfer import log2_grid
 from jaxmup.transfer._network import network
 from jaxmup.transfer._search import Cell
-from jaxmup.transfer._sweep import group_of, keys_of, program
+from jaxmup.transfer._sweep import group_of, keys_of, trainer
 
 OUT = RESULTS / "sweep_throughput.json"
 DEPTH, STEPS = 3, 200
@@ -48,7 +48,7 @@ def jax_sweep(width: int, batch_size: int) -> Callable[[], list[float | None]]:
     )
     task, cell = transfer.task_of(config), Cell("mup", width)
     keys = keys_of(config, [cell])
-    size, train = program(task, config, cell, network(task, config, cell), len(keys))
+    size, train = trainer(task, config, cell, network(task, config, cell), len(keys))
     groups = [group_of(config, keys[i : i + size]) for i in range(0, len(keys), size)]
     return lambda: [trial.loss for group in groups for trial in train(group)]
 

@@ -2,9 +2,12 @@
 
 Concrete is whatever has a value now: numbers of Python and NumPy, and arrays of rank 0. A tracer
 has none, so nothing is asked of it.
+
+The room stands leftmost and is the standard library's alone: it tells arrays by what they can do.
 """
 
 import math
+import operator
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeGuard
@@ -13,14 +16,16 @@ _MOST_CHARACTERS = 200  # of a value in a message
 
 
 def is_traced(x: object) -> bool:
-    """Whether `x` is a value of a program that JAX is tracing."""
+    """Says if `x` is a value of a program that JAX is tracing."""
     # Nothing is traced before JAX is imported, and the rules must not be what imports it.
     jax = sys.modules.get("jax")
     return jax is not None and isinstance(x, jax.core.Tracer)
 
 
 def is_number(x: object) -> TypeGuard[float]:
-    """Whether `x` is one real number with a value: of Python or NumPy, or an array of rank 0.
+    """Says if `x` is one real number with a value: of Python or NumPy, or an array of rank 0.
+
+    Booleans and complex numbers are none, nor are strings that read like one.
 
     Example:
       >>> is_number(2.0), is_number(True), is_number(1j), is_number("2")
@@ -32,7 +37,7 @@ def is_number(x: object) -> TypeGuard[float]:
         return True
     if not hasattr(x, "__float__") or getattr(x, "shape", None) != ():
         return False
-    # The kind of bfloat16 and of the float8 types is "V", which is also that of raw bytes.
+    # Raw bytes and bfloat16 are both of NumPy's kind "V", so the small floats go by their name.
     dtype = getattr(x, "dtype", None)
     return getattr(dtype, "kind", "") in ("i", "u", "f") or "float" in str(dtype)
 
@@ -45,6 +50,7 @@ def number(
     at_least: float = -math.inf,
     below: float = math.inf,
     at_most: float = math.inf,
+    may_be_traced: bool = True,
     remedy: str = "",
 ) -> None:
     """Refuses `value` unless it is a finite real number in a range, or traced.
@@ -56,6 +62,8 @@ def number(
       at_least: Smallest number that is allowed.
       below: Smallest number that is too large.
       at_most: Largest number that is allowed.
+      may_be_traced: Whether a traced value passes; not where a record keeps it, since a tracer has
+        no value after its program has been traced.
       remedy: Sentence on what to do instead.
 
     Raises:
@@ -68,7 +76,7 @@ def number(
       ...
       ValueError: `lr_scale` must be a finite number above 0. Got -1.0. Leave it out for 1.
     """
-    if is_traced(value):
+    if may_be_traced and is_traced(value):
         return
     if not is_number(value):
         raise TypeError(_message(name, "a real number", value, remedy))
@@ -82,11 +90,42 @@ def number(
         raise ValueError(_message(name, f"a finite number {range_}".rstrip(), value, remedy))
 
 
-def size(name: str, value: object, *, at_least: int = 1, remedy: str = "") -> None:
+def plain(value: float) -> float:
+    """The same number as one of Python, for a record that is hashed, compared and written.
+
+    Example:
+      >>> import numpy as np
+      >>> plain(np.float32(0.5)), plain(np.int64(3))
+      (0.5, 3)
+    """
+    if type(value) in (int, float):
+        return value
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return float(value)
+
+
+def size(
+    name: str,
+    value: object,
+    *,
+    at_least: int = 1,
+    may_be_traced: bool = False,
+    remedy: str = "",
+) -> None:
     """Refuses `value` unless it is an integer of at least `at_least`.
 
+    Args:
+      name: Name of the argument.
+      value: An integer of Python or NumPy, or an array of rank 0.
+      at_least: Smallest integer that is allowed.
+      may_be_traced: Whether a traced value passes; most counts shape a program, so they are known
+        when it is made.
+      remedy: Sentence on what to do instead.
+
     Raises:
-      TypeError: if it is no integer, as a boolean is none.
+      TypeError: if it is no integer, as a boolean or a float that is whole is none.
       ValueError: if it is too small.
 
     Example:
@@ -95,16 +134,28 @@ def size(name: str, value: object, *, at_least: int = 1, remedy: str = "") -> No
       ...
       ValueError: `num_heads` must be an integer of at least 1. Got 0.
     """
+    if may_be_traced and is_traced(value):
+        return
     what = f"an integer of at least {at_least}"
-    is_integer = is_number(value) and hasattr(value, "__index__")
-    if not is_integer:
+    try:
+        # Arrays of floats have `__index__` too, and refuse when it is called.
+        integer = operator.index(value) if is_number(value) else None  # type: ignore[arg-type]
+    except TypeError:
+        integer = None
+    if integer is None:
         raise TypeError(_message(name, what, value, remedy))
-    if value < at_least:
+    if integer < at_least:
         raise ValueError(_message(name, what, value, remedy))
 
 
 def one_of(name: str, value: object, options: Collection[object], *, remedy: str = "") -> None:
-    """Refuses `value` unless it equals one of `options`.
+    """Refuses `value` unless it is one of `options`, of the same type and equal.
+
+    Args:
+      name: Name of the argument.
+      value: Anything; it need not have a hash.
+      options: Values that are allowed.
+      remedy: Sentence on what to do instead.
 
     Raises:
       ValueError: naming the options.
@@ -131,7 +182,9 @@ def same_tree(
 
     Args:
       name: Name of the argument that holds the entries.
-      entries: Entry of each parameter by name, such as its `ParamSpec`.
+      entries: Entry of each parameter by name, such as its `ParamSpec`; an entry whose shape is
+        `None` is for a parameter of any shape. One that has a method `fits` says by it whether a
+        shape is its own.
       leaves: Leaf of each parameter by name, such as its array.
       may_have_more: Whether entries without a leaf pass, as where `optax.masked` took leaves out.
       remedy: Sentence on what to do instead.
@@ -147,28 +200,20 @@ def same_tree(
       Parameters without an entry:
         bias
     """
-    parts = [
-        (
-            "Parameters without an entry",
-            [_shaped(n, leaves[n]) for n in leaves if n not in entries],
-        ),
-        (
-            "Entries without a parameter",
-            [] if may_have_more else [_shaped(n, entries[n]) for n in entries if n not in leaves],
-        ),
-        (
-            "Shapes of entry and parameter that differ",
-            [
-                f"{n}: {_shape(entries[n])}, {_shape(leaf)}"
-                for n, leaf in leaves.items()
-                if n in entries
-                and None not in (_shape(entries[n]), _shape(leaf))
-                and _shape(entries[n]) != _shape(leaf)
-            ],
-        ),
+    missing = [_shaped(n, leaves[n]) for n in leaves if n not in entries]
+    more = [] if may_have_more else [_shaped(n, entries[n]) for n in entries if n not in leaves]
+    differ = [
+        f"{n}: {_shape(entries[n])}, {_shape(leaf)}"
+        for n, leaf in leaves.items()
+        if n in entries and not _fits(entries[n], leaf)
     ]
-    if any(lines for _, lines in parts):
-        found = "\n".join(f"{title}:{listed(lines)}" for title, lines in parts if lines)
+    parts = {
+        "Parameters without an entry": missing,
+        "Entries without a parameter": more,
+        "Shapes of entry and parameter that differ": differ,
+    }
+    if any(parts.values()):
+        found = "\n".join(f"{title}:{listed(lines)}" for title, lines in parts.items() if lines)
         raise ValueError(f"`{name}` must be those of the parameters.\n{found}\n{remedy}".rstrip())
 
 
@@ -178,17 +223,29 @@ def listed(names: Iterable[str]) -> str:
 
 
 def _shape(entry: Any) -> tuple[int, ...] | None:
-    """The shape of an entry; `None` if it has none, or a `Scaling` does not say it."""
     shape = getattr(entry, "shape", None)
     return None if shape is None else tuple(shape)
 
 
+def _fits(entry: Any, leaf: Any) -> bool:
+    own, shape = _shape(entry), _shape(leaf)
+    if own is None or shape is None:
+        return True
+    return entry.fits(shape) if hasattr(entry, "fits") else own == shape
+
+
 def _shaped(name: str, entry: Any) -> str:
-    shape = _shape(entry)
-    return name if shape is None else f"{name} {shape}"
+    return name if _shape(entry) is None else f"{name} {_shape(entry)}"
 
 
 def _message(name: str, what: str, value: object, remedy: str) -> str:
-    got = repr(value)
-    got = got if len(got) <= _MOST_CHARACTERS else f"{got[:_MOST_CHARACTERS]}…"
-    return f"`{name}` must be {what}. Got {got}. {remedy}".rstrip()
+    return f"`{name}` must be {what}. Got {_text(value)}. {remedy}".rstrip()
+
+
+def _text(value: object) -> str:
+    """`repr(value)` on one line, cut where it is long."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return f"an object of type {type(value).__name__} too long to show"
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…"

@@ -36,7 +36,7 @@ Specs: TypeAlias = Any
 Scalings: TypeAlias = Any
 """A tree like the parameters, with a `Scaling` at each leaf."""
 Size: TypeAlias = Any
-"""What a factory is given: one positional argument, or a mapping of keyword arguments."""
+"""The size of a model: one positional argument of its factory, or a mapping of keywords."""
 PathName: TypeAlias = str
 """The name of a leaf, the keys on the way to it joined by slashes, such as `"layers/0/kernel"`."""
 

@@ -1,4 +1,7 @@
-"""A short check against PyTorch: jaxmup beside a plain torch model under `torch.optim`.
+"""A self-check against PyTorch: jaxmup beside a plain torch model under `torch.optim`.
+
+`jaxmup parity` runs it where jaxmup is installed, to see that it trains right on this machine and
+with these versions. It is no part of training, and what it needs of torch it loads when it runs.
 
 The torch side knows nothing of gauges or multipliers: an ordinary `torch.nn.Sequential`, one
 parameter group for each parameter, and the learning rates of one published table, typed out below.
@@ -16,10 +19,10 @@ import optax
 from flax import nnx
 from jax import Array, lax
 
-from jaxmup import _extras, optim
+from jaxmup import _check, _extras, optim
 from jaxmup._families import FamilyName
-from jaxmup._parametrization import GaugeName, parametrization
-from jaxmup._tree import leaves_by_path, map_named, resolve
+from jaxmup._parametrization import GaugeName, Parametrization, parametrization
+from jaxmup._tree import OptState, Params, leaves_by_path, map_named, resolve
 from jaxmup.models import MLP
 from jaxmup.nnx import specs
 
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
 DtypeName = Literal["float64", "float32"]
-Params = dict[str, np.ndarray]
+Tensors = dict[str, np.ndarray]
 
 IN_FEATURES, OUT_FEATURES, WIDTH, BASE_WIDTH, BATCH = 8, 4, 32, 8, 16
 SGD_LR, ADAM_LR, MOMENTUM, BETAS, EPS, DECAY = 0.02, 0.01, 0.9, (0.9, 0.99), 1e-3, 0.1
@@ -43,12 +46,12 @@ class Comparison(NamedTuple):
     """One run on both sides.
 
     Args:
-      case: optimizer and gauge.
-      dtype: of parameters, data and computation.
-      steps: optimizer steps.
-      difference: the largest difference of losses and effective weights after any step, relative to
-        the largest entry of their tensor.
-      largest: what it may be.
+      case: Optimizer and gauge.
+      dtype: Type of parameters, data and computation.
+      steps: Number of optimizer steps.
+      difference: Largest difference of losses and effective weights after any step, relative to the
+        largest entry of their tensor.
+      largest: Largest difference that passes.
 
     Example:
       >>> Comparison("Adam, table8", "float64", steps=100, difference=4e-16, largest=1e-11).passed
@@ -63,12 +66,12 @@ class Comparison(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether the difference is small enough; NaN is not."""
+        """True if the difference is small enough; NaN is not."""
         return self.difference <= self.largest
 
 
-class _Rule(NamedTuple):
-    """What the optimizer of a parameter is given, relative to the base model."""
+class _Factors(NamedTuple):
+    """Factors on the hyper-parameters of a parameter, relative to the base model."""
 
     sgd_lr: float = 1.0
     adam_lr: float = 1.0
@@ -79,16 +82,16 @@ class _Rule(NamedTuple):
 # has no eps; it is of the size of the gradient, 1 / r where the output of a parameter grows.
 _R = WIDTH / BASE_WIDTH
 _TABLE_3 = {
-    "hidden/0/kernel": _Rule(sgd_lr=_R, eps=1 / _R),
-    "hidden/0/bias": _Rule(sgd_lr=_R, eps=1 / _R),
-    "hidden/1/kernel": _Rule(adam_lr=1 / _R, eps=1 / _R),
-    "hidden/1/bias": _Rule(sgd_lr=_R, eps=1 / _R),
-    "readout/kernel": _Rule(sgd_lr=1 / _R, adam_lr=1 / _R),
-    "readout/bias": _Rule(),
+    "hidden/0/kernel": _Factors(sgd_lr=_R, eps=1 / _R),
+    "hidden/0/bias": _Factors(sgd_lr=_R, eps=1 / _R),
+    "hidden/1/kernel": _Factors(adam_lr=1 / _R, eps=1 / _R),
+    "hidden/1/bias": _Factors(sgd_lr=_R, eps=1 / _R),
+    "readout/kernel": _Factors(sgd_lr=1 / _R, adam_lr=1 / _R),
+    "readout/bias": _Factors(),
 }
 
 
-class _Optimizer(NamedTuple):
+class _Peers(NamedTuple):
     """An optimizer of jaxmup and of `torch.optim`."""
 
     family: FamilyName
@@ -98,16 +101,16 @@ class _Optimizer(NamedTuple):
     theirs: dict[str, Any]  # its arguments
 
 
-def _sgd(**arguments: Any) -> _Optimizer:
-    return _Optimizer("sgd", optim.sgd, arguments, "SGD", arguments)
+def _sgd(**arguments: Any) -> _Peers:
+    return _Peers("sgd", optim.sgd, arguments, "SGD", arguments)
 
 
 def _adam(
     peer: Literal["Adam", "AdamW"] = "Adam", *, amsgrad: bool = False, **decay: Any
-) -> _Optimizer:
+) -> _Peers:
     make, (b1, b2) = optim.amsgrad if amsgrad else optim.adam, BETAS
     ours = {"b1": b1, "b2": b2, "eps": EPS, **decay}
-    return _Optimizer("adam", make, ours, peer, {"betas": BETAS, "amsgrad": amsgrad})
+    return _Peers("adam", make, ours, peer, {"betas": BETAS, "amsgrad": amsgrad})
 
 
 _OPTIMIZERS = {
@@ -143,32 +146,32 @@ def compare(steps: int = 100) -> Iterator[Comparison]:
     """Trains an MLP with jaxmup and with torch, from the same weights, in each case.
 
     Args:
-      steps: optimizer steps of each run.
+      steps: Number of optimizer steps of each run.
 
     Returns:
       An iterator that yields a comparison when its two runs have ended.
 
     Raises:
       ModuleNotFoundError: if torch is not installed; the message says how to install it.
-      ValueError: if `steps` is not positive.
+      TypeError: if `steps` is no integer.
+      ValueError: if it is not positive.
 
     Example:
       >>> comparison = next(compare(steps=2))  # doctest: +SKIP
       >>> comparison.case, comparison.passed  # doctest: +SKIP
       ('SGD, table8', True)
     """
-    if steps < 1:
-        raise ValueError(f"`steps` must be at least 1. Got {steps!r}.")
+    _check.size("steps", steps)
     _extras.require("torch", "The comparison with PyTorch", "torch")
     return (_compare(*case, steps) for case in _CASES)
 
 
 def _compare(name: str, gauge: GaugeName, dtype: DtypeName, steps: int) -> Comparison:
-    optimizer = _OPTIMIZERS[name]
+    peers = _OPTIMIZERS[name]
     with jax.enable_x64(dtype == "float64"):
-        ours = _jax_run(optimizer, gauge, dtype, steps)
+        ours = _jax_run(peers, gauge, dtype, steps)
     with _one_thread():
-        theirs = _torch_run(optimizer, dtype, steps)
+        theirs = _torch_run(peers, dtype, steps)
     difference = max(_relative(ours[tensor], theirs[tensor]) for tensor in theirs)
     return Comparison(f"{name}, {gauge}", dtype, steps, difference, LARGEST[dtype])
 
@@ -192,7 +195,7 @@ def _relative(actual: np.ndarray, expected: np.ndarray) -> float:
     return float((np.abs(actual - expected).max(rest) / np.abs(expected).max(rest)).max())
 
 
-def _weights() -> Params:
+def _weights() -> Tensors:
     """Effective weights, of numpy's making, in jaxmup's layout."""
     rng = np.random.default_rng(0)
     shapes = {
@@ -210,39 +213,43 @@ def _data(steps: int) -> tuple[np.ndarray, np.ndarray]:
     return x, np.sin(x[..., :OUT_FEATURES]) + rng.standard_normal((steps, BATCH, OUT_FEATURES))
 
 
-def _jax_run(optimizer: _Optimizer, gauge: GaugeName, dtype: DtypeName, steps: int) -> Params:
-    """Losses and effective weights of every step."""
-    rule = parametrization("mup", optimizer.family, gauge=gauge)
-    abstract = nnx.eval_shape(
-        lambda: MLP(
-            IN_FEATURES,
-            OUT_FEATURES,
-            width=WIDTH,
-            depth=2,
-            base_width=BASE_WIDTH,
-            parametrization=rule,
-            rngs=nnx.Rngs(0),
-        )
+def _model(chosen: Parametrization) -> MLP:
+    return MLP(
+        IN_FEATURES,
+        OUT_FEATURES,
+        width=WIDTH,
+        depth=2,
+        base_width=BASE_WIDTH,
+        parametrization=chosen,
+        rngs=nnx.Rngs(0),
     )
+
+
+def _jax_run(peers: _Peers, gauge: GaugeName, dtype: DtypeName, steps: int) -> Tensors:
+    """Losses and effective weights of every step."""
+    chosen = parametrization("mup", peers.family, gauge=gauge)
+    abstract = nnx.eval_shape(lambda: _model(chosen))
     graph, shapes = nnx.split(abstract)
-    scalings = resolve(specs(abstract), rule)
+    scalings = resolve(specs(abstract), chosen)
     multipliers = {name: scaling.multiplier for name, scaling in leaves_by_path(scalings).items()}
     params = map_named(lambda _, w, m: jnp.asarray(w / m, dtype), shapes, _weights(), multipliers)
-    lr = SGD_LR if optimizer.family == "sgd" else ADAM_LR
-    tx = optimizer.make(lr, scalings, **optimizer.ours)
+    lr = SGD_LR if peers.family == "sgd" else ADAM_LR
+    tx = peers.make(lr, scalings, **peers.ours)
 
-    def loss(params: Any, x: Array, y: Array) -> Array:
+    def loss_fn(params: Params, x: Array, y: Array) -> Array:
         return jnp.mean(jnp.square(nnx.merge(graph, params)(x) - y))
 
-    def step(carry: Any, batch: tuple[Array, Array]) -> tuple[Any, Any]:
+    def step(
+        carry: tuple[Params, OptState], batch: tuple[Array, Array]
+    ) -> tuple[tuple[Params, OptState], tuple[Array, Params]]:
         params, state = carry
-        value, grads = jax.value_and_grad(loss)(params, *batch)
+        value, grads = jax.value_and_grad(loss_fn)(params, *batch)
         updates, state = tx.update(grads, state, params)
         params = optax.apply_updates(params, updates)
         return (params, state), (value, params)
 
     @jax.jit
-    def train(params: Any, data: tuple[Array, Array]) -> tuple[Array, Any]:
+    def train(params: Params, data: tuple[Array, Array]) -> tuple[Array, Params]:
         return lax.scan(step, (params, tx.init(params)), data)[1]
 
     x, y = _data(steps)
@@ -251,7 +258,7 @@ def _jax_run(optimizer: _Optimizer, gauge: GaugeName, dtype: DtypeName, steps: i
     return {name: np.asarray(array) for name, array in (effective | {"loss": losses}).items()}
 
 
-def _torch_run(optimizer: _Optimizer, dtype: DtypeName, steps: int) -> Params:
+def _torch_run(peers: _Peers, dtype: DtypeName, steps: int) -> Tensors:
     """Losses and weights of every step, in jaxmup's layout."""
     import torch
 
@@ -267,8 +274,8 @@ def _torch_run(optimizer: _Optimizer, dtype: DtypeName, steps: int) -> Params:
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(torch.from_numpy(_weights()[name].T))
-    make = getattr(torch.optim, optimizer.peer)
-    stepper = make(_groups(optimizer, parameters), **optimizer.theirs)
+    make = getattr(torch.optim, peers.peer)
+    stepper = make(_groups(peers, parameters), **peers.theirs)
     history = []
     for x, y in zip(*_data(steps), strict=True):
         outputs = network(torch.from_numpy(x).to(torch_dtype))
@@ -281,30 +288,28 @@ def _torch_run(optimizer: _Optimizer, dtype: DtypeName, steps: int) -> Params:
     return {name: np.stack([seen[name] for seen in history]) for name in history[0]}
 
 
-def _groups(
-    optimizer: _Optimizer, parameters: Mapping[str, "torch.Tensor"]
-) -> list[dict[str, Any]]:
+def _groups(peers: _Peers, parameters: Mapping[str, "torch.Tensor"]) -> list[dict[str, Any]]:
     """A group for each parameter, by Table 3."""
-    if optimizer.family == "sgd":
+    if peers.family == "sgd":
         return [{"params": [p], "lr": SGD_LR * _TABLE_3[n].sgd_lr} for n, p in parameters.items()]
     return [
         {
             "params": [p],
-            "lr": ADAM_LR * rule.adam_lr,
-            "eps": EPS * rule.eps,
-            "weight_decay": _coefficient(optimizer, rule),
+            "lr": ADAM_LR * factors.adam_lr,
+            "eps": EPS * factors.eps,
+            "weight_decay": _coefficient(peers, factors),
         }
         for name, p in parameters.items()
-        for rule in [_TABLE_3[name]]
+        for factors in [_TABLE_3[name]]
     ]
 
 
-def _coefficient(optimizer: _Optimizer, rule: _Rule) -> float:
+def _coefficient(peers: _Peers, factors: _Factors) -> float:
     """Weight decay at a width, in torch's meaning.
 
     Decoupled decay takes lr times its coefficient off, which is to be the same at every width. L2
     is added to the gradient, and keeps its ratio to that if it grows as eps does.
     """
-    if "weight_decay" not in optimizer.ours:
+    if "weight_decay" not in peers.ours:
         return 0.0
-    return DECAY / rule.adam_lr * (1.0 if optimizer.peer == "AdamW" else rule.eps)
+    return DECAY / factors.adam_lr * (1.0 if peers.peer == "AdamW" else factors.eps)

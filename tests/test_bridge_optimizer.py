@@ -13,6 +13,7 @@ from helpers import cases
 
 import jaxmup
 from jaxmup import bridge
+from jaxmup.bridge._torch_optimizers import TORCH_OPTIMIZERS
 
 WEIGHT = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])  # (outputs, inputs)
 BIAS = np.array([7.0, 8.0, 9.0])
@@ -185,8 +186,47 @@ def test_wrappers_and_positions(plan: bridge.Plan) -> None:
         moved(alone, plan, adam(), names=None)
 
 
+def test_init_sees_the_shapes_of_the_parameters(plan: bridge.Plan) -> None:
+    """The chains of `jaxmup.optim` compare them with those of their scalings."""
+
+    def init(params: Any) -> optax.EmptyState:
+        assert jax.tree.map(jnp.shape, params) == jax.tree.map(np.shape, PARAMS)
+        return optax.EmptyState()
+
+    compared = optax.GradientTransformation(init, optax.identity().update)
+    state = torch_state(ADAM, *ADAM_KEYS)
+    injected = optax.inject_hyperparams(optax.adam)(learning_rate=0.7)
+    for inner in (adam(), injected, optax.MultiSteps(adam(), 2)):
+        moved(state, plan, optax.chain(compared, inner))
+
+
+def test_the_transforms_of_a_named_chain_have_counterparts(plan: bridge.Plan) -> None:
+    tx = optax.named_chain(("rate", optax.scale(1.0)), ("adam", adam()))
+    held = moved(torch_state(ADAM, *ADAM_KEYS), plan, tx)
+    assert held["adam"][0].mu["dense"]["kernel"][0, 2] == 5.0
+
+
 def is_matrix(params: Any) -> Any:
     return jax.tree.map(lambda x: x.ndim == 2, params)
+
+
+# Powers of the gradient that moments have the unit of, by hand from torch's formulas.
+DEGREES: dict[str, tuple[Mapping[str, Any], str]] = {
+    "SGD": (SGD, "momentum_buffer 1"),
+    "SGD without momentum": (SGD | {"momentum": 0}, ""),
+    "Adam": (ADAM, "exp_avg 1 exp_avg_sq 2"),
+    "AMSGrad": (AMSGRAD, "exp_avg 1 exp_avg_sq 2 max_exp_avg_sq 2"),
+    # Its momentum is of steps whose gradients have been divided by their root mean square.
+    "RMSprop": (CENTERED, "square_avg 2 grad_avg 1 momentum_buffer 0"),
+    "Adagrad": (ADAGRAD, "sum 2"),
+}
+
+
+@pytest.mark.parametrize(("group", "expected"), cases(DEGREES))
+def test_degrees_of_moments(group: Mapping[str, Any], expected: str) -> None:
+    (row,) = (row for row in TORCH_OPTIMIZERS if row.marks <= set(group))
+    found = " ".join(f"{name} {degree:g}" for name, degree in row.moments(group).items())
+    assert found == expected
 
 
 def test_nnx_and_a_multiplier() -> None:

@@ -513,6 +513,29 @@ def test_every_use_is_seen_and_the_model_is_left_alone():
     assert type(model.layer) is nnx.Linear
 
 
+@jax.custom_vjp
+def with_its_own_gradient(x):
+    return tag("inside", jnp.sin(x))
+
+
+with_its_own_gradient.defvjp(lambda x: (with_its_own_gradient(x), x), lambda x, g: (g,))
+
+
+def test_tags_are_seen_inside_of_every_call():
+    """A function with its own gradient too, a call inside of a call, and any in a loop."""
+
+    def model(x):
+        x = jax.checkpoint(jax.jit(with_its_own_gradient))(x)
+        return jax.lax.map(with_its_own_gradient, x)
+
+    x = jnp.ones((2, 3))
+    result, (first, second) = collecting(model, x)(x)
+    assert [one.name for one in (first, second)] == ["inside", "inside#1"]
+    np.testing.assert_array_equal(first.value, jnp.sin(x))
+    np.testing.assert_array_equal(second.value, result)
+    assert (second.scanned, second.shape) == (1, (3,))
+
+
 def test_the_layers_of_a_stack_are_seen_one_by_one():
     sizes = {"width": 8, "num_layers": 3, "num_heads": 2, "base_width": 8}
     tokens = jnp.arange(5)[None]

@@ -89,7 +89,9 @@ def test_every_optimizer_has_its_family_and_source():
 BAD: dict[str, tuple[Any, ...]] = {
     "unknown": (lambda: parametrization("mup", "soap"), ValueError, r"one of 'sgd', .* Got 'soap'"),
     "borrowed name": (lambda: parametrization("mup", Family("adam", 1, 0)), ValueError, "its own"),
-    "degree": (lambda: Family("own", float("nan"), 0), ValueError, r"finite numbers. Got nan"),
+    "degree": (lambda: Family("own", float("nan"), 0), ValueError, r"finite number. Got nan"),
+    "degree text": (lambda: Family("own", 0, "1"), TypeError, r"`weight_degree` .* Got '1'"),
+    "shampoo": (lambda: shampoo(0.25, None), TypeError, r"`right` must be a real number. Got None"),
     "unit": (lambda: Family("own", 0, 0, unit=2.0), TypeError, r"must be a `Power`. Got 2.0"),
 }
 

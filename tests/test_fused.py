@@ -611,8 +611,13 @@ def test_other_bad_input():
         fused.live_gradients(step, params, state, x)
     with pytest.raises(ValueError, match="`update_size` must"):
         fused.value_and_update(residual, ADAM, update_size=-1)
-    with pytest.raises(ValueError, match="max_norm"):
-        fused.global_norm_clip(0.0)
+    with pytest.raises(TypeError, match=r"`update_size` must be an integer.*Got 1\.5"):
+        fused.value_and_update(residual, ADAM, update_size=1.5)  # type: ignore[arg-type]
+    for wrong in (0.0, np.float32(-1.0), jnp.array(jnp.nan), jnp.inf):
+        with pytest.raises(ValueError, match="`max_norm` must be a finite number above 0"):
+            fused.global_norm_clip(wrong)
+    with pytest.raises(TypeError, match="`max_norm` must be a real number"):
+        fused.global_norm_clip(None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="It lacks\n  out"):
         fused.GlobalNormClip(1.0, {"in": 1.0}).factor({"in": 0, "out": 0}, [])
     with pytest.raises(ValueError, match="'block' must all have"):

@@ -353,6 +353,20 @@ def test_nnx_initializers_with_metadata_survive(bases):
     assert jaxmup.nnx.specs(layer)["kernel"].shape == (8, 8)
 
 
+def test_linen_asks_an_initializer_for_initial_values_alone():
+    shapes = []
+
+    def counting(key, shape, dtype):
+        shapes.append(shape)
+        return jnp.ones(shape, dtype)
+
+    layer = linen_layer(8, 8, (4, 4), kernel_init=counting)
+    drawn = len(shapes)
+    assert drawn > 0
+    layer.apply(layer.params, draw(2, 8))
+    assert len(shapes) == drawn
+
+
 # ---- specs of models
 
 
@@ -406,7 +420,9 @@ def test_nnx_layers_stack_under_vmap_and_scan():
     specs, single = jaxmup.nnx.specs(stacked), jaxmup.nnx.specs(block(nnx.Rngs(0)))
     assert specs["kernel"] == single["kernel"].with_batch_axis(0, 3)
     rule = parametrization("mup")
-    assert jaxmup.resolve(specs, rule) == jaxmup.resolve(single, rule)
+    scaling, of_one = (jaxmup.resolve(tree, rule)["kernel"] for tree in (specs, single))
+    assert scaling.shape == (3, 8, 8)
+    assert dataclasses.replace(scaling, shape=of_one.shape) == of_one
 
     @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
     def forward(x, layer):
@@ -562,6 +578,7 @@ BAD = {
     "bias σ NaN": ({"bias_init_std": np.nan}, "above 0. Got nan"),
     "α NaN": ({"lr_scale": np.nan}, "`lr_scale` .* above 0. Got nan"),
     "α 0": ({"lr_scale": 0.0}, "`lr_scale` .* above 0. Got 0.0"),
+    "α array": ({"lr_scale": jnp.ones(2)}, "`lr_scale` .* number. Got Array"),
     "α text": ({"lr_scale": "1"}, "`lr_scale` .* number. Got '1'"),
     "dtype": ({"dtype": jnp.int32}, "`dtype` .* Got int32"),
     "param_dtype": ({"param_dtype": bool}, "`param_dtype` .* Got bool"),
@@ -578,3 +595,10 @@ BAD = {
 def test_bad_input(make, arguments, message):
     with pytest.raises((ValueError, TypeError), match=message):
         make(8, 8, **arguments)
+
+
+@each_api
+def test_a_boolean_is_refused_after_the_number_that_equals_it(make):
+    make(8, 8, lr_scale=1.0)
+    with pytest.raises(TypeError, match=r"`lr_scale` .* Got True"):
+        make(8, 8, lr_scale=True)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import inspect
+import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -401,6 +403,37 @@ def test_at_base_width_the_layer_is_flax(make, row):
     inputs = row.inputs(1)
     expected = values_and_gradients(flax, flax.params, inputs)
     assert bits(values_and_gradients(ours, ours.params, inputs)) == bits(expected)
+
+
+PACKAGE = f"{os.sep}jaxmup{os.sep}"
+
+
+def modules_entered(function: Callable[[], Any]) -> set[str]:
+    """The modules of jaxmup whose functions run while `function` does."""
+    entered = set()
+
+    def note(frame: Any, event: str, argument: Any) -> None:
+        file = frame.f_code.co_filename
+        if event == "call" and PACKAGE in file:
+            entered.add(file.rpartition(PACKAGE)[2])
+
+    sys.setprofile(note)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return entered
+
+
+@every_layer
+def test_a_forward_pass_enters_the_layer_and_functional_alone(make, row):
+    layer, inputs = make(row, 2, True), row.inputs(2)
+    layer.apply(layer.params, *inputs)
+    entered = modules_entered(lambda: layer.apply(layer.params, *inputs))
+    assert all(module == "functional.py" or module.count(os.sep) for module in entered), entered
+    # Norms inside of NNX's attention are layers of their own, in a module of their own.
+    has_norm_inside = make is nnx_layer and any("_ln/" in name for name in row.axes)
+    assert len(entered) <= 3 + has_norm_inside
 
 
 def arguments(function: Any) -> list[Any]:

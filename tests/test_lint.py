@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -559,6 +559,30 @@ def test_eps_above_the_second_moment(steps, size, where):
     findings = lint(SPECS, rule("adam table8"), **running(1e-8, steps, size))
     assert [f.check for f in findings] == ["eps-dominates"] * bool(where)
     assert [path for finding in findings for path in finding.where] == where.split()
+
+
+class Wrapped(NamedTuple):
+    """The state of a transform that no table knows."""
+
+    inner: Any
+
+
+@pytest.mark.parametrize(
+    ("wrap", "seen"),
+    [
+        (lambda state: state, True),
+        (lambda state: Wrapped(state), True),
+        (lambda state: (optax.MaskedState(state),), True),
+        (lambda state: jaxmup.optim._reference.ReferenceGaugeState(state), True),
+        # What is accumulated here are squares of steps, which no eps stands beside.
+        (lambda state: optax.ScaleByAdaDeltaState(state[1].nu, state[1].nu), False),
+    ],
+    ids=["Adam", "unknown", "masked", "in the reference gauge", "Adadelta"],
+)
+def test_second_moments_are_found_where_they_stand(wrap, seen):
+    found = running(1e-8, 3, lambda path: 2.4e-9 if path == "square" else 1.0)
+    findings = lint(SPECS, rule("adam table8"), **{**found, "opt_state": wrap(found["opt_state"])})
+    assert [f.where for f in findings] == [("square",)] * seen
 
 
 def test_the_maximum_counts_in_amsgrad_and_variables_of_nnx_are_looked_into():

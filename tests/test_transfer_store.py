@@ -140,7 +140,7 @@ def test_a_sweep_that_was_stopped_goes_on_and_ends_with_the_same_bits(undisturbe
 
 def test_a_sweep_that_is_done_is_read_and_not_trained(undisturbed, tmp_path, monkeypatch):
     (tmp_path / "trials.jsonl").write_bytes(undisturbed[1])
-    monkeypatch.setattr("jaxmup.transfer._train.program", lambda *_: pytest.fail("it trains"))
+    monkeypatch.setattr("jaxmup.transfer._train.trainer", lambda *_: pytest.fail("it trains"))
     task = classification(made_up())
     assert transfer.measure(CONFIG, task, directory=tmp_path) == undisturbed[0]
     with pytest.raises(ValueError, match=r"config\.steps: 3 there, 4 here"):

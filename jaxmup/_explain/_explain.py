@@ -4,12 +4,13 @@ import dataclasses
 import json
 from typing import Any
 
-from jaxmup import _scaling
+from jaxmup import _check, _scaling
 from jaxmup._explain import _render
 from jaxmup._explain._group import merge
 from jaxmup._explain._row import ParameterRow, at_base
 from jaxmup._parametrization import Parametrization
-from jaxmup._spec import ParamSpec, require_positive
+from jaxmup._spec import ParamSpec
+from jaxmup._specs_of import specs_of
 from jaxmup._tree import leaves_by_path, require_leaves, resolve
 
 
@@ -101,7 +102,8 @@ def explain(
     learning rate, gradient, eps and weight decay.
 
     Args:
-      specs: a tree with a `ParamSpec` at each leaf, such as `jaxmup.nnx.specs` returns.
+      specs: A tree with a `ParamSpec` at each leaf, such as `jaxmup.nnx.specs` returns, or a model
+        of jaxmup layers: an NNX module, or a `jaxmup.Model` at a size.
       parametrization: the rule, for the family of the optimizer that will be used.
       learning_rate: the base model's; with it, rows hold the learning rate of each stored weight.
 
@@ -131,7 +133,10 @@ def explain(
       Yang et al., "Tensor Programs V", arXiv:2203.03466, Appendix B (roles), Tables 3, 8, 9.
     """
     if learning_rate is not None:
-        require_positive("learning_rate", learning_rate, "It is the base model's.")
+        remedy = "It is the base model's."
+        _check.number("learning_rate", learning_rate, above=0, may_be_traced=False, remedy=remedy)
+        learning_rate = _check.plain(learning_rate)
+    specs = specs_of(specs)
     scalings = leaves_by_path(resolve(specs, parametrization))
     by_path = require_leaves("specs", specs, ParamSpec, "Use `jaxmup.nnx.specs`.")
     rows = (

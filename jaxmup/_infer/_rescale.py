@@ -121,7 +121,7 @@ def rescale(
 
 
 def _is_plain(spec: ParamSpec) -> bool:
-    """Whether the layer takes its initial values as they come."""
+    """True if the layer takes its initial values as they come."""
     return spec.applied is None or spec.applied.init_gain is None
 
 
@@ -147,15 +147,15 @@ def _require_key(instance: Instance) -> None:
 
 
 class _Layout(NamedTuple):
-    """How one parameter is laid out of draws of its counterpart in the base model.
+    """One parameter, laid out of draws of its counterpart in the base model.
 
     Args:
-      source: the name of the counterpart.
-      base_shape: its shape.
-      shape: the shape of the parameter.
-      tiles: number of draws along each axis.
-      start: index of the first draw.
-      is_plain: whether it is the counterpart itself, which `make_model` has drawn.
+      source: Name of the counterpart.
+      base_shape: Shape of the counterpart.
+      shape: Shape of the parameter.
+      tiles: Number of draws along each axis.
+      start: Index of the first draw.
+      is_plain: True if the parameter is its counterpart, which `make_model` has drawn.
     """
 
     source: str

@@ -22,6 +22,7 @@ from jaxmup._parametrization import Parametrization
 from jaxmup._power import ONE
 from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
+from jaxmup._specs_of import specs_of
 from jaxmup._tree import leaves_by_path, path_name, require_leaves
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def lint(
     are not tried.
 
     Args:
-      specs: a tree with a `ParamSpec` at each leaf, such as `jaxmup.nnx.specs` returns.
+      specs: A tree with a `ParamSpec` at each leaf, such as `jaxmup.nnx.specs` returns, or a model
+        of jaxmup layers: an NNX module, or a `jaxmup.Model` at a size.
       parametrization: the rule that is meant.
       scalings: those that are used; `None` for `jaxmup.resolve(specs, parametrization)`. Leave
         out `parametrization` where some were replaced on purpose.
@@ -99,6 +101,7 @@ def lint(
     References:
       Yang et al., "Tensor Programs V", arXiv:2203.03466, Tables 3, 8, 9 and Appendix B.3.
     """
+    specs = specs_of(specs)
     by_path = require_leaves("specs", specs, ParamSpec, "Use `jaxmup.nnx.specs`.")
     if parametrization is None and scalings is None and not (tx is None and opt_state is None):
         raise ValueError(

@@ -57,7 +57,10 @@ class Parts(NamedTuple):
 class Framework(Protocol):
     """One kind of model, without its arrays."""
 
-    kind: Kind
+    @property
+    def kind(self) -> Kind:
+        """The name of the kind."""
+        ...
 
     def draw(self, made: Any, key: Any, call: Call | None) -> Parts:
         """The arrays of `made`, which a factory has made with `key`."""

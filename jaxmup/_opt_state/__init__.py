@@ -15,6 +15,7 @@ from jaxmup._opt_state._rebuild import with_fields as with_fields
 from jaxmup._opt_state._table import TRANSFORMS as TRANSFORMS
 from jaxmup._opt_state._table import WRAPPERS as WRAPPERS
 from jaxmup._opt_state._transform import FIXED as FIXED
+from jaxmup._opt_state._transform import SQUARE as SQUARE
 from jaxmup._opt_state._transform import Kind as Kind
 from jaxmup._opt_state._transform import Movement as Movement
 from jaxmup._opt_state._transform import Transform as Transform

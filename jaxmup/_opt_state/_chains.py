@@ -1,4 +1,4 @@
-"""What the optimizers of optax are made of: each as the chain of transforms that its alias builds.
+"""The optimizers of optax, each as the chain of transforms that its alias builds.
 
 An optimizer whose arguments add or leave out transforms has one chain for each case.
 """

@@ -1,4 +1,4 @@
-"""What a chain is made of, said in words where the types of its states leave it open."""
+"""The transforms of a chain, named by the user where the types of its states leave them open."""
 
 import itertools
 from collections.abc import Hashable, Iterable, Mapping
@@ -13,7 +13,7 @@ Description: TypeAlias = str | tuple[Any, ...] | Mapping[Hashable, Any]
 """The name of an optimizer or of a transform, several of them in their order, or, under
 `optax.partition`, one of these for each label."""
 
-# What one link is described by: a name of the table, or a description of each branch.
+# A description of one part: a name of the table, or a description of each branch.
 _Word: TypeAlias = str | Mapping[Hashable, Description]
 
 

@@ -12,7 +12,7 @@ def with_fields(state: OptState, values: Mapping[Path, Any]) -> OptState:
 
     Args:
       state: State of an optax optimizer.
-      values: What is put in, by where it stands. What stands elsewhere is not copied.
+      values: Values that are put in, by path; what has no value is not copied.
 
     Example:
       >>> import optax

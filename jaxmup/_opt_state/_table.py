@@ -23,6 +23,7 @@ def _row(
     steps: str = "",
     position: str = "",
     gathered: str = "",
+    apart: str = "",
     other: str = "",
     update: str = "",
     square: str = "",
@@ -39,6 +40,7 @@ def _row(
       steps: Fields that count steps.
       position: Fields that say where a schedule stands.
       gathered: Fields for what has gathered since the last step.
+      apart: Fields for the states of transforms with units of their own.
       other: Fields that stay and are none of these.
       update: Moments that move as the updates do.
       square: Moments that move as the squares of updates do.
@@ -46,15 +48,19 @@ def _row(
       kinds: Kind of those among them that are no moments.
       **rest: Arguments of `Transform`.
     """
+    by_kind: dict[Kind, str] = {
+        "steps": steps,
+        "position": position,
+        "gathered": gathered,
+        "apart": apart,
+        "other": other,
+    }
     stay: dict[str, Kind] = {
-        **dict.fromkeys(steps.split(), "steps"),
-        **dict.fromkeys(position.split(), "position"),
-        **dict.fromkeys(gathered.split(), "gathered"),
-        **dict.fromkeys(other.split(), "other"),
+        name: kind for kind, names in by_kind.items() for name in names.split()
     }
     moments = dict.fromkeys(update.split(), UPDATE) | dict.fromkeys(square.split(), SQUARE)
     kept = {**dict.fromkeys(stay, FIXED), **moments, **(fields or {})}
-    of_kind = {**stay, **(kinds or {})}
+    of_kind: dict[str, Kind] = {**stay, **(kinds or {})}
     return Transform(
         tuple(states.split()), kept, returns, hyperparameters or {}, kinds=of_kind, **rest
     )
@@ -74,11 +80,11 @@ def _stddev(eps: Mapping[str, Movement]) -> Transform:
     return _row(states, FIXED, eps, steps="count", update="mu", square="nu")
 
 
-# Where eps stands inside the root, and where beside it.
+# eps inside the root of the second moment, and eps beside it.
 _INSIDE = {"eps": SQUARE, "initial_scale": SQUARE}
 _BESIDE = {"eps": UPDATE, "initial_scale": SQUARE}
 
-# Where several transforms have one type of state, the first of them is what a state is read as.
+# A type of state that several transforms share is read as that of the first of them.
 TRANSFORMS: dict[str, Transform] = {
     # An entry of the gradient over the root of its second moment: what returns has no unit.
     "scale_by_adam": _ADAM,
@@ -209,8 +215,8 @@ TRANSFORMS: dict[str, Transform] = {
     "jaxmup.optim.scale_updates": _row("ScaleUpdatesState", sets_rate=True),
     "a chain of jaxmup.optim": _row("ReadyChainState"),
     "jaxmup.optim.clip_by_global_norm": _row("ClipByGlobalNormState"),
-    "jaxmup.optim.from_direction": _row("BaseUnitsState", WEIGHT, other="inner_state"),
-    "jaxmup.optim.in_reference_gauge": _row("ReferenceGaugeState", WEIGHT, other="inner_state"),
+    "jaxmup.optim.from_direction": _row("BaseUnitsState", WEIGHT, apart="inner_state"),
+    "jaxmup.optim.in_reference_gauge": _row("ReferenceGaugeState", WEIGHT, apart="inner_state"),
 }
 
 # Transforms around other transforms.

@@ -1,4 +1,4 @@
-r"""What one transform of optax keeps, and how it moves with the gauge.
+r"""One transform of optax: the fields that it keeps, and their movement with the gauge.
 
 A gauge move stores a parameter as `w / θ` and multiplies it by `θ m` in the forward pass, so that
 the effective weight stays. Gradients grow by θ, and the step that is added to `w` must shrink by θ.
@@ -50,8 +50,8 @@ SQUARE = Movement(update=2)
 WEIGHT = Movement(theta=-1)  # moves as the stored weight
 DECAY = Movement(update=1, theta=1)  # makes λ w move as the updates do
 
-Kind = Literal["moment", "steps", "position", "gathered", "rates", "schedules", "other"]
-"""What a field of a state is.
+Kind = Literal["moment", "steps", "position", "gathered", "rates", "schedules", "apart", "other"]
+"""The kind of a field of a state.
 
 - `moment`: arrays for each parameter, such as averages of its gradient.
 - `steps`: the number of steps made.
@@ -59,13 +59,15 @@ Kind = Literal["moment", "steps", "position", "gathered", "rates", "schedules", 
 - `gathered`: what is alike after any step, and in between holds what has gathered since the last.
 - `rates`: the hyper-parameters that `optax.inject_hyperparams` holds, by name.
 - `schedules`: states of schedules, by name, each with its position.
+- `apart`: the state of transforms that see the parameters in units of their own, which no gauge
+  moves.
 - `other`: none of these.
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """How one transform moves.
+    """The movement of one transform.
 
     Args:
       states: Names of the types that its state may have.

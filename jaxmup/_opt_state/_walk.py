@@ -10,7 +10,7 @@ from jaxmup._opt_state._transform import FIXED, Kind, Movement, Transform
 from jaxmup._tree import OptState
 
 Path: TypeAlias = tuple[Hashable, ...]
-"""Where a state or a field stands in the state of the whole optimizer: indices, fields and keys."""
+"""The place of a state or a field in the state of the whole optimizer: indices, fields and keys."""
 
 STATELESS = "a transform without state"
 
@@ -38,11 +38,11 @@ class Field(NamedTuple):
     """A field of the state of a transform.
 
     Args:
-      path: Where it stands.
-      name: Its name in the state.
-      kind: What it is.
-      movement: How it moves with the gauge.
-      value: What it holds.
+      path: Place in the state of the optimizer.
+      name: Name in the state of the transform.
+      kind: Kind of what it holds.
+      movement: Movement with the gauge.
+      value: Value that it holds.
     """
 
     path: Path
@@ -56,10 +56,10 @@ class Link(NamedTuple):
     """A transform in a chain.
 
     Args:
-      path: Where its state stands in that of the optimizer.
-      name: Its name in the table.
-      transform: Its row of the table.
-      state: Its own state.
+      path: Place of its state in that of the optimizer.
+      name: Name in the table.
+      transform: Row of the table.
+      state: State of the transform.
     """
 
     path: Path
@@ -93,12 +93,13 @@ Chain: TypeAlias = list[Link | Branches]
 
 
 class Walked(NamedTuple):
-    """What the state of an optimizer consists of.
+    """The parts of an optimizer's state.
 
     Args:
       chain: The transforms in the order in which an update passes them, those that wrap others
         before these.
-      unknown: A line for each state of an unknown type, and for each unknown field.
+      unknown: A line for each state of an unknown type, and for each unknown field. The known
+        states that stand in an unknown one are in the chain.
       unordered: Paths of mappings, as `optax.named_chain` has them: JAX sorts their keys, so that
         the order of the transforms is lost.
     """
@@ -151,7 +152,13 @@ def _walk(
             {k: list(_walk(x, (*path, "inner_states", k), known, walked)) for k, x in inner}
         )
     elif kind not in known:
-        walked.unknown.append(f"{where(path)}: {kind}{getattr(state, '_fields', ())}")
+        held = getattr(state, "_fields", ())
+        walked.unknown.append(f"{where(path)}: {kind}{held}")
+        # Whoever can do without this one wants to see what it wraps.
+        for name in held:
+            if isinstance(getattr(state, name), tuple):
+                inside = Walked([], [], [])
+                yield from _walk(getattr(state, name), (*path, name), known, inside)
     else:
         link = Link(path, *known[kind], state)
         walked.unknown.extend(f"{where(path)}: {kind}.{name}" for name in _unknown_fields(link))

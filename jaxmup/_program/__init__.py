@@ -48,5 +48,6 @@ from jaxmup._program._source import line_of as line_of
 from jaxmup._program._trace import Traced as Traced
 from jaxmup._program._trace import trace as trace
 from jaxmup._program._types import Shaped as Shaped
+from jaxmup._program._types import aval_of as aval_of
 from jaxmup._program._types import is_inexact as is_inexact
 from jaxmup._program._types import type_of as type_of

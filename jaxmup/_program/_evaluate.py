@@ -23,14 +23,16 @@ def interpret(
     literal: Callable[[Literal], T],
     constants: Sequence[T],
 ) -> list[T]:
-    """What follows of the outputs of a program from what is known of its inputs.
+    """Facts about the outputs of a program, from facts about its inputs.
+
+    A fact is anything: the array itself, a shape, the inputs that a value follows from.
 
     Args:
       program: The program; the inside of its calls and loops is the business of `step`.
-      inputs: What is known of each input.
-      step: Takes an equation and what is known of what it reads to what follows of its results.
-      literal: What is known of a number that stands in the program.
-      constants: What is known of each array that the program holds.
+      inputs: Fact about each input.
+      step: Function of an equation and the facts about what it reads, to those about its results.
+      literal: Function of a number that stands in the program, to the fact about it.
+      constants: Fact about each array that the program holds.
 
     Example:
       >>> import jax
@@ -58,9 +60,9 @@ def evaluate(program: ClosedJaxpr, inputs: Sequence[Any], hook: Hook) -> list[An
     Args:
       program: The program.
       inputs: Its inputs.
-      hook: Takes an equation and the arrays that it reads to its results, or to `None` for those
-        that it has by itself, which `bind` makes. To inline a call it evaluates what is `called`
-        there; into whatever else runs a program it goes by `run_inside`.
+      hook: Function of an equation and the arrays that it reads to its results, or to `None` for
+        those that it has by itself, which are those of `bind`. A call is inlined by evaluating what
+        is `called` there; `run_inside` goes into whatever else runs a program.
 
     Example:
       >>> import jax

@@ -113,6 +113,7 @@ class _Walk:
         self.nodes: list[Node] = []
 
     def add(self, op: str, parents: Sequence[Node], types: tuple[Any, ...], **more: Any) -> Node:
+        """A new node; takes more fields of `Node` by name."""
         self.nodes.append(Node(op, list(parents), types, **more))
         return self.nodes[-1]
 
@@ -120,6 +121,7 @@ class _Walk:
         self, programs: Sequence[ClosedJaxpr], inputs: Sequence[Node], path: tuple[Equation, ...]
     ) -> list[Node]:
         """The values that come out of programs, inside of the calls and loops of a path."""
+        # The variables of the first program stand for those of all: the equations are the same.
         jaxprs = [program.jaxpr for program in programs]
         values: dict[Var, Node] = dict(zip(jaxprs[0].invars, inputs, strict=True))
         for position, variable in enumerate(jaxprs[0].constvars):
@@ -163,6 +165,7 @@ class _Walk:
         output: int,
         path: tuple[Equation, ...],
     ) -> Node:
+        """One result of an equation."""
         types = tuple(equation.outvars[output].aval for equation in equations)
         return self.add(op, parents, types, path=path, equations=equations, output=output)
 
@@ -174,14 +177,16 @@ class _Walk:
         first: int,
         path: tuple[Equation, ...],
     ) -> list[Node]:
-        """What inner programs see of each of some values, from their input `first` on."""
+        """The inputs of inner programs, from the position `first` on, each made of a parent."""
         variables = [program.jaxpr.invars[first : first + len(parents)] for program in programs]
         return [
             self.add(op, [parent], tuple(v.aval for v in vs), path=path)
             for parent, *vs in zip(parents, *variables, strict=True)
         ]
 
-    def scan(self, equations: Lockstep, inputs: list[Node], path: tuple[Equation, ...]) -> Any:
+    def scan(
+        self, equations: Lockstep, inputs: list[Node], path: tuple[Equation, ...]
+    ) -> list[Node]:
         loops = [Loop.of(equation) for equation in equations]
         bodies, loop = [each.body for each in loops], loops[0]
         constants, start, scanned = loop.split(inputs)
@@ -189,20 +194,26 @@ class _Walk:
         slices = self.seen("slice", scanned, bodies, loop.constants + loop.carry, path)
         results = self.run(bodies, [*constants, *carry, *slices], path)
         _close(carry, results[: loop.carry])
+        # The carry stands for its last value too. Whoever looks for a fixpoint finds one for both.
         outputs = enumerate(results[loop.carry :], start=loop.carry)
         return [*carry, *(self.made("stack", [y], equations, i, path) for i, y in outputs)]
 
-    def repeat(self, equations: Lockstep, inputs: list[Node], path: tuple[Equation, ...]) -> Any:
+    def repeat(
+        self, equations: Lockstep, inputs: list[Node], path: tuple[Equation, ...]
+    ) -> list[Node]:
         loops = [While(equation) for equation in equations]
         bodies, tests = [each.body for each in loops], [each.test for each in loops]
         of_test, of_body, start = loops[0].split(inputs)
         carry = self.seen("carry", start, bodies, len(of_body), path)
+        # Nothing follows from the test, but parameters may be used in it.
         (goes_on,) = self.run(tests, [*of_test, *carry], path)
         self.add("test", [goes_on], goes_on.types, path=path)
         _close(carry, self.run(bodies, [*of_body, *carry], path))
         return carry
 
-    def choose(self, equations: Lockstep, inputs: list[Node], path: tuple[Equation, ...]) -> Any:
+    def choose(
+        self, equations: Lockstep, inputs: list[Node], path: tuple[Equation, ...]
+    ) -> list[Node]:
         index, operands = Choice(equations[0]).split(inputs)
         branches = zip(*(Choice(equation).branches for equation in equations), strict=True)
         results = [self.run(programs, operands, path) for programs in branches]
@@ -213,7 +224,7 @@ class _Walk:
 
     def per_device(
         self, equations: Lockstep, inputs: list[Node], path: tuple[Equation, ...]
-    ) -> Any:
+    ) -> list[Node]:
         programs = [closed(equation.params["jaxpr"]) for equation in equations]
         results = self.run(programs, self.seen("shard", inputs, programs, 0, path), path)
         outputs = enumerate(results)
@@ -245,31 +256,38 @@ def _in_lockstep(lists: Sequence[Sequence[Equation]], path: tuple[Equation, ...]
     """
     for equations in zip(*lists, strict=False):
         if len({_signature(equation) for equation in equations}) > 1:
-            raise ValueError(_differ([e.primitive.name for e in equations], (*path, equations[0])))
+            raise ValueError(_differ(equations, (*path, equations[0])))
         yield equations
     shortest = min(map(len, lists))
     if any(len(equations) > shortest for equations in lists):
-        longer = next(equations for equations in lists if len(equations) > shortest)
-        names = [
-            equations[shortest].primitive.name if len(equations) > shortest else "nothing more"
-            for equations in lists
-        ]
-        raise ValueError(_differ(names, (*path, longer[shortest])))
+        # The next equation of each, of which some programs have none.
+        rest = [next(iter(equations[shortest:]), None) for equations in lists]
+        found = next(equation for equation in rest if equation is not None)
+        raise ValueError(_differ(rest, (*path, found)))
 
 
 def _signature(equation: Equation) -> tuple[Any, ...]:
-    """What must be the same at all sizes: not shapes, but what is done with what."""
+    """Everything but shapes and numbers, which alone may differ between sizes."""
+    # A number in one program and a variable in the other is another program, though the primitive
+    # is the same: something is computed there that here Python knows.
     literals = tuple(isinstance(atom, Literal) for atom in equation.invars)
-    inner = len(Choice(equation).branches) if is_choice(equation) else 0
+    branches = len(Choice(equation).branches) if is_choice(equation) else 0
     counts = Loop.of(equation)[1:] if is_scan(equation) else ()
-    return equation.primitive.name, literals, len(equation.outvars), inner, counts
+    return equation.primitive.name, literals, len(equation.outvars), branches, counts
 
 
-def _differ(names: Sequence[str], path: tuple[Equation, ...]) -> str:
+def _differ(equations: Sequence[Equation | None], path: tuple[Equation, ...]) -> str:
     line = line_of(path)
     where = f" at {line.file}:{line.line}" if line else ""
     return (
         "The model must do the same at all sizes, so that only its shapes differ. At the first "
-        f"equation that differs{where} it does {' and '.join(names)}. Take out of the model what "
-        "Python decides by the size, as the number of layers, or hold it fixed."
+        f"equation that differs{where} it does {' and '.join(map(_described, equations))}. Take "
+        "out of the model what Python decides by the size, as the number of layers, or hold it "
+        "fixed."
     )
+
+
+def _described(equation: Equation | None) -> str:
+    if equation is None:
+        return "nothing more"
+    return f"`{equation.primitive.name}` of {len(equation.invars)}"

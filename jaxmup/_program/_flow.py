@@ -28,7 +28,7 @@ def variables(atoms: Iterable[Atom]) -> list[Var]:
 
 
 def number_of_uses(program: ClosedJaxpr) -> Counter[Var]:
-    """How often each variable is read, by equations and as an output; 0 if it is not."""
+    """The number of times that each variable is read, by equations and as an output."""
     atoms = [atom for equation in program.jaxpr.eqns for atom in equation.invars]
     return Counter(x for x in (*atoms, *program.jaxpr.outvars) if not isinstance(x, Literal))
 
@@ -74,7 +74,7 @@ def part(program: ClosedJaxpr, outputs: Iterable[int]) -> tuple[ClosedJaxpr, lis
 
     Args:
       program: The program.
-      outputs: Positions of the outputs; the part has them in the order of the program.
+      outputs: Positions of the wanted outputs. The part has them in the order of the program.
 
     Example:
       >>> import jax
@@ -116,6 +116,8 @@ def split(
     inputs = list(zip(jaxpr.invars, known, strict=True))
     others = [v for v, is_known in inputs if not is_known]
     seen = {*jaxpr.constvars, *(v for v, is_known in inputs if is_known)}
+    # One that reads a value of the second cannot be in the first, wherever it stands: what the
+    # first makes is all there before the second begins.
     first, rest = [], []
     for equation in jaxpr.eqns:
         is_first = goes_first(equation) and seen.issuperset(variables(equation.invars))
@@ -129,7 +131,7 @@ def split(
 
 
 def signature(program: ClosedJaxpr) -> list[tuple[str, list[str]]]:
-    """What a program does, in order, and the numbers in it; the sizes of arrays are left out."""
+    """The operations of a program in order, with the numbers in it, but without sizes of arrays."""
     found = []
     for equation in program.jaxpr.eqns:
         values = [atom.val for atom in equation.invars if isinstance(atom, Literal)]

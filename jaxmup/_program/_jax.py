@@ -76,7 +76,7 @@ def inner_programs(equation: Equation) -> list[ClosedJaxpr]:
 
 
 def scan_counts(equation: Equation) -> tuple[int, int]:
-    """How many constants and how many carried values a `scan` reads, in this order."""
+    """The number of constants and that of carried values that a `scan` reads."""
     params = equation.params
     if "ft_in" in params:  # a tree of three parts, since 0.12
         constants, carry, _ = params["ft_in"].unpack()
@@ -99,7 +99,8 @@ def without_dead_code(
 
 
 def bind(equation: Equation, inputs: Sequence[Any]) -> list[Any]:
-    """What an equation makes of these inputs."""
+    """The results of an equation for these inputs."""
+    # A call holds programs, where its primitive wants functions with their derivatives.
     primitive = equation.primitive
     results = primitive.bind(*inputs, **primitive.get_bind_params(equation.params))
     return list(results) if primitive.multiple_results else [results]

@@ -1,18 +1,19 @@
 """Shapes, dtypes and shardings of values, before there are any."""
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
+from jax.typing import ArrayLike
 
-from jaxmup._program._jax import ShapedArray
+from jaxmup._program._jax import Atom, ShapedArray
 
 Shaped: TypeAlias = jax.Array | jax.ShapeDtypeStruct | ShapedArray
 """What has a shape and a dtype, whether or not it has values."""
 
 
-def type_of(x: Any, drop: int = 0) -> jax.ShapeDtypeStruct:
+def type_of(x: ArrayLike | Shaped, drop: int = 0) -> jax.ShapeDtypeStruct:
     """Shape and dtype of an array without some leading axes, and its sharding if it is explicit.
 
     Example:
@@ -24,11 +25,18 @@ def type_of(x: Any, drop: int = 0) -> jax.ShapeDtypeStruct:
     # empty, and tracing with it would fail.
     sharding = kind.sharding if isinstance(kind, ShapedArray) else None
     if sharding is None or sharding.mesh.empty:
-        return jax.ShapeDtypeStruct(x.shape[drop:], x.dtype)
+        return jax.ShapeDtypeStruct(kind.shape[drop:], kind.dtype)
     spec = PartitionSpec(*sharding.spec[drop:])
-    return jax.ShapeDtypeStruct(x.shape[drop:], x.dtype, sharding=sharding.update(spec=spec))
+    return jax.ShapeDtypeStruct(kind.shape[drop:], kind.dtype, sharding=sharding.update(spec=spec))
 
 
-def is_inexact(x: Any) -> bool:
+def aval_of(atom: Atom) -> ShapedArray:
+    """The shape and dtype of a variable or a number of a program."""
+    # JAX's own name for the type of a value. Of what programs hold beside arrays, tokens and
+    # references, none has a shape.
+    return atom.aval  # type: ignore[return-value]
+
+
+def is_inexact(x: Shaped) -> bool:
     """True if `x` is of real or complex numbers, which have gradients."""
     return jnp.issubdtype(x.dtype, jnp.inexact)

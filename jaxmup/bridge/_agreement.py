@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import Array
 
 from jaxmup._check import listed
-from jaxmup._opt_state import Owners
+from jaxmup._opt_state import Owners, with_fields
 from jaxmup._tree import OptState, Params, PathName, leaves_by_path, map_named
 from jaxmup.bridge._moments import Trained
 from jaxmup.bridge._optax_states import Progress, fields_of, filled, moments_of
@@ -43,8 +44,8 @@ def require_same_step(
     Args:
       tx: The optax optimizer.
       params: The tree of its parameters.
-      trained: How torch trains each parameter, by name; one that is missing is not trained.
-      progress: How far the run has come.
+      trained: Training of each parameter in torch, by name; a missing one is not trained.
+      progress: Progress of the run.
     """
     rng = np.random.default_rng(0)
     samples = {
@@ -94,7 +95,7 @@ def _here(sample: _Sample, trained: Trained | None) -> _Sample:
 
 
 def _torch_update(trained: Trained | None, step: int, sample: _Sample) -> np.ndarray:
-    """What torch's step adds to the leaf."""
+    """The update that torch's step adds to the leaf."""
     if trained is None:
         return np.zeros_like(sample.weight)
     group, factor = trained
@@ -119,7 +120,8 @@ def _update(
     for path, sample in samples.items():
         for name, array in sample.moments.items():
             moments.setdefault(name, {})[path] = array
-    state = filled(tx.init(weights), moments, progress, Owners(samples))
+    owners = Owners(samples)
+    state = filled(_tiny_state(tx, params, owners), moments, progress, owners)
     updates = jax.tree.map(jnp.zeros_like, weights)
     # Where `optax.MultiSteps` gathers gradients, its first calls update nothing.
     for _ in range(_LONGEST_WAIT):
@@ -130,6 +132,26 @@ def _update(
         path: np.asarray(update, np.float64) for path, update in leaves_by_path(updates).items()
     }
     return found, _rounding(state)
+
+
+def _tiny_state(tx: optax.GradientTransformation, params: Params, owners: Owners) -> OptState:
+    """The state that `tx` begins with, with a tiny tensor for each of the true size."""
+    shapes = {path: np.shape(leaf) for path, leaf in leaves_by_path(params).items()}
+
+    def tiny(owner: PathName | None, leaf: Array) -> Array:
+        if owner is None or leaf.shape != shapes[owner]:
+            return leaf
+        return jnp.full((2,) * leaf.ndim, leaf.ravel()[0] if leaf.size else 0, leaf.dtype)
+
+    # `init` has to see the true shapes, which it may compare with those that it was built for. In
+    # one program with what becomes of them, XLA makes no array of that size.
+    @jax.jit
+    def begun() -> OptState:
+        state = tx.init(jax.tree.map(lambda leaf: jnp.zeros(np.shape(leaf), jnp.float64), params))
+        fields = [part.field for part in fields_of(state)]
+        return with_fields(state, {field.path: owners.map(tiny, field.value) for field in fields})
+
+    return begun()
 
 
 def _rounding(state: OptState) -> float:

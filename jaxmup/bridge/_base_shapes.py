@@ -1,7 +1,8 @@
-"""Base shapes of microsoft/mup: the sizes in the base model of every axis that grows."""
+"""The file in which microsoft/mup keeps the shapes of a base model: sizes by name, in YAML."""
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,24 +14,22 @@ BaseShape: TypeAlias = tuple[int | None, ...]
 BaseShapes: TypeAlias = Mapping[str, BaseShape] | str | os.PathLike[str]
 YamlNode: TypeAlias = Any
 """A `yaml.Node`, whose package the types must not need."""
-_TAG = "tag:yaml.org,2002:"
-_DIGITS = 18  # no axis has a size of more
-_CHARACTERS = 80  # of what is refused, in its message
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def read_base_shapes(path: str | os.PathLike[str]) -> dict[str, BaseShape]:
     r"""Reads a `.bsh` file, as `mup.save_base_shapes` writes it: the base shape of each tensor.
 
-    It is YAML of names with lists of sizes, and anything else in it is refused.
+    It is YAML, a mapping of names to lists of sizes. Nothing of it is evaluated: a tag, an alias or
+    another type is refused.
 
     Args:
       path: Path of the file.
 
     Raises:
-      OSError: if it cannot be read.
       ModuleNotFoundError: if PyYAML is not installed.
-      ValueError: naming the file and what else it holds.
+      OSError: if it cannot be read.
+      ValueError: naming file and line, if it holds anything else.
 
     Example:
       >>> import tempfile
@@ -39,70 +38,95 @@ def read_base_shapes(path: str | os.PathLike[str]) -> dict[str, BaseShape]:
       >>> read_base_shapes(path)
       {'fc.weight': (64, None), 'scale': ()}
     """
-    entries = _entries(path)
-    if empty := [name.value for name, sizes in entries if _text(sizes, "null") is not None]:
-        raise ValueError(f"{path}: a base shape must have sizes, or be []. None have {empty}.")
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be a file of base shapes, which is text. {error}") from None
     shapes: dict[str, BaseShape] = {}
-    for name, sizes in entries:
-        text = _text(name, "str")
-        if text is None or text in shapes:
-            raise _refused(path, name)
-        if sizes.tag != f"{_TAG}seq":
-            raise _refused(path, sizes)
-        shapes[text] = tuple(_size(path, size) for size in sizes.value)
+    try:
+        for key, value in _entries(text):
+            name = _name(key)
+            if name in shapes:
+                raise _LineError(key, f"a name must occur once. Got {name!r} again.")
+            shapes[name] = tuple(_size(size) for size in _sizes(name, value))
+    except _LineError as error:
+        raise ValueError(f"{path}, line {error.line}: {error}") from None
     return shapes
 
 
-def _entries(path: str | os.PathLike[str]) -> list[tuple[YamlNode, YamlNode]]:
-    """The nodes of the names and of their sizes."""
+class _LineError(ValueError):
+    """A fault at a line, counted from 1, or at the line of a node."""
+
+    def __init__(self, at: YamlNode | int, message: str):
+        super().__init__(message)
+        self.line: int = at if isinstance(at, int) else at.start_mark.line + 1
+
+
+def _entries(text: str) -> Iterator[tuple[YamlNode, YamlNode]]:
+    """The nodes of each name and of its sizes, as PyYAML parses them, in their order."""
+    # Nodes are text with tags. No loader makes objects of them, so that no tag can run anything.
+    root = _parsed(text)
+    if root is None:
+        return
+    if _kind(root) != "map":
+        raise _LineError(root, "base shapes must be a mapping, 'name:' with its sizes below it.")
+    # An alias is the same node once more. Files of mup have none, and nothing else that is small
+    # and grows when it is read.
+    seen: set[int] = set()
+    for entry in root.value:
+        for node in entry:
+            if id(node) in seen:
+                raise _LineError(node, "base shapes must be written out. Got an alias of this.")
+            seen.add(id(node))
+        yield entry
+
+
+def _parsed(text: str) -> YamlNode | None:
+    """The node at the root, or `None` of an empty file."""
     yaml = _extras.require("yaml", "Reading base shapes", "'jaxmup[bridge]'")
-    text = _text_of(path)
     try:
-        # The nodes alone, of which no object is made: so nothing is called whatever their tags say,
-        # and a name that stands twice is seen, of which YAML's loaders drop one in silence.
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} must be a file of base shapes, which is YAML. {error}") from None
-    if root is None:  # of an empty file
-        return []
-    if root.tag != f"{_TAG}map":
-        raise _refused(path, root)
-    return root.value
+        return yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise _LineError(line, f"base shapes must be plain text. {error.reason}.") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise _LineError(mark.line + 1, f"base shapes must be YAML. {error.problem}.") from None
+    except RecursionError:
+        raise _LineError(1, "base shapes must be lists of sizes. Got lists in lists.") from None
 
 
-def _text_of(path: str | os.PathLike[str]) -> str:
-    try:
-        text = Path(path).read_text()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be a file of base shapes, which is text. {error}") from None
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.isprintable():
-            raise ValueError(f"{path}, line {number}: base shapes are plain text. Got {line!r}.")
-    return text
+def _name(key: YamlNode) -> str:
+    if _kind(key) != "str" or not key.value or not key.value.isprintable():
+        raise _LineError(key, f"a name must be printable text. Got {key.value!r}.")
+    return key.value
 
 
-def _size(path: str | os.PathLike[str], node: YamlNode) -> int | None:
-    if _text(node, "null") is not None:
+def _sizes(name: str, value: YamlNode) -> list[YamlNode]:
+    if _kind(value) != "seq":
+        raise _LineError(
+            value,
+            f"a base shape must be a list of sizes, such as '- 64' or '- null', or []. Got "
+            f"{value.value!r} for {name!r}.",
+        )
+    return value.value
+
+
+def _size(node: YamlNode) -> int | None:
+    if _kind(node) == "null":
         return None
-    text = _text(node, "int")
-    # YAML has hexadecimal, octal and sexagesimal integers too, which no base shape has.
-    if text is None or not text.isdecimal() or text.startswith("0") or len(text) > _DIGITS:
-        raise _refused(path, node)
-    return int(text)
+    # YAML has octal, sexagesimal and hexadecimal integers too, which no size is meant as.
+    if _kind(node) != "int" or not _DECIMAL.fullmatch(node.value):
+        raise _LineError(node, f"a size must be a positive integer or null. Got {node.value!r}.")
+    return int(node.value)
 
 
-def _text(node: YamlNode, tag: str) -> str | None:
-    """The text of a scalar of this tag; `None` of any other node."""
-    return node.value if node.tag == f"{_TAG}{tag}" and isinstance(node.value, str) else None
+_DECIMAL = re.compile(r"[1-9]\d{0,17}", re.ASCII)
 
 
-def _refused(path: str | os.PathLike[str], node: YamlNode) -> ValueError:
-    kind = node.tag.removeprefix(_TAG)[:_CHARACTERS]
-    got = f" {node.value[:_CHARACTERS]!r}" if isinstance(node.value, str) else ""
-    return ValueError(
-        f"{path}, line {node.start_mark.line + 1}: a file of base shapes has each name once, and "
-        f"below it the sizes, such as '- 64' or '- null'. Got {kind}{got}."
-    )
+def _kind(node: YamlNode) -> str:
+    """`map`, `seq`, `str`, `int`, `null` or another standard type; of others, the whole tag."""
+    return node.tag.removeprefix("tag:yaml.org,2002:")
 
 
 def base_shapes_of(base_shapes: BaseShapes, shapes: Mapping[str, Shape]) -> dict[str, BaseShape]:

@@ -17,7 +17,7 @@ from jaxmup.bridge._units import without_collection
 
 
 class Trained(NamedTuple):
-    """How torch trains what becomes a leaf.
+    """The training in torch of what becomes a leaf.
 
     Args:
       group: Parameter group of the tensor.
@@ -47,7 +47,7 @@ class Tensor(NamedTuple):
 
     @property
     def places(self) -> tuple[Place, ...]:
-        """What it becomes, with the paths that leaves have in a tree of parameters alone."""
+        """The places that it becomes, with the paths of leaves in a tree of parameters alone."""
         return tuple(p._replace(path=without_collection(p.path)) for p in self.entry.targets)
 
     def to_jax(self, array: np.ndarray, degree: float) -> list[np.ndarray]:
@@ -92,7 +92,7 @@ def tensors_of(plan: Plan, run: TorchRun) -> list[Tensor]:
 
 
 def trained_by_path(tensors: list[Tensor]) -> dict[PathName, Trained]:
-    """How torch trains each leaf; a leaf that is missing isn't trained.
+    """The training of each leaf in torch; a leaf that is missing is not trained.
 
     Raises:
       ValueError: if the rows of a leaf that stacks layers are trained differently.

@@ -1,19 +1,20 @@
-"""What an optax state keeps beside what torch keeps, and filling it."""
+"""The fields of an optax state that torch has a counterpart of, read and filled."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from jaxmup._check import listed
 from jaxmup._opt_state import TRANSFORMS, Field, Link, Owners, walk, where, with_fields
-from jaxmup._tree import OptState, PathName
+from jaxmup._tree import OptState, PathName, Tree
 from jaxmup.bridge._torch_optimizers import TORCH_NAMES
 
-Moments = Mapping[str, Mapping[PathName, np.ndarray]]
+Moments: TypeAlias = Mapping[str, Mapping[PathName, np.ndarray]]
 """Moments by torch's name of the moment and the name of the parameter."""
 
 
@@ -22,7 +23,7 @@ class Counterpart(NamedTuple):
 
     Args:
       field: The field.
-      torch_name: What torch calls the moment that it holds; `None` if it holds none.
+      torch_name: Name that torch has for the moment in it; `None` if it holds no moment.
     """
 
     field: Field
@@ -62,12 +63,12 @@ def fields_of(state: OptState) -> list[Counterpart]:
 def _has_counterpart(link: Link) -> bool:
     names = TORCH_NAMES.get(link.name, {})
     return all(
-        field.name in names if field.kind == "moment" else field.kind != "other"
+        field.name in names if field.kind == "moment" else field.kind not in ("apart", "other")
         for field in link.fields
     )
 
 
-def moments_of(state: OptState, owners: Owners) -> Iterator[tuple[str, PathName, Any]]:
+def moments_of(state: OptState, owners: Owners) -> Iterator[tuple[str, PathName, Array]]:
     """The moments in a state: torch's name, the parameter, and the array."""
     for field, name in fields_of(state):
         if name is not None:
@@ -76,7 +77,7 @@ def moments_of(state: OptState, owners: Owners) -> Iterator[tuple[str, PathName,
                     yield name, owner, leaf
 
 
-def leaf_like(value: Any, leaf: Any) -> Array:
+def leaf_like(value: ArrayLike, leaf: Array) -> Array:
     """`value` as an array of the dtype of `leaf`, spread over devices as it is."""
     array = jnp.array(value, leaf.dtype)  # a copy: torch updates its tensors in place
     sharding = getattr(leaf, "sharding", None)
@@ -86,11 +87,11 @@ def leaf_like(value: Any, leaf: Any) -> Array:
 
 
 class Progress(NamedTuple):
-    """How far a run has come.
+    """The progress of a run.
 
     Args:
       step: Number of steps made; `None` if it is not known.
-      position: Where the schedules stand; `None` if it is not known.
+      position: Position of the schedules; `None` if it is not known.
       rate: Learning rate for `optax.inject_hyperparams`; `None` to leave it.
     """
 
@@ -104,9 +105,9 @@ def filled(state: OptState, moments: Moments, progress: Progress, owners: Owners
 
     Args:
       state: State of a new optimizer.
-      moments: What is put in; where a moment is missing, the initial one stays.
-      progress: What the counters are set to.
-      owners: Which leaf of the state belongs to which parameter.
+      moments: Moments that are put in; where one is missing, the initial one stays.
+      progress: Numbers that the counters are set to.
+      owners: Owners of the leaves of the state.
 
     Raises:
       ValueError: if an optimizer counts and the number of steps is not known.
@@ -124,15 +125,15 @@ def filled(state: OptState, moments: Moments, progress: Progress, owners: Owners
     return with_fields(state, values)
 
 
-def _with_moments(tree: Any, arrays: Mapping[PathName, np.ndarray], owners: Owners) -> Any:
-    def filled_leaf(owner: PathName | None, leaf: Any) -> Any:
-        held = owner is not None and owner in arrays
-        return leaf_like(arrays[owner], leaf) if held else leaf
+def _with_moments(tree: Tree, arrays: Mapping[PathName, np.ndarray], owners: Owners) -> Tree:
+    def filled_leaf(owner: PathName | None, leaf: Array) -> Array:
+        array = None if owner is None else arrays.get(owner)
+        return leaf if array is None else leaf_like(array, leaf)
 
     return owners.map(filled_leaf, tree)
 
 
-def _with_rate(held: Mapping[str, Any], rate: float) -> dict[str, Any]:
+def _with_rate(held: Mapping[str, Tree], rate: float) -> dict[str, Tree]:
     """The injected hyper-parameters with this learning rate, if they hold one."""
     return {
         name: jax.tree.map(lambda leaf: leaf_like(rate, leaf), value)
@@ -142,7 +143,7 @@ def _with_rate(held: Mapping[str, Any], rate: float) -> dict[str, Any]:
     }
 
 
-def _count(counterpart: Counterpart, count: int | None) -> Any:
+def _count(counterpart: Counterpart, count: int | None) -> Tree:
     if count is None:
         raise ValueError(
             "The number of steps must be known where an optimizer counts. "

@@ -255,7 +255,7 @@ def _held(state: OptState, owners: Owners) -> dict[str, dict[PathName, np.ndarra
 
 
 def _progress(run: TorchRun, scheduler: Mapping[str, Any] | None, step: int | None) -> Progress:
-    """How far torch's run has come."""
+    """The progress of torch's run."""
     if None not in (step, run.step) and step != run.step:
         raise ValueError(f"`step` must be what torch has counted, {run.step}. Got {step}.")
     step = run.step if step is None else step

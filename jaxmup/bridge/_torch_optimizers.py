@@ -13,7 +13,7 @@ from jaxmup._opt_state import TRANSFORMS
 Group: TypeAlias = Mapping[str, Any]
 """The hyper-parameters of a parameter group, by torch's names."""
 TensorMoments: TypeAlias = Mapping[str, np.ndarray]
-"""What torch keeps for one tensor, by its names."""
+"""The moments that torch keeps for one tensor, by its names."""
 
 # torch's names of the moments that transforms of optax keep, by transform and field.
 TORCH_NAMES: dict[str, dict[str, str]] = {

@@ -6,6 +6,7 @@ the tagged values, from the inside of scans, of rematerialized and of compiled f
 that nobody collects is the identity.
 """
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import ArrayLike
 
 from jaxmup._program import (
     ClosedJaxpr,
@@ -23,6 +25,7 @@ from jaxmup._program import (
     Literal,
     Loop,
     Var,
+    aval_of,
     bind,
     called,
     evaluate,
@@ -31,6 +34,7 @@ from jaxmup._program import (
     run_inside,
     scopes,
 )
+from jaxmup._tree import Tree
 
 _TAG = "jaxmup.coord_check:"
 _SCOPE = re.compile(r"coord_check:([^/()]*)")
@@ -48,10 +52,11 @@ class Found:
     """A tagged value, or several of the same place.
 
     Args:
-      name: its tag; one that is met several times gets `#1`, `#2`, ... from the second on.
-      value: an array, with the `scanned` axes in front.
-      scanned: how many scans it was found inside of.
-      is_logits: whether the input of a softmax, whose masked entries are far below all others.
+      name: Its tag; one that is met several times gets `#1`, `#2`, ... from the second on.
+      value: The array, with the `scanned` axes in front.
+      scanned: Number of scans that it was found inside of.
+      is_logits: Whether it is the input of a softmax, whose masked entries are far below all
+        others.
     """
 
     name: str
@@ -61,26 +66,26 @@ class Found:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the value in its place."""
+        """The shape of the value in its place."""
         return self.value.shape[self.scanned :]
 
 
-def tag(name: str, values: Any) -> Any:
+def tag(name: str, values: Tree) -> Tree:
     """`values` unchanged, recorded by the coordinate check under this name.
 
     For models that are plain functions; the layers of Flax are recorded without it. Outside of a
     coordinate check it does nothing.
 
     Args:
-      name: what to call them.
-      values: an array or a tree of arrays, of which those of floating-point numbers are recorded.
+      name: Name of the values in the table.
+      values: Array or tree of arrays, of which those of floating-point numbers are recorded.
 
     Example:
       >>> tag("features", jnp.ones(2))
       Array([1., 1.], dtype=float32)
     """
 
-    def named(path: tuple[Any, ...], leaf: Any) -> Any:
+    def named(path: tuple[Any, ...], leaf: ArrayLike) -> ArrayLike:
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             return leaf
         return checkpoint_name(leaf, _TAG + name + jax.tree_util.keystr(path))
@@ -88,22 +93,22 @@ def tag(name: str, values: Any) -> Any:
     return jax.tree_util.tree_map_with_path(named, values)
 
 
-def scope(name: str) -> Any:
+def scope(name: str) -> contextlib.AbstractContextManager[Any]:
     """A context whose attention logits are recorded under this name."""
     return jax.named_scope("coord_check:" + name.replace("/", _SLASH))
 
 
 def collecting(
-    function: Callable[..., Any], *examples: Any
-) -> Callable[..., tuple[Any, list[Found]]]:
+    function: Callable[..., Tree], *examples: Tree
+) -> Callable[..., tuple[Tree, list[Found]]]:
     """`function`, which then returns its result and the values tagged inside it.
 
     Attention logits are found without a tag: they are what a softmax over the last axis of at least
     three takes.
 
     Args:
-      function: of trees of arrays.
-      *examples: what it will be called with, or the shapes of that.
+      function: Function of trees of arrays.
+      *examples: Arguments that it will be called with, or shapes and dtypes of them.
 
     Example:
       >>> def model(x):
@@ -116,7 +121,7 @@ def collecting(
     """
     program, shapes = jax.make_jaxpr(function, return_shape=True)(*examples)
 
-    def collected(*args: Any) -> tuple[Any, list[Found]]:
+    def collected(*args: Tree) -> tuple[Tree, list[Found]]:
         tagged = _Tagged()
         results = tagged.evaluate(program, jax.tree.leaves(args))
         return jax.tree.unflatten(jax.tree.structure(shapes), results), _numbered(tagged.found)
@@ -138,7 +143,7 @@ class _Tagged:
     """Evaluates a program and keeps the tagged values.
 
     Args:
-      scope: name of the module that the program is inside of.
+      scope: Name of the module that the program is inside of.
     """
 
     def __init__(self, scope: str = ""):
@@ -205,7 +210,10 @@ def _has_tags(program: ClosedJaxpr) -> bool:
 
 
 def _logits(program: ClosedJaxpr) -> set[Var]:
-    """The inputs of softmaxes: arrays that their own maximum over the last axis is taken from."""
+    """The inputs of softmaxes: arrays that their own maximum over the last axis is taken from.
+
+    So is every softmax that is safe from overflow computed, `jax.nn.softmax` and those by hand.
+    """
     maxima = {eqn.invars[0] for eqn in _named(program, "reduce_max") if _over_last_axis(eqn)}
     return {
         eqn.invars[0]
@@ -215,7 +223,9 @@ def _logits(program: ClosedJaxpr) -> set[Var]:
 
 
 def _over_last_axis(equation: Equation) -> bool:
-    ndim = len(equation.invars[0].aval.shape)
+    # Attention's logits have axes of queries and keys and one more; the logits of a loss may have
+    # two, and are no logits of attention.
+    ndim = len(aval_of(equation.invars[0]).shape)
     return ndim >= 3 and tuple(equation.params["axes"]) == (ndim - 1,)
 
 

@@ -16,6 +16,7 @@ from jaxmup._program import (
     Equation,
     Loop,
     While,
+    aval_of,
     called,
     interpret,
     is_call,
@@ -42,7 +43,7 @@ def axes_of_layers(program: ClosedJaxpr, inputs: Sequence[Where]) -> list[Where]
     """
 
     def step(equation: Equation, known: list[Where]) -> list[Where]:
-        through = _through(equation, known, [atom.aval.shape for atom in equation.invars])
+        through = _through(equation, known, [aval_of(atom).shape for atom in equation.invars])
         return [w if isinstance(w, frozenset) else int(w) for w in through]  # NumPy's are no `int`
 
     # The values of an array that the program holds may differ along each axis.
@@ -60,7 +61,7 @@ def _through(equation: Equation, known: list[Where], shapes: Shapes) -> Sequence
     # Any operation on values that all layers share makes another such value. The few that have a
     # rule for these too keep track of where they are uniform; else that is forgotten.
     if name not in _OF_SHARED and not any(isinstance(w, int) for w in known):
-        return [frozenset() if v.aval.shape else _everywhere(v) for v in equation.outvars]
+        return [frozenset() if aval_of(v).shape else _everywhere(v) for v in equation.outvars]
     rule = _RULES.get(name) or (_reduce if name.startswith(("reduce_", "arg")) else None)
     if rule is None:
         raise MixesLayersError(f"`{name}` is not known to keep layers apart")
@@ -97,7 +98,7 @@ def _broadcast(equation: Equation, known: list[Where], shapes: Shapes) -> list[W
 
 
 def _reshape(equation: Equation, known: list[Where], shapes: Shapes) -> list[Where]:
-    new, old = equation.outvars[0].aval.shape, shapes[0]
+    new, old = aval_of(equation.outvars[0]).shape, shapes[0]
     if not isinstance(known[0], int):
         return [_everywhere(equation.outvars[0]) if len(known[0]) == len(old) else frozenset()]
     axis = known[0]
@@ -119,7 +120,7 @@ def _squeeze(equation: Equation, known: list[Where], shapes: Shapes) -> list[Whe
 
 def _slice(equation: Equation, known: list[Where], shapes: Shapes) -> list[Where]:
     axis = _one(known)
-    if equation.outvars[0].aval.shape[axis] != shapes[0][axis]:
+    if aval_of(equation.outvars[0]).shape[axis] != shapes[0][axis]:
         raise MixesLayersError(f"`{equation.primitive.name}` takes some of the layers")
     return [axis]
 
@@ -219,7 +220,7 @@ def _one(known: Sequence[Where]) -> int:
 
 
 def _everywhere(atom: Atom) -> frozenset[int]:
-    return frozenset(range(len(atom.aval.shape)))
+    return frozenset(range(len(aval_of(atom).shape)))
 
 
 ELEMENTWISE = frozenset(

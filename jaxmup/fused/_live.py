@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxmup._tree import leaves_by_path
+from jax.stages import Wrapped
+
+from jaxmup._tree import Params, leaves_by_path
 
 _LINE = re.compile(r"^\s+(ROOT )?%([\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\((.*)$")
 _HEAD = re.compile(r"^(ENTRY )?%([\w.-]+) \(.*\{$")
@@ -17,14 +19,16 @@ _COPIES = frozenset({"copy", "copy-start", "copy-done", "bitcast"})
 
 
 class LiveGradients(NamedTuple):
-    """How many bytes of gradients exist at one time in a compiled step.
+    """The bytes of gradients that exist at one time in a compiled step.
 
     Args:
-      peak: the most at any point of its schedule. It is an upper bound: whatever the backward pass
-        makes that is as large as a parameter, or as a layer of one in a loop, counts as a gradient.
-      total: of all parameters.
-      largest: of the two largest layers. A layer is what the path of a parameter names up to its
-        first component that ends in a digit, such as `blocks/0`, or else up to its last but one.
+      peak: Most bytes at any point of its schedule. It is an upper bound: whatever the backward
+        pass makes that is as large as a parameter, or as a layer of one in a loop, counts as a
+        gradient.
+      total: Bytes of the gradients of all parameters.
+      largest: Bytes of those of the two largest layers. A layer is what the path of a parameter
+        names up to its first component that ends in a digit, such as `blocks/0`, or else up to its
+        last but one.
     """
 
     peak: int
@@ -33,7 +37,7 @@ class LiveGradients(NamedTuple):
 
     @property
     def is_fused(self) -> bool:
-        """Whether it is at most that of the two largest layers."""
+        """True if no more exist than those of the two largest layers."""
         return self.peak <= self.largest
 
 
@@ -47,20 +51,20 @@ class _Instruction(NamedTuple):
 
     @property
     def scope(self) -> str:
-        """What JAX was doing: names of transformations and primitives."""
+        """The names of JAX's transformations and primitives that it comes from."""
         return self.rest.partition('op_name="')[2].partition('"')[0]
 
 
-def live_gradients(step: Any, params: Any, *args: Any) -> LiveGradients:
+def live_gradients(step: Wrapped, params: Params, *args: Any) -> LiveGradients:
     """Reads from the compiled program how many bytes of gradients exist at one time.
 
     For an unrolled model under `jax.jit` with donated arguments it proves that XLA has fused the
     backward pass with the update by itself: it applies each update as its gradient appears.
 
     Args:
-      step: a function compiled by `jax.jit`, whose first argument is the parameters.
-      params: the parameters, or their shapes and dtypes.
-      *args: its other arguments, or their shapes and dtypes.
+      step: Function compiled by `jax.jit`, whose first argument is the parameters.
+      params: Parameters, or their shapes and dtypes.
+      *args: Other arguments of the function, or their shapes and dtypes.
 
     Raises:
       TypeError: if `step` is not compiled by `jax.jit`.
@@ -86,10 +90,10 @@ def live_gradients(step: Any, params: Any, *args: Any) -> LiveGradients:
             "`step` must be compiled, since what exists at one time is XLA's choice. Got "
             f"{step!r}. Pass `jax.jit(step, donate_argnums=(0, 1))`."
         )
-    return read_live_gradients(step.lower(params, *args).compile().as_text(), params)
+    return read_live_gradients(step.lower(params, *args).compile().as_text() or "", params)
 
 
-def read_live_gradients(text: str, params: Any) -> LiveGradients:
+def read_live_gradients(text: str, params: Params) -> LiveGradients:
     """`live_gradients` of a compiled program's text."""
     shapes = {name: (x.shape, x.dtype.itemsize) for name, x in leaves_by_path(params).items()}
     sizes = {name: math.prod(shape) * item for name, (shape, item) in shapes.items()}
@@ -111,6 +115,8 @@ def _peak(
 ) -> int:
     """The most bytes that are live during any instruction of a computation."""
     instructions = computations.get(name, [])
+    # The text of a compiled program is in the order of its schedule, so that counting what has been
+    # made and is still to be used gives what is live.
     buffers = _follow(instructions, counted)
     change = [0] * (len(instructions) + 1)
     for buffer in buffers:
@@ -118,6 +124,7 @@ def _peak(
         change[buffer.last_use] -= buffer.size
     live, most = 0, 0
     for at, line in enumerate(instructions):
+        # What a loop makes inside of an iteration lives beside what is live around the loop.
         called = _CALLED.findall(line.rest) if line.operation in ("while", "call") else []
         inside = (_peak(computations, c.lstrip("%"), in_loops, in_loops) for c in called)
         most = max(most, live + change[at], live + max(inside, default=0))
@@ -126,7 +133,7 @@ def _peak(
 
 
 class _Buffer:
-    """What one instruction made, and who uses it."""
+    """The array that one instruction made, from then to its last use."""
 
     def __init__(self, made: int, size: int, scope: str):
         self.made, self.size, self.scope = made, size, scope
@@ -149,6 +156,7 @@ def _follow(instructions: Sequence[_Instruction], counted: frozenset[int]) -> li
         values[line.name] = _values(line, operands)
         if values[line.name]:
             continue
+        # A copy of an argument is no gradient, though it is as large as a parameter.
         copied = line.operation in _COPIES and given.issuperset(line.operands)
         if line.operation in ("parameter", "constant") or copied:
             given.add(line.name)
@@ -172,6 +180,8 @@ def _values(line: _Instruction, operands: Sequence[list[_Buffer]]) -> list[_Buff
 
 
 def _is_backward(scope: str) -> bool:
+    # JAX names its transposes; a rematerialized forward pass stands inside of one. What XLA made by
+    # itself has no name, and counts: this is an upper bound.
     return not scope or ("transpose(" in scope and "rematted_computation" not in scope)
 
 

@@ -1,4 +1,4 @@
-"""What a training step takes of memory in each of its forms, from the compiled programs."""
+"""The memory that a training step takes in each of its forms, from the compiled programs."""
 
 import dataclasses
 import math
@@ -8,8 +8,11 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import optax
+from jax import Array
+from jax.stages import Wrapped
 
-from jaxmup._tree import leaves_by_path
+from jaxmup._check import one_of
+from jaxmup._tree import OptState, Params, Tree, leaves_by_path
 from jaxmup.fused import _tape
 from jaxmup.fused._clip import squared_norm
 from jaxmup.fused._live import read_live_gradients
@@ -23,13 +26,13 @@ class Memory(NamedTuple):
     """Bytes that one form of a step takes; on one device, if it is sharded.
 
     Args:
-      parameters: of the parameters.
-      state: of the optimizer's state.
-      activations: kept from the forward pass for the backward pass.
-      gradients: the most that exist at one time, an upper bound; see `LiveGradients`.
-      temporaries: all that the program needs beside arguments and results, among it activations and
-        gradients, though not always at the same time.
-      peak: arguments, results and temporaries together.
+      parameters: Bytes of the parameters.
+      state: Bytes of the optimizer's state.
+      activations: Bytes that are kept from the forward pass for the backward pass.
+      gradients: Most bytes of gradients at one time, an upper bound; see `LiveGradients`.
+      temporaries: Bytes of all that the program needs beside arguments and results. Activations and
+        gradients are among them, though not always at the same time.
+      peak: Bytes of arguments, results and temporaries together.
     """
 
     parameters: int
@@ -42,7 +45,11 @@ class Memory(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class MemoryReport:
-    """The memory of each form of a step, by name; as text, a table in MiB."""
+    """The memory of each form of a step; as text, a table in MiB.
+
+    Args:
+      forms: Memory of each form, by its name.
+    """
 
     forms: Mapping[Form, Memory]
 
@@ -63,7 +70,11 @@ class MemoryReport:
 
 
 def memory_report(
-    step: Any, params: Any, state: Any, *args: Any, forms: Sequence[Form] = get_args(Form)
+    step: Step | Wrapped,
+    params: Params,
+    state: OptState,
+    *args: Any,
+    forms: Sequence[Form] = get_args(Form),
 ) -> MemoryReport:
     """Compiles a step in four forms and reads from XLA what each takes.
 
@@ -73,11 +84,11 @@ def memory_report(
     made, so that arguments may be shapes and dtypes, of a model that the machine could not hold.
 
     Args:
-      step: what `value_and_update` returns, or that compiled by `jax.jit`.
-      params: the parameters, or `jax.ShapeDtypeStruct`s, with shardings if they have some.
-      state: the optimizer's state, or its shapes and dtypes: `jax.eval_shape(tx.init, params)`.
-      *args: the other arguments of the loss, or their shapes and dtypes.
-      forms: which forms to compile.
+      step: Step that `value_and_update` returns, or that compiled by `jax.jit`.
+      params: Parameters, or `jax.ShapeDtypeStruct`s, with shardings if they have some.
+      state: Optimizer's state, or its shapes and dtypes: `jax.eval_shape(tx.init, params)`.
+      *args: Other arguments of the loss, or their shapes and dtypes.
+      forms: Forms to compile.
 
     Raises:
       TypeError: if `step` is neither.
@@ -103,7 +114,7 @@ def memory_report(
         raise TypeError(
             f"`step` must come from `jaxmup.fused.value_and_update`, compiled or not. Got {step!r}."
         )
-    if step is not plain_step:
+    if not isinstance(step, Step):
         _warn_if_not_donated(step, params, state, *args)
     found: dict[Form, Memory] = {
         form: _measure(form, plain_step, params, state, *args) for form in forms
@@ -127,17 +138,17 @@ def in_form(step: Step, form: Form) -> Callable[..., Any]:
       >>> plain(params, optax.sgd(0.5).init(params))[1]
       Array([0.5, 2. ], dtype=float32)
     """
-    if form not in get_args(Form):
-        raise ValueError(f"`form` must be one of {get_args(Form)}. Got {form!r}.")
+    one_of("form", form, get_args(Form))
     block = rematerialized if form.startswith("remat") else stored
     step = dataclasses.replace(step, block=block)
     return step if form.endswith("fused") else _plain(step)
 
 
-def _measure(form: Form, step: Step, params: Any, state: Any, *args: Any) -> Memory:
+def _measure(form: Form, step: Step, params: Params, state: OptState, *args: Any) -> Memory:
     function = in_form(step, form)
     compiled = jax.jit(function, donate_argnums=(0, 1)).lower(params, state, *args).compile()
     sizes: Any = compiled.memory_analysis()
+    # Donated arguments are results too, and counted once.
     arguments, results = sizes.argument_size_in_bytes, sizes.output_size_in_bytes
     return Memory(
         _size(params),
@@ -152,11 +163,11 @@ def _measure(form: Form, step: Step, params: Any, state: Any, *args: Any) -> Mem
 def _plain(step: Step) -> Callable[..., Any]:
     """The step with all gradients first, its blocks as this step has them."""
 
-    def run(params: Any, state: Any, *args: Any) -> tuple[Any, Any, Any]:
+    def run(params: Params, state: OptState, *args: Any) -> tuple[Any, Params, OptState]:
         program, result = step.traced(params, *args)
         stacks = find_stacks(program, list(leaves_by_path(params)))
 
-        def loss(params: Any) -> Any:
+        def loss(params: Params) -> tuple[Array, list[Array]]:
             found = _tape.run_plainly(program, stacks, jax.tree.leaves(params), step.block)
             return found[0], found
 
@@ -172,24 +183,25 @@ def _plain(step: Step) -> Callable[..., Any]:
     return run
 
 
-def _activations(step: Step, form: Form, params: Any, *args: Any) -> int:
+def _activations(step: Step, form: Form, params: Params, *args: Any) -> int:
     """Bytes of what the forward pass of the fused step keeps, but for parameters and arguments."""
     block = rematerialized if form.startswith("remat") else stored
 
-    def forward(params: Any, args: Any) -> list[Any]:
+    def forward(params: Params, args: tuple[Any, ...]) -> list[Array]:
         program, _ = step.traced(params, *args)
         stacks = find_stacks(program, list(leaves_by_path(params)))
         leaves = jax.tree.leaves(params)
         kept = _tape.run_forward(program, stacks, leaves, block).kept
+        # One value may be a residual of several layers or segments: each array counts once.
         given = {id(x) for x in [*leaves, *jax.tree.leaves(args)]}
         return list({id(x): x for x in kept if id(x) not in given}.values())
 
     return _size(jax.eval_shape(forward, params, args))
 
 
-def _warn_if_not_donated(step: Any, params: Any, state: Any, *args: Any) -> None:
-    aliased = step.lower(params, state, *args).compile().memory_analysis().alias_size_in_bytes
-    lacking = _size((params, state)) - aliased
+def _warn_if_not_donated(step: Wrapped, params: Params, state: OptState, *args: Any) -> None:
+    sizes: Any = step.lower(params, state, *args).compile().memory_analysis()
+    lacking = _size((params, state)) - sizes.alias_size_in_bytes
     if lacking > 0:
         warnings.warn(
             f"Parameters and state are not donated: {lacking:,} bytes exist twice. Use "
@@ -198,12 +210,12 @@ def _warn_if_not_donated(step: Any, params: Any, state: Any, *args: Any) -> None
         )
 
 
-def _size(tree: Any) -> int:
+def _size(tree: Tree) -> int:
     """Bytes of the arrays of a tree, on one device."""
     return sum(_on_one_device(x) for x in jax.tree.leaves(tree))
 
 
-def _on_one_device(x: Any) -> int:
+def _on_one_device(x: Array | jax.ShapeDtypeStruct) -> int:
     sharding = getattr(x, "sharding", None)
     shape = x.shape if sharding is None else sharding.shard_shape(x.shape)
     return math.prod(shape) * x.dtype.itemsize

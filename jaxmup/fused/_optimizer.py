@@ -17,6 +17,7 @@ from jaxmup._program import (
     ClosedJaxpr,
     Equation,
     as_function,
+    aval_of,
     inlined,
     is_plain_call,
     part,
@@ -228,7 +229,7 @@ def _part(update: Update, share: Share) -> Part:
 
 
 def _makes_scalars(equation: Equation) -> bool:
-    return not any(v.aval.shape for v in equation.outvars)
+    return not any(aval_of(v).shape for v in equation.outvars)
 
 
 def _groups(update: Update, program: ClosedJaxpr, share: Share) -> list[set[int]]:
@@ -305,7 +306,7 @@ def _owners(model: Optimized, program: ClosedJaxpr, layered: list[int], P: int) 
         _, used = part(program, [P + k])
         positions = [i if i < P else i - P - K for i in used if i < P or i >= P + K]
         found[k] |= {stack_of[j] for j in positions if j in stack_of}
-    # State that follows no parameter, such as the noise of each layer, belongs where it is read.
+    # State that follows no parameter, such as a random key of each layer, belongs where it is read.
     for s, stack in enumerate(model.stacks):
         _, used = part(program, stack)
         for i in used:

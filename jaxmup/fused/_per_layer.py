@@ -4,12 +4,14 @@ from typing import Any
 
 import jax
 import optax
+from jax import Array
 
-from jaxmup._tree import leaves_by_path, listed, path_name
+from jaxmup._check import listed
+from jaxmup._tree import OptState, Params, PathName, Updates, leaves_by_path, path_name
 
 
 def per_layer(
-    tx: optax.GradientTransformation, *paths: str
+    tx: optax.GradientTransformation, *paths: PathName
 ) -> optax.GradientTransformationExtraArgs:
     """`tx` for each layer of each stack on its own, as it would be in the unrolled model.
 
@@ -18,8 +20,8 @@ def per_layer(
     each layer by itself; what does not look at a whole parameter it leaves as it is.
 
     Args:
-      tx: any optax transform that does not couple parameters.
-      *paths: where the stacks are, such as `"blocks"`: each names a parameter or a subtree, all of
+      tx: Any optax transform that does not couple parameters.
+      *paths: Paths of the stacks, such as `"blocks"`: each names a parameter or a subtree, all of
         whose arrays have a leading axis of layers.
 
     Returns:
@@ -37,7 +39,7 @@ def per_layer(
       [[1.0], [0.5]]
     """
 
-    def label(path: tuple[Any, ...], _: Any) -> str:
+    def label(path: tuple[Any, ...], _: Array) -> PathName:
         name = path_name(path)
         found = [p for p in paths if name == p or name.startswith(f"{p}/")]
         return found[0] if found else ""
@@ -47,7 +49,7 @@ def per_layer(
         lambda params: jax.tree_util.tree_map_with_path(label, params),
     )
 
-    def init(params: Any) -> Any:
+    def init(params: Params) -> OptState:
         _require_stacks(params, paths)
         return partition.init(params)
 
@@ -57,8 +59,13 @@ def per_layer(
 def _over_layers(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     tx = optax.with_extra_args_support(tx)
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        def one(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None, **extra: Any
+    ) -> tuple[Updates, OptState]:
+        # Extra arguments, such as the value of the loss, are those of all layers.
+        def one(
+            updates: Updates, state: OptState, params: Params | None
+        ) -> tuple[Updates, OptState]:
             return tx.update(updates, state, params, **extra)
 
         return jax.vmap(one)(updates, state, params)
@@ -66,7 +73,7 @@ def _over_layers(tx: optax.GradientTransformation) -> optax.GradientTransformati
     return optax.GradientTransformationExtraArgs(jax.vmap(tx.init), update)
 
 
-def _require_stacks(params: Any, paths: tuple[str, ...]) -> None:
+def _require_stacks(params: Params, paths: tuple[PathName, ...]) -> None:
     leaves = leaves_by_path(params)
     for path in paths:
         shapes = {n: x.shape for n, x in leaves.items() if n == path or n.startswith(f"{path}/")}

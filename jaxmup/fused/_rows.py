@@ -13,6 +13,7 @@ from jaxmup._program import (
     ClosedJaxpr,
     Equation,
     ShapedArray,
+    aval_of,
     called,
     evaluate,
     is_call,
@@ -128,12 +129,12 @@ def _run(program: ClosedJaxpr, args: Sequence[Any], old: Shape, new: Shape) -> l
     """Runs a program that was traced for arrays of one shape on arrays of another."""
     # An array that the program holds is of the old shape, and which rows of it are meant is not
     # known here.
-    if any(v.aval.shape for v in program.jaxpr.constvars):
+    if any(aval_of(v).shape for v in program.jaxpr.constvars):
         raise _MixesNumbersError
 
     def step(equation: Equation, inputs: list[Any]) -> list[Any] | None:
         name = equation.primitive.name
-        shapes = {atom.aval.shape for atom in [*equation.invars, *equation.outvars]}
+        shapes = {aval_of(atom).shape for atom in [*equation.invars, *equation.outvars]}
         if not shapes <= {(), old} or equation.params.get("sharding") is not None:
             raise _MixesNumbersError
         if is_call(equation):

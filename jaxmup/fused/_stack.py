@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from jaxmup._check import listed
 from jaxmup._program import (
     Atom,
     ClosedJaxpr,
@@ -15,12 +17,12 @@ from jaxmup._program import (
     Loop,
     Var,
     as_function,
+    aval_of,
     inlined,
     is_checkpoint,
     is_scan,
     number_of_uses,
 )
-from jaxmup._tree import listed
 
 Block = Callable[..., list[Any]]  # (*constants, *carry, *per-layer inputs) to (*carry, *outputs)
 
@@ -111,13 +113,15 @@ def find_stacks(program: ClosedJaxpr, names: Sequence[str]) -> list[StackedBlock
                 dtypes[i] = _dtype(atom)
         if parameters:
             stacks.append(StackedBlocks(loop, parameters, dtypes))
-    shapes = [f"{name} {v.aval.shape}" for name, v in zip(names, program.jaxpr.invars, strict=True)]
+    shapes = [
+        f"{name} {aval_of(v).shape}" for name, v in zip(names, program.jaxpr.invars, strict=True)
+    ]
     _require_stacks(stacks, [shapes[i] for i in dict.fromkeys(shared)], shapes)
     return stacks
 
 
-def _dtype(atom: Atom) -> Any:
-    return atom.aval.dtype
+def _dtype(atom: Atom) -> np.dtype:
+    return aval_of(atom).dtype
 
 
 def _casts(program: ClosedJaxpr, position: Mapping[Var, int]) -> dict[Var, Var]:

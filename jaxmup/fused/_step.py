@@ -5,16 +5,18 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jax.core import Tracer
+from jax.typing import ArrayLike
 
+from jaxmup import _check
+from jaxmup._check import is_traced, listed
 from jaxmup._program import ClosedJaxpr, Traced, as_function, trace, type_of
-from jaxmup._tree import leaves_by_path, listed
+from jaxmup._tree import OptState, Params, leaves_by_path
 from jaxmup.fused import _loop, _tape
 from jaxmup.fused._clip import GlobalNormClip, squared_norm
 from jaxmup.fused._loop import Arrays, LayerInputs, Visitor
@@ -23,21 +25,24 @@ from jaxmup.fused._rows import update_rows
 from jaxmup.fused._stack import Block, as_written, find_stacks
 from jaxmup.fused._tape import Tape
 
+LossFn: TypeAlias = Callable[..., Any]
+"""A function of parameters and more, to a real scalar or a pair of one and anything else."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Step:
-    """A training step, and what `value_and_update` made it of.
+    """A training step, with all that `value_and_update` made it of.
 
     Args:
-      loss_fn: the loss.
-      tx: the optimizer.
-      has_aux: whether the loss returns more than its value.
-      clip: how gradients are clipped by their global norm, if they are.
-      block: what becomes of the body of each stack's loop.
-      update_size: how many numbers of a parameter are updated at a time; `None` for the default.
+      loss_fn: The loss.
+      tx: The optimizer.
+      has_aux: Whether the loss returns a pair, of its value and anything else.
+      clip: Clip by the global norm of gradients, or `None`.
+      block: Function that turns the body of each stack's loop into what is run.
+      update_size: Number of elements of a parameter to update at a time; `None` for the default.
     """
 
-    loss_fn: Callable[..., Any]
+    loss_fn: LossFn
     tx: optax.GradientTransformation
     has_aux: bool = False
     clip: GlobalNormClip | None = None
@@ -46,10 +51,12 @@ class Step:
 
     @property
     def __name__(self) -> str:
-        """What JAX calls the compiled program."""
+        """The name of the compiled program."""
         return "value_and_update"
 
-    def __call__(self, params: Any, state: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, Any]:
+    def __call__(
+        self, params: Params, state: OptState, *args: Any, **kwargs: Any
+    ) -> tuple[Any, Params, OptState]:
         """The value (with `has_aux` a pair), the new parameters and the new state."""
         _warn_if_eager(params, state)
         program, result = self.traced(params, *args, **kwargs)
@@ -66,8 +73,8 @@ class Step:
         trees = zip((params, state), new, strict=True)
         return value, *(jax.tree.unflatten(jax.tree.structure(t), x) for t, x in trees)
 
-    def traced(self, params: Any, *args: Any, **kwargs: Any) -> Traced:
-        """The loss as a program of the parameters alone.
+    def traced(self, params: Params, *args: Any, **kwargs: Any) -> Traced:
+        """The loss as a program of the parameters alone; it holds the other arguments.
 
         Raises:
           TypeError: if the loss is no real scalar.
@@ -95,7 +102,7 @@ class Step:
 
 
 def value_and_update(
-    loss_fn: Callable[..., Any],
+    loss_fn: LossFn,
     tx: optax.GradientTransformation,
     *,
     has_aux: bool = False,
@@ -124,20 +131,21 @@ def value_and_update(
     see `per_layer`.
 
     `optax.MultiSteps` accumulates gradients over several steps, in a state as large as the
-    parameters. A block that takes micro-batches one after another needs none of it, and has the
-    temporaries of one; it keeps the inputs of each block for all of them::
+    parameters. A block that takes micro-batches one after another needs no such state, and no more
+    temporaries than for one micro-batch; of all micro-batches it keeps the inputs of each block::
 
         def block(xs, p):  # xs has a leading axis of micro-batches
             return jax.lax.map(jax.checkpoint(functools.partial(layer, p)), xs), None
 
     Args:
-      loss_fn: takes parameters and any other arguments to a real scalar; parameters are any tree of
-        arrays, such as an `nnx.State` of `nnx.split(model, nnx.Param)`.
-      tx: the optimizer.
-      has_aux: whether `loss_fn` returns a pair, of the loss and anything else.
-      clip: see `global_norm_clip`; costs a second backward pass.
-      update_size: how many numbers of a layer's parameter to update at a time, as whole rows; 0 for
-        the whole layer at once. What is updated fits the cache, and the new values need no memory
+      loss_fn: Function of parameters and any other arguments to a real scalar. Parameters are any
+        tree of arrays, such as an `nnx.State` of `nnx.split(model, nnx.Param)`.
+      tx: The optimizer.
+      has_aux: Whether `loss_fn` returns a pair, of the loss and anything else.
+      clip: Clip by the global norm of gradients, that `global_norm_clip` makes; it costs a second
+        backward pass.
+      update_size: Number of elements of a layer's parameter to update at a time, as whole rows; 0
+        for the whole layer at once. Few elements fit the cache, and their new values need no memory
         of their own. Optimizers that do not treat each number by itself take whole layers anyway.
         `None` is 16,384 for each core on a single CPU device, and 0 elsewhere: rows that are
         sharded would be gathered, and an accelerator has no use for small pieces. On a CPU that
@@ -147,7 +155,7 @@ def value_and_update(
       A function from `(params, tx's state, *args, **kwargs)` to `(value, params, state)`.
 
     Raises:
-      TypeError: at the step, if the loss is no real scalar.
+      TypeError: if `update_size` is no integer; at the step, if the loss is no real scalar.
       ValueError: if `update_size` is negative; at the step, before anything is computed: if no
         block runs over stacked parameters, the optimizer couples parameters or layers, or its state
         is laid out in a way that is not known.
@@ -164,16 +172,14 @@ def value_and_update(
       >>> round(float(params["w"][0, 0, 0]), 3)
       0.9
     """
-    if update_size is not None and update_size < 0:
-        raise ValueError(
-            "`update_size` must be how many numbers to update at a time, or 0 for whole layers. "
-            f"Got {update_size}. Leave it out for a size that suits the machine."
-        )
+    if update_size is not None:
+        remedy = "It is how many numbers to update at a time; 0 is for whole layers."
+        _check.size("update_size", update_size, at_least=0, remedy=remedy)
     return Step(loss_fn, tx, has_aux, clip, update_size=update_size)
 
 
 def _update(
-    tape: Tape, update: Update, params: list[Array], state: list[Array], factor: Any
+    tape: Tape, update: Update, params: list[Array], state: list[Array], factor: Array | None
 ) -> tuple[list[Array], list[Array]]:
     """New leaves of parameters and state, of stacks in the backward pass and then of the rest."""
     num_params, num_state, rest = len(params), len(state), update.rest
@@ -182,6 +188,7 @@ def _update(
 
     def run(share: Share, numbers: list[Array], gradients: Arrays, here: Arrays) -> Arrays:
         if factor is not None:
+            # In the gradient's dtype, as optax clips before it updates.
             gradients = {j: (g * factor).astype(g.dtype) for j, g in gradients.items()}
         return update.run(share, {**gradients, **here, **common}, numbers)
 
@@ -190,6 +197,7 @@ def _update(
         params = list(stack.layer.stack.parameters.values())
         visitor = _visitor(update, stacked, params, common, run)
         stacks = {key: arrays[key] for key in visitor.written}
+        # From here on the arrays are those of the updated stack; the old ones are gone.
         found, new, _ = _loop.run_backward(*stack, outputs, stacks, visitor)
         arrays.update(new)
         return found
@@ -208,14 +216,14 @@ def _visitor(
     common: Arrays,
     run: Callable[..., Arrays],
 ) -> Visitor:
-    """Updates a layer, row by row what can be, and the rest in one piece.
+    """The update of a layer: of some parameters some rows at a time, of the rest in one piece.
 
     Args:
-      update: what the optimizer does.
-      stacked: what it does to this stack.
-      params: positions of the parameters of the stack, in the order of its block.
-      common: state that all layers share, by key.
-      run: takes a part, its numbers, gradients by position and slices by key to the new values of
+      update: Update of all parameters.
+      stacked: Update of a layer of this stack.
+      params: Positions of the parameters of the stack, in the order of its block.
+      common: State that all layers share, by key.
+      run: Takes a part, its numbers, gradients by position and slices by key to the new values of
         the slices.
     """
     first = update.key(0)
@@ -223,12 +231,13 @@ def _visitor(
     def with_numbers(part: Part) -> tuple[Share, list[Array]]:
         return part.share, as_function(part.numbers)(*(common[key] for key in part.shared))
 
+    # Computed here they stand outside of the loop, once for all layers.
     by_rows, whole = [with_numbers(part) for part in stacked.by_rows], with_numbers(stacked.whole)
 
     def visit(gradients: Arrays, here: Arrays) -> tuple[Arrays, tuple[()]]:
         return run(*whole, {key - first: g for key, g in gradients.items()}, here), ()
 
-    def write(arrays: Arrays, gradients: Arrays, layer: Any) -> Arrays:
+    def write(arrays: Arrays, gradients: Arrays, layer: ArrayLike) -> Arrays:
         for share, numbers in by_rows:
             stacks = {key: arrays[key] for key in update.keys(share)}
             mine = {j: gradients[first + j] for j in share.params}
@@ -273,12 +282,12 @@ def _size(update_size: int | None) -> int:
     # Asked for at the step, not before: `jax.distributed` starts before the first use of devices.
     if jax.default_backend() != "cpu" or jax.device_count() > 1:
         return 0
-    return 2**14 * (os.cpu_count() or 1)
+    return 2**14 * (os.cpu_count() or 1)  # some arrays of so many fit the caches of the cores
 
 
-def _warn_if_eager(params: Any, state: Any) -> None:
+def _warn_if_eager(params: Params, state: OptState) -> None:
     leaves = jax.tree.leaves((params, state))
-    if any(not isinstance(x, Array) or isinstance(x, Tracer) for x in leaves):
+    if any(not isinstance(x, Array) or is_traced(x) for x in leaves):
         return
     size = sum(x.size * x.dtype.itemsize for x in leaves)
     warnings.warn(

@@ -18,6 +18,7 @@ from jaxmup._program import (
     Equation,
     Literal,
     Var,
+    aval_of,
     followers,
     is_inexact,
     piece,
@@ -227,7 +228,7 @@ def _run_segment(
 
 def _active(program: ClosedJaxpr) -> set[Var]:
     """The variables that have a gradient: real ones that follow from the parameters."""
-    return followers(program, program.jaxpr.invars, lambda v: is_inexact(v.aval))
+    return followers(program, program.jaxpr.invars, lambda v: is_inexact(aval_of(v)))
 
 
 def _is_active(active: set[Var], atom: Atom) -> bool:
@@ -236,7 +237,7 @@ def _is_active(active: set[Var], atom: Atom) -> bool:
 
 def _value_of(values: Mapping[Var, Any], atom: Atom) -> Any:
     # Python's numbers would be taken for weakly typed, which the carry of a loop must not be.
-    return values[atom] if isinstance(atom, Var) else jnp.asarray(atom.val, atom.aval.dtype)
+    return values[atom] if isinstance(atom, Var) else jnp.asarray(atom.val, aval_of(atom).dtype)
 
 
 def _inputs(stack: StackedBlocks, of: Callable[[Any], Any], params: Sequence[Any]) -> LayerInputs:
@@ -251,7 +252,7 @@ def _inputs(stack: StackedBlocks, of: Callable[[Any], Any], params: Sequence[Any
 
 
 def _gradient(found: Gradients, v: Var) -> Array:
-    return found[v] if v in found else jnp.zeros_like(v.aval)
+    return found[v] if v in found else jnp.zeros_like(aval_of(v))
 
 
 def _add(found: Gradients, pairs: Iterable[tuple[Var, Array]]) -> None:

@@ -1,21 +1,26 @@
 """The backward pass of a chain of layers, one layer and its update at a time."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 from jaxmup._program import is_inexact
+from jaxmup._tree import OptState, Params, Tree
 from jaxmup.fused._order import zero_after
+
+Layer: TypeAlias = Callable[[Params, Tree], Tree]
+"""A function of parameters and an input to an output."""
 
 
 def layer_by_layer(
-    layers: Sequence[Callable[[Any, Any], Any]],
-    loss_fn: Callable[..., Any],
+    layers: Sequence[Layer],
+    loss_fn: Callable[..., Array],
     tx: optax.GradientTransformation,
-) -> Callable[..., tuple[Any, list[Any], list[Any]]]:
+) -> Callable[..., tuple[Array, list[Params], list[OptState]]]:
     """A training step for those who run eagerly: each layer is a compiled program of its own.
 
     Forward, it keeps the input of each layer. Backward, from the last layer to the first, it
@@ -28,10 +33,10 @@ def layer_by_layer(
     this step as a whole; parameters and states are donated, so use those that it returns.
 
     Args:
-      layers: each takes its parameters and the output of the one before. Layers that are the same
-        function are compiled once for each shape.
-      loss_fn: takes the last output and any other arguments to a real scalar.
-      tx: the optimizer.
+      layers: Functions of a layer's parameters and the output of the layer before. Layers that are
+        the same function are compiled once for each shape.
+      loss_fn: Function of the last output and any other arguments to a real scalar.
+      tx: The optimizer.
 
     Returns:
       A function from `(params, states, x, *args)`, with a list of parameters and one of states
@@ -49,11 +54,14 @@ def layer_by_layer(
       >>> round(float(loss), 3)
       7.989
     """
+    # By function, so that equal layers share what is compiled.
     forward = {layer: jax.jit(layer) for layer in layers}
     backward = {layer: _compiled_backward(layer, tx) for layer in layers}
     value_and_grad = jax.jit(jax.value_and_grad(loss_fn))
 
-    def step(params: Sequence[Any], states: Sequence[Any], x: Any, *args: Any) -> Any:
+    def step(
+        params: Sequence[Params], states: Sequence[OptState], x: Tree, *args: Any
+    ) -> tuple[Array, list[Params], list[OptState]]:
         if not len(params) == len(states) == len(layers):
             raise ValueError(
                 "Each layer must have parameters and a state. Got "
@@ -66,6 +74,7 @@ def layer_by_layer(
         loss, gradient = value_and_grad(x, *args)
         new_params, new_states = list(params), list(states)
         for i in reversed(range(len(layers))):
+            # Popped, the input of the layer is freed as soon as its gradient is there.
             new_params[i], new_states[i], gradient = backward[layers[i]](
                 params[i], states[i], inputs.pop(), gradient
             )
@@ -74,10 +83,10 @@ def layer_by_layer(
     return step
 
 
-def _compiled_backward(
-    layer: Callable[[Any, Any], Any], tx: optax.GradientTransformation
-) -> Callable[..., Any]:
-    def backward(params: Any, state: Any, x: Any, gradient: Any) -> tuple[Any, Any, Any]:
+def _compiled_backward(layer: Layer, tx: optax.GradientTransformation) -> Callable[..., Any]:
+    def backward(
+        params: Params, state: OptState, x: Tree, gradient: Tree
+    ) -> tuple[Params, OptState, Tree]:
         _, pull_back = jax.vjp(layer, params, x)
         of_params, of_x = pull_back(gradient)
         # Parameters are read for the gradient of x; updated before that, XLA would copy them.

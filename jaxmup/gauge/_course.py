@@ -42,7 +42,7 @@ def course(
     Args:
       chain: The transforms.
       parameter: Name of the parameter.
-      owners: Which state belongs to which parameter.
+      owners: Owners of the leaves of the state.
       theta: The factor on its multiplier.
       gradient: The factor on its `Scaling.grad`.
 
@@ -75,6 +75,8 @@ def _follow(
     for i, link in enumerate(links):
         passages.append(Passage(link, update))
         update = link.transform.returns.at(update, theta, rate)
+        # `Scaling.grad` has another value in the other gauge, and so has the rate: what they
+        # multiply moves by the ratio too.
         update *= gradient if link.name in (_OWN_GRADIENT, _OWN_CHAIN) else 1.0
         update *= rate if i == at else 1.0
     return passages, update

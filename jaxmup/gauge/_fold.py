@@ -27,10 +27,10 @@ def fold(params: Params, scalings: Scalings) -> Params:
     Example:
       >>> import jax.numpy as jnp
       >>> import jaxmup
-      >>> spec = jaxmup.ParamSpec((jaxmup.Axis("input", 256, base=64), jaxmup.Axis("output", 10)))
+      >>> spec = jaxmup.ParamSpec((jaxmup.Axis("input", 4, base=1),))
       >>> scalings = {"w": jaxmup.resolve(spec, jaxmup.parametrization("mup"))}
-      >>> fold({"w": jnp.ones(2)}, scalings)
-      {'w': Array([0.25, 0.25], dtype=float32)}
+      >>> fold({"w": jnp.ones(4)}, scalings)
+      {'w': Array([0.25, 0.25, 0.25, 0.25], dtype=float32)}
     """
     by_name = _by_name(scalings, params)
     return map_parameters(lambda w, scaling: times_multiplier(scaling, w), params, by_name)
@@ -49,10 +49,10 @@ def unfold(params: Params, scalings: Scalings) -> Params:
     Example:
       >>> import jax.numpy as jnp
       >>> import jaxmup
-      >>> spec = jaxmup.ParamSpec((jaxmup.Axis("input", 256, base=64), jaxmup.Axis("output", 10)))
+      >>> spec = jaxmup.ParamSpec((jaxmup.Axis("input", 4, base=1),))
       >>> scalings = {"w": jaxmup.resolve(spec, jaxmup.parametrization("mup"))}
-      >>> unfold({"w": jnp.ones(2)}, scalings)
-      {'w': Array([4., 4.], dtype=float32)}
+      >>> unfold({"w": jnp.ones(4)}, scalings)
+      {'w': Array([4., 4., 4., 4.], dtype=float32)}
     """
     by_name = _by_name(scalings, params)
     return map_parameters(lambda w, scaling: over_multiplier(scaling, w), params, by_name)

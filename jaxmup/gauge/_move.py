@@ -74,7 +74,7 @@ def move(
 def _walked(
     opt_state: OptState, chain: Description | None, transforms: Mapping[str, Transform] | None
 ) -> Walked:
-    """What the state consists of, by what the user says of it.
+    """The transforms that the state is of, named by the user where it leaves them open.
 
     Raises:
       ValueError: if the state holds one of an unknown type, or is not that of `chain`.

@@ -1,8 +1,10 @@
-"""How the state and the hyper-parameters of an optimizer move with the gauge of each parameter."""
+"""The state and the hyper-parameters of an optimizer, moved with the gauge of each parameter."""
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from jax import Array
 
 from jaxmup._opt_state import FIXED, Field, Link, Owners, Path, Walked, where, with_fields
 from jaxmup._tree import OptState, PathName, Tree
@@ -36,10 +38,10 @@ def moved_state(
     """`state` with every field moved, rounded once in the dtype that it has.
 
     Args:
-      state: The state of the optimizer.
-      walked: What it consists of.
-      courses: The way of the updates of each parameter; leaves of a parameter without one stay.
-      owners: Which state belongs to which parameter.
+      state: State of the optimizer.
+      walked: Transforms that it is of.
+      courses: Way of the updates of each parameter; what belongs to a leaf without one stays.
+      owners: Owners of the leaves of the state.
       described: Whether the chain names every transform, so that a hyper-parameter that does not
         move in it is known to stay.
 
@@ -47,7 +49,7 @@ def moved_state(
       ValueError: if something that parameters share would have to move differently for each.
     """
     passing = _passing(courses)
-    moved: dict[Path, Any] = {}
+    moved: dict[Path, Tree] = {}
     injected: set[str] = set()
     for link in walked.links:
         here = passing.get(link.path, {})
@@ -57,6 +59,8 @@ def moved_state(
             _shared(f"{link.name} {where(link.path)}", {k: c.theta for k, (_, c) in here.items()})
         for field in link.fields:
             if field.kind == "rates":
+                # These are arguments of what is inside, so their powers are those of the whole
+                # course, from the gradient to the step, and not of this place in the chain.
                 factors = hyperparameters({name: c for name, (_, c) in here.items()})
                 moved[field.path] = _injected(link, field, here, factors, described)
                 injected.update(name for name in factors if name in field.value)
@@ -81,10 +85,10 @@ def _moved_field(field: Field, passing: _Passing, owners: Owners) -> Tree:
         name: field.movement.at(update, c.theta, c.rate) for name, (update, c) in passing.items()
     }
 
-    def moved(owner: PathName | None, x: Any) -> Any:
+    def moved(owner: PathName | None, x: Array) -> Array:
         if owner is None:
             return scale(x, _shared(where(field.path), factors))
-        # What has no course is no parameter: its moments stay as it does.
+        # A leaf without a course is no parameter: its moments stay as it does.
         return scale(x, factors[owner]) if owner in factors else x
 
     return owners.map(moved, field.value)
@@ -107,7 +111,8 @@ def _shared(what: str, factors: Mapping[PathName, float]) -> float:
     return factors[low]
 
 
-# What no optimizer of optax moves, under any of its names.
+# Hyper-parameters that stay in every optimizer of optax. Any other name may move by a power that
+# depends on the transform: `eps` is Adam's beside the root, and RMSProp's inside it.
 _STAY = {"b1", "b2", "b3", "beta", "decay", "rho", "alpha", "momentum", "decay_rate"}
 
 
@@ -117,12 +122,13 @@ def _injected(
     passing: _Passing,
     factors: Mapping[str, Mapping[PathName, float]],
     described: bool,
-) -> dict[str, Any]:
+) -> dict[str, Array]:
     """The hyper-parameters that `optax.inject_hyperparams` holds, moved."""
     known = described or all(takes_scalings(c) for _, c in passing.values())
     scheduled = getattr(link.state, "hyperparams_states", {})
     moved = dict(rates.value)
     for name, value in rates.value.items():
+        # `inject_hyperparams` keeps the last value of a schedule, and overwrites it before use.
         if name in factors and name in scheduled:
             raise ValueError(
                 f"A scheduled hyper-parameter cannot be moved in the state: {name!r} at "
@@ -154,7 +160,8 @@ def hyperparameters(
 
 
 def _all_one(factors: Iterable[float]) -> bool:
-    """True if nothing moves: powers that cancel leave a rounding."""
+    """True if nothing moves."""
+    # Powers that cancel, as those of LAMB's learning rate do, leave a rounding.
     return all(math.isclose(factor, 1.0, rel_tol=1e-12) for factor in factors)
 
 
@@ -164,6 +171,8 @@ def _factors_of(followed: Course) -> dict[str, float]:
         for name, power in link.transform.hyperparameters.items():
             if power is not None:
                 factor = power.at(update, followed.theta, followed.rate)
+                # Two transforms may have one name for theirs, as AdamW with adaptive clipping has
+                # two of `eps`; the first keeps the name, which is also that of the optimizer's own.
                 factors[f"{link.name}.{name}" if name in factors else name] = factor
     if not has_own_rate(followed):
         factors.setdefault("learning_rate", followed.rate)

@@ -175,8 +175,8 @@ def regauge_run(
     if specs is None and is_module:
         specs = specs_of_model(model)
     old, new = (
-        entries_of(what, _scalings(what, rule, specs), params)
-        for what, rule in (("from_", from_), ("to", to))
+        entries_of(what, _scalings(what, given, specs), params)
+        for what, given in (("from_", from_), ("to", to))
     )
     _require_one_physics(old, new)
     moves = {
@@ -205,7 +205,7 @@ def _with_specs(state: OptState, old: Specs, new: Specs) -> OptState:
         spec = x.get_metadata().get(SPEC) if isinstance(x, nnx.Variable) else None
         if spec not in moved:
             return x
-        x = x.copy()
+        x = x.copy()  # the state that was given goes on with the model that was given
         x.set_metadata(**{SPEC: moved[spec]})
         return x
 
@@ -220,18 +220,18 @@ def _divided(params: Params, moves: Mapping[PathName, Move]) -> Params:
 
 
 def _scalings(
-    what: str, rule: Parametrization | Scalings, specs: Specs | None
+    what: str, given: Parametrization | Scalings, specs: Specs | None
 ) -> dict[PathName, Scaling]:
-    if not isinstance(rule, Parametrization):
+    if not isinstance(given, Parametrization):
         remedy = "Or pass a `Parametrization`, with `specs` where the model does not hold them."
-        return require_leaves(what, rule, Scaling, remedy)
+        return require_leaves(what, given, Scaling, remedy)
     if specs is None:
         raise TypeError(
-            f"`specs` must be given for a tree of parameters. Got `{what}` = {rule} and no specs. "
+            f"`specs` must be given for a tree of parameters. Got `{what}` = {given} and no specs. "
             "Use `jaxmup.linen.specs(module, inputs)`, or pass trees of `Scaling`."
         )
     free = jax.tree.map(_without_applied, specs)
-    return leaves_by_path(resolve(free, rule))
+    return leaves_by_path(resolve(free, given))
 
 
 def _without_applied(spec: ParamSpec) -> ParamSpec:
@@ -242,7 +242,7 @@ def _without_applied(spec: ParamSpec) -> ParamSpec:
 
 
 def _require_one_physics(old: Mapping[PathName, Scaling], new: Mapping[PathName, Scaling]) -> None:
-    # How the weights started is past.
+    # The initial scale decides nothing any more once a run has started.
     found = [d for d in differences(old, new) if d.quantity != "initial scale"]
     if found:
         raise ValueError(
@@ -257,6 +257,8 @@ def _require_family(
     new: Mapping[PathName, Scaling],
 ) -> None:
     """Raises a `ValueError` unless the scalings move the learning rate as the optimizer needs."""
+    # A chain that takes its rates from scalings would take those of the wrong family in silence.
+    # One that works on effective weights needs the rate of another gauge, which it is given.
     wrong = [
         f"{name}: {followed.rate:.6g}, the scalings give {new[name].lr / old[name].lr:.6g}"
         for name, followed in courses.items()
@@ -277,7 +279,7 @@ def _require_layers(specs: Specs, moves: Mapping[PathName, Move]) -> None:
     loose = [
         f"{name}: theta {moves[name].theta:.6g}"
         for name, spec in leaves_by_path(specs).items()
-        if spec.applied is None and moves[name].theta != 1.0
+        if name in moves and spec.applied is None and moves[name].theta != 1.0
     ]
     if loose:
         raise ValueError(

@@ -16,8 +16,8 @@ def specs(model: nnx.Module, *, given: Mapping[str, ParamSpec] | None = None) ->
     `nnx.vmap` or `nnx.scan` has added are batch axes.
 
     Args:
-      model: an NNX module.
-      given: specs of parameters that no jaxmup layer made, by name (`"norm/scale"`).
+      model: An NNX module.
+      given: Specs of parameters that no jaxmup layer made, by name (`"norm/scale"`).
 
     Raises:
       ValueError: naming every parameter without a spec, or given names that match nothing.

@@ -1,11 +1,11 @@
-"""The figure of the training curves: is wider better at every step?"""
+"""The figure of the training curves, which shows if wider is better at every step."""
 
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxmup.plots._style import INK, colors, log_scale, new_figure, style
-from jaxmup.plots._transfer import name
+from jaxmup.plots._transfer import title
 from jaxmup.transfer import Analysis, Result, transferred_curves
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def curves_figure(result: Result) -> "Figure":
     network is ever above a narrower one.
 
     Args:
-      result: of `jaxmup.transfer.measure`, with recorded curves.
+      result: Result of `jaxmup.transfer.measure`, with recorded curves.
 
     Raises:
       ModuleNotFoundError: if matplotlib is not installed.
@@ -30,7 +30,7 @@ def curves_figure(result: Result) -> "Figure":
     axes = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
     for axis, analysis in zip(axes, result.analyses, strict=True):
         curves_panel(axis, analysis, result)
-        axis.set_title(name(analysis.parametrization), loc="left", color=INK, fontsize=10)
+        axis.set_title(title(analysis.parametrization), loc="left", color=INK, fontsize=10)
     axes[0].set_ylabel("training loss (nats)", color=INK)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, title="width", frameon=False, loc="outside right center")

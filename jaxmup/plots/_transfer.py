@@ -3,18 +3,17 @@
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxmup.plots._style import INK, MUTED, colors, log_scale, new_figure, style
+from jaxmup.plots._style import INK, MUTED, Color, colors, log_scale, new_figure, style
 from jaxmup.transfer import Analysis, Curve, Parabola, Result
+from jaxmup.transfer._names import in_words, written
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-_NAMES = {"mup": "muP", "ntk": "NTK", "mean_field": "mean field"}
 
 
 def transfer_figure(result: Result) -> "Figure":
@@ -25,7 +24,7 @@ def transfer_figure(result: Result) -> "Figure":
     `figure.savefig(path)`.
 
     Args:
-      result: of `jaxmup.transfer.measure`.
+      result: Result of `jaxmup.transfer.measure`.
 
     Raises:
       ModuleNotFoundError: if matplotlib is not installed.
@@ -63,20 +62,20 @@ def on_scale(analysis: Analysis, values: Sequence[float]) -> list[float]:
 
 
 def axis_label(analysis: Analysis) -> str:
-    """What an axis of the hyper-parameter shows."""
+    """The label of an axis of the hyper-parameter."""
     base = " at base width" if analysis.over == "learning_rate" else ""
     scale = "log2 of the " if analysis.scale == "log2" else ""
-    return f"{scale}{analysis.over.replace('_', ' ')}{base}"
+    return f"{scale}{in_words(analysis.over)}{base}"
 
 
-def name(parametrization: str) -> str:
-    """A parametrization as people write it.
+def title(parametrization: str) -> str:
+    """A parametrization as people write it; matplotlib sets nothing of it as mathematics.
 
     Example:
-      >>> name("mup")
+      >>> title("mup")
       'muP'
     """
-    return _NAMES.get(parametrization, parametrization.replace("$", r"\$"))  # no mathematics
+    return written(parametrization).replace("$", r"\$")
 
 
 def signed(value: float, digits: int = 2) -> str:
@@ -106,7 +105,7 @@ def _minimum(curve: Curve) -> list[tuple[float, float]]:
     return [] if loss is None or curve.optimum is None else [(curve.optimum, loss)]
 
 
-def _line(axis: "Axes", curve: Curve, x: Sequence[float], color: Any) -> None:
+def _line(axis: "Axes", curve: Curve, x: Sequence[float], color: Color) -> None:
     y = np.array([math.nan if loss is None else loss for loss in curve.losses])
     spread = np.array([0.0 if error is None else error for error in curve.errors])
     axis.fill_between(x, y - spread, y + spread, color=color, alpha=0.15, linewidth=0)
@@ -136,7 +135,7 @@ def _arc(fit: Parabola) -> tuple[np.ndarray, np.ndarray]:
 
 def _headline(analyses: Sequence[Analysis]) -> str:
     moves = [
-        f"{signed(a.drift, 1)} octaves ({name(a.parametrization)})"
+        f"{signed(a.drift, 1)} octaves ({title(a.parametrization)})"
         for a in analyses
         if a.drift is not None
     ]
@@ -147,10 +146,10 @@ def _headline(analyses: Sequence[Analysis]) -> str:
 
 
 def _subtitle(analysis: Analysis) -> str:
-    title = name(analysis.parametrization)
+    head = title(analysis.parametrization)
     if analysis.drift_per_doubling is None:
-        return title
-    return f"{title}: {signed(analysis.drift_per_doubling)} octaves per doubling of width"
+        return head
+    return f"{head}: {signed(analysis.drift_per_doubling)} octaves per doubling of width"
 
 
 def _caption(result: Result) -> str:

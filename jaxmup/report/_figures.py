@@ -2,15 +2,15 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jaxmup import _extras, plots
 from jaxmup.plots import _style
 from jaxmup.plots._curves import curves_panel
 from jaxmup.plots._optima import hues, optima_panel
 from jaxmup.plots._transfer import loss_limits, loss_panel
-from jaxmup.report import _text as text
 from jaxmup.transfer import Analysis, Result
+from jaxmup.transfer._names import in_words, written
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +22,7 @@ _DARK_HUES = ("#f2884b", "#57b4e9", "#c79ad6", "#7fc97a", "#d9c34a", "#ee7fa6")
 def loss_plots(result: Result) -> list[str]:
     """Loss against the hyper-parameter, one plot per parametrization, on the same axes."""
     draw = functools.partial(_draw_loss, limits=loss_limits(result.analyses))
-    return _plots(result, draw, "loss", f"Loss against {result.analyses[0].over}")
+    return _plots(result, draw, "loss", f"Loss against {in_words(result.analyses[0].over)}")
 
 
 def optima_plot(result: Result) -> str:
@@ -62,7 +62,7 @@ def _draw_curves(
 
 
 def _curve_limits(result: Result, analysis: Analysis) -> tuple[float, float]:
-    """What matplotlib chooses when it draws the curves."""
+    """The limits that matplotlib chooses when it draws the curves."""
     axis = _style.new_figure(*_SIZE).subplots()
     curves_panel(axis, analysis, result)
     return axis.get_ylim()
@@ -77,7 +77,7 @@ def _plots(
             result,
             lambda axis, analysis=analysis: draw(axis, analysis),
             f"{name}{i}",
-            f"{label}, {text.name(analysis.parametrization)}",
+            f"{label}, {written(analysis.parametrization)}",
         )
         for i, analysis in enumerate(result.analyses)
     ]
@@ -96,7 +96,7 @@ def _plot(result: Result, draw: Callable[["Axes"], None], name: str, label: str)
 def _called(result: Result) -> dict[str, str]:
     """The colors of a figure, by what the page calls them."""
     to_hex = _extras.require("matplotlib.colors", "A plot").to_hex
-    drawn: Sequence[Any] = [*_style.colors(_widths(result)), *hues(len(result.analyses))]
+    drawn: Sequence[_style.Color] = [*_style.colors(_widths(result)), *hues(len(result.analyses))]
     named = {_style.INK: "ink", _style.MUTED: "muted", _style.GRID: "grid", "#ffffff": "card"}
     named |= {to_hex(color): f"s{i}" for i, color in enumerate(drawn)}
     return {color: f"var(--{called})" for color, called in named.items()}

@@ -11,6 +11,7 @@ from jaxmup.report import _text as text
 from jaxmup.report._markdown import markdown
 from jaxmup.transfer import Analysis, Curve, Result
 from jaxmup.transfer._identity import versions as installed
+from jaxmup.transfer._names import in_words, written
 
 
 def html(
@@ -46,7 +47,7 @@ def html(
     return _template().render(
         title=title,
         summary=_summary(result),
-        over=text.words(analyses[0].over),
+        over=in_words(analyses[0].over),
         widths=[curve.width for curve in analyses[0].curves],
         light=light,
         dark=dark,
@@ -163,13 +164,11 @@ def _card(a: Analysis) -> Card:
         Fact("Penalty", penalty, text.interval(a.penalty_interval, 1)),
         Fact("Wider is better", *text.wider(a)),
     ]
-    return Card(text.name(a.parametrization), _MARKS[a.outcome], a.outcome, text.sentence(a), facts)
+    return Card(written(a.parametrization), _MARKS[a.outcome], a.outcome, text.sentence(a), facts)
 
 
 def _panels(analyses: Sequence[Analysis], drawn: Sequence[str]) -> list[Panel]:
-    return [
-        Panel(text.name(a.parametrization), svg) for a, svg in zip(analyses, drawn, strict=True)
-    ]
+    return [Panel(written(a.parametrization), svg) for a, svg in zip(analyses, drawn, strict=True)]
 
 
 def _optimum_table(a: Analysis) -> Table:
@@ -183,7 +182,7 @@ def _optimum_table(a: Analysis) -> Table:
     if any(curve.others for curve in a.curves):
         columns["others there"] = lambda curve: ", ".join(f"{k} {x:g}" for k, x in curve.others)
     rows = [[cell(curve) for cell in columns.values()] for curve in a.curves]
-    return Table(text.name(a.parametrization), list(columns), rows)
+    return Table(written(a.parametrization), list(columns), rows)
 
 
 def _loss_table(a: Analysis) -> Table:
@@ -193,8 +192,8 @@ def _loss_table(a: Analysis) -> Table:
         [f"{value:.4g}", *(cells.get((curve.width, value), text.NONE) for curve in a.curves)]
         for value in sorted({value for curve in a.curves for value in curve.values})
     ]
-    heads = [text.words(a.over), *(str(curve.width) for curve in a.curves)]
-    return Table(text.name(a.parametrization), heads, rows)
+    heads = [in_words(a.over), *(str(curve.width) for curve in a.curves)]
+    return Table(written(a.parametrization), heads, rows)
 
 
 def _loss_cell(curve: Curve, index: int) -> str:

@@ -4,17 +4,18 @@ from collections.abc import Sequence
 
 from jaxmup.report import _text as text
 from jaxmup.transfer import Analysis, Interval, Result
+from jaxmup.transfer._names import written
 
 
 def markdown(result: Result, *, title: str = "Learning-rate transfer") -> str:
     """A transfer measurement as Markdown: verdicts, a table of optima, the configuration.
 
     Args:
-      result: of `jaxmup.transfer.measure` or `read_record`.
-      title: of the section.
+      result: Result of `jaxmup.transfer.measure` or `read_record`.
+      title: Title of the section.
     """
     verdicts = [
-        f"- **{_plain(text.name(a.parametrization))}** ({a.outcome}): {_plain(text.sentence(a))}"
+        f"- **{_plain(written(a.parametrization))}** ({a.outcome}): {_plain(text.sentence(a))}"
         for a in result.analyses
     ]
     settings = (
@@ -29,7 +30,7 @@ def markdown(result: Result, *, title: str = "Learning-rate transfer") -> str:
 def _optima(analyses: Sequence[Analysis]) -> str:
     """A row per width, then what follows; two columns per parametrization."""
     heads = [
-        head for a in analyses for head in (f"{_plain(text.name(a.parametrization))}: best", "loss")
+        head for a in analyses for head in (f"{_plain(written(a.parametrization))}: best", "loss")
     ]
     rows = [
         [str(curves[0].width)]

@@ -1,8 +1,12 @@
 """One run of a measurement."""
 
 import dataclasses
+from typing import TypeAlias
 
 from jaxmup import _check
+
+Setting: TypeAlias = tuple[tuple[str, float], ...]
+"""Values of hyper-parameters other than the learning rate, by increasing name."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,7 +33,7 @@ class Trial:
     learning_rate: float
     seed: int
     loss: float | None
-    others: tuple[tuple[str, float], ...] = ()
+    others: Setting = ()
     curve: tuple[float | None, ...] = ()
 
     def __post_init__(self) -> None:

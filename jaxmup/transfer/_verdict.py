@@ -1,16 +1,16 @@
 """The verdict in words: what was decided, by which number."""
 
 from jaxmup.transfer._findings import Analysis, Interval
+from jaxmup.transfer._names import in_words
 
 
 def verdict(a: Analysis) -> str:
     """One sentence that starts with the parametrization."""
-    what = f"the best {name(a.over)}"
+    what = f"the best {in_words(a.over)}"
     if a.drift is None:
         lost = ", ".join(str(c.width) for c in a.curves if c.optimum is None)
-        return (
-            f"{a.parametrization}: no answer, since every {name(a.over)} diverged at width {lost}."
-        )
+        every = f"every {in_words(a.over)}"
+        return f"{a.parametrization}: no answer, since {every} diverged at width {lost}."
     if a.edges:
         at = ", ".join(map(str, a.edges))
         return (
@@ -19,16 +19,6 @@ def verdict(a: Analysis) -> str:
         )
     numbers = f"{_drift(a, a.drift)}, and {_penalty(a)}{_worse(a)}"
     return f"{a.parametrization}: {what} {_outcome(a)}; {numbers}."
-
-
-def name(over: str) -> str:
-    """A hyper-parameter in words.
-
-    Example:
-      >>> name("weight_decay")
-      'weight decay'
-    """
-    return over.replace("_", " ")
 
 
 def _outcome(a: Analysis) -> str:
@@ -62,7 +52,7 @@ def _penalty(a: Analysis) -> str:
 
 
 def _worse(a: Analysis) -> str:
-    """What speaks against it beside: a wider network that trains worse."""
+    """The objection beside the numbers: a wider network that trains worse."""
     worse = [c for c in a.crossings or () if c.certain]
     if not worse:
         return ""
