@@ -232,6 +232,26 @@ def test_weights_and_their_changes_are_effective_ones_in_any_gauge():
     assert without[stored] / with_multiplier[stored] == pytest.approx(8, rel=1e-4)  # 256 / 32
 
 
+class Flagged(nnx.Module):
+    """Asks Python whether it trains."""
+
+    def __init__(self, width, rngs):
+        self.first = nnx.Linear(6, width, rngs=rngs)
+        self.readout = nnx.Linear(width, 4, rngs=rngs)
+
+    def __call__(self, x, factor=1.0, *, train):
+        assert train is True
+        return self.readout(jnp.tanh(factor * self.first(x)))
+
+
+def test_flags_and_keywords_of_a_batch_reach_the_model():
+    x, labels = DATA
+    batch = {"args": (x / 2, np.float32(2)), "kwargs": {"train": True}}, labels
+    arguments = (Flagged, (16, 32), batch, lambda scalings: jaxmup.optim.adam(0.01, scalings))
+    found = coord_check(*arguments, steps=2, seeds=1)
+    assert {"first", "readout", "output"} <= {one.name for one in found.verdicts}
+
+
 def test_seeds_run_together_as_one_by_one():
     """Accelerators run them together."""
     batches = batches_of(DATA, 2)
@@ -620,6 +640,10 @@ WRONG = {
     "a width of zero": ({"sizes": (0, 64)}, "an integer of at least 1. Got 0"),
     "no examples": ({"data": empty(*DATA)}, r"Batch 0 has none in an array of shape \(0, 6\)"),
     "no examples later": ({"data": [DATA, empty(*DATA)] * 2}, "Batch 1 has none"),
+    "other flags": (
+        {"data": [({"args": DATA[0], "kwargs": {"train": flag}}, DATA[1]) for flag in "1234"]},
+        "the same flags",
+    ),
     "no inputs": ({"data": ((), DATA[1])}, "The inputs must hold an array"),
     "bfloat16 NaN": ({"data": (jnp.full((2, 6), jnp.nan, "bfloat16"), DATA[1])}, "must be finite"),
     "a seed twice": ({"seeds": (1, 2, 1)}, "none twice"),

@@ -105,7 +105,7 @@ def coord_check(
     from jaxmup.plots import coord_check_figure, png
 
     make_model = function(model, "MODULE:FUNCTION")
-    functions = {"loss_fn": _function(loss, "--loss"), "apply": _function(apply, "--apply")}
+    loss_fn, call = _function(loss, "--loss"), _function(apply, "--apply")
     numbers = _sizes(sizes)
     _require_writable(out)
     with bad_input(ValueError, TypeError):
@@ -118,7 +118,8 @@ def coord_check(
             over=over,
             seeds=seeds,
             steps=steps,
-            **functions,
+            loss_fn=loss_fn,
+            apply=call,
         )
     with bad_input(OSError):
         write_record(check, out / "coord_check.jsonl")

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, SupportsFloat, TypeAlias, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -141,7 +141,7 @@ def coord_check(
         is out of range.
 
     Example:
-      >>> import jaxmup
+      >>> import jax, jaxmup
       >>> from flax import nnx
       >>> def make_model(width, rngs):
       ...     zeros = nnx.initializers.zeros
@@ -248,8 +248,8 @@ def _rows(
                 }
 
 
-def _number(value: np.floating) -> float | None:
-    return float(value) if math.isfinite(value) else None
+def _number(value: SupportsFloat) -> float | None:
+    return float(value) if math.isfinite(float(value)) else None
 
 
 def _sizes(sizes: Iterable[int]) -> tuple[int, ...]:

@@ -31,7 +31,9 @@ def judged(
       tolerance: Largest effect of a finite size on an exponent; dimensionless.
       confidence: Confidence of the intervals.
     """
-    by_key = [{(one.quantity, one.name): one for one in run} for run in runs]
+    by_key: list[dict[tuple[Quantity, PathName], Measured]] = [
+        {(one.quantity, one.name): one for one in run} for run in runs
+    ]
     silent = _silent(by_key[0], set.intersection(*map(_rounded, runs)))
     decays = any(one.quantity == "decay" and one.rms.any() for run in runs for one in run)
     for quantity, name in by_key[0]:

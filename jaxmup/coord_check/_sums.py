@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -80,8 +80,8 @@ class Sums:
     shape: tuple[int, ...]
     layered: bool
     entries: int
-    squares: Array
-    absolutes: Array
+    squares: Any
+    absolutes: Any
 
     @classmethod
     def of(
@@ -138,7 +138,7 @@ class Packed:
     """
 
     values: Array
-    tree: jax.tree_util.PyTreeDef
+    tree: Any
     shapes: tuple[tuple[int, ...], ...]
 
     @classmethod

@@ -13,7 +13,7 @@ from jaxmup._tree import PathName
 from jaxmup.empirical._choose import module_name
 from jaxmup.empirical._linen import linen_measurable
 from jaxmup.empirical._measurable import ModuleName, ModulePath
-from jaxmup.empirical._models import Held, held
+from jaxmup.empirical._models import HeldLinen, HeldNNX, held
 from jaxmup.empirical._scaled import Scaled, replaced, scaled_modules
 from jaxmup.empirical._variables import COLLECTION, scales_by_path
 
@@ -80,9 +80,8 @@ def absorb_scales(
     """
     if isinstance(model, nnx.Module):
         return _absorb_nnx(model)
-    if isinstance(variables, nnx.Module):  # of an `Instance`
-        return _absorb_nnx(variables)
-    return _absorb_linen(held(model, variables, inputs, arguments))
+    given = held(model, variables, inputs, arguments)
+    return _absorb_nnx(given.model) if isinstance(given, HeldNNX) else _absorb_linen(given)
 
 
 def _absorb_nnx(model: nnx.Module) -> Absorbed:
@@ -111,7 +110,7 @@ def _variables(module: nnx.Module) -> list[nnx.Param]:
     return [value for value in vars(module).values() if isinstance(value, nnx.Param)]
 
 
-def _absorb_linen(given: Held) -> Absorbed:
+def _absorb_linen(given: HeldLinen) -> Absorbed:
     module, variables, inputs, apply = given
     scales = scales_by_path(variables)
     _require_some(scales)

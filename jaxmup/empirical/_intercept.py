@@ -36,6 +36,7 @@ def apply(
       **kwargs: Keyword arguments of `module.apply` and of the call.
 
     Example:
+      >>> import jax, jax.numpy as jnp
       >>> module = nn.Dense(3)
       >>> variables = module.init(jax.random.key(0), jnp.ones((1, 2)))
       >>> variables["empirical"] = {"scale_actv_y": jnp.array(2.0)}

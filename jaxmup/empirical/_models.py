@@ -19,18 +19,33 @@ from jaxmup.empirical._tally import Seen
 from jaxmup.empirical._variables import Variables
 
 
-class Held(NamedTuple):
-    """A model as a user holds it, with its arrays.
+class HeldNNX(NamedTuple):
+    """An NNX model as a user holds it.
 
     Args:
-      module: NNX model, or Linen module.
-      variables: Variables of the Linen module; `None` for an NNX model.
-      inputs: Arguments of the model's call.
-      apply: Function `apply(model, *args, **kwargs)` that calls the model; `None` for its own call.
+      model: NNX model.
+      inputs: Arguments of its call.
+      apply: Function `apply(model, *args, **kwargs)` that calls it; `None` for its own call.
     """
 
-    module: nnx.Module | nn.Module
-    variables: Variables | None
+    model: nnx.Module
+    inputs: Call
+    apply: Callable[..., Any] | None = None
+
+
+class HeldLinen(NamedTuple):
+    """A Linen module as a user holds it.
+
+    Args:
+      module: Linen module.
+      variables: Variables of the module.
+      inputs: Arguments of its call.
+      apply: Function `apply(module, *args, **kwargs)` that calls it, bound; `None` for its own
+        call.
+    """
+
+    module: nn.Module
+    variables: Variables
     inputs: Call
     apply: Callable[..., Any] | None = None
 
@@ -41,7 +56,7 @@ def held(
     inputs: Any,
     arguments: Mapping[str, Any] | None,
     key: Array | None = None,
-) -> Held:
+) -> HeldNNX | HeldLinen:
     """The model that a user gave.
 
     Args:
@@ -59,9 +74,9 @@ def held(
         return _of_instance(model, variables, inputs, arguments, key)
     call = _with_keywords(as_call(inputs), arguments)
     if isinstance(model, nnx.Module) and variables is None:
-        return Held(model, None, call)
+        return HeldNNX(model, call)
     if isinstance(model, nn.Module) and variables is not None:
-        return Held(model, variables, call)
+        return HeldLinen(model, variables, call)
     size = " Give a `Model` its size with `.at(size)`." if isinstance(model, Model) else ""
     raise TypeError(
         "`model` must be an NNX module, or a Linen module with its `variables`. Got "
@@ -75,7 +90,7 @@ def _of_instance(
     inputs: Any,
     arguments: Mapping[str, Any] | None,
     key: Array | None,
-) -> Held:
+) -> HeldNNX | HeldLinen:
     if instance.kind == "tree" or instance.model.axis_names:
         raise TypeError(
             "A model must consist of Flax modules, outside of named axes, for them to be measured. "
@@ -88,8 +103,8 @@ def _of_instance(
     if variables is None:
         variables = instance.join(instance.draw(jax.random.key(0) if key is None else key))
     if instance.kind == "nnx":
-        return Held(variables, None, call, apply)
-    return Held(instance.model.make(instance.size), variables, call, apply)
+        return HeldNNX(variables, call, apply)
+    return HeldLinen(instance.model.make(instance.size), variables, call, apply)
 
 
 def _with_keywords(call: Call, arguments: Mapping[str, Any] | None) -> Call:
@@ -97,14 +112,14 @@ def _with_keywords(call: Call, arguments: Mapping[str, Any] | None) -> Call:
 
 
 def measurable(
-    given: Held, modules: Sequence[str] | None, loss_fn: LossFn
+    given: HeldNNX | HeldLinen, modules: Sequence[str] | None, loss_fn: LossFn
 ) -> tuple[Measurable, dict[ModuleName, dict[str, Array]]]:
     """A model whose modules can be measured, and the scales that it has already."""
-    if given.variables is None:
-        return nnx_measurable(given.module, modules, given.inputs, loss_fn, given.apply)
-    return linen_measurable(
-        given.module, given.variables, modules, given.inputs, loss_fn, given.apply
-    )
+    if isinstance(given, HeldNNX):
+        model, inputs, apply = given
+        return nnx_measurable(model, modules, inputs, loss_fn, apply)
+    module, variables, inputs, apply = given
+    return linen_measurable(module, variables, modules, inputs, loss_fn, apply)
 
 
 def observed(model: Measurable) -> dict[ModuleName, Seen]:

@@ -60,6 +60,7 @@ class Scaled(Wrapper):
         it, see `learning_rates`.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> layer = Scaled(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), jnp.array(3.0))
       >>> x = jnp.ones((1, 2))
       >>> bool((layer(x) == 3 * layer.module(x)).all())

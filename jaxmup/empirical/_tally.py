@@ -31,10 +31,10 @@ class Given(NamedTuple):
       update: Factor on the gradient of the parameters, or on their learning rate.
     """
 
-    fixed: ArrayLike
-    activation: ArrayLike
-    gradient: ArrayLike
-    update: ArrayLike
+    fixed: Any
+    activation: Any
+    gradient: Any
+    update: Any
 
 
 class Tally(NamedTuple):
