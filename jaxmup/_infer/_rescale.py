@@ -104,6 +104,9 @@ def rescale(
 
     if not all(layout.is_plain for layout in layouts.values()):
         _require_random(layouts, small, key)
+    # Layers of jaxmup draw their own values. These, and the base model's own draw below, are made
+    # outside of `jit`: XLA may round an initializer otherwise inside of a larger program, and at
+    # base width the values must have the bits of `make_model`.
     others = by_name.keys() - layouts.keys()
     own = leaves_by_path(large.draw(key).params) if others else {}
 
@@ -180,6 +183,7 @@ def _layouts(
         source = names[name]
         base_shape = tuple(small[source].shape)
         tiles = tuple(-(-size // base) for size, base in zip(spec.shape, base_shape, strict=True))
+        # A layer beyond the base model's depth shares its counterpart, but must not share a draw.
         is_plain = source == name and math.prod(tiles) == 1
         start = stops.get(source, 0)
         layouts[name] = _Layout(source, base_shape, spec.shape, tiles, start, is_plain)
@@ -193,6 +197,8 @@ def _tiles(
     layouts: Mapping[str, _Layout],
 ) -> dict[str, Any]:
     """The draws of each parameter, stacked; `plain` are those of `make_model` itself."""
+    # A draw makes the whole base model: parameters that need the same draws share them, and XLA
+    # drops what none of them uses.
     ranges = {(layout.start, layout.stop) for layout in layouts.values() if not layout.is_plain}
     drawn = {at: jax.vmap(draw)(jnp.arange(*at)) for at in sorted(ranges)}
     return {

@@ -113,6 +113,7 @@ class Nnx:
 
     def join(self, parts: Parts) -> nnx.Module:
         """A module of its own, which shares nothing with another."""
+        # Without a copy, what a call changes would leak its tracers into the parts.
         return nnx.merge(self.graph, parts.params, parts.rest, copy=True)
 
     def split(self, model: nnx.Module) -> Parts:
@@ -163,6 +164,7 @@ class Linen:
 
     def join(self, parts: Parts) -> dict[str, Any]:
         """The variables."""
+        # Parameters that do not train are in the rest under the name of their collection.
         frozen = parts.rest.get("params")
         params = parts.params if frozen is None else _combined(parts.params, frozen)
         return {**parts.rest, "params": params}
@@ -177,7 +179,7 @@ class Linen:
         self, parts: Parts, apply: Apply | None, keys: Mapping[str, Array]
     ) -> tuple[Any, Callable[[], Tree]]:
         """A function of the inputs, which keeps what a call leaves in the mutable collections."""
-        rest = dict(parts.rest)
+        rest = dict(parts.rest)  # a loss may call the module several times: each goes on from here
 
         def call(*args: Any, **kwargs: Any) -> Any:
             variables = self.join(Parts(parts.params, rest))
