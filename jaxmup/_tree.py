@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
 import jax
+import jax.numpy as jnp
 
 from jaxmup import _scaling
 from jaxmup._check import listed
@@ -103,6 +104,18 @@ _ONE_NAME = (
     "Every leaf must have a name of its own, its keys joined by slashes. These share one:{}\n"
     "Rename one of the keys, without a slash in it."
 )
+
+
+def is_floating(leaf: object) -> bool:
+    """Says if a leaf is an array of floating-point numbers, real or complex, abstract or not.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> is_floating(jnp.ones(2)), is_floating(jnp.arange(2)), is_floating(jnp.tanh)
+      (True, False, False)
+    """
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jnp.inexact)
 
 
 def require_leaves(what: str, tree: Any, kind: type[T], remedy: str) -> dict[str, T]:

@@ -1,4 +1,4 @@
-"""Rules on the state of a running optimizer."""
+"""Checks of the state of a running optimizer."""
 
 from collections.abc import Iterable, Iterator, Mapping
 

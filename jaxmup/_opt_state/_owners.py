@@ -7,7 +7,7 @@ from jax import Array
 from jax.tree_util import KeyPath
 
 from jaxmup._opt_state._transform import FIXED
-from jaxmup._opt_state._walk import Branches, Chain, Link, Path
+from jaxmup._opt_state._walk import Branches, Chain, Link, StatePath
 from jaxmup._tree import PathName, Tree, path_name
 
 
@@ -24,7 +24,7 @@ class Owners:
 
     def __init__(self, parameters: Iterable[PathName]):
         self._parameters = set(parameters)
-        self._held: dict[Path, frozenset[PathName] | None] = {}
+        self._held: dict[StatePath, frozenset[PathName] | None] = {}
 
     def leaves(self, tree: Tree) -> list[tuple[PathName | None, Array]]:
         """The leaves of a field with their owners; `None` owns what all parameters share."""

@@ -9,7 +9,7 @@ from jaxmup._opt_state._transform import (
     SQUARE,
     UPDATE,
     WEIGHT,
-    Kind,
+    FieldKind,
     Movement,
     Transform,
 )
@@ -28,7 +28,7 @@ def _row(
     update: str = "",
     square: str = "",
     fields: Mapping[str, Movement] | None = None,
-    kinds: Mapping[str, Kind] | None = None,
+    kinds: Mapping[str, FieldKind] | None = None,
     **rest: Any,
 ) -> Transform:
     """A transform whose fields are listed by their kind, or by the movement that moments have.
@@ -48,19 +48,19 @@ def _row(
       kinds: Kind of those among them that are no moments.
       **rest: Arguments of `Transform`.
     """
-    by_kind: dict[Kind, str] = {
+    by_kind: dict[FieldKind, str] = {
         "steps": steps,
         "position": position,
         "gathered": gathered,
         "apart": apart,
         "other": other,
     }
-    stay: dict[str, Kind] = {
+    stay: dict[str, FieldKind] = {
         name: kind for kind, names in by_kind.items() for name in names.split()
     }
     moments = dict.fromkeys(update.split(), UPDATE) | dict.fromkeys(square.split(), SQUARE)
     kept = {**dict.fromkeys(stay, FIXED), **moments, **(fields or {})}
-    of_kind: dict[str, Kind] = {**stay, **(kinds or {})}
+    of_kind: dict[str, FieldKind] = {**stay, **(kinds or {})}
     return Transform(
         tuple(states.split()), kept, returns, hyperparameters or {}, kinds=of_kind, **rest
     )

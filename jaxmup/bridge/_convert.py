@@ -7,7 +7,8 @@ import numpy as np
 from flax import nnx
 
 from jaxmup import _check
-from jaxmup._tree import Specs, Tree, listed
+from jaxmup._check import listed
+from jaxmup._tree import Specs, Tree
 from jaxmup.bridge._flax_model import FlaxModel, open_model
 from jaxmup.bridge._pairs import Pairs
 from jaxmup.bridge._plan import Entry, Plan

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxmup._check import listed
 from jaxmup._inputs import is_array
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import (
@@ -16,7 +17,6 @@ from jaxmup._tree import (
     Tree,
     added_axes,
     leaves_by_path,
-    listed,
     named_leaves,
     require_leaves,
 )
@@ -24,7 +24,7 @@ from jaxmup.bridge._units import COLLECTIONS, FlaxLeaf, LayerKind
 from jaxmup.nnx._layer import SPEC, name_of
 
 _SAVED = (nnx.Param, nnx.BatchStat)
-Arrays: TypeAlias = Mapping[PathName, np.ndarray | jax.Array | jax.ShapeDtypeStruct]
+LeafArrays: TypeAlias = Mapping[PathName, np.ndarray | jax.Array | jax.ShapeDtypeStruct]
 
 
 class FlaxModel(NamedTuple):
@@ -32,13 +32,13 @@ class FlaxModel(NamedTuple):
 
     Args:
       leaves: Leaves that a checkpoint holds.
-      values: Arrays of the leaves; abstract where the model is.
+      values: LeafArrays of the leaves; abstract where the model is.
       specs: `ParamSpec` of each leaf that has one.
       build: Function from other arrays to the model that holds them.
     """
 
     leaves: tuple[FlaxLeaf, ...]
-    values: Arrays
+    values: LeafArrays
     specs: Mapping[PathName, ParamSpec]
     build: Callable[[Mapping[PathName, np.ndarray]], Any]
 
@@ -105,7 +105,7 @@ def _with_arrays(tree: Tree, arrays: Mapping[PathName, np.ndarray]) -> Tree:
     return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
 
-def _given_specs(specs: Specs | None, values: Arrays) -> dict[PathName, ParamSpec]:
+def _given_specs(specs: Specs | None, values: LeafArrays) -> dict[PathName, ParamSpec]:
     """The specs by the paths of their leaves, each checked against its leaf."""
     if specs is None:
         return {}

@@ -12,8 +12,9 @@ from typing import TypeVar
 from flax import nnx
 
 from jaxmup import _check
+from jaxmup._check import listed
 from jaxmup._spec import ParamSpec, Role
-from jaxmup._tree import Specs, Tree, listed
+from jaxmup._tree import Specs, Tree
 from jaxmup.bridge._base_shapes import BaseShape, BaseShapes, base_shapes_of
 from jaxmup.bridge._convert import from_torch, plan_of
 from jaxmup.bridge._flax_model import open_model

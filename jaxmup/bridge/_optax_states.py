@@ -86,8 +86,8 @@ def leaf_like(value: ArrayLike, leaf: Array) -> Array:
     return jax.device_put(array, sharding)
 
 
-class Progress(NamedTuple):
-    """The progress of a run.
+class Standing(NamedTuple):
+    """The standing of a run.
 
     Args:
       step: Number of steps made; `None` if it is not known.
@@ -100,19 +100,19 @@ class Progress(NamedTuple):
     rate: float | None
 
 
-def filled(state: OptState, moments: Moments, progress: Progress, owners: Owners) -> OptState:
+def filled(state: OptState, moments: Moments, standing: Standing, owners: Owners) -> OptState:
     """`state` with moments, counts and the learning rate put in.
 
     Args:
       state: State of a new optimizer.
       moments: Moments that are put in; where one is missing, the initial one stays.
-      progress: Numbers that the counters are set to.
+      standing: Numbers that the counters are set to.
       owners: Owners of the leaves of the state.
 
     Raises:
       ValueError: if an optimizer counts and the number of steps is not known.
     """
-    counts = {"steps": progress.step, "position": progress.position}
+    counts = {"steps": standing.step, "position": standing.position}
     values = {}
     for counterpart in fields_of(state):
         field, name = counterpart
@@ -120,8 +120,8 @@ def filled(state: OptState, moments: Moments, progress: Progress, owners: Owners
             values[field.path] = _with_moments(field.value, moments.get(name, {}), owners)
         elif field.kind in counts:
             values[field.path] = _count(counterpart, counts[field.kind])
-        elif field.kind == "rates" and progress.rate is not None:
-            values[field.path] = _with_rate(field.value, progress.rate)
+        elif field.kind == "rates" and standing.rate is not None:
+            values[field.path] = _with_rate(field.value, standing.rate)
     return with_fields(state, values)
 
 

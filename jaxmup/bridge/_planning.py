@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from jaxmup._tree import listed
+from jaxmup._check import listed
 from jaxmup.bridge import _pairs
 from jaxmup.bridge._layouts import DROPPED, INPUT_FIRST, LINEAR, Layout, tied
 from jaxmup.bridge._match import Fits, match

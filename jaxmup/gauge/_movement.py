@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from jax import Array
 
-from jaxmup._opt_state import FIXED, Field, Link, Owners, Path, Walked, where, with_fields
+from jaxmup._opt_state import FIXED, Field, Link, Owners, StatePath, Walked, where, with_fields
 from jaxmup._tree import OptState, PathName, Tree
 from jaxmup.functional import scale
 from jaxmup.gauge._course import Course, has_own_rate, takes_scalings
@@ -49,7 +49,7 @@ def moved_state(
       ValueError: if something that parameters share would have to move differently for each.
     """
     passing = _passing(courses)
-    moved: dict[Path, Tree] = {}
+    moved: dict[StatePath, Tree] = {}
     injected: set[str] = set()
     for link in walked.links:
         here = passing.get(link.path, {})
@@ -71,9 +71,9 @@ def moved_state(
 
 def _passing(
     courses: Mapping[PathName, Course],
-) -> dict[Path, dict[PathName, tuple[float, Course]]]:
+) -> dict[StatePath, dict[PathName, tuple[float, Course]]]:
     """For each transform, by its path, what passes it."""
-    passing: dict[Path, dict[PathName, tuple[float, Course]]] = {}
+    passing: dict[StatePath, dict[PathName, tuple[float, Course]]] = {}
     for name, followed in courses.items():
         for link, update in followed.passages:
             passing.setdefault(link.path, {})[name] = (update, followed)

@@ -28,7 +28,7 @@ from jaxmup._tree import (
 from jaxmup.functional import scale
 from jaxmup.gauge._course import Course, has_own_rate, is_invariant
 from jaxmup.gauge._equivalent import differences
-from jaxmup.gauge._move import Factors, Move, move
+from jaxmup.gauge._move import Factors, Shift, move
 from jaxmup.gauge._parameters import entries_of, map_parameters, parameters, thetas_of
 from jaxmup.nnx import regauged
 from jaxmup.nnx import specs as specs_of_model
@@ -114,7 +114,7 @@ def regauge(
     """
     wanted = parameters(params)
     thetas = entries_of("theta", thetas_of(theta, wanted), params)
-    moves = {name: Move(theta) for name, theta in thetas.items()}
+    moves = {name: Shift(theta) for name, theta in thetas.items()}
     moved = move(opt_state, params, moves, chain, transforms)
     return Regauged(_divided(params, moves), moved.opt_state, moved.hyperparameters)
 
@@ -180,7 +180,7 @@ def regauge_run(
     )
     _require_one_physics(old, new)
     moves = {
-        name: Move(new[name].multiplier / old[name].multiplier, new[name].grad / old[name].grad)
+        name: Shift(new[name].multiplier / old[name].multiplier, new[name].grad / old[name].grad)
         for name in old
     }
     moved = move(opt_state, params, moves, chain, transforms)
@@ -212,8 +212,8 @@ def _with_specs(state: OptState, old: Specs, new: Specs) -> OptState:
     return jax.tree.map(respecified, state, is_leaf=lambda x: isinstance(x, nnx.Variable))
 
 
-def _divided(params: Params, moves: Mapping[PathName, Move]) -> Params:
-    def divided(w: Array, its: Move) -> Array:
+def _divided(params: Params, moves: Mapping[PathName, Shift]) -> Params:
+    def divided(w: Array, its: Shift) -> Array:
         return scale(w, 1.0 / its.theta)
 
     return map_parameters(divided, params, moves)
@@ -274,7 +274,7 @@ def _require_family(
         )
 
 
-def _require_layers(specs: Specs, moves: Mapping[PathName, Move]) -> None:
+def _require_layers(specs: Specs, moves: Mapping[PathName, Shift]) -> None:
     """Raises a `ValueError` if a parameter would move that no jaxmup layer applies."""
     loose = [
         f"{name}: theta {moves[name].theta:.6g}"

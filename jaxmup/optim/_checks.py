@@ -18,12 +18,13 @@ from jaxmup._tree import (
     Scalings,
     Tree,
     Updates,
+    is_floating,
     leaves_by_path,
     named_leaves,
     path_name,
     require_leaves,
 )
-from jaxmup.optim._leaves import is_floating, is_none, leaves_with_none, map_leaves, without
+from jaxmup.optim._leaves import is_none, leaves_with_none, map_leaves, without
 
 Mask = Tree | Callable[[Params], Tree]
 """Booleans, in a tree like the parameters or a prefix of one, or a function that makes them."""

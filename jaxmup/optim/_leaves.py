@@ -9,22 +9,15 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.typing import DTypeLike
 
-from jaxmup._tree import OptState, Params, PathName, Tree, Updates, named_leaves
+from jaxmup._tree import OptState, Params, PathName, Tree, Updates, is_floating, named_leaves
 
 
 def is_none(x: object) -> bool:
     """Says if `x` is `None`."""
     return x is None
-
-
-def is_floating(x: object) -> bool:
-    """Says if `x` is an array of floating-point numbers, real or complex."""
-    dtype = getattr(x, "dtype", None)
-    return dtype is not None and jnp.issubdtype(dtype, jnp.inexact)
 
 
 def leaves_with_none(tree: Tree) -> list[Any]:
