@@ -298,8 +298,8 @@ def rmsprop(scalings: Any) -> Any:
     return from_direction(optax.scale_by_rms(), 2**-8, scalings, optimizer="rmsprop")
 
 
-def orthogonal(scalings: Any) -> Any:
-    return muon(2**-6, scalings)
+def orthogonal(scalings: Any, specs: Any) -> Any:
+    return muon(2**-6, scalings, specs)
 
 
 CORRECT: dict[str, Case] = {
