@@ -273,8 +273,8 @@ MISTAKES: dict[str, Case] = {
 }
 
 
-def gauge(name: str, family: str = "adam") -> dict[str, Any]:
-    return {"parametrization": parametrization("mup", family, gauge=name)}
+def gauge(name: str, optimizer: str = "adam") -> dict[str, Any]:
+    return {"parametrization": parametrization("mup", optimizer, gauge=name)}
 
 
 def plain(name: str, make_tx: Any = adam_w, sizes: tuple[int, ...] = WIDTHS) -> Case:
