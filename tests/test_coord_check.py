@@ -166,6 +166,21 @@ def test_an_optimizer_of_ones_own_family_is_checked():
     assert "decay" not in quantities
 
 
+def test_the_control_sees_the_same_batches_of_an_endless_iterable(correct, monkeypatch):
+    from jaxmup.coord_check import _assert
+
+    seen = []
+
+    def recorded(make_model, sizes, data, make_tx, **options):
+        seen.append(list(itertools.islice(data, options["steps"])))
+        return correct if len(seen) == 1 else dataclasses.replace(correct, verdicts=failed)
+
+    failed = (dataclasses.replace(correct.verdicts[0], outcome="fail"),)
+    monkeypatch.setattr(_assert, "coord_check", recorded)
+    assert_coord_check(make_model, WIDTHS, itertools.count(), adamw, steps=3)
+    assert seen == [[0, 1, 2], [0, 1, 2]]
+
+
 def test_rows_are_what_a_plain_loop_measures(correct):
     """The base model, whose factors are all 1, with optax's AdamW."""
     seed, size, tx = 2, WIDTHS[0], optax.adamw(2**-6, weight_decay=0.1)

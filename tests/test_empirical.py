@@ -365,6 +365,9 @@ def test_models_that_cannot_be_measured_are_refused():
         calibrate(model, X, loss)
     with pytest.raises(TypeError, match="must consist of Flax modules"):
         calibrate(model.at(6), None, loss)
+    linen = jaxmup.Model(lambda size: LinenNet(), inputs=X).at(6)
+    with pytest.raises(TypeError, match="must be a model of kind 'linen' as a user holds it"):
+        calibrate(linen, None, loss, variables=Net())
     with pytest.raises(TypeError, match="Got none in either"):
         calibrate(jaxmup.Model(lambda size, rngs: Net()).at(6), None, loss)
 

@@ -45,7 +45,7 @@ FLAT = Expected.exactly(0.0)
 
 @dataclasses.dataclass(frozen=True)
 class Theory:
-    """What is expected of the models of all sizes.
+    """The exponents to expect of the models of all sizes.
 
     Args:
       sizes: Widths or depths.

@@ -1,4 +1,4 @@
-"""What a coordinate check has found as JSON lines."""
+"""The result of a coordinate check as JSON lines."""
 
 import dataclasses
 import importlib.metadata

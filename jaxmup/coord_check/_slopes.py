@@ -1,4 +1,4 @@
-"""How fast something grows: slopes in log-log coordinates and their confidence intervals."""
+"""Exponents of growth: slopes in log-log coordinates and their confidence intervals."""
 
 import dataclasses
 import math

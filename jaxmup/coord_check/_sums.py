@@ -1,4 +1,4 @@
-"""How large arrays are: sums inside of a compiled run, and RMS outside of it.
+"""The RMS of arrays: sums inside of a compiled run, the rest outside of it.
 
 XLA takes most of a coordinate check to compile, and compiles every sum, root and division on its
 own. So each array is read once, by one operation for both of its sums, and the rest is NumPy's.

@@ -23,7 +23,7 @@ VANISHING = 1e-12
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How the models train.
+    """The training run of a model.
 
     Args:
       tx: Transform that turns gradients into updates.
@@ -81,7 +81,7 @@ def _train(
         (outputs, rest), found = seen(params, rest, batch[0])
         return training.loss_fn(outputs, batch[1]), (rest, found)
 
-    def step(carry: Any, now: Any) -> Any:
+    def step(carry: Tree, now: Tree) -> Tree:
         params, rest, state, first = carry
         t, batch = (now, batches) if training.repeated else now
         # The first step's values are carried, so that the model is compiled once.
@@ -204,7 +204,7 @@ def _of_parameters(trees: _StepTrees, layers: frozenset[str], decay_shows: bool)
 def _answers(
     tx: optax.GradientTransformation, params: Params, gradients: Gradients, nothing: Params
 ) -> dict[PathName, Array]:
-    """How large the gradient of each parameter is beside the optimizer's eps, up to a constant.
+    """The size of the gradient of each parameter beside the optimizer's eps, up to a constant.
 
     The optimizer is asked: where the gradient vanishes beside eps, so does the step, in proportion
     to `gradient / eps`. One that has no eps takes steps of the same size still, and one that is

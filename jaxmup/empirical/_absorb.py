@@ -9,11 +9,11 @@ from flax import linen as nn
 from flax import nnx
 from jax import Array
 
-from jaxmup._tree import PathName
+from jaxmup._tree import PathName, Tree
 from jaxmup.empirical._choose import module_name
 from jaxmup.empirical._linen import linen_measurable
 from jaxmup.empirical._measurable import ModuleName, ModulePath
-from jaxmup.empirical._models import HeldLinen, HeldNNX, held
+from jaxmup.empirical._models import AnyModel, HeldArrays, HeldLinen, HeldNNX, held
 from jaxmup.empirical._scaled import Scaled, replaced, scaled_modules
 from jaxmup.empirical._variables import COLLECTION, scales_by_path
 
@@ -44,10 +44,10 @@ class Absorbed:
 
 
 def absorb_scales(
-    model: Any,
+    model: AnyModel,
     *,
-    variables: Any = None,
-    inputs: Any = None,
+    variables: HeldArrays = None,
+    inputs: Tree = None,
     arguments: Mapping[str, Any] | None = None,
 ) -> Absorbed:
     """The plain model of a calibrated one: `scale_actv_y` multiplied into the parameters.

@@ -19,9 +19,17 @@ import numpy as np
 from jax import Array
 
 from jaxmup import _check
+from jaxmup._tree import Tree
 from jaxmup.empirical._choose import named
 from jaxmup.empirical._measurable import LossFn, compiled
-from jaxmup.empirical._models import count_examples, held, measurable, observed
+from jaxmup.empirical._models import (
+    AnyModel,
+    HeldArrays,
+    count_examples,
+    held,
+    measurable,
+    observed,
+)
 from jaxmup.empirical._redraw import redrawn
 from jaxmup.empirical._report import problems, statistics_of
 from jaxmup.empirical._require import require_inputs_of
@@ -51,11 +59,11 @@ class Calibration:
 
 
 def calibrate(
-    model: Any,
-    inputs: Any,
+    model: AnyModel,
+    inputs: Tree,
     loss_fn: LossFn,
     *,
-    variables: Any = None,
+    variables: HeldArrays = None,
     modules: Sequence[str] | None = None,
     readouts: Sequence[str] = (),
     redraw: bool = True,

@@ -14,7 +14,7 @@ from jax import Array
 from jaxmup import _check
 from jaxmup._model import Instance, MakeModel, Model, as_model
 from jaxmup._spec import AxisKind
-from jaxmup._tree import Gradients, PathName, Size, leaves_by_path, path_name
+from jaxmup._tree import Gradients, PathName, Size, Tree, leaves_by_path, path_name
 from jaxmup.empirical._choose import ROOT
 from jaxmup.empirical._measurable import (
     Directions,
@@ -124,7 +124,7 @@ class Exponents:
 def calibrate_exponents(
     make_model: MakeModel | Model,
     sizes: Sequence[Size],
-    inputs: Any,
+    inputs: Tree,
     loss_fn: LossFn,
     *,
     seeds: int = 4,

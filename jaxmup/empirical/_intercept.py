@@ -107,7 +107,7 @@ class _LinenCall:
     method: str
     split: Split
 
-    def __call__(self, params: Params, constants: Any, *inputs: Array) -> Array:
+    def __call__(self, params: Params, constants: Tree, *inputs: Array) -> Array:
         (state, keys), arrays = constants
         args, kwargs = self.split.joined(inputs, arrays)
         # The module may update its other collections: what it makes of them is dropped.

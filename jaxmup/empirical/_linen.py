@@ -13,6 +13,7 @@ from jaxmup._tree import Params, PathName, leaves_by_path, path_name
 from jaxmup.empirical._choose import choose, innermost, module_name
 from jaxmup.empirical._intercept import Handle, Intercepted, intercepted
 from jaxmup.empirical._measurable import (
+    Arrays,
     Directions,
     LossFn,
     Measurable,
@@ -64,7 +65,7 @@ class LinenMeasurable(Measurable):
             found[self.names[call.path]] = call.module
             return call.next(*args, **kwargs)
 
-        def run(arrays: Any) -> Array:
+        def run(arrays: Arrays) -> Array:
             here = self.with_arrays(arrays)
             return here._loss(here.params, handle)
 

@@ -77,7 +77,7 @@ class Measurable(abc.ABC):
         dtypes = {name: require_parameters(name, found) for name, found in leaves.items()}
         outer = {name: shapes(found) for name, found in leaves.items()}
 
-        def note(name: ModuleName, part: Params, gradient: bool, outputs: Any) -> None:
+        def note(name: ModuleName, part: Params, gradient: bool, outputs: Tree) -> None:
             require_output(name, outputs)
             lead = stacked_axes(name, outer[name], shapes(self.leaves(part)))
             before = name in seen and seen[name].gradient

@@ -1,7 +1,7 @@
 """The models that can be measured: of either API with arrays, or an `Instance` that is drawn."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 from flax import linen as nn
@@ -11,12 +11,18 @@ from jax import Array
 from jaxmup import _check
 from jaxmup._inputs import Call, as_call
 from jaxmup._model import Instance, Model
+from jaxmup._tree import Tree
 from jaxmup.empirical._linen import linen_measurable
 from jaxmup.empirical._measurable import LossFn, Measurable, ModuleName
 from jaxmup.empirical._nnx import nnx_measurable
 from jaxmup.empirical._require import require_called, require_inputs
 from jaxmup.empirical._tally import Seen
 from jaxmup.empirical._variables import Variables
+
+AnyModel: TypeAlias = nnx.Module | nn.Module | Instance
+"""A model that can be measured."""
+HeldArrays: TypeAlias = nnx.Module | Variables | None
+"""The variables of a Linen module; of an `Instance`, the model as a user holds it."""
 
 
 class HeldNNX(NamedTuple):
@@ -51,9 +57,9 @@ class HeldLinen(NamedTuple):
 
 
 def held(
-    model: Any,
-    variables: Any,
-    inputs: Any,
+    model: AnyModel,
+    variables: HeldArrays,
+    inputs: Tree,
     arguments: Mapping[str, Any] | None,
     key: Array | None = None,
 ) -> HeldNNX | HeldLinen:
@@ -75,7 +81,7 @@ def held(
     call = _with_keywords(as_call(inputs), arguments)
     if isinstance(model, nnx.Module) and variables is None:
         return HeldNNX(model, call)
-    if isinstance(model, nn.Module) and variables is not None:
+    if isinstance(model, nn.Module) and isinstance(variables, Mapping):
         return HeldLinen(model, variables, call)
     size = " Give a `Model` its size with `.at(size)`." if isinstance(model, Model) else ""
     raise TypeError(
@@ -86,8 +92,8 @@ def held(
 
 def _of_instance(
     instance: Instance,
-    variables: Any,
-    inputs: Any,
+    variables: HeldArrays,
+    inputs: Tree,
     arguments: Mapping[str, Any] | None,
     key: Array | None,
 ) -> HeldNNX | HeldLinen:
@@ -102,9 +108,14 @@ def _of_instance(
     call, apply = _with_keywords(given, arguments), instance.model.apply
     if variables is None:
         variables = instance.join(instance.draw(jax.random.key(0) if key is None else key))
-    if instance.kind == "nnx":
+    if instance.kind == "nnx" and isinstance(variables, nnx.Module):
         return HeldNNX(variables, call, apply)
-    return HeldLinen(instance.model.make(instance.size), variables, call, apply)
+    if instance.kind == "linen" and isinstance(variables, Mapping):
+        return HeldLinen(instance.model.make(instance.size), variables, call, apply)
+    raise TypeError(
+        f"`variables` must be a model of kind {instance.kind!r} as a user holds it: an NNX module, "
+        f"or the variables of a Linen module. Got {type(variables).__name__}."
+    )
 
 
 def _with_keywords(call: Call, arguments: Mapping[str, Any] | None) -> Call:

@@ -13,7 +13,7 @@ from flax import nnx
 from jax import Array
 
 from jaxmup._inputs import Call
-from jaxmup._tree import Gradients, Params, PathName, leaves_by_path
+from jaxmup._tree import Gradients, Params, PathName, Tree, leaves_by_path
 from jaxmup.empirical._choose import choose, innermost, module_name
 from jaxmup.empirical._measurable import (
     Directions,
@@ -90,7 +90,7 @@ class _NNXCall:
     method: str
     split: Split
 
-    def __call__(self, params: Params, constants: Any, *inputs: Array) -> Array:
+    def __call__(self, params: Params, constants: Tree, *inputs: Array) -> Array:
         rest, arrays = constants
         rest = jax.tree.map(lambda leaf: leaf, rest)  # variables that this trace may write to
         args, kwargs = self.split.joined(inputs, arrays)

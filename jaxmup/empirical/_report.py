@@ -8,11 +8,20 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from jaxmup._tree import Tree
 from jaxmup.empirical._measurable import LossFn, ModuleName, compiled
-from jaxmup.empirical._models import count_examples, held, measurable, observed
+from jaxmup.empirical._models import (
+    AnyModel,
+    HeldArrays,
+    count_examples,
+    held,
+    measurable,
+    observed,
+)
 from jaxmup.empirical._solve import measured_under
 from jaxmup.empirical._tally import Seen, Tally, fixed, members
 from jaxmup.empirical._use import Settings, plain
+from jaxmup.empirical._variables import Variables
 
 COLUMNS = ("activations", "gradients", "updates")
 
@@ -68,12 +77,12 @@ class Report:
 
 
 def report(
-    model: Any,
-    calibrated: Any,
-    inputs: Any,
+    model: AnyModel,
+    calibrated: nnx.Module | Variables,
+    inputs: Tree,
     loss_fn: LossFn,
     *,
-    variables: Any = None,
+    variables: HeldArrays = None,
     modules: Sequence[str] | None = None,
     num_examples: int | None = None,
     arguments: Mapping[str, Any] | None = None,
@@ -103,20 +112,19 @@ def report(
     """
     common = {"modules": modules, "num_examples": num_examples, "arguments": arguments}
     before = statistics(model, inputs, loss_fn, variables=variables, **common)
-    after = (
-        statistics(calibrated, inputs, loss_fn, **common)
-        if isinstance(model, nnx.Module)
-        else statistics(model, inputs, loss_fn, variables=calibrated, **common)
-    )
+    if isinstance(model, nnx.Module) and isinstance(calibrated, nnx.Module):
+        after = statistics(calibrated, inputs, loss_fn, **common)
+    else:
+        after = statistics(model, inputs, loss_fn, variables=calibrated, **common)
     return Report(before, after)
 
 
 def statistics(
-    model: Any,
-    inputs: Any,
+    model: AnyModel,
+    inputs: Tree,
     loss_fn: LossFn,
     *,
-    variables: Any = None,
+    variables: HeldArrays = None,
     modules: Sequence[str] | None = None,
     num_examples: int | None = None,
     arguments: Mapping[str, Any] | None = None,

@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jaxmup._check import listed
-from jaxmup._tree import PathName, leaves_by_path
+from jaxmup._tree import PathName, Tree, leaves_by_path
 from jaxmup.empirical._tally import Seen, Tally, any_traced, real_dtype
 
 
@@ -34,7 +34,7 @@ def require_parameters(name: str, params: Mapping[PathName, Array]) -> DTypeLike
     return real_dtype(params)
 
 
-def require_output(name: str, outputs: Any) -> None:
+def require_output(name: str, outputs: Tree) -> None:
     """Raises a `ValueError` unless the module returns one floating-point or complex array."""
     if not isinstance(outputs, jax.Array) or not jnp.issubdtype(outputs.dtype, jnp.inexact):
         got = jax.tree.map(lambda x: getattr(x, "dtype", type(x).__name__), outputs)

@@ -166,7 +166,7 @@ def _broyden(inverse: np.ndarray, move: np.ndarray, change: np.ndarray) -> np.nd
 def _vector(
     solution: Solution, shared: list[ModuleName], function: Callable[[Tally], tuple[Any, Any]]
 ) -> np.ndarray:
-    """What `function` says of the activations and the gradients of each module, in one vector."""
+    """The numbers that `function` takes from each tally, in one vector."""
     parts = [part for name in shared for part in function(solution.tallies[name])]
     # In float64, whatever the model's dtype: the slopes are differences of nearly equal numbers.
     return np.concatenate([np.ravel(part).astype(np.float64) for part in parts])

@@ -148,6 +148,7 @@ def _measured_forward(
     return _forward(call, settings, params, rest, scales, direction, *inputs)
 
 
+# A program of its own, of a hashable call: modules of one kind are traced once.
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _forward(
     call: PureCall,
@@ -174,6 +175,8 @@ def _backward(
     call: PureCall, settings: Settings, saved: _Saved, cotangent: Array
 ) -> tuple[Any, ...]:
     pull, params, rest, inputs, direction, known, factor, square = saved
+    # The factor is taken for a constant, though it follows from the outputs: so will it be when the
+    # model trains.
     own, *to_inputs = pull(functional.scale(cotangent, factor))
     if direction is None:
         direction = own

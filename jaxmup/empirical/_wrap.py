@@ -5,14 +5,15 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxmup.empirical._models import called, held, measurable
+from jaxmup._tree import Tree
+from jaxmup.empirical._models import AnyModel, HeldArrays, called, held, measurable
 
 
 def wrap(
-    model: Any,
-    inputs: Any,
+    model: AnyModel,
+    inputs: Tree,
     *,
-    variables: Any = None,
+    variables: HeldArrays = None,
     modules: Sequence[str] | None = None,
     arguments: Mapping[str, Any] | None = None,
 ) -> Any:
