@@ -15,9 +15,9 @@ from jax import Array
 from jaxmup._inputs import Call, as_call
 from jaxmup._model._arguments import KEYS, call_with_size, open_parameters
 from jaxmup._model._instance import Instance
-from jaxmup._model._parts import Apply, Framework, Parts, Selects, framework_of, is_floating
+from jaxmup._model._parts import Apply, Framework, Parts, Selects, framework_of
 from jaxmup._model._users import call_users
-from jaxmup._tree import Size
+from jaxmup._tree import Size, is_floating
 
 MakeModel: TypeAlias = Callable[..., Any]
 """A function of a size that makes a model."""

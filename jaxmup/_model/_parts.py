@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from flax import nnx
 from jax import Array
@@ -261,16 +260,6 @@ def framework_of(made: Any, selects: Selects, apply: Apply | None) -> Framework:
     if isinstance(made, nnx.Module):
         return Nnx(nnx.graphdef(made), selects)
     return Plain(_partition(made, _is_array)[1], selects)
-
-
-def is_floating(leaf: Any) -> bool:
-    """True if a leaf is an array of floating-point numbers, or stands for one.
-
-    That is its shape, or the variable of Flax that holds it.
-    """
-    if isinstance(leaf, nnx.Variable):
-        leaf = leaf.get_value()
-    return is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 def _is_array(_: PathName, leaf: Any) -> bool:

@@ -13,6 +13,7 @@ from jax import Array
 
 from jaxmup import _check
 from jaxmup._families import Family
+from jaxmup._infer._rules import Rules
 from jaxmup._model import MakeModel, Model, as_model
 from jaxmup._model._arguments import asked_for
 from jaxmup._parametrization import Parametrization
@@ -84,7 +85,7 @@ def coord_check(
     parametrization: Parametrization | None = None,
     loss_fn: LossFn | None = None,
     apply: Callable[..., Any] | None = None,
-    rules: Mapping[Any, Any] | None = None,
+    rules: Rules | None = None,
     over: Over = "width",
     seeds: int | Sequence[int] = 4,
     steps: int = 4,

@@ -10,8 +10,7 @@ import jax
 from jax import Array
 
 from jaxmup._check import number, same_tree
-from jaxmup._tree import Params, PathName, Tree, leaves_by_path, named_leaves
-from jaxmup.optim._leaves import is_floating
+from jaxmup._tree import Params, PathName, Tree, is_floating, leaves_by_path, named_leaves
 
 T = TypeVar("T")
 
