@@ -79,8 +79,8 @@ def moments_of(state: OptState, owners: Owners) -> Iterator[tuple[str, PathName,
 
 def leaf_like(value: ArrayLike, leaf: Array) -> Array:
     """`value` as an array of the dtype of `leaf`, spread over devices as it is."""
-    # torch updates its tensors in place, and JAX copies when its device gets to it: the copy that is
-    # made now is numpy's.
+    # torch updates its tensors in place, and JAX copies when its device gets to it. So the copy is
+    # numpy's, made now.
     array = jnp.asarray(np.array(value, order="C"), leaf.dtype)
     sharding = getattr(leaf, "sharding", None)
     if sharding is None or len(sharding.device_set) == 1:
