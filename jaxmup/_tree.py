@@ -124,7 +124,7 @@ def require_leaves(what: str, tree: Any, kind: type[T], remedy: str) -> dict[str
     Raises:
       TypeError: naming the leaves that are of another type.
     """
-    leaves = leaves_by_path(tree)
+    leaves = leaves_by_path(tree) if tree is not None else {"": None}  # an empty tree is `{}`
     wrong = [
         f"{name or '(the tree itself)'}: {type(leaf).__name__}"
         for name, leaf in leaves.items()

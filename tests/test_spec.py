@@ -114,6 +114,23 @@ def test_numbers_of_numpy_become_those_of_python():
     assert {type(x) for x in dataclasses.astuple(ABCD(*np.ones(4, np.float32)))} == {float}
 
 
+@pytest.mark.parametrize("nothing", [None, 3, "model", {}])
+def test_there_are_specs_of_a_model_only(nothing):
+    for specs, kind in ((jaxmup.nnx.specs, "an NNX module"), (jaxmup.linen.specs, "a Linen mod")):
+        with pytest.raises(TypeError, match=f"must be {kind}.* Got "):
+            specs(nothing)
+
+
+def test_no_tree_is_not_an_empty_one():
+    mup = jaxmup.parametrization("mup")
+    for function in (jaxmup.resolve, jaxmup.explain, jaxmup.lint):
+        with pytest.raises(TypeError, match=r"(?s)`specs` must be a tree with .*: NoneType"):
+            function(None, mup)
+    with pytest.raises(TypeError, match=r"(?s)`scalings` must be a tree with .*: NoneType"):
+        jaxmup.optim.adam(0.1, None)
+    assert jaxmup.resolve({}, mup) == {}
+
+
 def test_a_traced_number_is_no_constant_of_a_record():
     for make in (
         lambda x: ParamSpec((AXIS,), lr_scale=x),

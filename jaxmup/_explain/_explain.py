@@ -19,8 +19,8 @@ class Explanation:
     """The table of `jaxmup.explain`; `str()` shows it as plain text, in full.
 
     Args:
-      parametrization: its name, gauge and family.
-      rows: one for each parameter, in the order of the tree.
+      parametrization: Name of the parametrization, with its gauge and family.
+      rows: Row of each parameter, in the order of the tree.
     """
 
     parametrization: str
@@ -94,7 +94,7 @@ class Explanation:
 def explain(
     specs: Any, parametrization: Parametrization, *, learning_rate: float | None = None
 ) -> Explanation:
-    r"""What a parametrization does to each parameter of a model, and why.
+    r"""Explains the numbers that a parametrization gives each parameter of a model.
 
     A row shows the parameter's axes with their sizes at base and target, its role with the reason,
     by how much its input and output axes have grown, and the numbers of its `Scaling`: the
@@ -104,8 +104,9 @@ def explain(
     Args:
       specs: A tree with a `ParamSpec` at each leaf, such as `jaxmup.nnx.specs` returns, or a model
         of jaxmup layers: an NNX module, or a `jaxmup.Model` at a size.
-      parametrization: the rule, for the family of the optimizer that will be used.
-      learning_rate: the base model's; with it, rows hold the learning rate of each stored weight.
+      parametrization: Parametrization, for the optimizer that will be used.
+      learning_rate: Learning rate of the base model, for rows with the learning rate of each stored
+        weight; `None` for rows with the factor on it.
 
     Returns:
       An `Explanation`: `str()` and `text(width)` to be read, `markdown()` and `json()` for other

@@ -56,7 +56,7 @@ def _findings(asked: Asked, updates: Updates) -> Iterator[Finding]:
 
 
 def _shrinkage(updates: Updates, weight: float) -> np.ndarray:
-    """What one step takes off weights of this size."""
+    """The share that one step takes off weights of this size."""
     shrink = -updates["alone", weight][0]
     if np.isfinite(shrink).all():
         return shrink

@@ -82,7 +82,7 @@ _PATTERNS = {
 
 
 def _learning_rates(asked: Asked, relative: np.ndarray) -> Iterator[Finding]:
-    """Which learning rates are not those of the scalings, and how so."""
+    """Finds learning rates that are not those of the scalings."""
     move = moving(relative)
     lr, relative, paths = asked.of("lr")[move], relative[move], np.array(asked.paths, object)[move]
     for power, (what, mend) in _PATTERNS.items():

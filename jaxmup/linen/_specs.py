@@ -34,6 +34,7 @@ def specs(
       **kwargs: Keyword arguments of `module.init`.
 
     Raises:
+      TypeError: if `module` is no Linen module.
       ValueError: naming every parameter without a spec, or given names that match nothing.
 
     Example:
@@ -42,6 +43,8 @@ def specs(
       >>> specs(layer, jnp.ones((1, 3)))["kernel"].role
       'input'
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"`module` must be a Linen module. Got {module!r}.")
     declared, variables = _declared(module, example_inputs, kwargs)
     params = variables.get("params", {})
     specs = {name: parameter.spec for name, parameter in declared.items()}

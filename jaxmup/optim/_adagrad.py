@@ -6,7 +6,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxmup import _check
-from jaxmup._tree import Params, Updates
+from jaxmup._tree import OptState, Params, Updates
 from jaxmup.optim._adam import Eps
 from jaxmup.optim._checks import require_not_negative, values_of_leaves
 from jaxmup.optim._leaves import leaves_with_none, like, zeros_like
@@ -53,7 +53,7 @@ def scale_by_adagrad(
         return optax.ScaleByRssState(optax.tree.full_like(zeros, initial_accumulator_value))
 
     def update(
-        updates: Updates, state: optax.ScaleByRssState, params: Params | None = None
+        updates: Updates, state: OptState, params: Params | None = None
     ) -> tuple[Updates, optax.ScaleByRssState]:
         del params
         gradients, sums = map(leaves_with_none, (updates, state.sum_of_squares))

@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxmup import _check
-from jaxmup._tree import Params, Tree, Updates
+from jaxmup._tree import OptState, Params, Tree, Updates
 from jaxmup.optim._checks import (
     require_decay_rate,
     require_dtype,
@@ -95,7 +95,7 @@ def scale_by_adam(
         return optax.ScaleByAdamState(count, mu, nu)
 
     def update(
-        updates: Updates, state: AdamState, params: Params | None = None
+        updates: Updates, state: OptState, params: Params | None = None
     ) -> tuple[Updates, AdamState]:
         del params
         count = jnp.asarray(optax.safe_increment(state.count))
@@ -172,4 +172,4 @@ def _update_leaf(
     if not (isinstance(eps_root, int | float) and eps_root == 0):  # adding 0 costs a pass
         v = v + jnp.asarray(eps_root * correction.eps**2, wide)
     direction = m * size / (jnp.sqrt(v) + beside)
-    return direction.astype(g.dtype), *moments
+    return direction.astype(g.dtype), *moments  # type: ignore[return-value]

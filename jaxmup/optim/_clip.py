@@ -8,7 +8,7 @@ import optax
 from jax.typing import ArrayLike
 
 from jaxmup import _check
-from jaxmup._tree import Params, Scalings, Updates
+from jaxmup._tree import OptState, Params, Scalings, Updates
 from jaxmup.functional import scale
 from jaxmup.optim._checks import CheckedScalings
 
@@ -65,7 +65,7 @@ def clip_by_global_norm(max_norm: ArrayLike, scalings: Scalings) -> optax.Gradie
         return ClipByGlobalNormState()
 
     def update(
-        updates: Updates, state: ClipByGlobalNormState, params: Params | None = None
+        updates: Updates, state: OptState, params: Params | None = None
     ) -> tuple[Updates, ClipByGlobalNormState]:
         del params
         squares = checked.map(lambda s, g: _square_norm(g) * s.norm**2, updates)

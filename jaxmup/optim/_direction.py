@@ -158,7 +158,7 @@ def _with_named_state(
         return BaseUnitsState(tx.init(params))
 
     def update(
-        updates: Updates, state: BaseUnitsState, params: Params | None = None, **extra_args: Any
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
     ) -> tuple[Updates, BaseUnitsState]:
         updates, inner = tx.update(updates, state.inner_state, params, **extra_args)
         return updates, BaseUnitsState(inner)

@@ -71,7 +71,7 @@ def in_reference_gauge(
 
     def update(
         updates: Updates,
-        state: ReferenceGaugeState,
+        state: OptState,
         params: Params | None = None,
         **extra_args: Any,
     ) -> tuple[Updates, ReferenceGaugeState]:

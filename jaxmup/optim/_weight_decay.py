@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxmup import _check
 from jaxmup._families import FAMILIES
 from jaxmup._scaling import Scaling
-from jaxmup._tree import Params, Updates
+from jaxmup._tree import OptState, Params, Updates
 from jaxmup.optim._checks import CheckedScalings, Mask, checked_mask
 
 WeightDecayMode = Literal["decoupled", "independent", "coupled", "absolute"]
@@ -63,7 +63,7 @@ def decay_transform(
         return optax.EmptyState()
 
     def update(
-        updates: Updates, state: optax.EmptyState, params: Params | None = None
+        updates: Updates, state: OptState, params: Params | None = None
     ) -> tuple[Updates, optax.EmptyState]:
         if params is None:
             raise ValueError(
