@@ -56,18 +56,23 @@ class Scaling:
     def fits(self, shape: tuple[int, ...]) -> bool:
         """True if the numbers are for a parameter of this shape, whatever its batch axes.
 
+        Axes in front of those of the parameter are of runs or members that train side by side.
+
         Example:
           >>> from jaxmup import Axis, parametrization
           >>> spec = ParamSpec((Axis("batch", 12), Axis("output", 256, base=64)))
           >>> scaling = resolve(spec, parametrization("mup"))
-          >>> scaling.fits((12, 256)), scaling.fits((256,)), scaling.fits((12, 512))
-          (True, True, False)
+          >>> scaling.fits((12, 256)), scaling.fits((256,)), scaling.fits((4, 12, 256))
+          (True, True, True)
+          >>> scaling.fits((12, 512))
+          False
         """
         if self.shape is None:
             return True
         widths = [n for i, n in enumerate(self.shape) if i not in self.batch_axes]
-        left = iter(shape)  # each `in` goes on where the one before has stopped: the order counts
-        return len(widths) <= len(shape) <= len(self.shape) and all(n in left for n in widths)
+        own = shape[max(len(shape) - len(self.shape), 0) :]
+        left = iter(own)  # each `in` goes on where the one before has stopped: the order counts
+        return all(n in left for n in widths)
 
 
 def resolve(spec: ParamSpec, parametrization: Parametrization) -> Scaling:

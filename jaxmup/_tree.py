@@ -124,7 +124,8 @@ def require_leaves(what: str, tree: Any, kind: type[T], remedy: str) -> dict[str
     Raises:
       TypeError: naming the leaves that are of another type.
     """
-    leaves = leaves_by_path(tree) if tree is not None else {"": None}  # an empty tree is `{}`
+    # An empty tree is `{}`: JAX takes `None` for one too, which a user has passed by mistake.
+    leaves: dict[str, Any] = leaves_by_path(tree) if tree is not None else {"": None}
     wrong = [
         f"{name or '(the tree itself)'}: {type(leaf).__name__}"
         for name, leaf in leaves.items()

@@ -422,7 +422,8 @@ def test_nnx_layers_stack_under_vmap_and_scan():
     rule = parametrization("mup")
     scaling, of_one = (jaxmup.resolve(tree, rule)["kernel"] for tree in (specs, single))
     assert scaling.shape == (3, 8, 8)
-    assert dataclasses.replace(scaling, shape=of_one.shape) == of_one
+    assert scaling.batch_axes == (0,)
+    assert dataclasses.replace(scaling, shape=of_one.shape, batch_axes=()) == of_one
 
     @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
     def forward(x, layer):

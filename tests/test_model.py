@@ -128,8 +128,10 @@ def test_a_key_is_given_as_key_or_as_rngs_unless_the_size_has_it():
     expected = jax.random.normal(jax.random.key(1), (4,))
     assert np.array_equal(drawn.at(4).draw(jax.random.key(1)).params["w"], expected)
     taken = Model(lambda width, key: {"w": jnp.full(width, key)})
-    assert not taken.is_drawn_with_key({"width": 4, "key": 7.0})
-    assert taken.at({"width": 4, "key": 7.0}).draw(KEY).params["w"].tolist() == [7.0] * 4
+    given = taken.at({"width": 4, "key": 7.0})
+    assert drawn.at(4).is_drawn
+    assert not given.is_drawn
+    assert given.draw(KEY).params["w"].tolist() == [7.0] * 4
 
 
 BAD = {

@@ -141,7 +141,7 @@ def _with_values(parts: Parts, values: Mapping[str, Any]) -> Parts:
 
 
 def _require_key(instance: Instance) -> None:
-    if instance.kind != "linen" and not instance.model.is_drawn_with_key(instance.size):
+    if instance.kind != "linen" and not instance.is_drawn:
         raise TypeError(
             "`make_model` must have a parameter `key` or `rngs`, with which it draws all its "
             "values: those of a larger model are laid out of many draws of the base model's. Write "

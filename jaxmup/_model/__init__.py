@@ -4,4 +4,5 @@ from jaxmup._model._instance import Instance as Instance
 from jaxmup._model._model import MakeModel as MakeModel
 from jaxmup._model._model import Model as Model
 from jaxmup._model._model import as_model as as_model
+from jaxmup._model._parts import Apply as Apply
 from jaxmup._model._parts import Parts as Parts

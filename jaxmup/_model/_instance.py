@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import flax.errors
 import jax
@@ -12,13 +12,10 @@ from jax import Array
 
 from jaxmup._inputs import Call, take_arrays
 from jaxmup._model._arguments import KEYS, asked_for, open_parameters
-from jaxmup._model._parts import Framework, Kind, Parts
+from jaxmup._model._parts import Apply, Framework, Kind, Parts
 from jaxmup._model._users import call_users
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import Params, PathName, Size, Specs, Tree, leaves_by_path
-
-if TYPE_CHECKING:  # a model makes its instances
-    from jaxmup._model._model import Model
 
 _OF_CALLS = 0x6A78  # folded into the key of a model for its calls: no initializer has this number
 
@@ -28,18 +25,24 @@ class Instance:
     """A model of one size, without its arrays, and all that can be done with it.
 
     Args:
-      model: The model.
-      size: Its size.
+      size: Size of the model.
       what: Word for the size in errors.
-      framework: What of it is no array.
+      make: Function of a random key, or of `None` for its shapes alone, that calls the factory.
+      is_drawn: True if the factory is given the key.
+      framework: Kind of the model, without its arrays.
+      apply: Function that calls the model; `None` for the model itself.
+      axis_names: Names of the axes that it reduces over.
       inputs: Arguments of a call; `None` if none were given.
       made: Shapes of its arrays; `None` for a Linen module, which has none before it is called.
     """
 
-    model: "Model"
     size: Size
     what: str
+    make: Callable[[Any], Any]
+    is_drawn: bool
     framework: Framework
+    apply: Apply | None
+    axis_names: tuple[str, ...]
     inputs: Call | None
     made: Parts | None
 
@@ -69,7 +72,7 @@ class Instance:
                 f"`{self.what}` = {self.size!r} is called with."
             )
         arrays, static = take_arrays(self.inputs)
-        made = self.model.make(self.size)
+        made = self.make(None)
 
         def draw(arrays: list[Any]) -> Parts:
             return self.framework.draw(made, jax.random.key(0), static.joined(arrays))
@@ -117,7 +120,7 @@ class Instance:
 
     def draw(self, key: Any) -> Parts:
         """The arrays of the model, drawn with a key; for a Linen module also a dict of keys."""
-        made = self.model.make(self.size, key)
+        made = self.make(key)
         drawn = self.with_axes(lambda key: self.framework.draw(made, key, self.inputs))(key)
         return self._for_calls(drawn, key)
 
@@ -135,11 +138,11 @@ class Instance:
         A plain tree that has no `apply` is returned as it is.
         """
         if not self.needs_key:
-            return self.framework.bind(parts, self.model.apply, {})
+            return self.framework.bind(parts, self.apply, {})
         state, key = parts.rest
         now, later = jax.random.split(key)
         keys = self._keys_of_a_call(now)
-        model, left = self.framework.bind(parts._replace(rest=state), self.model.apply, keys)
+        model, left = self.framework.bind(parts._replace(rest=state), self.apply, keys)
         return model, lambda: _Keyed(left(), later)
 
     def call(self, parts: Parts, inputs: Call) -> tuple[Any, Tree]:
@@ -155,18 +158,18 @@ class Instance:
 
     def with_axes(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function`, a pure one of arrays, run inside of the axes that the model reduces over."""
-        if not self.model.axis_names:
+        if not self.axis_names:
             return function
-        for name in self.model.axis_names:
+        for name in self.axis_names:
             # Nothing is mapped over the axis, so nothing gets a dimension but what depends on it.
             function = jax.vmap(function, in_axes=None, axis_name=name, axis_size=1)  # type: ignore[arg-type]
-        axes = (0,) * len(self.model.axis_names)
+        axes = (0,) * len(self.axis_names)
         return lambda *args: jax.tree.map(lambda x: x[axes], function(*args))
 
     @functools.cached_property
     def needs_key(self) -> bool:
         """True if a call needs a random key that the model does not hold itself."""
-        apply = self.model.apply
+        apply = self.apply
         if self.kind != "linen":
             return apply is not None and any(name in open_parameters(apply) for name in KEYS)
         try:
@@ -180,15 +183,15 @@ class Instance:
         args, kwargs = self.inputs.with_zeros()
 
         def run(parts: Parts) -> Any:
-            return self.framework.bind(parts, self.model.apply, {})[0](*args, **kwargs)
+            return self.framework.bind(parts, self.apply, {})[0](*args, **kwargs)
 
         return self.with_axes(run)(parts)
 
     def _keys_of_a_call(self, key: Array) -> dict[str, Any]:
         if self.kind == "linen":  # which draws from the first where it has no stream of a name
             return {"params": key, "dropout": jax.random.fold_in(key, 1)}
-        assert self.model.apply is not None
-        return asked_for(self.model.apply, {"key": key, "rngs": nnx.Rngs(key)})
+        assert self.apply is not None
+        return asked_for(self.apply, {"key": key, "rngs": nnx.Rngs(key)})
 
     def _for_calls(self, parts: Parts, key: Any) -> Parts:
         if not self.needs_key:

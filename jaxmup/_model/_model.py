@@ -107,10 +107,6 @@ class Model:
         asked = {name: drawing[name]() for name in KEYS if self._is_drawn_with(name, size)}
         return call_with_size(self.make_model, size, {**self.offered, **asked})
 
-    def is_drawn_with_key(self, size: Size) -> bool:
-        """True if the factory has a parameter `key` or `rngs` that `size` leaves open."""
-        return any(self._is_drawn_with(name, size) for name in KEYS)
-
     def _is_drawn_with(self, name: str, size: Size) -> bool:
         return self.asks_for(name) and not (isinstance(size, Mapping) and name in size)
 
@@ -141,7 +137,17 @@ class Model:
 
         parts = call_users(f"`make_model` must build `{what}` = {size!r}", jax.eval_shape, arrays)
         call = call_users(f"`inputs` must be made for `{what}` = {size!r}", self.inputs_of, size)
-        return Instance(self, size, what, seen[0], call, parts)
+        return Instance(
+            size=size,
+            what=what,
+            make=functools.partial(self.make, size),
+            is_drawn=any(self._is_drawn_with(name, size) for name in KEYS),
+            framework=seen[0],
+            apply=self.apply,
+            axis_names=self.axis_names,
+            inputs=call,
+            made=parts,
+        )
 
     @property
     def _selects(self) -> Selects:

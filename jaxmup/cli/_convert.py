@@ -131,7 +131,7 @@ def _specs(instance: "Instance") -> "Specs":
     if instance.specs is not None:
         return instance.specs
     args, kwargs = instance.inputs or ((), {})
-    module = instance.model.make(instance.size)
+    module = instance.make(None)
     declared = leaves_by_path(linen.multipliers(module, *args, **kwargs))
     plain = {
         name: ParamSpec(tuple(Axis("output", size) for size in x.shape))

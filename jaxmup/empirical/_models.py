@@ -97,21 +97,21 @@ def _of_instance(
     arguments: Mapping[str, Any] | None,
     key: Array | None,
 ) -> HeldNNX | HeldLinen:
-    if instance.kind == "tree" or instance.model.axis_names:
+    if instance.kind == "tree" or instance.axis_names:
         raise TypeError(
             "A model must consist of Flax modules, outside of named axes, for them to be measured. "
-            f"Got one of kind {instance.kind!r} with axes {instance.model.axis_names}."
+            f"Got one of kind {instance.kind!r} with axes {instance.axis_names}."
         )
     given = instance.inputs if inputs is None else as_call(inputs)
     if given is None:
         raise TypeError("`inputs` must be given here, or to the `Model`. Got none in either.")
-    call, apply = _with_keywords(given, arguments), instance.model.apply
+    call, apply = _with_keywords(given, arguments), instance.apply
     if variables is None:
         variables = instance.join(instance.draw(jax.random.key(0) if key is None else key))
     if instance.kind == "nnx" and isinstance(variables, nnx.Module):
         return HeldNNX(variables, call, apply)
     if instance.kind == "linen" and isinstance(variables, Mapping):
-        return HeldLinen(instance.model.make(instance.size), variables, call, apply)
+        return HeldLinen(instance.make(None), variables, call, apply)
     raise TypeError(
         f"`variables` must be a model of kind {instance.kind!r} as a user holds it: an NNX module, "
         f"or the variables of a Linen module. Got {type(variables).__name__}."
