@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from jaxmup import _check
-from jaxmup._power import ONE, Power
+from jaxmup._power import ONE, Power, representation
 from jaxmup._spec import Role
 
 FamilyName = Literal["sgd", "adam", "adafactor", "muon", "shampoo"]
@@ -76,6 +76,9 @@ class Family:
     unit: Power = ONE
     eps: Power | None = ONE
     hidden_only: bool = False
+
+    def __repr__(self) -> str:
+        return representation(self)
 
     def __post_init__(self) -> None:
         for name in ("gradient_degree", "weight_degree"):

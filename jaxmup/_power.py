@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 from jaxmup._spec import Role
 
@@ -17,6 +18,22 @@ def _tapers(r_in: float, r_out: float) -> bool:
     if math.isclose(growth, 1.0):
         return True
     return r_out < r_in if growth > 1 else r_out > r_in
+
+
+def representation(record: Any) -> str:
+    """The representation of a dataclass, without the fields that have their default.
+
+    Example:
+      >>> representation(Power(r_in=-1.0, taper=0.0))
+      'Power(r_in=-1.0)'
+    """
+    fields = dataclasses.fields(record)
+    shown = [
+        f"{field.name}={value!r}"
+        for field in fields
+        if (value := getattr(record, field.name)) != field.default
+    ]
+    return f"{type(record).__name__}({', '.join(shown)})"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,6 +56,9 @@ class Power:
     sigma: float = 0.0
     depth_ratio: float = 0.0
     gain: float = 0.0
+
+    def __repr__(self) -> str:
+        return representation(self)
 
     def __mul__(self, other: "Power") -> "Power":
         pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
