@@ -320,9 +320,19 @@ def fixed_values(width: int, key: Any) -> Any:
 FIXED = {"rules": {"w": ("input", "output"), "a/table": ("batch", "output")}}
 
 
-def other_specs(**kwargs: Any) -> Any:
+def other_specs(make_model: Any = leaves, base: int = 16, target: int = 128) -> Any:
     specs = jaxmup.infer(leaves, base=16, delta=32, target=64, rules=RULES)
-    return jaxmup.rescale(leaves, specs, TABLE3, base=16, target=128, key=KEY, **kwargs)
+    return jaxmup.rescale(make_model, specs, TABLE3, base=base, target=target, key=KEY)
+
+
+def flat_gain_at_base(width: int, key: Any) -> Any:
+    made = leaves(width, key)
+    return made | {"gain": made["gain"][None]} if width == 16 else made
+
+
+def no_gain_at_base(width: int, key: Any) -> Any:
+    made = leaves(width, key)
+    return {name: made[name] for name in made if width != 16 or name != "gain"}
 
 
 def with_rule(rule: Any) -> Any:
@@ -343,6 +353,18 @@ BAD = {
     "specs of another target": (
         other_specs,
         r"Spec and (.|\n)*\n  hidden: \(64, 64\), \(128, 128\)",
+    ),
+    "specs of another base": (
+        lambda: other_specs(base=8, target=64),
+        r"those of `base`(.|\n)*\n  hidden: \(16, 16\), \(8, 8\)(.|\n)*same `make_model`",
+    ),
+    "a base of another rank": (
+        lambda: other_specs(flat_gain_at_base, target=64),
+        r"those of `base`(.|\n)*\n  gain: \(16,\), \(1, 16\)",
+    ),
+    "a base without a parameter": (
+        lambda: other_specs(no_gain_at_base, target=64),
+        r"must have the same parameters(.|\n)*\n  gain",
     ),
     "specs of no tree": (
         lambda: jaxmup.rescale(leaves, {"a": 1}, TABLE3, base=16, target=16, key=KEY),

@@ -50,7 +50,7 @@ def rescale(
       make_model: Function of a size that makes the model, or a `jaxmup.Model`, as for `infer`.
         Unless it returns a Linen module, it must have a parameter `rngs`, which is given an
         `nnx.Rngs`, or `key`, which is given a key, and draw its values with it.
-      specs: Specs that `infer` returned for this `target`.
+      specs: Specs that `infer` returned for this `base` and `target`.
       parametrization: Parametrization that the optimizer's scalings are resolved with.
       base: Size of the base model, as for `infer`.
       target: Size of the model to make.
@@ -67,9 +67,9 @@ def rescale(
     Raises:
       TypeError: if `specs` has a leaf that is no `ParamSpec`, `make_model` takes no key, or there
         are no `inputs` for a Linen module.
-      ValueError: naming the parameters: if the specs are not those of the target, `resolve` refuses
-        the parametrization, or values that are not constant are not drawn with `key`, so that there
-        is only one draw of them.
+      ValueError: naming the parameters: if the specs are not those of the target or of the base,
+        `resolve` refuses the parametrization, or values that are not constant are not drawn with
+        `key`, so that there is only one draw of them.
 
     Example:
       >>> from flax import nnx
@@ -92,11 +92,10 @@ def rescale(
     small, large = model.at(base, "base"), model.at(target, "target")
     _require_key(large)
     _require_shapes(by_name, large.parameters)
-    layouts = _layouts(
-        {name: spec for name, spec in by_name.items() if _is_plain(spec)},
-        counterparts(_sizes(small), large.parameters),
-        small.parameters,
-    )
+    plain_specs = {name: spec for name, spec in by_name.items() if _is_plain(spec)}
+    sources = counterparts(_sizes(small), large.parameters)
+    _require_base(plain_specs, sources, small.parameters)
+    layouts = _layouts(plain_specs, sources, small.parameters)
 
     def draw(index: Any) -> dict[str, Any]:
         keys = jax.tree.map(lambda one: jax.random.fold_in(one, index), key)
@@ -255,3 +254,37 @@ def _require_shapes(specs: Mapping[str, ParamSpec], parameters: Mapping[str, Any
             f"`specs` must be those of `target`. Spec and parameter differ at{listed(wrong)}\n"
             "Give `infer` and `rescale` the same `make_model` and `target`."
         )
+
+
+def _require_base(
+    specs: Mapping[str, ParamSpec], sources: Mapping[str, str], small: Mapping[str, Any]
+) -> None:
+    """Raises a `ValueError` unless the base model has the sizes that the specs have for it."""
+    shapes = {name: tuple(small[sources[name]].shape) for name in specs}
+    wrong = [
+        f"{name}: {_expected_base(spec)}, {shapes[name]}"
+        for name, spec in specs.items()
+        if not _has_base(spec, shapes[name])
+    ]
+    if wrong:
+        raise ValueError(
+            "`specs` must be those of `base`, whose initial values are scaled from its sizes. Base "
+            f"of the spec and parameter of the base model differ at{listed(wrong)}\n"
+            "Give `infer` and `rescale` the same `make_model` and `base`."
+        )
+
+
+def _has_base(spec: ParamSpec, shape: tuple[int, ...]) -> bool:
+    expected = _expected_base(spec)
+    return len(expected) == len(shape) and all(
+        size in (None, other) for size, other in zip(expected, shape, strict=True)
+    )
+
+
+def _expected_base(spec: ParamSpec) -> tuple[int | None, ...]:
+    """The shape in the base model; `None` where the spec does not say, as of a vocabulary."""
+    # An axis that does not grow may have any size in the base model, such as another vocabulary or
+    # number of scanned layers, but for one that a layer sums over.
+    return tuple(
+        axis.base_size if axis.grows or axis.kind == "input" else None for axis in spec.axes
+    )
