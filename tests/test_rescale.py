@@ -205,9 +205,10 @@ STDS = {  # standard deviation at 4 times the base width 16, and the mean; by ha
 
 
 def rescaled(make_model: Any = leaves, base: Any = 16, target: Any = 64, **kwargs: Any) -> Any:
-    sizes = {"base": base, "target": target, "rules": kwargs.pop("rules", RULES)}
-    specs = jaxmup.infer(make_model, delta=kwargs.pop("delta", 32), **sizes)
-    sizes.pop("rules")
+    sizes = {"base": base, "target": target}
+    more = {name: kwargs[name] for name in ("inputs",) if name in kwargs}
+    rules, delta = kwargs.pop("rules", RULES), kwargs.pop("delta", 32)
+    specs = jaxmup.infer(make_model, delta=delta, rules=rules, **sizes, **more)
     return jaxmup.rescale(make_model, specs, TABLE3, **sizes, key=KEY, **kwargs)
 
 
@@ -243,6 +244,59 @@ def test_more_layers_are_drawn_for_themselves():
         deep = rescaled(layers, target=target, rules={"*": ("input", "output")}, **kwargs)
         every = np.stack(list(deep.values()))
         assert np.unique(every).size == every.size == 4 * width**2
+
+
+class ScannedBlock(nn.Module):
+    width: int
+
+    @nn.compact
+    def __call__(self, x, _=None):
+        return nn.Dense(self.width, use_bias=False)(x), None
+
+
+class Scanned(nn.Module):
+    """Blocks stacked along the second axis, and perhaps such stacks along the first one."""
+
+    width: int
+    length: int = 3
+    nested: bool = False
+
+    @nn.compact
+    def __call__(self, x, _=None):
+        block: Any = ScannedBlock
+        args, lifted = (self.width,), {"split_rngs": {"params": True}}
+        if self.nested:
+            block, args = Scanned, (self.width, self.length)
+            stack = nn.scan(block, variable_axes={"params": 0}, length=2, **lifted)
+        else:
+            stack = nn.scan(block, variable_axes={"params": 1}, length=self.length, **lifted)
+        return stack(*args)(x, None)[0], None
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("length", [3, 5])
+def test_stacks_along_any_axis(nested, length):
+    sizes = {
+        name: {"width": width, "length": number, "nested": nested}
+        for name, width, number in (("base", 8, 3), ("delta", 16, 3), ("target", 32, length))
+    }
+    made = rescaled(Scanned, rules=None, inputs=lambda width, **_: jnp.ones((2, width)), **sizes)
+    (kernel,) = jax.tree.leaves(made)
+    assert kernel.shape == (*([2] if nested else []), 32, length, 32)
+    assert np.unique(kernel).size > 0.99 * kernel.size
+    spread = np.std(kernel, axis=(-3, -1))
+    assert np.abs(spread / 32**-0.5 - 1).max() <= z_bound(32**2)
+
+
+def test_members_that_train_side_by_side():
+    def make(width: int, rngs: nnx.Rngs) -> nnx.Module:
+        members = nnx.vmap(lambda rngs: nnx.Linear(width, width, rngs=rngs))
+        return nnx.split_rngs(splits=4)(members)(rngs)
+
+    kernel = rescaled(make, base=8, delta=16, target=32, rules=None).kernel[...]
+    assert kernel.shape == (4, 32, 32)
+    assert np.unique(kernel).size > 0.99 * kernel.size
+    assert np.abs(np.std(kernel, axis=(1, 2)) / 32**-0.5 - 1).max() <= z_bound(32**2)
 
 
 def test_nothing_is_scaled_twice_and_the_rest_is_as_it_was():
