@@ -382,6 +382,26 @@ def test_nnx_stacks_compute_the_same_scanned_and_unrolled():
     assert (spec.shape, spec.depth_ratio, spec.r_in) == ((8, 6, 6), 4.0, 2.0)
 
 
+@pytest.mark.parametrize("unroll", [False, True])
+@pytest.mark.parametrize("name", [None, "pipe"])
+def test_nnx_stacks_name_their_axis_in_sharding_metadata(unroll, name):
+    """Without a name for the axis of blocks, blocks would be sharded over "data"."""
+
+    def block(rngs: nnx.Rngs) -> nnx.Module:
+        metadata = {"out_sharding": ("data", "model")}
+        return jaxmup.nnx.Linear(6, 6, use_bias=False, rngs=rngs, kernel_metadata=metadata)
+
+    def blocks(rngs: nnx.Rngs) -> nnx.Module:
+        return jaxmup.nnx.Stack(block, 2, unroll=unroll, rngs=rngs)
+
+    for make, inner in ((block, ()), (blocks, (None,))):
+        with nnx.use_eager_sharding(False):  # there is no mesh
+            stack = jaxmup.nnx.Stack(make, 3, unroll=unroll, axis_name=name, rngs=nnx.Rngs(0))
+            assert stack(draw(2, 6)).shape == (2, 6)
+        (spec,) = jax.tree.leaves(nnx.get_partition_spec(nnx.state(stack)))
+        assert tuple(spec) == (name, *inner, "data", "model")
+
+
 def test_linen_stacks_compute_the_same_scanned_and_unrolled():
     x = draw(2, 6)
     lifted = {"variable_axes": {"params": 0}, "split_rngs": {"params": True}}

@@ -2,6 +2,9 @@
 
 import dataclasses
 import functools
+import os
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -205,9 +208,10 @@ STDS = {  # standard deviation at 4 times the base width 16, and the mean; by ha
 
 
 def rescaled(make_model: Any = leaves, base: Any = 16, target: Any = 64, **kwargs: Any) -> Any:
-    sizes = {"base": base, "target": target, "rules": kwargs.pop("rules", RULES)}
-    specs = jaxmup.infer(make_model, delta=kwargs.pop("delta", 32), **sizes)
-    sizes.pop("rules")
+    sizes = {"base": base, "target": target}
+    more = {name: kwargs[name] for name in ("inputs",) if name in kwargs}
+    rules, delta = kwargs.pop("rules", RULES), kwargs.pop("delta", 32)
+    specs = jaxmup.infer(make_model, delta=delta, rules=rules, **sizes, **more)
     return jaxmup.rescale(make_model, specs, TABLE3, **sizes, key=KEY, **kwargs)
 
 
@@ -243,6 +247,132 @@ def test_more_layers_are_drawn_for_themselves():
         deep = rescaled(layers, target=target, rules={"*": ("input", "output")}, **kwargs)
         every = np.stack(list(deep.values()))
         assert np.unique(every).size == every.size == 4 * width**2
+
+
+class ScannedBlock(nn.Module):
+    width: int
+
+    @nn.compact
+    def __call__(self, x, _=None):
+        return nn.Dense(self.width, use_bias=False)(x), None
+
+
+class Scanned(nn.Module):
+    """Blocks stacked along the second axis, and perhaps such stacks along the first one."""
+
+    width: int
+    length: int = 3
+    nested: bool = False
+
+    @nn.compact
+    def __call__(self, x, _=None):
+        block: Any = ScannedBlock
+        args, lifted = (self.width,), {"split_rngs": {"params": True}}
+        if self.nested:
+            block, args = Scanned, (self.width, self.length)
+            stack = nn.scan(block, variable_axes={"params": 0}, length=2, **lifted)
+        else:
+            stack = nn.scan(block, variable_axes={"params": 1}, length=self.length, **lifted)
+        return stack(*args)(x, None)[0], None
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("length", [3, 5])
+def test_stacks_along_any_axis(nested, length):
+    sizes = {
+        name: {"width": width, "length": number, "nested": nested}
+        for name, width, number in (("base", 8, 3), ("delta", 16, 3), ("target", 32, length))
+    }
+    made = rescaled(Scanned, rules=None, inputs=lambda width, **_: jnp.ones((2, width)), **sizes)
+    (kernel,) = jax.tree.leaves(made)
+    assert kernel.shape == (*([2] if nested else []), 32, length, 32)
+    assert np.unique(kernel).size > 0.99 * kernel.size
+    spread = np.std(kernel, axis=(-3, -1))
+    assert np.abs(spread / 32**-0.5 - 1).max() <= z_bound(32**2)
+
+
+def test_members_that_train_side_by_side():
+    def make(width: int, rngs: nnx.Rngs) -> nnx.Module:
+        members = nnx.vmap(lambda rngs: nnx.Linear(width, width, rngs=rngs))
+        return nnx.split_rngs(splits=4)(members)(rngs)
+
+    kernel = rescaled(make, base=8, delta=16, target=32, rules=None).kernel[...]
+    assert kernel.shape == (4, 32, 32)
+    assert np.unique(kernel).size > 0.99 * kernel.size
+    assert np.abs(np.std(kernel, axis=(1, 2)) / 32**-0.5 - 1).max() <= z_bound(32**2)
+
+
+def tables(width: int, key: Any) -> Any:
+    angles = np.arange(5.0)[:, None] * 100.0 ** -np.linspace(0, 1, width)
+    return {
+        "A_log": jnp.log(jnp.tile(jnp.arange(1.0, 9.0), (width, 1))),
+        "numpy": np.tile(np.arange(4, dtype=np.float32)[:, None], (1, width)),
+        "signs": jnp.where(jnp.arange(6) % 2 == 0, 1.0, -1.0)[:, None] * jnp.ones((1, width)),
+        "positions": jnp.sin(angles),
+        "w": jax.random.normal(key, (width, 2)),
+    }
+
+
+TABLES = {
+    "A_log": ("output", "batch"),
+    "numpy": ("batch", "output"),
+    "signs": ("batch", "output"),
+    "positions": ("batch", "output"),
+    "w": ("input", "output"),
+}
+
+
+@pytest.mark.parametrize("target", [16, 40, 64])
+def test_what_is_not_random(target):
+    """Values constant along the axes that grow are repeated; others come from the target."""
+    made = rescaled(tables, target=target, rules=TABLES, from_target="pos*")
+    plain = tables(target, KEY)
+    exactly = ("A_log", "numpy", "signs", "positions")
+    assert bits({n: made[n] for n in exactly}) == bits({n: plain[n] for n in exactly})
+    assert (bits(made["w"]) == bits(plain["w"])) == (target == 16)
+
+
+def test_values_from_the_target():
+    """Random ones too, multiplied by nothing, also under `jit`."""
+    plain, names = leaves(64, KEY), ("hidden", "gain")
+    made = rescaled(from_target=names)
+    assert bits({n: made[n] for n in names}) == bits({n: plain[n] for n in names})
+    assert bits(made["readout"]) == bits(rescaled()["readout"])
+    specs = jaxmup.infer(tables, base=16, delta=32, target=64, rules=TABLES)
+    arguments = {"base": 16, "target": 64, "from_target": ["positions"]}
+    traced = jax.jit(lambda key: jaxmup.rescale(tables, specs, TABLE3, key=key, **arguments))(KEY)
+    require_close(traced["positions"], tables(64, KEY)["positions"], "update", "float32")
+
+
+def compiled(caplog: Any, function: Any) -> list[str]:
+    """The names of what XLA compiles for a call."""
+    caplog.clear()
+    with jax.log_compiles():
+        jax.block_until_ready(jax.tree.leaves(function()))
+    texts = [record.getMessage() for record in caplog.records]
+    return [text for text in texts if text.startswith("Finished XLA compilation")]
+
+
+def test_traced_abstractly_nothing_is_computed(caplog):
+    _, rescale = infer(MODELS["MLP"], 16, 64)
+    make = lambda key: nnx.state(rescale(key=key), nnx.Param)  # noqa: E731
+    assert not compiled(caplog, lambda: jax.eval_shape(make, KEY) and None)
+    assert not compiled(caplog, lambda: jax.jit(make).lower(KEY) and None)
+
+
+def test_layers_of_one_shape_are_compiled_once(caplog):
+    def make(width: int, rngs: nnx.Rngs) -> Any:
+        return nnx.Sequential(*(nnx.Linear(width, width, rngs=rngs) for _ in range(6)))
+
+    specs = jaxmup.infer(make, base=8, delta=16, target=24)
+    arguments = {"base": 8, "target": 24}
+
+    def drawn(seed: int) -> Any:
+        key = jax.random.key(seed)
+        return nnx.state(jaxmup.rescale(make, specs, TABLE3, key=key, **arguments))
+
+    assert sum("jit(grown)" in text for text in compiled(caplog, lambda: drawn(0))) == 1
+    assert not compiled(caplog, lambda: drawn(1))
 
 
 def test_nothing_is_scaled_twice_and_the_rest_is_as_it_was():
@@ -309,6 +439,92 @@ def test_jaxmup_layers_keep_their_values():
     assert bits(nnx.state(model.layers[0])) == bits(nnx.state(plain.layers[0]))
 
 
+# ---- on a mesh
+
+ON_A_MESH = """
+import sys
+sys.path[:0] = {path!r}
+import jax, jax.numpy as jnp, numpy as np
+from flax import linen as nn, nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+import jaxmup
+TABLE3, KEY = jaxmup.parametrization("mup", "adam", gauge="table3"), jax.random.key(0)
+METADATA = dict(out_sharding=("data", "model"))
+
+def make(width, rngs):
+    return nnx.Linear(width, 4 * width, use_bias=False, rngs=rngs, kernel_metadata=METADATA)
+
+class Boxed(nn.Module):
+    width: int
+    @nn.compact
+    def __call__(self, x):
+        init = nn.with_partitioning(nn.initializers.lecun_normal(), ("data", "model"))
+        return nn.Dense(4 * self.width, use_bias=False, kernel_init=init)(x)
+
+def kernel(model):
+    return model.kernel[...] if isinstance(model, nnx.Module) else model["params"]["Dense_0"]["kernel"].value
+
+def boxed(width):
+    return Boxed(width).init(KEY, jnp.ones((2, 64)))
+
+def ours(make, specs, **kwargs):
+    return lambda: jaxmup.rescale(make, specs, TABLE3, base=6, target=64, key=KEY, **kwargs)
+
+def typed(x):
+    return x.sharding.spec, jax.typeof(x)
+
+for kind in AxisType.Auto, AxisType.Explicit:
+    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind, kind))
+    inputs = dict(inputs=lambda width: jnp.ones((2, width)))
+    one = jaxmup.infer(Boxed, base=6, delta=12, target=64, **inputs)  # 6 is no multiple of 4
+    on_one_device = {{}}
+    for name, model, of in ("nnx", make, {{}}), ("linen", Boxed, inputs):
+        with nnx.use_eager_sharding(False):
+            specs = jaxmup.infer(model, base=6, delta=12, target=64, **of)
+            on_one_device[name] = np.asarray(kernel(ours(model, specs, **of)()))
+        with jax.set_mesh(mesh):
+            flax = (lambda: make(64, nnx.Rngs(KEY))) if name == "nnx" else (lambda: boxed(64))
+            eager = [kernel(f()) for f in (flax, ours(model, specs, **of))]
+            jitted = [jax.jit(lambda f=f: kernel(f()))() for f in (flax, ours(model, specs, **of))]
+            out = NamedSharding(mesh, P("model", "data"))
+            asked = [
+                jax.jit(lambda f=f: kernel(f()), out_shardings=out)()
+                for f in (flax, ours(model, specs, **of))
+            ]
+            for theirs, own in (eager, jitted, asked):
+                assert typed(theirs) == typed(own), (kind, name, typed(theirs), typed(own))
+                error = np.abs(np.asarray(own) - on_one_device[name]).max()
+                assert error <= 1e-6, (kind, name, error)
+
+# No device draws more than its part.
+mesh = jax.make_mesh((8,), ("model",), axis_types=(AxisType.Auto,))
+make = lambda width, rngs: nnx.Linear(width, 4 * width, use_bias=False, rngs=rngs)
+specs = jaxmup.infer(make, base=64, delta=128, target=512)
+ours = lambda: jaxmup.rescale(make, specs, TABLE3, base=64, target=512, key=KEY)
+for spec in P("model", None), P(None, "model"):
+    sharding = NamedSharding(mesh, spec)
+    temporaries = [
+        jax.jit(lambda f=f: f().kernel[...], out_shardings=sharding)
+        .lower().compile().memory_analysis().temp_size_in_bytes
+        for f in (lambda: make(512, nnx.Rngs(KEY)), ours)
+    ]
+    print(*temporaries)
+"""
+
+
+def test_on_a_mesh():
+    """As Flax's constructor lays out, in meshes of both kinds; no device draws what is not its."""
+    code = ON_A_MESH.format(path=[p for p in sys.path if p])
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **flags}
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    for line in done.stdout.splitlines()[-2:]:
+        theirs, own = map(int, line.split())
+        assert own <= 1.2 * theirs + 2**12
+
+
 # ---- bad input
 
 
@@ -317,12 +533,33 @@ def fixed_values(width: int, key: Any) -> Any:
     return {"a": {"table": table}, "w": jax.random.normal(key, (width, 2))}
 
 
+def fixed_in_a_loop(width: int, key: Any) -> Any:
+    """A table beside a matrix that is drawn, both from one scan over layers."""
+
+    def layer(carry, key):
+        return carry, (jax.random.normal(key, (width, 2)), jnp.sin(jnp.arange(width) * 1.0))
+
+    _, (kernel, table) = jax.lax.scan(layer, None, jax.random.split(key, 3))
+    return {"kernel": kernel, "table": table}
+
+
+IN_A_LOOP = {"kernel": ("batch", "input", "output"), "table": ("batch", "output")}
 FIXED = {"rules": {"w": ("input", "output"), "a/table": ("batch", "output")}}
 
 
-def other_specs(**kwargs: Any) -> Any:
+def other_specs(make_model: Any = leaves, base: int = 16, target: int = 128) -> Any:
     specs = jaxmup.infer(leaves, base=16, delta=32, target=64, rules=RULES)
-    return jaxmup.rescale(leaves, specs, TABLE3, base=16, target=128, key=KEY, **kwargs)
+    return jaxmup.rescale(make_model, specs, TABLE3, base=base, target=target, key=KEY)
+
+
+def flat_gain_at_base(width: int, key: Any) -> Any:
+    made = leaves(width, key)
+    return made | {"gain": made["gain"][None]} if width == 16 else made
+
+
+def no_gain_at_base(width: int, key: Any) -> Any:
+    made = leaves(width, key)
+    return {name: made[name] for name in made if width != 16 or name != "gain"}
 
 
 def with_rule(rule: Any) -> Any:
@@ -334,7 +571,16 @@ def with_rule(rule: Any) -> Any:
 BAD = {
     "not drawn with the key": (
         lambda: rescaled(fixed_values, **FIXED),
-        r"drawn with `key`(.|\n)*\n  a/table \(3, 64\), in the base model \(3, 16\)\n",
+        r"drawn with `key`(.|\n)*\n  a/table \(3, 64\), in the base model \(3, 16\)\n"
+        r'(.|\n)*`from_target="a/table"`',
+    ),
+    "not drawn with the key, in a loop": (
+        lambda: rescaled(fixed_in_a_loop, rules=IN_A_LOOP),
+        r"drawn with `key`(.|\n)*\n  table \(3, 64\)",
+    ),
+    "a pattern of nothing": (
+        lambda: rescaled(from_target=["*/table", "embedding"]),
+        r"`from_target` must name parameters(.|\n)*\n  \*/table\n(.|\n)*\n  readout",
     ),
     "no key": (
         lambda: rescaled(lambda n: nnx.Linear(n, 2, rngs=nnx.Rngs(0)), rules=None),
@@ -343,6 +589,18 @@ BAD = {
     "specs of another target": (
         other_specs,
         r"Spec and (.|\n)*\n  hidden: \(64, 64\), \(128, 128\)",
+    ),
+    "specs of another base": (
+        lambda: other_specs(base=8, target=64),
+        r"those of `base`(.|\n)*\n  hidden: \(16, 16\), \(8, 8\)(.|\n)*same `make_model`",
+    ),
+    "a base of another rank": (
+        lambda: other_specs(flat_gain_at_base, target=64),
+        r"those of `base`(.|\n)*\n  gain: \(16,\), \(1, 16\)",
+    ),
+    "a base without a parameter": (
+        lambda: other_specs(no_gain_at_base, target=64),
+        r"must have the same parameters(.|\n)*\n  gain",
     ),
     "specs of no tree": (
         lambda: jaxmup.rescale(leaves, {"a": 1}, TABLE3, base=16, target=16, key=KEY),

@@ -1,21 +1,20 @@
 """Initial values for an unmodified model of any width."""
 
-import math
-from collections.abc import Callable, Mapping
+import fnmatch
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
+from flax import nnx
 
 from jaxmup._check import listed
 from jaxmup._infer._depth import counterparts
+from jaxmup._infer._draws import Draws, Grid, Place, cut, in_turn, place_of, repeated, without_mesh
 from jaxmup._model import Instance, MakeModel, Model, Parts, as_model
-from jaxmup._parameter import join_tiles
 from jaxmup._parametrization import Parametrization
+from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
-from jaxmup._tree import Size, Specs, leaves_by_path, map_named, resolve
-from jaxmup.functional import scale
+from jaxmup._tree import Size, Specs, leaves_by_path, map_named, path_name, resolve
 
 
 def rescale(
@@ -29,6 +28,7 @@ def rescale(
     inputs: Any = None,
     apply: Callable[..., Any] | None = None,
     wrt: Any = None,
+    from_target: str | Collection[str] | None = None,
 ) -> Any:
     r"""The model of size `target`, its parameters starting as `parametrization` asks.
 
@@ -40,17 +40,22 @@ def rescale(
     of `make_model`, bit for bit. Structure that spans a matrix, as of orthogonal matrices, is that
     of each draw.
 
+    Values that are not random are repeated along the axes that grow, where they do not change along
+    them, as zeros, ones and a state-space model's `A_log`. A table that changes along a growing
+    axis, such as sines of positions, has only one meaning at each size: `from_target` names it.
+
     There are no parameters among the arguments, so nothing can be scaled twice: calling it again
     gives the same values again. What is no parameter, such as batch statistics and random streams,
     and the parameters of jaxmup layers, are as in `make_model` at `target`.
 
-    Called under `jax.jit`, with `out_shardings` where wanted, only what is returned is ever made.
+    Arrays are laid out over the devices of `jax.set_mesh` as `make_model` lays them out. Called
+    under `jax.jit`, with `out_shardings` where wanted, only what is returned is ever made.
 
     Args:
       make_model: Function of a size that makes the model, or a `jaxmup.Model`, as for `infer`.
         Unless it returns a Linen module, it must have a parameter `rngs`, which is given an
         `nnx.Rngs`, or `key`, which is given a key, and draw its values with it.
-      specs: Specs that `infer` returned for this `target`.
+      specs: Specs that `infer` returned for this `base` and `target`.
       parametrization: Parametrization that the optimizer's scalings are resolved with.
       base: Size of the base model, as for `infer`.
       target: Size of the model to make.
@@ -59,6 +64,8 @@ def rescale(
       inputs: Arguments of a call, as for `infer`.
       apply: Function that calls the model, as for `infer`.
       wrt: Parameters that train, as for `infer`; the others are as in `make_model` at `target`.
+      from_target: Pattern of names, or several, of the parameters whose values are as in
+        `make_model` at `target`, multiplied by nothing.
 
     Returns:
       What `make_model` returns: an NNX module or a tree of arrays; for a Linen module, what
@@ -67,9 +74,9 @@ def rescale(
     Raises:
       TypeError: if `specs` has a leaf that is no `ParamSpec`, `make_model` takes no key, or there
         are no `inputs` for a Linen module.
-      ValueError: naming the parameters: if the specs are not those of the target, `resolve` refuses
-        the parametrization, or values that are not constant are not drawn with `key`, so that there
-        is only one draw of them.
+      ValueError: naming the parameters: if the specs are not those of the target or of the base,
+        `resolve` refuses the parametrization, values that change along an axis of another size
+        are not drawn with `key`, or `from_target` names no parameter.
 
     Example:
       >>> from flax import nnx
@@ -89,38 +96,84 @@ def rescale(
     scalings = leaves_by_path(resolve(specs, parametrization))
     by_name = leaves_by_path(specs)
     model = as_model(make_model, inputs=inputs, apply=apply, wrt=wrt)
-    small, large = model.at(base, "base"), model.at(target, "target")
+    with without_mesh():
+        small = model.at(base, "base")
+        small_sizes = _sizes(small)
+    large = model.at(target, "target")
     _require_key(large)
     _require_shapes(by_name, large.parameters)
-    layouts = _layouts(
-        {name: spec for name, spec in by_name.items() if _is_plain(spec)},
-        counterparts(_sizes(small), large.parameters),
-        small.parameters,
+    kept = _named(from_target, by_name)
+    plain = {name: spec for name, spec in by_name.items() if _is_plain(spec) and name not in kept}
+    sources = counterparts(small_sizes, large.parameters)
+    _require_base(plain, sources, small_sizes)
+    layouts = _layouts(plain, sources, small_sizes)
+    with without_mesh():
+        draws = Draws.of(small, key)
+    _require_random(layouts, draws)
+    values = _values(layouts, draws, scalings, _places(large.params), key)
+    return large.join(_with_values(_whole(large, by_name.keys() - layouts.keys(), key), values))
+
+
+def _values(
+    layouts: Mapping[str, "_Layout"],
+    draws: Draws,
+    scalings: Mapping[str, Scaling],
+    places: Mapping[str, Place],
+    key: Any,
+) -> dict[str, jax.Array]:
+    """The initial values of the parameters that are laid out of the base model's."""
+    random = {name for name, layout in layouts.items() if layout.source in draws.random}
+    again = {name for name in random if not layouts[name].is_plain}
+    first = draws.values({layouts[name].source for name in layouts.keys() - again}, key)
+    keys = draws.keys(key, max(layouts[name].stop for name in again)) if again else None
+    values = {}
+    for name, layout in layouts.items():
+        gain, place = scalings[name].init_gain, places[name]
+        if keys is not None and name in again:
+            output = draws.names.index(layout.source)
+            values[name] = keys.grown(output, layout.start, layout.grid, gain, place)
+        else:
+            fit = cut if name in random else repeated
+            values[name] = fit(first[layout.source], layout.grid, gain, place)
+    return values
+
+
+def _whole(large: Instance, own: Collection[str], key: Any) -> Parts:
+    """The arrays of the target, drawn where they are no parameters or belong to `own`."""
+    shapes = large.parts
+    names = list(large.parameters)
+    if not own and not jax.tree.leaves(shapes.rest):
+        return shapes
+    program, drawn = jax.make_jaxpr(large.draw, return_shape=True)(key)
+    wanted = [i for i in range(len(program.jaxpr.outvars)) if i >= len(names) or names[i] in own]
+    made = in_turn(program, wanted, jax.tree.leaves(key))
+    filled = jax.tree.leaves(drawn)
+    for i, value in zip(wanted, made, strict=True):
+        filled[i] = value
+    return jax.tree.unflatten(jax.tree.structure(drawn), filled)
+
+
+def _places(params: Any) -> dict[str, Place]:
+    """How the constructor lays each parameter out over devices."""
+    with_paths, _ = jax.tree_util.tree_flatten_with_path(
+        params, is_leaf=lambda x: isinstance(x, nnx.Variable)
     )
+    return {path_name(path): place_of(leaf) for path, leaf in with_paths}
 
-    def draw(index: Any) -> dict[str, Any]:
-        keys = jax.tree.map(lambda one: jax.random.fold_in(one, index), key)
-        return leaves_by_path(small.draw(keys).params)
 
-    if not all(layout.is_plain for layout in layouts.values()):
-        _require_random(layouts, small, key)
-    # Layers of jaxmup draw their own values. These, and the base model's own draw below, are made
-    # outside of `jit`: XLA may round an initializer otherwise inside of a larger program, and at
-    # base width the values must have the bits of `make_model`.
-    others = by_name.keys() - layouts.keys()
-    own = leaves_by_path(large.draw(key).params) if others else {}
-
-    @jax.jit  # under which XLA drops all draws that are not used
-    def arrays(plain: Mapping[str, Any]) -> Parts:
-        tiles = _tiles(plain, draw, layouts)
-        values = {
-            name: scale(_laid_out(layout, tiles[name]), scalings[name].init_gain)
-            for name, layout in layouts.items()
-        }
-        return _with_values(large.draw(key), values)
-
-    parts = arrays(leaves_by_path(small.draw(key).params))
-    return large.join(_with_values(parts, {name: own[name] for name in others}))
+def _named(patterns: str | Collection[str] | None, names: Collection[str]) -> set[str]:
+    """The names that the patterns stand for."""
+    if patterns is None:
+        return set()
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    found = {one: fnmatch.filter(names, one) for one in patterns}
+    unused = [one for one in patterns if not found[one]]
+    if unused:
+        raise ValueError(
+            f"`from_target` must name parameters of the model. Got{listed(unused)}\n"
+            f"The parameters are{listed(names)}"
+        )
+    return {name for matched in found.values() for name in matched}
 
 
 def _is_plain(spec: ParamSpec) -> bool:
@@ -154,91 +207,59 @@ class _Layout(NamedTuple):
 
     Args:
       source: Name of the counterpart.
-      base_shape: Shape of the counterpart.
-      shape: Shape of the parameter.
-      tiles: Number of draws along each axis.
+      grid: Shapes of both.
       start: Index of the first draw.
       is_plain: True if the parameter is its counterpart, which `make_model` has drawn.
     """
 
     source: str
-    base_shape: tuple[int, ...]
-    shape: tuple[int, ...]
-    tiles: tuple[int, ...]
+    grid: Grid
     start: int
     is_plain: bool
 
     @property
     def stop(self) -> int:
         """One more than the index of the last draw."""
-        return self.start + math.prod(self.tiles)
+        return self.start + self.grid.number
 
 
 def _layouts(
-    specs: Mapping[str, ParamSpec], names: Mapping[str, str], small: Mapping[str, Any]
+    specs: Mapping[str, ParamSpec],
+    sources: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> dict[str, _Layout]:
     layouts: dict[str, _Layout] = {}
     stops: dict[str, int] = {}  # where layers beyond the base model's depth go on drawing
     for name, spec in specs.items():
-        source = names[name]
-        base_shape = tuple(small[source].shape)
-        tiles = tuple(-(-size // base) for size, base in zip(spec.shape, base_shape, strict=True))
+        source = sources[name]
+        grid = Grid(shapes[source], spec.shape)
         # A layer beyond the base model's depth shares its counterpart, but must not share a draw.
-        is_plain = source == name and math.prod(tiles) == 1
-        start = stops.get(source, 0)
-        layouts[name] = _Layout(source, base_shape, spec.shape, tiles, start, is_plain)
+        is_plain = source == name and grid.number == 1
+        layouts[name] = _Layout(source, grid, stops.get(source, 0), is_plain)
         stops[source] = layouts[name].stop
     return layouts
 
 
-def _tiles(
-    plain: Mapping[str, Any],
-    draw: Callable[[Any], Mapping[str, Any]],
-    layouts: Mapping[str, _Layout],
-) -> dict[str, Any]:
-    """The draws of each parameter, stacked; `plain` are those of `make_model` itself."""
-    # A draw makes the whole base model: parameters that need the same draws share them, and XLA
-    # drops what none of them uses.
-    ranges = {(layout.start, layout.stop) for layout in layouts.values() if not layout.is_plain}
-    drawn = {at: jax.vmap(draw)(jnp.arange(*at)) for at in sorted(ranges)}
-    return {
-        name: plain[name][None]
-        if layout.is_plain
-        else drawn[layout.start, layout.stop][layout.source]
-        for name, layout in layouts.items()
-    }
-
-
-def _laid_out(layout: _Layout, tiles: Any) -> jax.Array:
-    window = tuple(slice(size) for size in layout.shape)
-    return join_tiles(tiles, layout.tiles, layout.base_shape)[window]
-
-
-def _require_random(layouts: Mapping[str, _Layout], small: Instance, key: Any) -> None:
-    """Raises a `ValueError` if several draws are needed of what has only one."""
-    with jax.ensure_compile_time_eval():  # so that the draws can be compared under `jit`
-        first, second = (
-            leaves_by_path(
-                small.draw(jax.tree.map(lambda _, seed=seed: jax.random.key(seed), key)).params
-            )
-            for seed in (0, 1)
-        )
+def _require_random(layouts: Mapping[str, _Layout], draws: Draws) -> None:
+    """Raises a `ValueError` if values for another size are neither random nor constant along it."""
     fixed = [
-        f"{name} {layout.shape}, in the base model {layout.base_shape}"
+        f"{name} {layout.grid.shape}, in the base model {layout.grid.base_shape}"
         for name, layout in layouts.items()
-        if not layout.is_plain and _has_one_draw(first[layout.source], second[layout.source])
+        if layout.source not in draws.random
+        and layout.grid.changed
+        and not draws.is_constant(layout.source, layout.grid.changed)
     ]
     if fixed:
         raise ValueError(
-            "Initial values that are not constant must be drawn with `key`, so that they can be "
-            f"drawn again for another size. These are not:{listed(fixed)}\n"
-            "Draw them with `key`, or keep what is not random out of the parameters."
+            "Initial values that change along an axis of another size must be drawn with `key`, so "
+            f"that they can be drawn again for that size. These are not:{listed(fixed)}\n"
+            "Draw them with `key`; or, for a table such as of positions, have the values that "
+            f'`make_model` gives at `target`: `from_target="{_name_of_first(fixed)}"`.'
         )
 
 
-def _has_one_draw(first: Any, second: Any) -> bool:
-    first, second = np.asarray(first), np.asarray(second)
-    return bool((first == second).all() and (first != first.flat[0]).any())
+def _name_of_first(lines: list[str]) -> str:
+    return lines[0].split(" (")[0]
 
 
 def _require_shapes(specs: Mapping[str, ParamSpec], parameters: Mapping[str, Any]) -> None:
@@ -255,3 +276,39 @@ def _require_shapes(specs: Mapping[str, ParamSpec], parameters: Mapping[str, Any
             f"`specs` must be those of `target`. Spec and parameter differ at{listed(wrong)}\n"
             "Give `infer` and `rescale` the same `make_model` and `target`."
         )
+
+
+def _require_base(
+    specs: Mapping[str, ParamSpec],
+    sources: Mapping[str, str],
+    small: Mapping[str, tuple[int, ...]],
+) -> None:
+    """Raises a `ValueError` unless the base model has the sizes that the specs have for it."""
+    shapes = {name: small[sources[name]] for name in specs}
+    wrong = [
+        f"{name}: {_expected_base(spec)}, {shapes[name]}"
+        for name, spec in specs.items()
+        if not _has_base(spec, shapes[name])
+    ]
+    if wrong:
+        raise ValueError(
+            "`specs` must be those of `base`, whose initial values are scaled from its sizes. Base "
+            f"of the spec and parameter of the base model differ at{listed(wrong)}\n"
+            "Give `infer` and `rescale` the same `make_model` and `base`."
+        )
+
+
+def _has_base(spec: ParamSpec, shape: tuple[int, ...]) -> bool:
+    expected = _expected_base(spec)
+    return len(expected) == len(shape) and all(
+        size in (None, other) for size, other in zip(expected, shape, strict=True)
+    )
+
+
+def _expected_base(spec: ParamSpec) -> tuple[int | None, ...]:
+    """The shape in the base model; `None` where the spec does not say, as of a vocabulary."""
+    # An axis that does not grow may have any size in the base model, such as another vocabulary or
+    # number of scanned layers, but for one that a layer sums over.
+    return tuple(
+        axis.base_size if axis.grows or axis.kind == "input" else None for axis in spec.axes
+    )

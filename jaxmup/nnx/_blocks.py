@@ -203,6 +203,8 @@ class Stack(nnx.Module):
       make_block: Function of random keys that makes a block, called once under `nnx.vmap`.
       num_blocks: Number of blocks.
       unroll: Whether each block is compiled on its own.
+      axis_name: Name of the blocks' axis in the sharding metadata of the parameters, a mesh axis or
+        a logical one; `None` if the axis is not sharded.
       rngs: Random keys; each block gets its own.
 
     Example:
@@ -223,17 +225,27 @@ class Stack(nnx.Module):
         num_blocks: int,
         *,
         unroll: bool = False,
+        axis_name: str | None = None,
         rngs: nnx.Rngs,
     ):
         _check.size("num_blocks", num_blocks)
-        self.blocks = nnx.split_rngs(splits=num_blocks)(nnx.vmap(make_block))(rngs)
+        # Without it Flax leaves the metadata of one block on the stack, whose axes are one off.
+        make_blocks = nnx.vmap(make_block, transform_metadata={nnx.PARTITION_NAME: axis_name})
+        self.blocks = nnx.split_rngs(splits=num_blocks)(make_blocks)(rngs)
         self.num_blocks = num_blocks
         self.unroll = unroll
+        self.axis_name = axis_name
 
     def __call__(self, x: Array) -> Array:
         """Applies the blocks in turn."""
         if not self.unroll:
-            return nnx.scan(_step, in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(x, self.blocks)
+            run = nnx.scan(
+                _step,
+                in_axes=(nnx.Carry, 0),
+                out_axes=nnx.Carry,
+                transform_metadata={nnx.PARTITION_NAME: self.axis_name},
+            )
+            return run(x, self.blocks)
         graph, state = nnx.split(self.blocks)
         for i in range(self.num_blocks):
             x = nnx.merge(graph, jax.tree.map(lambda leaf, i=i: leaf[i], state))(x)
