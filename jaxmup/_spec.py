@@ -124,6 +124,8 @@ class ParamSpec:
         model's forward pass lacks; the stored weight carries it. Attention that divides its logits
         by `√d` where muP asks for `√d0 / d` has `√(d0 / d)` on its query kernel and bias;
         dimensionless.
+      reason: Where the model uses the parameter and what its `forward_gain` makes up for, in words.
+        Two specs that differ in it alone are equal.
 
     Raises:
       ValueError: if `init_std`, `lr_scale`, `depth_ratio` or `forward_gain` is not a finite
@@ -147,6 +149,7 @@ class ParamSpec:
     applied: Applied | None = None
     depth_ratio: float = 1.0
     forward_gain: float = 1.0
+    reason: str = dataclasses.field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not (isinstance(self.axes, tuple) and all(isinstance(axis, Axis) for axis in self.axes)):

@@ -8,6 +8,7 @@ from jaxmup._check import listed
 from jaxmup._infer._depth import counterparts
 from jaxmup._infer._describe import describe
 from jaxmup._infer._leaf import Leaf
+from jaxmup._infer._read import Programs, Reader, programs_of
 from jaxmup._infer._rules import Rules, require_kinds, with_rules
 from jaxmup._infer._sizes import (
     Sizes,
@@ -116,14 +117,22 @@ def infer(
     like = {name: (leaf.shape, other[name].shape, leaf.placed) for name, leaf in small.items()}
     names = counterparts(like, large)
     _require_same_structure({name: small[names[name]] for name in names}, large, "target")
-    leaves = with_rules(
-        {
-            name: leaf.agreeing(small[names[name]]).agreeing(other[names[name]])
-            for name, leaf in large.items()
-        },
-        rules,
-    )
+    programs = programs_of(whole, base, delta, target)
+    leaves = {
+        name: leaf.agreeing(small[names[name]]).agreeing(other[names[name]])
+        for name, leaf in large.items()
+    }
+    if programs is not None:
+        leaves = {name: leaf.without_type() for name, leaf in leaves.items()}
+    leaves = with_rules(leaves, rules)
     trained = model.at(target, "target")
+    if programs is not None:
+        frozen = {names[name] for name in names if name not in trained.parameters}
+        leaves = _read(programs, leaves, names, frozen)
+    leaves = {
+        name: leaf.with_fixed_axes(small[names[name]], other[names[name]])
+        for name, leaf in leaves.items()
+    }
     require_kinds({name: leaves[name] for name in trained.parameters})
     sizes = {
         name: Sizes(leaf, small[names[name]].shape, other[names[name]].shape)
@@ -132,10 +141,22 @@ def infer(
     }
     require_growth(sizes)
     require_fixed_sizes(sizes)
-    require_known_attention(sizes)
+    if programs is None:
+        require_known_attention(sizes)
     specs = {name: of_three.spec() for name, of_three in sizes.items()}
-    require_readout({name: leaves[name] for name in specs}, specs)
+    if programs is None:
+        require_readout({name: leaves[name] for name in specs}, specs)
     return trained.like_params(specs)
+
+
+def _read(
+    programs: Programs, leaves: Mapping[str, Leaf], names: Mapping[str, str], frozen: set[str]
+) -> dict[str, Leaf]:
+    """The leaves with what the program says of them, where no rule does."""
+    given = {names[name]: leaf.kinds for name, leaf in leaves.items() if leaf.kinds is not None}
+    declared = {names[name] for name, leaf in leaves.items() if leaf.spec is not None}
+    reader = Reader(programs, given, frozen | declared, has_gains=not declared)
+    return {name: leaf.with_read(reader.read(names[name])) for name, leaf in leaves.items()}
 
 
 def _require_same_structure(base: Mapping[str, Leaf], other: Mapping[str, Leaf], what: str) -> None:

@@ -1,0 +1,248 @@
+"""What the program of a model says of its parameters: kinds of axes, forward gains, and why."""
+
+import dataclasses
+import math
+from collections.abc import Collection, Mapping, Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+from jaxmup._check import listed
+from jaxmup._infer._gains import Solution, at, solve
+from jaxmup._infer._growth import NONE, Growth, of_sizes
+from jaxmup._infer._leaf import Kinds
+from jaxmup._infer._orders import HALF, Equation, Orders, Unknown
+from jaxmup._infer._uses import Use, Uses, natures
+from jaxmup._model import Instance, Model
+from jaxmup._program import ClosedJaxpr, Flat, Node, flatten
+from jaxmup._spec import AxisKind
+from jaxmup._tree import PathName, Size
+
+
+class Programs(NamedTuple):
+    """The programs of a model at several sizes.
+
+    Args:
+      programs: At base, delta and target.
+      names: Names of the parameters, which are the first inputs, in their order.
+      knows_target: True if the last program grows as the target does.
+    """
+
+    programs: Sequence[ClosedJaxpr]
+    names: Sequence[PathName]
+    knows_target: bool
+
+
+def programs_of(model: Model, base: Size, delta: Size, target: Size) -> Programs | None:
+    """The programs of a model, all with the base model's structure.
+
+    A target of another depth stands for itself with the base model's depth: whatever base and delta
+    have alike does not belong to the width.
+
+    Returns:
+      `None` if nobody has said what the model is called with.
+
+    Raises:
+      ValueError: if the model cannot be called with its inputs.
+    """
+    small = model.at(base, "base")
+    if not small.is_callable:
+        return None
+    names = list(small.parameters)
+    instances = [small, model.at(delta, "delta")]
+    large: Instance | None = model.at(target, "target")
+    if large is not None and list(large.parameters) != names:
+        like = _with_depth_of_base(base, delta, target)
+        large = None if like is None else model.at(like, "target")
+        if large is not None and list(large.parameters) != names:
+            large = None
+    instances.append(instances[1] if large is None else large)
+    programs: dict[int, ClosedJaxpr] = {id(one): one.program() for one in instances}
+    return Programs([programs[id(one)] for one in instances], names, large is not None)
+
+
+def _with_depth_of_base(base: Size, delta: Size, target: Size) -> Size | None:
+    """The target where base and delta differ, the base model elsewhere."""
+    if not all(isinstance(size, Mapping) for size in (base, delta, target)):
+        return None
+    grown = [name for name in (base.keys() | delta.keys()) if base.get(name) != delta.get(name)]
+    kept = {name: value for name, value in base.items() if name not in grown}
+    return {**kept, **{name: target[name] for name in grown if name in target}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Read:
+    """What a program says of a parameter.
+
+    Args:
+      kinds: What each of its axes does; `None` for one of which the program says nothing.
+      gain: Its forward gain, as a growth.
+      uses: Where it is used.
+      carries: What its gain makes up for.
+    """
+
+    kinds: tuple[AxisKind | None, ...]
+    gain: Growth
+    uses: Sequence[Use]
+    carries: str = ""
+
+    @property
+    def reason(self) -> str:
+        """Such as *looked up at model.py:115, multiplied at model.py:119*."""
+        lines = list(dict.fromkeys(map(str, self.uses)))
+        more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
+        return ", ".join(lines[:3]) + more + self.carries
+
+
+class Reader:
+    """The programs of a model, read once.
+
+    Args:
+      programs: The programs.
+      given: Kinds of the axes of parameters that the user has given rules for.
+      fixed: Names of the parameters that cannot carry a gain, as those that do not train.
+      has_gains: False if layers apply factors of their own, so that no factor is missing.
+    """
+
+    def __init__(
+        self,
+        programs: Programs,
+        given: Mapping[PathName, Kinds],
+        fixed: Collection[PathName],
+        has_gains: bool,
+    ):
+        self.flat: Flat = flatten(*programs.programs)
+        self.names = programs.names
+        self.inputs = dict(zip(self.names, self.flat.inputs, strict=False))
+        self.uses = Uses(self.flat, {node: name for name, node in self.inputs.items()})
+        self.kinds = {name: given.get(name) or self._kinds(name) for name in self.names}
+        self.solution = Solution({}, [])
+        if has_gains:
+            self._solve(fixed)
+            if self.solution.gains and not programs.knows_target:
+                raise ValueError(_NO_TARGET)
+
+    def read(self, name: PathName) -> Read:
+        """What the program says of a parameter."""
+        gain = self.solution.gains.get(name, NONE)
+        carries = f"; carries {self.factor(gain)}" if gain else ""
+        return Read(self.kinds[name], gain, self.uses.of(name), carries)
+
+    # ---- roles
+
+    def _coordinates(self, name: PathName, kinds: Mapping[int, AxisKind]) -> tuple[Growth, Growth]:
+        """The aligned and the typical order of the coordinates of a parameter under muP."""
+        node = self.inputs[name]
+        sizes = list(zip(*node.shapes, strict=True))
+        summed = NONE
+        for axis, kind in kinds.items():
+            if kind == "input":
+                summed = summed + of_sizes(sizes[axis])
+        is_matrix = any(k == "output" and of_sizes(sizes[axis]) for axis, k in kinds.items())
+        return -summed, -(summed * HALF) if is_matrix else -summed
+
+    def _kinds(self, name: PathName) -> tuple[AxisKind | None, ...]:
+        """The kind of each axis, by the use with the largest coordinates, which binds."""
+        uses = self.uses.of(name)
+
+        def size(use: Use) -> tuple[float, int]:
+            growth = self._coordinates(name, use.kinds)[0]
+            return growth.key[0], len(use.kinds)
+
+        found: dict[int, AxisKind] = {}
+        for use in sorted(uses, key=size, reverse=True):
+            found = {**use.kinds, **found}
+        return tuple(found.get(axis) for axis in range(len(self.inputs[name].shapes[0])))
+
+    # ---- orders and gains
+
+    def _solve(self, fixed: Collection[PathName]) -> None:
+        coordinates = {}
+        for name, node in self.inputs.items():
+            kinds = {axis: kind for axis, kind in enumerate(self.kinds[name]) if kind is not None}
+            coordinates[node] = self._coordinates(name, kinds)
+        gains = {node: name for name, node in self.inputs.items() if name not in fixed}
+        self.orders = Orders(self.flat, natures(self.uses), coordinates, gains)
+        if self.orders.unread:
+            unread = [f"`{op}` at {node.line}" for op, node in self.orders.unread.items()]
+            raise ValueError(_UNREAD.format(listed(unread)))
+        self.solution = solve(self.orders.equations, self._costs())
+        if self.solution.left:
+            raise ValueError(_NOBODY.format(listed(self._described_left())))
+
+    def _costs(self):
+        index = {node: i for i, node in enumerate(self.flat.nodes)}
+        costs: dict[Unknown, float] = {}
+        total = len(self.flat.nodes)
+        for name, node in self.inputs.items():
+            uses = self.uses.of(name)
+            first = min((index[use.node] for use in uses), default=total) / total
+            verbs = {use.verb for use in uses}
+            # A bias follows its kernel; the earlier of two factors carries, as queries before keys.
+            is_matrix = len([a for a in zip(*node.shapes, strict=True) if of_sizes(a)]) > 1
+            weight = 1e-4 if verbs == {"added"} else 1.0 if is_matrix else 1.1
+            costs[name] = weight * (1 + 0.05 * first)
+        return lambda unknown: costs.get(unknown, 0.0)
+
+    # ---- words
+
+    def factor(self, growth: Growth) -> str:
+        """A growth as a power of a size, such as `(64/1024)^1/2`."""
+        for sizes in self._sizes():
+            one = of_sizes(sizes)
+            for power in (1, HALF, 2, Fraction(1, 4), Fraction(3, 2), Fraction(3, 4)):
+                if one * power == growth:
+                    return f"({sizes[-1]}/{sizes[0]})^{power}"
+                if one * -power == growth:
+                    return f"({sizes[0]}/{sizes[-1]})^{power}"
+        return f"{math.exp(growth.log(1)):.4g} at `target`"
+
+    def _sizes(self) -> list[tuple[int, ...]]:
+        every = [axis for node in self.inputs.values() for axis in zip(*node.shapes, strict=True)]
+        return [axis for axis in dict.fromkeys(every) if of_sizes(axis)]
+
+    def _residual(self, node: Node) -> Growth:
+        pair = self.orders.orders.get(node)
+        return NONE if pair is None else at(pair.typical, self.solution.gains)
+
+    def _described_left(self) -> list[str]:
+        found: dict[str, None] = {}
+        for equation, growth in self.solution.left:
+            origin = self._origin(equation)
+            found[
+                f"{origin.line or 'an unknown line'}: `{origin.op}` is {self.factor(growth)} times "
+                f"the base model's, and {equation.why} at {equation.site.line or 'its end'}"
+            ] = None
+        return list(found)
+
+    def _origin(self, equation: Equation) -> Node:
+        """The value whose order first was another than zero."""
+        node = equation.value
+        if not self._residual(node):
+            others = [p for p in equation.site.parents if self._residual(p)]
+            node = others[0] if others else node
+        seen: set[Node] = set()
+        while node not in seen:
+            seen.add(node)
+            wrong = [p for p in node.parents if self._residual(p)]
+            acts = [p for p in wrong if self.uses.nature.get(p) == "activation"]
+            if not acts:
+                return node
+            node = acts[0]
+        return node
+
+
+_NO_TARGET = (
+    "muP asks for factors that this model lacks, and base and delta alone do not tell how large they "
+    "are at a target of another depth. Give `base`, `delta` and `target` as mappings, with the depth "
+    "as an entry of its own."
+)
+_UNREAD = (
+    "Every operation of the model must be one of which it is known how its result grows with the "
+    "width. Of these it is not:{}\n"
+    "Give an `apply` that computes them with other operations."
+)
+_NOBODY = (
+    "The factors that muP asks for and the model lacks must be ones that a parameter can carry. "
+    "These are not:{}\n"
+    "Multiply by the inverse there, or by a power of it at the places that follow."
+)
