@@ -1,8 +1,9 @@
 """What the program of a model says of its parameters: kinds of axes, forward gains, and why."""
 
+import collections
 import dataclasses
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -169,18 +170,26 @@ class Reader:
         if self.solution.left:
             raise ValueError(_NOBODY.format(listed(self._described_left())))
 
-    def _costs(self):
+    def _costs(self) -> Callable[[Unknown], float]:
+        """The cost of an exponent of each gain: what it moves of what is wrong, and a little more.
+
+        So a factor that many places lack costs as much in what they have in common as in each of
+        them, and the little more decides: for few parameters, for those that are used first, as
+        queries before keys, and against moving biases along.
+        """
         index = {node: i for i, node in enumerate(self.flat.nodes)}
+        moved: dict[Unknown, float] = collections.defaultdict(float)
+        for equation in self.orders.equations:
+            part = 1.0 if equation.order.growth else 0.5  # of what is right, something must follow
+            for unknown, degree in equation.order.degrees.items():
+                moved[unknown] += part * abs(float(degree))
         costs: dict[Unknown, float] = {}
         total = len(self.flat.nodes)
-        for name, node in self.inputs.items():
+        for name in self.inputs:
             uses = self.uses.of(name)
             first = min((index[use.node] for use in uses), default=total) / total
-            verbs = {use.verb for use in uses}
-            # A bias follows its kernel; the earlier of two factors carries, as queries before keys.
-            is_matrix = len([a for a in zip(*node.shapes, strict=True) if of_sizes(a)]) > 1
-            weight = 1e-4 if verbs == {"added"} else 1.0 if is_matrix else 1.1
-            costs[name] = weight * (1 + 0.05 * first)
+            own = max((_OWN.get(use.verb, 0.03) for use in uses), default=0.03)
+            costs[name] = moved[name] + own * (1 + 0.05 * first)
         return lambda unknown: costs.get(unknown, 0.0)
 
     # ---- words
@@ -198,7 +207,7 @@ class Reader:
 
     def _sizes(self) -> list[tuple[int, ...]]:
         every = [axis for node in self.inputs.values() for axis in zip(*node.shapes, strict=True)]
-        return [axis for axis in dict.fromkeys(every) if of_sizes(axis)]
+        return sorted(axis for axis in dict.fromkeys(every) if of_sizes(axis))
 
     def _residual(self, node: Node) -> Growth:
         pair = self.orders.orders.get(node)
@@ -231,6 +240,8 @@ class Reader:
         return node
 
 
+_OWN = {"looked up": 0.08, "added": 0.1}
+"""What a parameter costs by its use, beside what it moves."""
 _NO_TARGET = (
     "muP asks for factors that this model lacks, and base and delta alone do not tell how large they "
     "are at a target of another depth. Give `base`, `delta` and `target` as mappings, with the depth "
