@@ -144,6 +144,17 @@ ROLES = {  # program, sizes, kinds
         WIDTH,
         {"k": "input* output output*", "o": "input input* output*"},
     ),
+    "a barrier, and a sort by the inputs": (
+        network(
+            lambda p, h: (
+                jnp.multiply(*jax.lax.optimization_barrier((h @ p["w"], p["gain"][None])))
+                + jax.lax.sort((h, h @ p["w"]), num_keys=1)[1]
+            ),
+            square("w", gain=lambda n: (n,)),
+        ),
+        WIDTH,
+        {"w": "input* output*", "gain": "output*"},
+    ),
     "layers on axis 1": (
         network(models.stacked_on_axis_1, lambda n: {"w": (n, 3, n)}),
         WIDTH,

@@ -441,7 +441,7 @@ def _rows() -> dict[str, Row]:
         "sharding_constraint name pvary real imag conj mesh_cast broadcast_in_dim reshape squeeze "
         "expand_dims transpose slice dynamic_slice rev stack pad split sort gather psum_invariant "
         "all_gather all_to_all ppermute shard unshard tile layout_constraint pbroadcast pmean "
-        "cumprod_ to_edtype from_edtype reshard unvary",
+        "device_put to_edtype from_edtype reshard unvary",
     )
     put(
         _size,
