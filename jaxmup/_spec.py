@@ -119,6 +119,8 @@ class ParamSpec:
         stored weight carries it; 1.0 if the model lacks none; dimensionless. A plain attention
         layer divides its logits by `√d` where muP asks for `d / √d0`, with `d` the size of a head
         and `d0` that of the base model: its query kernel and bias carry `√(d0 / d)`.
+      reason: Where the model uses the parameter and what its `forward_gain` makes up for, in words.
+        Two specs that differ in it alone are equal.
 
     Raises:
       TypeError: if `axes` is no tuple of `Axis`, or a number is none of Python or NumPy.
@@ -142,6 +144,7 @@ class ParamSpec:
     applied: Applied | None = None
     depth_ratio: float = 1.0
     forward_gain: float = 1.0
+    reason: str = dataclasses.field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not (isinstance(self.axes, tuple) and all(isinstance(axis, Axis) for axis in self.axes)):

@@ -159,7 +159,7 @@ def _changes(name: str, saved: Any, mine: Any) -> Iterator[str]:
     """The fields of two records that differ."""
     for field in dataclasses.fields(saved):
         before, now = getattr(saved, field.name), getattr(mine, field.name)
-        if before != now:
+        if field.compare and before != now:
             shown = f"{_text(before)} in the manifest, {_text(now)} in the model"
             yield f"{name}, {field.name}: {shown}"
 

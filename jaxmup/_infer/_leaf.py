@@ -2,9 +2,13 @@
 
 import dataclasses
 import itertools
-from typing import Literal, NamedTuple
+import math
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from jaxmup._spec import AxisKind, ParamSpec
+
+if TYPE_CHECKING:
+    from jaxmup._infer._read import Read
 
 Kinds = tuple[AxisKind, ...]
 # "logits": its last axis is a head size d, and attention divides the logits that it scales by √d.
@@ -36,6 +40,8 @@ class Leaf:
       names: Axis names that the user has put on it, as Flax's partitioning metadata.
       spec: Spec that a jaxmup layer declares.
       uses: Other uses of the parameter that the type of the layer tells.
+      gain: Forward gain that the program asks for.
+      reason: Uses of the parameter in the program, in words.
     """
 
     shape: tuple[int, ...]
@@ -43,6 +49,8 @@ class Leaf:
     names: tuple[str | None, ...] | None = None
     spec: ParamSpec | None = None
     uses: frozenset[Use] = frozenset()
+    gain: float = 1.0
+    reason: str = ""
 
     @property
     def kinds(self) -> Kinds | None:
@@ -67,6 +75,26 @@ class Leaf:
         """This leaf with those answers that are also the other's."""
         common = tuple(placed for placed in self.placed if placed in other.placed)
         return dataclasses.replace(self, placed=common)
+
+    def without_type(self) -> "Leaf":
+        """This leaf without what the type of its layer says."""
+        return dataclasses.replace(self, placed=(), uses=frozenset())
+
+    def with_read(self, read: "Read") -> "Leaf":
+        """This leaf with what the program says of it, but for axes that a rule has given."""
+        kinds = self.placed
+        known: Kinds = tuple(kind for kind in read.kinds if kind is not None)
+        if not kinds and self.spec is None and len(known) == len(self.shape):
+            kinds = (Placed(known, ()),)
+        return dataclasses.replace(
+            self, placed=kinds, gain=math.exp(read.gain.log(1)), reason=read.reason
+        )
+
+    def with_fixed_axes(self, base: "Leaf", delta: "Leaf") -> "Leaf":
+        """This leaf, with batch axes if it is the same at all sizes and nothing else is known."""
+        if self.kinds is not None or not self.shape == base.shape == delta.shape:
+            return self
+        return dataclasses.replace(self, placed=(Placed(("batch",) * len(self.shape), ()),))
 
     def with_kinds(self, kinds: Kinds | None, own_shape: tuple[int, ...] | None = None) -> "Leaf":
         """This leaf, where `kinds` are those of the axes that its layer made.

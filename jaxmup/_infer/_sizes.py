@@ -41,8 +41,8 @@ class Sizes:
             Axis(kind, size, base=base if base != delta else None)
             for kind, base, delta, size in self.axes()
         )
-        gain = math.sqrt(1 / axes[-1].ratio) if "logits" in self.leaf.uses else 1.0
-        return ParamSpec(axes, applied=_PLAIN, forward_gain=gain)
+        gain = math.sqrt(1 / axes[-1].ratio) if "logits" in self.leaf.uses else self.leaf.gain
+        return ParamSpec(axes, applied=_PLAIN, forward_gain=gain, reason=self.leaf.reason)
 
 
 def require_growth(parameters: Mapping[str, Sizes]) -> None:

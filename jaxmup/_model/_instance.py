@@ -14,6 +14,7 @@ from jaxmup._inputs import Call, take_arrays
 from jaxmup._model._arguments import KEYS, asked_for, open_parameters
 from jaxmup._model._parts import Apply, Framework, Kind, Parts
 from jaxmup._model._users import call_users
+from jaxmup._program import ClosedJaxpr
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import Params, PathName, Size, Specs, Tree, leaves_by_path
 
@@ -155,6 +156,36 @@ class Instance:
 
         arrays, static = take_arrays(inputs)
         return self.with_axes(run)(parts, arrays)
+
+    @functools.cached_property
+    def is_callable(self) -> bool:
+        """True if a call can be traced: its arguments are given, and there is something to call."""
+        if self.inputs is None:
+            return False
+        if self.kind == "linen" or self.apply is not None:
+            return True
+        return callable(self.join(self.parts))
+
+    def program(self) -> ClosedJaxpr:
+        """The program of a call, from parameters, the rest and the arguments to what it returns.
+
+        Raises:
+          ValueError: if the model refuses its inputs.
+        """
+        assert self.inputs is not None  # `is_callable` has seen to it
+        arrays, static = take_arrays(self.inputs)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        parts = jax.eval_shape(self._for_calls, self.parts, key)
+
+        def run(params: Params, rest: Tree, arrays: list[Any]) -> Any:
+            model, _ = self.bind(Parts(params, rest))
+            args, kwargs = static.joined(arrays)
+            return model(*args, **kwargs)
+
+        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
+        wanted = f"The model of `{self.what}` = {self.size!r} must be called with its `inputs`"
+        trace = jax.make_jaxpr(self.with_axes(run))
+        return call_users(wanted, trace, parts.params, parts.rest, shapes)
 
     def with_axes(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function`, a pure one of arrays, run inside of the axes that the model reduces over."""

@@ -1,0 +1,308 @@
+"""What the program of a model says of its parameters: kinds of axes, forward gains, and why."""
+
+import collections
+import dataclasses
+import functools
+import math
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+from jaxmup._check import listed
+from jaxmup._infer._gains import Solution, at, solve
+from jaxmup._infer._growth import NONE, Growth, of_sizes
+from jaxmup._infer._leaf import Kinds
+from jaxmup._infer._orders import HALF, Equation, Orders, Unknown, direction_of
+from jaxmup._infer._uses import Use, Uses, natures, uneven
+from jaxmup._model import Instance
+from jaxmup._program import ClosedJaxpr, Flat, Node, flatten
+from jaxmup._spec import AxisKind
+from jaxmup._tree import PathName, Size
+
+
+class Programs(NamedTuple):
+    """The programs of a model at several sizes.
+
+    Args:
+      programs: At base, delta and target.
+      names: Names of the parameters, which are the first inputs, in their order.
+      knows_target: True if the last program grows as the target does.
+    """
+
+    programs: Sequence[ClosedJaxpr]
+    names: Sequence[PathName]
+    knows_target: bool
+
+
+def programs_of(
+    small: Instance, other: Instance, large: Instance, with_depth: Callable[[Size], Instance]
+) -> Programs | None:
+    """The programs of a model, all with the base model's structure.
+
+    A target of another depth stands for itself with the base model's depth: whatever base and delta
+    have alike does not belong to the width.
+
+    Args:
+      small: The base model.
+      other: The model beside it.
+      large: The target.
+      with_depth: Function of a size to the model of that size.
+
+    Returns:
+      `None` if nobody has said what the model is called with.
+
+    Raises:
+      ValueError: if the model cannot be called with its inputs.
+    """
+    if not small.is_callable:
+        return None
+    names = list(small.parameters)
+    alike: Instance | None = large
+    if list(large.parameters) != names:
+        like = _with_depth_of_base(small.size, other.size, large.size)
+        alike = None if like is None else with_depth(like)
+        if alike is not None and list(alike.parameters) != names:
+            alike = None
+    programs = [small.program(), other.program()]
+    programs.append(programs[1] if alike is None else alike.program())
+    return Programs(programs, names, alike is not None)
+
+
+def _with_depth_of_base(base: Size, delta: Size, target: Size) -> Size | None:
+    """The target where base and delta differ, the base model elsewhere."""
+    if not all(isinstance(size, Mapping) for size in (base, delta, target)):
+        return None
+    grown = [name for name in (base.keys() | delta.keys()) if base.get(name) != delta.get(name)]
+    kept = {name: value for name, value in base.items() if name not in grown}
+    return {**kept, **{name: target[name] for name in grown if name in target}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Read:
+    """What a program says of a parameter.
+
+    Args:
+      kinds: What each of its axes does; `None` for one of which the program says nothing.
+      gain: Its forward gain, as a growth.
+      uses: Where it is used.
+      carries: What its gain makes up for.
+    """
+
+    kinds: tuple[AxisKind | None, ...]
+    gain: Growth
+    uses: Sequence[Use]
+    carries: str = ""
+
+    @property
+    def reason(self) -> str:
+        """Such as *looked up at model.py:115, multiplied at model.py:119*."""
+        lines = list(dict.fromkeys(map(str, self.uses)))
+        more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
+        return ", ".join(lines[:3]) + more + self.carries
+
+
+class Reader:
+    """The programs of a model, read once.
+
+    Args:
+      programs: The programs.
+      given: Kinds of the axes of parameters that the user has given rules for.
+      fixed: Names of the parameters that cannot carry a gain, as those that do not train.
+      has_gains: False if layers apply factors of their own, so that no factor is missing.
+    """
+
+    def __init__(
+        self,
+        programs: Programs,
+        given: Mapping[PathName, Kinds],
+        fixed: Collection[PathName],
+        has_gains: bool,
+    ):
+        self.flat: Flat = _one_by_one(flatten(*programs.programs))
+        self.names = programs.names
+        self.inputs = dict(zip(self.names, self.flat.inputs, strict=False))
+        self.uses = Uses(self.flat, {node: name for name, node in self.inputs.items()})
+        if self.uses.made_matrices:
+            raise ValueError(_MADE.format(listed(map(_described, self.uses.made_matrices))))
+        self._warn_of_uneven_parts()
+        self.kinds = {name: given.get(name) or self._kinds(name) for name in self.names}
+        self.solution = Solution({}, [])
+        if has_gains:
+            self._solve(fixed)
+            if self.solution.gains and not programs.knows_target:
+                raise ValueError(_NO_TARGET)
+
+    def read(self, name: PathName) -> Read:
+        """What the program says of a parameter."""
+        gain = self.solution.gains.get(name, NONE)
+        carries = f"; carries {self.factor(gain)}" if gain else ""
+        return Read(self.kinds[name], gain, self.uses.of(name), carries)
+
+    # ---- roles
+
+    def _warn_of_uneven_parts(self) -> None:
+        parts = dict.fromkeys(map(_described, uneven(self.flat, natures(self.uses))))
+        if parts:
+            warnings.warn(_UNEVEN.format(listed(parts)), stacklevel=5)
+
+    @functools.cached_property
+    def _direction(self) -> int:
+        return direction_of(self.flat)
+
+    def _coordinates(self, name: PathName, kinds: Mapping[int, AxisKind]) -> tuple[Growth, Growth]:
+        """The aligned and the typical order of the coordinates of a parameter under muP."""
+        node = self.inputs[name]
+        sizes = list(zip(*node.shapes, strict=True))
+        summed = NONE
+        for axis, kind in kinds.items():
+            if kind == "input":
+                summed = summed + of_sizes(sizes[axis])
+        is_matrix = any(k == "output" and of_sizes(sizes[axis]) for axis, k in kinds.items())
+        return -summed, -(summed * HALF) if is_matrix else -summed
+
+    def _kinds(self, name: PathName) -> tuple[AxisKind | None, ...]:
+        """The kind of each axis, by the use with the largest coordinates, which binds."""
+        uses = self.uses.of(name)
+
+        def size(at: int) -> tuple[float, int, int]:
+            # Of two that are alike the later one: a norm of the weights looks at them before.
+            growth = self._coordinates(name, uses[at].kinds)[0]
+            return growth.key[0] * self._direction, len(uses[at].kinds), at
+
+        found: dict[int, AxisKind] = {}
+        for position in sorted(range(len(uses)), key=size, reverse=True):
+            found = {**uses[position].kinds, **found}
+        return tuple(found.get(axis) for axis in range(len(self.inputs[name].shapes[0])))
+
+    # ---- orders and gains
+
+    def _solve(self, fixed: Collection[PathName]) -> None:
+        coordinates = {}
+        for name, node in self.inputs.items():
+            known = enumerate(self.kinds[name])
+            kinds: dict[int, AxisKind] = {a: kind for a, kind in known if kind is not None}
+            coordinates[node] = self._coordinates(name, kinds)
+        gains = {node: name for name, node in self.inputs.items() if name not in fixed}
+        self.orders = Orders(self.flat, natures(self.uses), coordinates, gains)
+        if self.orders.unread:
+            unread = [f"`{op}` at {node.line}" for op, node in self.orders.unread.items()]
+            raise ValueError(_UNREAD.format(listed(unread)))
+        self.solution = solve(self.orders.equations, self._costs())
+        if self.solution.left:
+            raise ValueError(_NOBODY.format(listed(self._described_left())))
+
+    def _costs(self) -> Callable[[Unknown], float]:
+        """The cost of an exponent of each gain: what it moves of what is wrong, and a little more.
+
+        So a factor that many places lack costs as much in what they have in common as in each of
+        them, and the little more decides: for few parameters, for those that are used first, as
+        queries before keys, and against moving biases along.
+        """
+        index = {node: i for i, node in enumerate(self.flat.nodes)}
+        moved: dict[Unknown, float] = collections.defaultdict(float)
+        for equation in self.orders.equations:
+            part = 1.0 if equation.order.growth else 0.5  # of what is right, something must follow
+            for unknown, degree in equation.order.degrees.items():
+                moved[unknown] += part * abs(float(degree))
+        costs: dict[Unknown, float] = {}
+        total = len(self.flat.nodes)
+        for name in self.inputs:
+            uses = self.uses.of(name)
+            first = min((index[use.node] for use in uses), default=total) / total
+            own = max((_OWN.get(use.verb, 0.03) for use in uses), default=0.03)
+            costs[name] = moved[name] + own * (1 + 0.05 * first)
+        return lambda unknown: costs.get(unknown, 0.0)
+
+    # ---- words
+
+    def factor(self, growth: Growth) -> str:
+        """A growth as a power of a size, such as `(64/1024)^1/2`."""
+        for sizes in self._sizes():
+            one = of_sizes(sizes)
+            for power in (1, HALF, 2, Fraction(1, 4), Fraction(3, 2), Fraction(3, 4)):
+                if one * power == growth:
+                    return f"({sizes[-1]}/{sizes[0]})^{power}"
+                if one * -power == growth:
+                    return f"({sizes[0]}/{sizes[-1]})^{power}"
+        return f"{math.exp(growth.log(1)):.4g} at `target`"
+
+    def _sizes(self) -> list[tuple[int, ...]]:
+        every = [axis for node in self.inputs.values() for axis in zip(*node.shapes, strict=True)]
+        return sorted(axis for axis in dict.fromkeys(every) if of_sizes(axis))
+
+    def _residual(self, node: Node) -> Growth:
+        pair = self.orders.orders.get(node)
+        return NONE if pair is None else at(pair.typical, self.solution.gains)
+
+    def _described_left(self) -> list[str]:
+        found: dict[str, None] = {}
+        for equation, growth in self.solution.left:
+            origin = self._origin(equation)
+            found[
+                f"{origin.line or 'an unknown line'}: `{origin.op}` is {self.factor(growth)} times "
+                f"the base model's, and {equation.why} at {equation.site.line or 'its end'}"
+            ] = None
+        return list(found)
+
+    def _origin(self, equation: Equation) -> Node:
+        """The value whose order first was another than zero."""
+        node = equation.value
+        if not self._residual(node):
+            others = [p for p in equation.site.parents if self._residual(p)]
+            node = others[0] if others else node
+        seen: set[Node] = set()
+        while node not in seen:
+            seen.add(node)
+            wrong = [p for p in node.parents if self._residual(p)]
+            acts = [p for p in wrong if self.uses.nature.get(p) == "activation"]
+            if not acts:
+                return node
+            node = acts[0]
+        return node
+
+
+def _one_by_one(flat: Flat) -> Flat:
+    """The program, in which no value follows from those that only go through beside it."""
+    for node in flat.nodes:
+        if node.op in _SIDE_BY_SIDE and len(node.parents) > 1:
+            node.parents = [node.parents[node.output]]
+    return flat
+
+
+def _described(node: Node) -> str:
+    return (
+        f"`{node.op}` at {node.line or 'an unknown line'}, of {node.parents[0].shapes[0]} in `base`"
+    )
+
+
+_SIDE_BY_SIDE = frozenset({"device_put", "optimization_barrier", "psum", "pmax", "pmin", "sort"})
+"""Operations of several values, each of which makes one result."""
+_OWN = {"looked up": 0.08, "added": 0.1}
+"""What a parameter costs by its use, beside what it moves."""
+_NO_TARGET = (
+    "muP asks for factors that this model lacks, and base and delta alone do not tell how large "
+    "they are at a target of another depth. Give `base`, `delta` and `target` as mappings, with "
+    "the depth as an entry of its own."
+)
+_UNREAD = (
+    "Every operation of the model must be one of which it is known how its result grows with the "
+    "width. Of these it is not:{}\n"
+    "Give an `apply` that computes them with other operations."
+)
+_MADE = (
+    "A matrix must be a parameter. One that the model makes itself, by a product of activations "
+    "with a parameter, has axes that muP has no rule for. It is used by{}\n"
+    "Make the matrices parameters that activations choose from, or give rules and no `inputs`."
+)
+_UNEVEN = (
+    "Some parts of an axis grow otherwise than the whole. The parameters that make it, or sum "
+    "over it, have one number for all parts, which is right for the whole alone. It is taken apart "
+    "or put together by{}\n"
+    "Make each part by a parameter of its own, or let all parts grow alike."
+)
+_NOBODY = (
+    "The factors that muP asks for and the model lacks must be ones that a parameter can carry. "
+    "These are not:{}\n"
+    "Multiply by the inverse there, or by a power of it at the places that follow."
+)

@@ -1,0 +1,468 @@
+"""What a program does with its parameters: where each meets an activation, and on which axes."""
+
+import collections
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from jaxmup._infer._dims import (
+    EMPTY,
+    Dims,
+    dot_axes,
+    gathered,
+    growing,
+    grows,
+    is_product,
+    moved,
+    params_of,
+)
+from jaxmup._infer._growth import NONE, of_sizes
+from jaxmup._program import Flat, Node
+from jaxmup._spec import AxisKind
+
+Nature = Literal["constant", "weight", "activation"]
+"""What a value follows from: no input, parameters alone, or inputs too."""
+Source: TypeAlias = tuple[str, int]
+"""An axis of a parameter."""
+Origin: TypeAlias = int
+"""A batch axis of a product of which only what follows tells whether it is one of features."""
+Kind: TypeAlias = AxisKind | frozenset[Origin]
+"""What an axis does; with origins, output if any of them goes on as features, else batch."""
+TINY = 1e-3
+"""What is smaller than this in a sum only keeps it from zero."""
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """A value that is made of parameters alone.
+
+    Args:
+      dims: The axes of parameters that each of its axes is made of.
+      parameters: The parameters.
+      linear: True if it is homogeneous in them.
+      known: What axes that it no longer has did, on the way to it.
+    """
+
+    dims: Dims
+    parameters: frozenset[str]
+    linear: bool = True
+    known: frozenset[tuple[Source, AxisKind]] = frozenset()
+
+
+class Use(NamedTuple):
+    """A place where a parameter meets an activation.
+
+    Args:
+      kinds: What its axes do there.
+      verb: What is done with it, such as `"looked up"`.
+      node: The value that is made of it there.
+    """
+
+    kinds: Mapping[int, AxisKind]
+    verb: str
+    node: Node
+
+    def __str__(self) -> str:
+        """Such as *looked up at model.py:115*."""
+        return f"{self.verb} at {self.node.line or 'an unknown line'}"
+
+
+class Uses:
+    """The nature of all values of a program, and the uses of its parameters.
+
+    Args:
+      flat: The program at several sizes.
+      names: Names of the parameters, by the input that each is.
+
+    Attributes:
+      nature: What each value follows from.
+      views: Of each value that follows from parameters alone, which.
+      made_matrices: Products with a matrix that activations have made.
+    """
+
+    def __init__(self, flat: Flat, names: Mapping[Node, str]):
+        self.flat, self.names = flat, names
+        self.nature: dict[Node, Nature] = {}
+        self.views: dict[Node, View] = {}
+        self._origins: dict[Node, Dims] = {}
+        self._index = {node: i for i, node in enumerate(flat.nodes)}
+        self._met: list[tuple[str, dict[int, Kind], str, Node]] = []
+        self._features: set[Origin] = set()
+        self.made_matrices: dict[Node, None] = {}
+        # What comes around in a loop is known only after the loop: until nothing changes any more.
+        self._loops = any(node.op == "carry" for node in flat.nodes)
+        for _ in range(12):
+            before = dict(self.nature), dict(self.views), dict(self._origins)
+            self._met.clear()
+            for node in flat.nodes:
+                self._visit(node)
+            if not self._loops or before == (self.nature, self.views, self._origins):
+                break
+        for output in flat.outputs:
+            if self.nature[output] == "weight":
+                self._meet(output, output, _outputs(output), "returned")
+
+    def of(self, name: str) -> list[Use]:
+        """The uses of a parameter."""
+        return self._by_name.get(name, [])
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str, list[Use]]:
+        found: dict[str, list[Use]] = collections.defaultdict(list)
+        for name, kinds, verb, node in self._met:
+            settled: dict[int, AxisKind] = {}
+            for axis, kind in kinds.items():
+                settled[axis] = self._settled(kind)
+            found[name].append(Use(settled, verb, node))
+        return dict(found)
+
+    def _settled(self, kind: Kind) -> AxisKind:
+        if isinstance(kind, frozenset):
+            return "output" if kind & self._features else "batch"
+        return kind
+
+    # ---- one value
+
+    def _visit(self, node: Node) -> None:
+        if node.op == "input":
+            self._input(node)
+            return
+        natures = [self.nature.get(parent, "constant") for parent in node.parents]
+        weights = [p for p, n in zip(node.parents, natures, strict=True) if n == "weight"]
+        acts = [p for p, n in zip(node.parents, natures, strict=True) if n == "activation"]
+        # Integers that follow from inputs choose and mask; what they choose from says what it is.
+        self.nature[node] = "activation" if acts else "weight" if weights else "constant"
+        if not weights and not acts:
+            return
+        if weights and not acts:
+            self._combine(node, weights)
+        elif weights and self._is_modulated(node, weights, acts):
+            self.nature[node] = "weight"
+            self._combine(node, weights)
+        else:
+            for weight in dict.fromkeys(weights):
+                self._use(node, weight)
+        if self.nature[node] == "activation":
+            self._follow(node)
+
+    def _input(self, node: Node) -> None:
+        name = self.names.get(node)
+        self.nature[node] = "activation" if name is None else "weight"
+        if name is not None:
+            axes = range(len(node.shapes[0]))
+            self.views[node] = View(
+                tuple(frozenset({(name, axis)}) for axis in axes), frozenset({name})
+            )
+
+    # ---- parameters among themselves
+
+    def _combine(self, node: Node, weights: list[Node]) -> None:
+        """The view of a value of parameters and constants."""
+        op = node.op
+        if is_product(node):
+            self._product(node)
+            return
+        if op == "conv_general_dilated":  # of parameters alone: no activation, but used as such
+            self.nature[node] = "activation"
+            for weight in weights:
+                self._use(node, weight)
+            return
+        dims = [EMPTY] * len(node.shapes[0])
+        known: set[tuple[Source, AxisKind]] = set()
+        for position, parent in enumerate(node.parents):
+            view = self.views.get(parent)
+            if view is None or self.nature[parent] != "weight":
+                continue
+            known |= view.known
+            known |= {(source, "batch") for source in self._left(node, position, view)}
+            if not (op == "gather" and position):
+                dims = [a | b for a, b in zip(dims, moved(node, position, view.dims), strict=True)]
+        views = [self.views[weight] for weight in weights if weight in self.views]
+        self.views[node] = View(
+            tuple(dims),
+            frozenset().union(*(view.parameters for view in views)),
+            all(view.linear for view in views) and self._is_homogeneous(node),
+            frozenset(known),
+        )
+
+    def _left(self, node: Node, position: int, view: View) -> Iterable[Source]:
+        """Axes of parameters that a value no longer has, since one element of them was taken."""
+        axes: Sequence[int] = ()
+        if node.op == "slice" and not node.equations:
+            axes = (0,)
+        elif node.op == "squeeze":
+            axes = params_of(node)["dimensions"]
+        elif node.op == "gather" and position == 0:
+            axes = gathered(node)[0]
+        return [source for axis in axes for source in view.dims[axis]]
+
+    def _is_homogeneous(self, node: Node) -> bool:
+        """True if a factor on the parameters is a factor on what is made of them."""
+        constants = [p for p in node.parents if self.nature.get(p) == "constant"]
+        if node.op in ("add", "sub"):
+            return not constants
+        if node.op == "div":
+            return node.parents[1] in constants
+        return node.op in _HOMOGENEOUS
+
+    def _product(self, node: Node) -> None:
+        """A product of two parameters, or of one and an array of constants."""
+        left, right = node.parents
+        if "constant" in (self.nature[left], self.nature[right]):
+            self.nature[node] = "activation"
+            self._use(node, left if self.nature[left] == "weight" else right)
+            return
+        (left_in, right_in), (left_batch, right_batch) = dot_axes(node)
+        vectors = [
+            not any(axis not in (*summed, *batch) for axis in growing(one))
+            for one, summed, batch in (
+                (left, left_in, left_batch),
+                (right, right_in, right_batch),
+            )
+        ]
+        if any(grows(left, axis) for axis in left_in) and any(vectors):
+            # A learned vector, as a latent, in the place of an activation.
+            self.nature[node] = "activation"
+            vector, matrix = (left, right) if vectors[0] else (right, left)
+            self._meet(node, vector, _outputs(vector), "multiplied by a matrix")
+            self._use(node, matrix)
+            return
+        views = self.views[left], self.views[right]
+        # x @ (A @ B): the axis between them is what A puts out and B sums over.
+        between: set[tuple[Source, AxisKind]] = set()
+        between |= {(source, "output") for i in left_in for source in views[0].dims[i]}
+        between |= {(source, "input") for i in right_in for source in views[1].dims[i]}
+        dims = [
+            a | b
+            for a, b in zip(
+                moved(node, 0, views[0].dims), moved(node, 1, views[1].dims), strict=True
+            )
+        ]
+        self.views[node] = View(
+            tuple(dims),
+            views[0].parameters | views[1].parameters,
+            views[0].linear and views[1].linear,
+            views[0].known | views[1].known | between,
+        )
+
+    # ---- parameters and activations
+
+    def _is_modulated(self, node: Node, weights: list[Node], acts: list[Node]) -> bool:
+        """True of a matrix that activations scale, mask or choose, and that stays one.
+
+        So do spectral norms, masks on weights and experts that are looked up. Two of its axes grow;
+        of a gain or an embedding one does.
+        """
+        weight = weights[0]
+        position = node.parents.index(weight)
+        if node.op not in ("mul", "div", "gather", "dynamic_slice", "select_n"):
+            return False
+        if len(set(weights)) > 1 and node.op != "select_n":
+            return False
+        if position and node.op in ("div", "gather", "dynamic_slice"):
+            return False
+        view = self.views.get(weight)
+        if view is None:
+            return False
+        if node.op == "gather":
+            dims, whole = moved(node, 0, view.dims), node
+        else:
+            dims, whole = view.dims, weight
+        if node.op in ("mul", "div"):
+            size = math.prod(weight.shapes[0])
+            if any(math.prod(act.shapes[0]) > size for act in acts):
+                return False
+        return sum(1 for axis, sources in enumerate(dims) if sources and grows(whole, axis)) > 1
+
+    def _use(self, node: Node, weight: Node) -> None:
+        """Notes what the axes of a weight do where it meets an activation."""
+        position, ndim = node.parents.index(weight), len(weight.shapes[0])
+        kinds = _outputs(weight)
+        verb = _VERBS.get(node.op, f"read by `{node.op}`")
+        if is_product(node):
+            contracted, batch = dot_axes(node)
+            ragged = "ragged_dot_dimension_numbers" in params_of(node)
+            for axis in contracted[position]:
+                kinds[axis] = "input"
+            for i, axis in enumerate(batch[position]):
+                kinds[axis] = "batch" if ragged else frozenset({self._origin(node, i)})
+            verb = "multiplied"
+        elif node.op == "conv_general_dilated":
+            numbers = params_of(node)["dimension_numbers"]
+            spec = numbers.rhs_spec if position == 1 else numbers.lhs_spec
+            for axis in range(ndim):
+                kinds[axis] = "batch"
+            kinds[spec[0]], kinds[spec[1]] = "output", "input"
+        elif node.op == "gather" and position == 0:
+            for axis in gathered(node)[0]:
+                kinds[axis] = "batch"
+        elif node.op == "dynamic_slice" and position == 0:
+            for axis in range(ndim):
+                if node.shapes[0][axis] != weight.shapes[0][axis]:
+                    kinds[axis] = "batch"
+        else:  # element by element: an axis of experts of the other is one of experts here
+            for other in node.parents:
+                origins = self._origins.get(other)
+                if origins is not None and len(origins) == ndim:
+                    experts = [frozenset(o for o in each if o >= 0) for each in origins]
+                    for axis, origin in enumerate(experts):
+                        kinds[axis] = origin or kinds[axis]
+        self._meet(node, weight, kinds, verb)
+
+    def _meet(self, node: Node, weight: Node, kinds: Sequence[Kind], verb: str) -> None:
+        view = self.views.get(weight)
+        if view is None:
+            return
+        found: dict[str, dict[int, dict[Kind, bool]]] = {name: {} for name in view.parameters}
+        for axis, (sources, kind) in enumerate(zip(view.dims, kinds, strict=True)):
+            for name, source in sources:
+                by_kind = found[name].setdefault(source, {})
+                by_kind[kind] = by_kind.get(kind, False) or grows(weight, axis)
+        for (name, source), kind in view.known:
+            if kind != "batch" or source not in found[name]:
+                found[name].setdefault(source, {}).setdefault(kind, True)
+        for name, axes in found.items():
+            decided: dict[int, Kind] = {axis: _decided(by_kind) for axis, by_kind in axes.items()}
+            self._met.append((name, decided, verb, node))
+
+    # ---- batch axes of products, followed to see what becomes of them
+
+    def _origin(self, node: Node, axis: int) -> Origin:
+        return 64 * self._index[node] + axis
+
+    def _follow(self, node: Node) -> None:
+        dims: list[frozenset[Origin]] | None = None
+        for position, parent in enumerate(node.parents):
+            origins = self._origins.get(parent)
+            if origins is None:
+                continue
+            if is_product(node):
+                self._note_features(node, position, origins)
+                self._note_made_matrix(node, position, origins)
+            if not (node.op == "gather" and position):
+                new = moved(node, position, origins)
+                dims = (
+                    list(new) if dims is None else [a | b for a, b in zip(dims, new, strict=True)]
+                )
+        if is_product(node) and "dimension_numbers" in params_of(node):
+            natures = [self.nature[parent] for parent in node.parents]
+            if "weight" in natures:
+                _, (batch, _) = dot_axes(node)
+                dims = [EMPTY] * len(node.shapes[0]) if dims is None else dims
+                for i in range(len(batch)):
+                    dims[i] = dims[i] | {self._origin(node, i)}
+                own = self._outputs_of_matrix(node, natures.index("weight"))
+                dims = [a | b for a, b in zip(dims, own, strict=True)]
+        if dims is not None and any(dims):
+            self._origins[node] = tuple(dims)
+
+    def _note_features(self, node: Node, position: int, origins: Dims) -> None:
+        """An axis that a weight sums over is one of features."""
+        if self.nature[node.parents[1 - position]] == "weight":
+            contracted, _ = dot_axes(node)
+            for axis in contracted[position]:
+                self._features |= origins[axis]
+
+    def _outputs_of_matrix(self, node: Node, position: int) -> Dims:
+        """Marks of the axes that a product gets from a weight, where they may be a matrix's.
+
+        That is where two of them grow, or one that is as large as two. A mark is negative, which no
+        other origin is.
+        """
+        weight = node.parents[position]
+        contracted, batch = dot_axes(node)
+        summed = (*contracted[position], *batch[position])
+        free = [axis for axis in growing(weight) if axis not in summed]
+        sizes = list(zip(*weight.shapes, strict=True))
+        squares = [of_sizes(sizes[axis]) * 2 for axis in growing(weight)]
+        if len(free) < 2 and not any(of_sizes(sizes[axis]) in squares for axis in free):
+            return (EMPTY,) * len(node.shapes[0])
+        marks = [
+            frozenset({-1 - self._origin(node, axis)}) if axis in free else EMPTY
+            for axis in range(len(sizes))
+        ]
+        return moved(node, position, tuple(marks))
+
+    def _note_made_matrix(self, node: Node, position: int, origins: Dims) -> None:
+        """A matrix of activations that another sums over one axis of, and keeps the other."""
+        if any(self.nature[parent] != "activation" for parent in node.parents):
+            return
+        if "dimension_numbers" not in params_of(node):
+            return
+        contracted, batch = dot_axes(node)
+        parent = node.parents[position]
+
+        def marks(axes: Iterable[int]) -> set[int]:
+            found = (o for axis in axes if grows(parent, axis) for o in origins[axis])
+            return {(-1 - origin) // 64 for origin in found if origin < 0}
+
+        kept = [
+            axis
+            for axis in range(len(origins))
+            if axis not in (*contracted[position], *batch[position])
+        ]
+        if marks(contracted[position]) & marks(kept):
+            self.made_matrices[node] = None
+
+
+def _decided(by_kind: Mapping[Kind, bool]) -> Kind:
+    """What an axis does of which parts do several things: what the parts that grow do."""
+    growing_kinds = [kind for kind, is_growing in by_kind.items() if is_growing]
+    kinds: list[Kind] = growing_kinds or list(by_kind)
+    ranks = {"input": 0, "output": 1}  # of all others, the first
+    return min(kinds, key=lambda kind: ranks.get(kind, 2) if isinstance(kind, str) else 2)
+
+
+def _outputs(node: Node) -> list[Kind]:
+    return ["output"] * len(node.shapes[0])
+
+
+def uneven(flat: Flat, nature: Callable[[Node], Nature]) -> list[Node]:
+    """Values that take a part of an axis, or join parts, that grow unlike the whole."""
+
+    def growth(node: Node, axis: int) -> Any:
+        return of_sizes(tuple(shape[axis] for shape in node.shapes))
+
+    found = []
+    for node in flat.nodes:
+        if not node.equations or nature(node) == "constant":
+            continue
+        if node.op in ("slice", "split", "dynamic_slice"):
+            whole = node.parents[0]
+            axes = range(len(node.shapes[0]))
+            wrong = any(growth(whole, axis) not in (NONE, growth(node, axis)) for axis in axes)
+        elif node.op == "concatenate":
+            axis = params_of(node)["dimension"]
+            parts = [part for part in node.parents if nature(part) != "constant"]
+            wrong = any(growth(part, axis) != growth(node, axis) for part in parts)
+        else:
+            wrong = False
+        if wrong:
+            found.append(node)
+    return found
+
+
+def natures(uses: Uses) -> Callable[[Node], Nature]:
+    """The nature of a value."""
+    return lambda node: uses.nature.get(node, "constant")
+
+
+_HOMOGENEOUS = frozenset(
+    "convert_element_type copy neg reduce_precision stop_gradient optimization_barrier "  # noqa: SIM905
+    "sharding_constraint copy_p name pvary carry choice shard unshard real imag conj mesh_cast mul "
+    "concatenate pad slice dynamic_slice rev add_any select_n split cumsum dynamic_update_slice "
+    "expand_dims reshape transpose broadcast_in_dim squeeze gather stack reduce_sum abs "
+    "reduce_max reduce_min max min".split()
+)
+_VERBS = {
+    "add": "added",
+    "sub": "added",
+    "add_any": "added",
+    "mul": "a gain",
+    "div": "a gain",
+    "gather": "looked up",
+    "dynamic_slice": "looked up",
+    "conv_general_dilated": "convolved with",
+}
