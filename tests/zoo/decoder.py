@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
 from zoo.case import Case
 
 VOCABULARY, LENGTH = 11, 6
@@ -36,7 +37,8 @@ class Attention(nnx.Module):
         def to_heads(number):
             return nnx.LinearGeneral(width, (number, head_size), use_bias=False, rngs=rngs)
 
-        self.query, self.key, self.value = to_heads(heads), to_heads(heads // 2), to_heads(heads // 2)
+        self.query = to_heads(heads)
+        self.key, self.value = to_heads(heads // 2), to_heads(heads // 2)
         self.out = nnx.LinearGeneral(
             (heads, head_size), width, axis=(-2, -1), use_bias=False, rngs=rngs
         )
