@@ -47,9 +47,12 @@ def roles_by_hand(roles: Any) -> dict[str, str]:
     return by_layer | biases
 
 
+@pytest.mark.parametrize("from_program", [False, True])
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
-def test_roles_of_whole_models(model):
+def test_roles_of_whole_models(model, from_program):
     kwargs = {"inputs": model.inputs, "rules": model.rules}
+    if from_program:
+        kwargs = {"inputs": model.batch, "apply": model.apply}
     specs = jaxmup.infer(model.make_model, base=16, delta=32, target=64, **kwargs)
     found = {
         re.sub("/(kernel|embedding|scale)$", "", name): spec.role
@@ -217,6 +220,32 @@ def test_nnx_layers(layer, expected):
     assert leaves_by_path(specs) == by_hand(expected)
 
 
+SHAPES = {
+    "LoRA": lambda n: (1, n),
+    "LoRALinear with a growing rank": lambda n: (1, 3),
+    "PReLU": lambda n: (1, n),
+}
+
+
+def apply_cell(cell: nnx.Module, x: Any) -> Any:
+    return cell(cell.initialize_carry(x.shape, nnx.Rngs(0)), x)
+
+
+@pytest.mark.parametrize("name", [name for name in IN_NNX if name != "GRUCell"])
+def test_the_program_says_of_nnx_layers_what_their_types_say(name):
+    layer, linen, expected = LAYERS[name]
+    shape = SHAPES[name] if linen is None else lambda n: linen(n)[1]
+    specs = infer(lambda n, rngs: layer(n, rngs=rngs), inputs=lambda n: zeros(*shape(n)))
+    assert leaves_by_path(specs) == by_hand(expected)
+
+
+def test_the_program_says_of_an_nnx_cell_what_its_type_says():
+    layer, _, expected = LAYERS["GRUCell"]
+    kwargs = {"inputs": zeros(1, 3), "apply": apply_cell}
+    specs = infer(lambda n, rngs: layer(n, rngs=rngs), **kwargs)
+    assert leaves_by_path(specs) == by_hand(expected)
+
+
 @pytest.mark.parametrize(("layer", "expected"), cases(IN_LINEN))
 def test_linen_layers(layer, expected):
     specs = infer(lambda n: layer(n)[0], inputs=lambda n: zeros(*layer(n)[1]))
@@ -336,33 +365,44 @@ class OwnLinenAttention(nn.MultiHeadDotProductAttention):
 
 
 UNKNOWN = {
-    "attention_fn": ({"attention_fn": custom}, nnx.MultiHeadAttention, None),
-    "subclass": ({}, OwnAttention, None),
-    "Linen attention_fn": (
-        {"attention_fn": custom},
-        nn.MultiHeadDotProductAttention,
-        lambda heads, size: zeros(1, 3, heads * size),
-    ),
+    "attention_fn": ({"attention_fn": custom}, nnx.MultiHeadAttention),
+    "subclass": ({}, OwnAttention),
+}
+READ = {name: (*case, {}) for name, case in UNKNOWN.items()} | {
+    "Linen attention_fn": ({"attention_fn": custom}, nn.MultiHeadDotProductAttention, True),
+    "Linen subclass": ({}, OwnLinenAttention, True),
 }
 
 
-@pytest.mark.parametrize(("options", "module", "inputs"), cases(UNKNOWN))
-def test_attention_that_is_not_known_may_grow_in_number_only(options, module, inputs):
-    def attention(heads, size, **rngs):
-        sizes = (heads,) if inputs else (heads, heads * size)
-        return module(*sizes, decode=False, **options, **rngs)
+@pytest.mark.parametrize(("options", "module"), cases(UNKNOWN))
+def test_attention_that_is_not_known_may_grow_in_number_only(options, module):
+    def make(heads, size, rngs):
+        return module(heads, heads * size, decode=False, **options, rngs=rngs)
 
-    make = (
-        (lambda heads, size: attention(heads, size))
-        if inputs
-        else (lambda heads, size, rngs: attention(heads, size, rngs=rngs))
-    )
     sizes = [{"heads": 2, "size": n} for n in (4, 8, 16)]
     with pytest.raises(ValueError, match=r"must be Flax's own(.|\n)*\n  query/bias: base \(2, 4\)"):
-        infer(make, *sizes, inputs=inputs)
+        infer(make, *sizes)
     numbers = [{"heads": n, "size": 4} for n in (2, 4, 8)]
-    specs = infer(make, *numbers, inputs=inputs)
-    assert specs["query"]["kernel"].forward_gain == 1
+    assert infer(make, *numbers)["query"]["kernel"].forward_gain == 1
+
+
+@pytest.mark.parametrize(("options", "module", "linen"), cases(READ))
+def test_attention_of_any_kind_is_read_where_there_are_inputs(options, module, linen):
+    def in_nnx(heads, size, rngs):
+        return module(heads, heads * size, decode=False, **options, rngs=rngs)
+
+    def in_linen(heads, size):
+        return module(heads, **options)
+
+    def gains(*sizes):
+        sizes = [{"heads": heads, "size": size} for heads, size in sizes]
+        inputs = {"inputs": lambda heads, size: zeros(1, 3, heads * size)}
+        specs = leaves_by_path(infer(in_linen if linen else in_nnx, *sizes, **inputs))
+        return {name.partition("query/")[2]: s.forward_gain for name, s in specs.items()
+                if s.forward_gain != 1}  # fmt: skip
+
+    assert gains((2, 4), (2, 8), (2, 64)) == {"kernel": 0.25, "bias": 0.25}
+    assert gains((2, 4), (4, 4), (8, 4)) == {}
 
 
 # ---- depth
@@ -522,19 +562,23 @@ class NormalizedLinen(nn.Module):
 
 
 FOREIGN = {
-    "subclass": (lambda n, rngs: Scaled(n, n, rngs=rngs), {}),
-    "Linen subclass": (ScaledLinen, {"inputs": zeros(1, 3)}),
-    "WeightNorm": (normalized(nnx.WeightNorm), {}),
-    "SpectralNorm": (normalized(nnx.SpectralNorm), {}),
-    "Linen WeightNorm": (NormalizedLinen, {"inputs": zeros(1, 3)}),
-    "tree": (lambda n: {"a": {"kernel": jnp.zeros((n, n))}}, {}),
+    "subclass": (lambda n, rngs: Scaled(n, n, rngs=rngs), None),
+    "Linen subclass": (ScaledLinen, None),
+    "WeightNorm": (normalized(nnx.WeightNorm), None),
+    "SpectralNorm": (normalized(nnx.SpectralNorm), None),
+    "Linen WeightNorm": (NormalizedLinen, None),
+    "tree": (lambda n: {"a": {"kernel": jnp.zeros((n, n))}}, lambda p, x: x @ p["a"]["kernel"]),
 }
 
 
-@pytest.mark.parametrize(("make", "kwargs"), cases(FOREIGN))
-def test_a_layer_that_computes_in_its_own_way_needs_rules(make, kwargs):
-    with pytest.raises(ValueError, match=r"must be known(.|\n)*kernel \("):
-        infer(make, **kwargs)
+@pytest.mark.parametrize(("make", "apply"), cases(FOREIGN))
+def test_a_layer_that_computes_in_its_own_way_needs_inputs_or_rules(make, apply):
+    specs = leaves_by_path(infer(make, inputs=lambda n: zeros(1, n), apply=apply))
+    kernels = [spec for name, spec in specs.items() if name.endswith("kernel")]
+    assert kernels
+    assert all(k.axes == axes("input 16/4, output 16/4") for k in kernels)
+    with pytest.raises((TypeError, ValueError), match=r"must be (known(.|\n)*kernel \(|given for)"):
+        infer(make)
 
 
 def test_jaxmup_layers_keep_their_specs():
@@ -586,21 +630,29 @@ class TiedNNX(nnx.Module):
 
 
 LOOKUP = {"rules": {"embed/embedding": ("batch", "output")}}
-TIED = {  # a model; whether its embedding is taken to be tied
-    "attend": (lambda n: Tied(n), {"inputs": TOKENS}, True),
-    "attend, no other readout": (lambda n: Tied(n, readout=False), {"inputs": TOKENS}, True),
-    "readout": (lambda n: Tied(n, tied=False), {"inputs": TOKENS}, False),
-    "no readout": (TiedNNX, {}, True),
+
+
+def test_without_inputs_an_embedding_without_a_readout_is_taken_to_be_tied():
+    with pytest.raises(ValueError, match=r"tied embedding(.|\n)*\n  embed/embedding\n"):
+        infer(TiedNNX)
+    specs = infer(TiedNNX, **LOOKUP)
+    assert specs["embed"]["embedding"].axes == axes("batch 11, output 16/4")
+
+
+TIED = {  # a model; the gains of what carries its 1/r at r = 4
+    # Logits and the stream that the second head reads: E · E needs 1/r, E alone none.
+    "attend": (lambda n: Tied(n), {"embed/embedding": 0.5, "value/kernel": 2.0}),
+    "attend, no other readout": (lambda n: Tied(n, readout=False), {"embed/embedding": 0.5}),
+    "readout": (lambda n: Tied(n, tied=False), {}),
 }
 
 
-@pytest.mark.parametrize(("make", "kwargs", "tied"), cases(TIED))
-def test_a_tied_embedding_is_an_error(make, kwargs, tied):
-    if tied:
-        with pytest.raises(ValueError, match=r"tied embedding(.|\n)*\n  embed/embedding\n"):
-            infer(make, **kwargs)
-    specs = infer(make, **kwargs, **(LOOKUP if tied else {}))
-    assert specs["embed"]["embedding"].axes == axes("batch 11, output 16/4")
+@pytest.mark.parametrize("rules", [{}, LOOKUP], ids=["", "rule"])
+@pytest.mark.parametrize(("make", "gains"), cases(TIED))
+def test_a_tied_embedding_gets_its_factor(make, gains, rules):
+    specs = leaves_by_path(infer(make, inputs=TOKENS, **rules))
+    assert specs["embed/embedding"].axes == axes("batch 11, output 16/4")
+    assert {n: s.forward_gain for n, s in specs.items() if s.forward_gain != 1} == gains
 
 
 # ---- bad input

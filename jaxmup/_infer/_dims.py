@@ -110,9 +110,7 @@ def _of_product(node: Node, parent: int, dims: Dims) -> Dims:
     return _placed(ndim, positions, [*shared, *kept])
 
 
-def _reshaped(
-    old: Sequence[tuple[int, ...]], new: Sequence[tuple[int, ...]], dims: Dims
-) -> Dims:
+def _reshaped(old: Sequence[tuple[int, ...]], new: Sequence[tuple[int, ...]], dims: Dims) -> Dims:
     """Blocks of axes that have the same number of elements at every size correspond."""
     found = [EMPTY] * len(new[0])
     for ours, theirs in _blocks(old, new):
@@ -131,7 +129,9 @@ def _blocks(
     while i < n or j < m:
         i1, j1 = min(i + 1, n), min(j + 1, m)
         while True:
-            sizes = [(math.prod(o[i:i1]), math.prod(k[j:j1])) for o, k in zip(old, new, strict=True)]
+            sizes = [
+                (math.prod(o[i:i1]), math.prod(k[j:j1])) for o, k in zip(old, new, strict=True)
+            ]
             unequal = next((pair for pair in sizes if pair[0] != pair[1]), None)
             if unequal is None or (i1 == n and j1 == m):
                 break

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import linprog
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, hstack
 
 from jaxmup._infer._growth import NONE, Growth
 from jaxmup._infer._orders import Equation, Order, Unknown
@@ -80,8 +80,6 @@ def _exponents(
     n, m = len(equations), len(unknowns)
     matrix = csr_array((values, (rows, columns)), shape=(n, m))
     identity = csr_array((np.ones(n), (np.arange(n), np.arange(n))), shape=(n, n))
-    from scipy.sparse import hstack
-
     # Gains and slacks, each as the difference of two that are not negative.
     constraints = hstack([matrix, -matrix, identity, -identity], format="csr")
     costs = np.array([cost(unknown) for unknown in unknowns])
@@ -120,7 +118,9 @@ def _directions(growths: Sequence[Growth]) -> tuple[list[Growth], list[list[Frac
         if pivot is not None:
             k = len(basis)
             basis.append(growth)
-            reduced.append((pivot, row, {k: Fraction(1), **{i: -x for i, x in combination.items()}}))
+            reduced.append(
+                (pivot, row, {k: Fraction(1), **{i: -x for i, x in combination.items()}})
+            )
             combination = {k: Fraction(1)}
         found[growth] = combination
     zero: dict[int, Fraction] = {}

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 
+import jax.numpy as jnp
 import numpy as np
 
 Place = tuple[int, int | float]
@@ -187,6 +188,4 @@ class Constants:
 
 def resolution_of(dtype: object) -> float:
     """Relative distance of two numbers of a dtype; that of float32 for integers."""
-    import jax.numpy as jnp
-
     return float(jnp.finfo(dtype).eps) if jnp.issubdtype(dtype, np.floating) else 1e-7  # type: ignore[arg-type]

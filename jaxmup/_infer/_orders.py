@@ -23,7 +23,7 @@ import numpy as np
 from jaxmup._infer._dims import dot_axes, params_of
 from jaxmup._infer._growth import NONE, Constants, Growth, of_sizes, resolution_of
 from jaxmup._infer._uses import TINY, Nature
-from jaxmup._program import Flat, Node, bind, line_of
+from jaxmup._program import Flat, Node, bind
 
 HUGE = 1e4
 """What is larger than this in a sum is a mask."""
@@ -124,7 +124,7 @@ class Orders:
         self.flat, self.nature = flat, nature
         self.coordinates, self.gains = coordinates, gains
         self.constants = Constants(_sizes_of(flat))
-        self.direction = _direction(flat)
+        self.direction = direction_of(flat)
         self.orders: dict[Node, Pair | None] = {}  # `None` for what is exactly zero
         self.uniform: dict[Node, tuple[float, ...]] = {}
         self.equations: list[Equation] = []
@@ -379,6 +379,13 @@ def _summed(orders: Orders, pair: Pair, count: Growth) -> Pair:
     return Pair(aligned, orders.larger(aligned, pair.typical.grown(count * HALF)))
 
 
+def _fourier(orders: Orders, node: Node) -> Pair | None:
+    ndim, number = len(node.shapes[0]), len(params_of(node)["fft_lengths"])
+    if orders.growth(node.parents[0], range(ndim - number, ndim)):
+        orders.unread.setdefault("fft", node)  # over the width: sums that are aligned in no way
+    return orders[node.parents[0]]
+
+
 def _contraction(orders: Orders, node: Node) -> Pair | None:
     left, right = node.parents[:2]
     x, y = orders[left], orders[right]
@@ -400,7 +407,7 @@ def _contraction(orders: Orders, node: Node) -> Pair | None:
     weights = [p for p, nature in zip(pairs, natures, strict=True) if nature == "weight"]
     if not weights:
         return both((x.typical + y.typical).grown(count))
-    # Of two weights, as a latent and a matrix, that is the matrix which has the smaller coordinates.
+    # Of two weights, as a latent and a matrix, the matrix has the smaller coordinates.
     weight, act = weights[0]
     if len(weights) > 1 and orders.larger(weight.aligned, act.aligned) is weight.aligned:
         weight, act = weights[1]
@@ -433,43 +440,53 @@ def _rows() -> dict[str, Row]:
         "all_gather all_to_all ppermute shard unshard tile layout_constraint pbroadcast pmean "
         "cumprod_ to_edtype from_edtype reshard unvary",
     )
-    put(_size, "abs reduce_max reduce_min cummax cummin top_k approx_top_k reduce_window_max pmax "
-        "reduce_window_min select_and_gather_add pmin")
+    put(
+        _size,
+        "abs reduce_max reduce_min cummax cummin top_k approx_top_k reduce_window_max pmax "
+        "reduce_window_min select_and_gather_add pmin",
+    )
     put(
         _nonlinear,
         "exp exp2 log log1p expm1 tanh logistic sin cos tan asin acos atan sinh cosh asinh acosh "
         "atanh erf erfc erf_inv round floor ceil clamp atan2 rem lgamma digamma igamma igammac "
         "reduce_prod cumprod cumlogsumexp bessel_i0e bessel_i1e regularized_incomplete_beta "
-        "polygamma zeta complex fft qr eigh svd cholesky lu triangular_solve householder_product",
+        "polygamma zeta complex",
     )
+    put(_fourier, "fft")
     put(_times, "mul")
     put(_over, "div")
     put(_integer_power, "integer_pow")
     put(_any_power, "pow")
-    for name, exponent in (("sqrt", HALF), ("rsqrt", -HALF), ("square", Fraction(2)),
-                           ("cbrt", Fraction(1, 3))):
+    for name, exponent in (
+        ("sqrt", HALF),
+        ("rsqrt", -HALF),
+        ("square", Fraction(2)),
+        ("cbrt", Fraction(1, 3)),
+    ):
         rows[name] = _power(exponent)
     put(_reduce_sum, "reduce_sum cumsum reduce_window_sum psum")
     put(_contraction, "dot_general ragged_dot_general ragged_dot conv_general_dilated")
     put(_sum_of(lambda node: node.parents), "add sub add_any concatenate max min")
     put(_sum_of(lambda node: node.parents[1:]), "select_n choice")
     put(_sum_of(lambda node: node.parents[:2]), "dynamic_update_slice")
-    put(_sum_of(lambda node: node.parents[::2]),
+    put(
+        _sum_of(lambda node: node.parents[::2]),
         "scatter scatter-add scatter_add scatter_min scatter_max scatter-min scatter-max "
-        "scatter-sub scatter_sub")
+        "scatter-sub scatter_sub",
+    )
     return rows
 
 
 ROWS: Mapping[str, Row] = _rows()
 """One row a primitive."""
 _KEEPS_NUMBERS = frozenset(
-    "broadcast_in_dim reshape squeeze expand_dims transpose slice dynamic_slice copy rev "
+    "broadcast_in_dim reshape squeeze expand_dims transpose slice dynamic_slice copy rev "  # noqa: SIM905
     "stop_gradient optimization_barrier sharding_constraint reduce_max reduce_min gather".split()
 )
 _OF_NUMBERS = frozenset(
-    "add sub mul div neg sqrt rsqrt square integer_pow pow exp log exp2 max min tanh abs sign floor "
-    "ceil round convert_element_type select_n gt lt ge le eq ne rem not and or is_finite cbrt "
-    "log1p expm1 logistic sin cos".split()
+    "add sub mul div neg sqrt rsqrt square integer_pow pow exp log exp2 max min tanh abs sign "  # noqa: SIM905
+    "floor ceil round convert_element_type select_n gt lt ge le eq ne rem not and or is_finite "
+    "cbrt log1p expm1 logistic sin cos".split()
 )
 
 
@@ -485,7 +502,7 @@ def _one_number(values: Sequence[Any]) -> tuple[Any, ...] | None:
         if getattr(value, "size", 1) > 10**6 or _is_abstract(value):
             return None
         array = np.asarray(value)
-        if array.size == 0 or array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
+        if array.size == 0 or (array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16"):
             return None
         if not (array == array.flat[0]).all():
             return None
@@ -510,16 +527,10 @@ def _sizes_of(flat: Flat) -> list[Growth]:
     return [growth for growth, _ in found.most_common(24)]
 
 
-def _direction(flat: Flat) -> int:
+def direction_of(flat: Flat) -> int:
     """1 if delta is larger than base, -1 if it is smaller."""
     for node in flat.inputs:
         for base, delta, *_ in zip(*node.shapes, strict=True):
             if base != delta:
                 return 1 if delta > base else -1
     return 1
-
-
-def line(node: Node) -> str:
-    """The line of a value, for messages."""
-    found = line_of(node.path)
-    return str(found) if found else "an unknown line"

@@ -2,7 +2,9 @@
 
 import collections
 import dataclasses
+import functools
 import math
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
@@ -11,8 +13,8 @@ from jaxmup._check import listed
 from jaxmup._infer._gains import Solution, at, solve
 from jaxmup._infer._growth import NONE, Growth, of_sizes
 from jaxmup._infer._leaf import Kinds
-from jaxmup._infer._orders import HALF, Equation, Orders, Unknown
-from jaxmup._infer._uses import Use, Uses, natures
+from jaxmup._infer._orders import HALF, Equation, Orders, Unknown, direction_of
+from jaxmup._infer._uses import Use, Uses, natures, uneven
 from jaxmup._model import Instance, Model
 from jaxmup._program import ClosedJaxpr, Flat, Node, flatten
 from jaxmup._spec import AxisKind
@@ -115,6 +117,9 @@ class Reader:
         self.names = programs.names
         self.inputs = dict(zip(self.names, self.flat.inputs, strict=False))
         self.uses = Uses(self.flat, {node: name for name, node in self.inputs.items()})
+        if self.uses.made_matrices:
+            raise ValueError(_MADE.format(listed(map(_described, self.uses.made_matrices))))
+        self._warn_of_uneven_parts()
         self.kinds = {name: given.get(name) or self._kinds(name) for name in self.names}
         self.solution = Solution({}, [])
         if has_gains:
@@ -129,6 +134,15 @@ class Reader:
         return Read(self.kinds[name], gain, self.uses.of(name), carries)
 
     # ---- roles
+
+    def _warn_of_uneven_parts(self) -> None:
+        parts = dict.fromkeys(map(_described, uneven(self.flat, natures(self.uses))))
+        if parts:
+            warnings.warn(_UNEVEN.format(listed(parts)), stacklevel=5)
+
+    @functools.cached_property
+    def _direction(self) -> int:
+        return direction_of(self.flat)
 
     def _coordinates(self, name: PathName, kinds: Mapping[int, AxisKind]) -> tuple[Growth, Growth]:
         """The aligned and the typical order of the coordinates of a parameter under muP."""
@@ -145,13 +159,14 @@ class Reader:
         """The kind of each axis, by the use with the largest coordinates, which binds."""
         uses = self.uses.of(name)
 
-        def size(use: Use) -> tuple[float, int]:
-            growth = self._coordinates(name, use.kinds)[0]
-            return growth.key[0], len(use.kinds)
+        def size(at: int) -> tuple[float, int, int]:
+            # Of two that are alike the later one: a norm of the weights looks at them before.
+            growth = self._coordinates(name, uses[at].kinds)[0]
+            return growth.key[0] * self._direction, len(uses[at].kinds), at
 
         found: dict[int, AxisKind] = {}
-        for use in sorted(uses, key=size, reverse=True):
-            found = {**use.kinds, **found}
+        for at in sorted(range(len(uses)), key=size, reverse=True):
+            found = {**uses[at].kinds, **found}
         return tuple(found.get(axis) for axis in range(len(self.inputs[name].shapes[0])))
 
     # ---- orders and gains
@@ -240,17 +255,34 @@ class Reader:
         return node
 
 
+def _described(node: Node) -> str:
+    return (
+        f"`{node.op}` at {node.line or 'an unknown line'}, of {node.parents[0].shapes[0]} in `base`"
+    )
+
+
 _OWN = {"looked up": 0.08, "added": 0.1}
 """What a parameter costs by its use, beside what it moves."""
 _NO_TARGET = (
-    "muP asks for factors that this model lacks, and base and delta alone do not tell how large they "
-    "are at a target of another depth. Give `base`, `delta` and `target` as mappings, with the depth "
-    "as an entry of its own."
+    "muP asks for factors that this model lacks, and base and delta alone do not tell how large "
+    "they are at a target of another depth. Give `base`, `delta` and `target` as mappings, with "
+    "the depth as an entry of its own."
 )
 _UNREAD = (
     "Every operation of the model must be one of which it is known how its result grows with the "
     "width. Of these it is not:{}\n"
     "Give an `apply` that computes them with other operations."
+)
+_MADE = (
+    "A matrix must be a parameter. One that the model makes itself, by a product of activations "
+    "with a parameter, has axes that muP has no rule for. It is used by{}\n"
+    "Make the matrices parameters that activations choose from, or give rules and no `inputs`."
+)
+_UNEVEN = (
+    "Some parts of an axis grow otherwise than the whole. The parameters that make it, or sum "
+    "over it, have one number for all parts, which is right for the whole alone. It is taken apart "
+    "or put together by{}\n"
+    "Make each part by a parameter of its own, or let all parts grow alike."
 )
 _NOBODY = (
     "The factors that muP asks for and the model lacks must be ones that a parameter can carry. "

@@ -17,6 +17,7 @@ from jaxmup._infer._dims import (
     moved,
     params_of,
 )
+from jaxmup._infer._growth import NONE, of_sizes
 from jaxmup._program import Flat, Node
 from jaxmup._spec import AxisKind
 
@@ -77,6 +78,7 @@ class Uses:
     Attributes:
       nature: What each value follows from.
       views: Of each value that follows from parameters alone, which.
+      made_matrices: Products with a matrix that activations have made.
     """
 
     def __init__(self, flat: Flat, names: Mapping[Node, str]):
@@ -87,6 +89,7 @@ class Uses:
         self._index = {node: i for i, node in enumerate(flat.nodes)}
         self._met: list[tuple[str, dict[int, Kind], str, Node]] = []
         self._features: set[Origin] = set()
+        self.made_matrices: dict[Node, None] = {}
         # What comes around in a loop is known only after the loop: until nothing changes any more.
         self._loops = any(node.op == "carry" for node in flat.nodes)
         for _ in range(12):
@@ -301,7 +304,8 @@ class Uses:
             for other in node.parents:
                 origins = self._origins.get(other)
                 if origins is not None and len(origins) == ndim:
-                    kinds = [o or kind for o, kind in zip(origins, kinds, strict=True)]
+                    experts = [frozenset(o for o in each if o >= 0) for each in origins]
+                    kinds = [o or kind for o, kind in zip(experts, kinds, strict=True)]
         self._meet(node, weight, kinds, verb)
 
     def _meet(self, node: Node, weight: Node, kinds: Sequence[Kind], verb: str) -> None:
@@ -333,9 +337,12 @@ class Uses:
                 continue
             if is_product(node):
                 self._note_features(node, position, origins)
+                self._note_made_matrix(node, position, origins)
             if not (node.op == "gather" and position):
                 new = moved(node, position, origins)
-                dims = list(new) if dims is None else [a | b for a, b in zip(dims, new, strict=True)]
+                dims = (
+                    list(new) if dims is None else [a | b for a, b in zip(dims, new, strict=True)]
+                )
         if is_product(node) and "dimension_numbers" in params_of(node):
             natures = [self.nature[parent] for parent in node.parents]
             if "weight" in natures:
@@ -343,6 +350,8 @@ class Uses:
                 dims = [EMPTY] * len(node.shapes[0]) if dims is None else dims
                 for i in range(len(batch)):
                     dims[i] = dims[i] | {self._origin(node, i)}
+                own = self._outputs_of_matrix(node, natures.index("weight"))
+                dims = [a | b for a, b in zip(dims, own, strict=True)]
         if dims is not None and any(dims):
             self._origins[node] = tuple(dims)
 
@@ -352,6 +361,47 @@ class Uses:
             contracted, _ = dot_axes(node)
             for axis in contracted[position]:
                 self._features |= origins[axis]
+
+    def _outputs_of_matrix(self, node: Node, position: int) -> Dims:
+        """Marks of the axes that a product gets from a weight, where they may be a matrix's.
+
+        That is where two of them grow, or one that is as large as two. A mark is negative, which no
+        other origin is.
+        """
+        weight = node.parents[position]
+        contracted, batch = dot_axes(node)
+        summed = (*contracted[position], *batch[position])
+        free = [axis for axis in growing(weight) if axis not in summed]
+        sizes = list(zip(*weight.shapes, strict=True))
+        squares = [of_sizes(sizes[axis]) * 2 for axis in growing(weight)]
+        if len(free) < 2 and not any(of_sizes(sizes[axis]) in squares for axis in free):
+            return (EMPTY,) * len(node.shapes[0])
+        marks = [
+            frozenset({-1 - self._origin(node, axis)}) if axis in free else EMPTY
+            for axis in range(len(sizes))
+        ]
+        return moved(node, position, tuple(marks))
+
+    def _note_made_matrix(self, node: Node, position: int, origins: Dims) -> None:
+        """A matrix of activations that another sums over one axis of, and keeps the other."""
+        if any(self.nature[parent] != "activation" for parent in node.parents):
+            return
+        if "dimension_numbers" not in params_of(node):
+            return
+        contracted, batch = dot_axes(node)
+        parent = node.parents[position]
+
+        def marks(axes: Iterable[int]) -> set[int]:
+            found = (o for axis in axes if grows(parent, axis) for o in origins[axis])
+            return {(-1 - origin) // 64 for origin in found if origin < 0}
+
+        kept = [
+            axis
+            for axis in range(len(origins))
+            if axis not in (*contracted[position], *batch[position])
+        ]
+        if marks(contracted[position]) & marks(kept):
+            self.made_matrices[node] = None
 
 
 def _decided(by_kind: Mapping[Kind, bool]) -> Kind:
@@ -363,13 +413,38 @@ def _decided(by_kind: Mapping[Kind, bool]) -> Kind:
     return kinds[0]
 
 
+def uneven(flat: Flat, nature: Callable[[Node], Nature]) -> list[Node]:
+    """Values that take a part of an axis, or join parts, that grow unlike the whole."""
+
+    def growth(node: Node, axis: int) -> Any:
+        return of_sizes(tuple(shape[axis] for shape in node.shapes))
+
+    found = []
+    for node in flat.nodes:
+        if not node.equations or nature(node) == "constant":
+            continue
+        if node.op in ("slice", "split", "dynamic_slice"):
+            whole = node.parents[0]
+            axes = range(len(node.shapes[0]))
+            wrong = any(growth(whole, axis) not in (NONE, growth(node, axis)) for axis in axes)
+        elif node.op == "concatenate":
+            axis = params_of(node)["dimension"]
+            parts = [part for part in node.parents if nature(part) != "constant"]
+            wrong = any(growth(part, axis) != growth(node, axis) for part in parts)
+        else:
+            wrong = False
+        if wrong:
+            found.append(node)
+    return found
+
+
 def natures(uses: Uses) -> Callable[[Node], Nature]:
     """The nature of a value."""
     return lambda node: uses.nature.get(node, "constant")
 
 
 _HOMOGENEOUS = frozenset(
-    "convert_element_type copy neg reduce_precision stop_gradient optimization_barrier "
+    "convert_element_type copy neg reduce_precision stop_gradient optimization_barrier "  # noqa: SIM905
     "sharding_constraint copy_p name pvary carry choice shard unshard real imag conj mesh_cast mul "
     "concatenate pad slice dynamic_slice rev add_any select_n split cumsum dynamic_update_slice "
     "expand_dims reshape transpose broadcast_in_dim squeeze gather stack reduce_sum abs "

@@ -15,7 +15,6 @@ from jax import Array
 
 from jaxmup._inputs import Call, as_call, take_arrays
 from jaxmup._model._arguments import asked_for, call_with_size, open_parameters
-
 from jaxmup._model._parts import Apply, Framework, Kind, Parts, Selects, framework_of, is_floating
 from jaxmup._program import ClosedJaxpr
 from jaxmup._spec import ParamSpec
