@@ -7,9 +7,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-RATIOS = {"width": 7, "d_ff": 5, "heads": 3, "head_size": 2}
-"""By how much the target's sizes have grown over the base model's: primes, each of its own."""
-
 
 class Row(NamedTuple):
     """The answer for the parameters of one pattern; `None` in the place of what is left open.
@@ -38,13 +35,15 @@ class Case(NamedTuple):
       answer: Table of rows `pattern  axes  r_in  r_out  gain`, two or more spaces between columns;
         of several rows that match a name the first counts.
       base: Sizes of the base model.
-      target: Sizes of the target.
+      target: Sizes of the target, each grown by a prime of its own, so that no factor can stand for
+        another.
       inputs: Arguments of a call, or a function of the sizes that returns them.
       apply: Function that calls the model.
       wrt: Parameters that train.
       products: Products of gains at the target, by the names whose gains are multiplied, where
         several parameters can carry one factor and theory does not say which.
       refused: Pattern of the error, if no parameter can carry what is missing.
+      finding: Pattern of the warning, if one number is not right for all of a parameter.
       delta: Sizes between; twice those of the base model if left out.
     """
 
@@ -57,6 +56,7 @@ class Case(NamedTuple):
     wrt: Any = None
     products: Mapping[str, str] = {}
     refused: str = ""
+    finding: str = ""
     delta: Mapping[str, int] | None = None
 
     @property

@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from zoo.case import Case
+from zoo.case import Case, at
 
 VOCABULARY, LENGTH, STATE, TAPS = 11, 6, 4, 3
 
@@ -42,7 +42,8 @@ def projected(params, x):
     """Gates and inputs, read and write directions of the state, and time steps."""
     heads, inner = len(params["A_log"]), len(params["gated_norm"])
     if "in" in params:
-        return jnp.split(x @ params["in"], [2 * inner, 2 * inner + 2 * STATE], -1)
+        parts = [2 * inner, 2 * inner + 2 * STATE]
+        return jnp.split(x @ params["in"], parts, -1)  # parts
     assert params["dt"].shape[-1] == heads
     return x @ params["zx"], x @ params["bc"], x @ params["dt"]
 
@@ -106,6 +107,8 @@ CASES = {
         """,
         **SIZES,
     ),
+    # Of one axis `[2·heads·head_size | 2·state | heads]` each part has another r_out.
+    "one projection": Case(
+        functools.partial(make_model, fused=True), "", finding=at(__file__, "parts"), **SIZES
+    ),
 }
-# Of one axis `[2·heads·head_size | 2·state | heads]` each part has another r_out.
-FUSED = Case(functools.partial(make_model, fused=True), REST, **SIZES)
