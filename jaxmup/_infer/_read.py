@@ -165,8 +165,8 @@ class Reader:
             return growth.key[0] * self._direction, len(uses[at].kinds), at
 
         found: dict[int, AxisKind] = {}
-        for at in sorted(range(len(uses)), key=size, reverse=True):
-            found = {**uses[at].kinds, **found}
+        for position in sorted(range(len(uses)), key=size, reverse=True):
+            found = {**uses[position].kinds, **found}
         return tuple(found.get(axis) for axis in range(len(self.inputs[name].shapes[0])))
 
     # ---- orders and gains
