@@ -786,7 +786,7 @@ case("a loop over heads", "nh", with_attention, "", refused="same at all sizes.*
 )
 
 
-def _all_alike(n, h, d, f, **_):
+def with_parallel(n, h, d, f, **_):
     return {**embedded(n), "in": (n, 3 * h * d + f), "o": (h * d, n), "down": (f, n)}
 
 
@@ -804,7 +804,7 @@ def parallel(p, tokens):
 case(
     "a parallel block, parts alike",
     "nh",
-    lambda n, h, d, **_: _all_alike(n, h, d, 4 * h * d),
+    lambda n, h, d, **_: with_parallel(n, h, d, 4 * h * d),
     ENDS
     + """
     in     in* out*   7   3   1
@@ -813,7 +813,7 @@ case(
     """,
 )(parallel)
 # ... and where they do not, only the target shows it, if delta is twice the base model.
-case("a parallel block, parts apart", "nhf", _all_alike, "", finding=at(__file__, "parts"))(
+case("a parallel block, parts apart", "nhf", with_parallel, "", finding=at(__file__, "parts"))(
     parallel
 )
 
