@@ -14,6 +14,8 @@ from jaxmup._spec import Axis
 from jaxmup._tree import leaves_by_path
 
 MODELS = (
+    "apart",
+    "attentions",
     "clip",
     "decoder",
     "deltanet",
@@ -22,13 +24,17 @@ MODELS = (
     "encoder_decoder",
     "gemma",
     "gnn",
+    "layered",
+    "layers",
     "lora",
     "lstm",
+    "made_weights",
     "mamba2",
     "mixer",
     "moe",
     "s5",
-    "small",
+    "selective",
+    "ties",
     "unet",
     "vit",
 )

@@ -1,0 +1,250 @@
+"""Attention under any scale, with queries, keys and values of any tensors."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from zoo.small import (
+    ENDS,
+    LARGER_HEADS,
+    LENGTH,
+    Table,
+    attended,
+    attention,
+    embedded,
+    rms,
+    with_attention,
+)
+
+CASES = Table()
+
+
+@CASES.case(
+    "heads grow",
+    "nh",
+    with_attention,
+    ENDS
+    + """
+    [qkv]   in* out* -   7   3   1
+    o       in* in out*   3   7   1
+    """,
+)
+def _(p, tokens):
+    x = p["embed"][tokens]
+    return (x + attention(p, x, p["q"].shape[-1] ** -0.5)) @ p["head"]
+
+
+@CASES.case("1/d", "nd", with_attention, ENDS + LARGER_HEADS + "q   in* - out*   7   2   1")
+def _(p, tokens):
+    x = p["embed"][tokens]
+    return (x + attention(p, x, 1 / p["q"].shape[-1])) @ p["head"]
+
+
+# T5 divides by nothing: all of d is missing.
+@CASES.case("no scale", "nd", with_attention, ENDS + LARGER_HEADS + "q   in* - out*   7   2   2^-1")
+def _(p, tokens):
+    x = p["embed"][tokens]
+    return (x + attention(p, x, 1.0)) @ p["head"]
+
+
+@CASES.case(
+    "learned temperature",
+    "nd",
+    lambda **sizes: {**with_attention(**sizes), "t": (2, 1, 1)},
+    ENDS + LARGER_HEADS + "q   in* - out*   7   2   2^-1\nt   - - -   1   1   1",
+)
+def _(p, tokens):
+    x = p["embed"][tokens]
+    return (x + attention(p, x, jnp.exp(p["t"]))) @ p["head"]
+
+
+# Of unit vectors the product is of order 0 already.
+@CASES.case(
+    "cosine attention",
+    "nd",
+    lambda **sizes: {**with_attention(**sizes), "t": (2, 1, 1)},
+    ENDS + LARGER_HEADS + "q   in* - out*   7   2   1\nt   - - -   1   1   1",
+)
+def _(p, tokens):
+    x = p["embed"][tokens]
+    q, k, v = (jnp.einsum("btn,nhd->bthd", x, p[name]) for name in "qkv")
+    q, k = (a / jnp.linalg.norm(a, axis=-1, keepdims=True) for a in (q, k))
+    return (x + jnp.einsum("bthd,hdn->btn", attended(q, k, v, jnp.exp(p["t"])), p["o"])) @ p["head"]
+
+
+@CASES.case(
+    "biases and a soft cap",
+    "nd",
+    lambda h, d, **sizes: {**with_attention(h=h, d=d, **sizes), "qb": (h, d), "kb": (h, d)},
+    ENDS
+    + LARGER_HEADS
+    + """
+    q    in* - out*   7   2   2^-1/2
+    qb   - out*       1   2   2^-1/2
+    kb   - out*       1   2   1
+    """,
+)
+def _(p, tokens):
+    x = p["embed"][tokens]
+    q, k, v = (jnp.einsum("btn,nhd->bthd", x, p[name]) for name in "qkv")
+    logits = jnp.einsum("bthd,bshd->bhts", q + p["qb"], k + p["kb"]) / math.sqrt(q.shape[-1])
+    weights = jax.nn.softmax(50 * jnp.tanh(logits / 50))
+    y = jnp.einsum("bhts,bshd->bthd", weights, v)
+    return (x + jnp.einsum("bthd,hdn->btn", y, p["o"])) @ p["head"]
+
+
+# Behind its norm the query kernel changes nothing. Scale and bias of the norm carry the factor, or
+# the keys' scale alone.
+@CASES.case(
+    "norm of queries with a bias",
+    "nd",
+    lambda d, **sizes: {**with_attention(d=d, **sizes), "qs": (d,), "qb": (d,), "ks": (d,)},
+    ENDS
+    + LARGER_HEADS
+    + """
+    q    in* - out*   7   2   1
+    qs   out*         1   2   ?
+    qb   out*         1   2   ?
+    ks   out*         1   2   ?
+    """,
+    products={"qs * ks": "2^-1/2", "qb * ks": "2^-1/2"},
+)
+def _(p, tokens):
+    x = p["embed"][tokens]
+    q, k, v = (jnp.einsum("btn,nhd->bthd", x, p[name]) for name in "qkv")
+    q, k = rms(q, p["qs"]) + p["qb"], rms(k, p["ks"])
+    y = attended(q, k, v, q.shape[-1] ** -0.5)
+    return (x + jnp.einsum("bthd,hdn->btn", y, p["o"])) @ p["head"]
+
+
+# Latent queries and no bias: the latents or their kernel.
+@CASES.case(
+    "latents that attend",
+    "n",
+    lambda n, **_: {**embedded(n), "latents": (3, n), "q": (n, n), "k": (n, n)},
+    ENDS
+    + """
+    latents   - out*     1   7   ?
+    q         in* out*   7   7   ?
+    k         in* out*   7   7   1
+    """,
+    products={"latents * q": "7^-1/2"},
+)
+def _(p, tokens):
+    x = p["embed"][tokens]
+    logits = jnp.einsum("ld,btd->blt", p["latents"] @ p["q"], x @ p["k"]) / math.sqrt(x.shape[-1])
+    return (jax.nn.softmax(logits) @ x) @ p["head"]
+
+
+def with_packed(n, h, d, **_):
+    return {**embedded(n), "qkv": (n, 3 * h * d), "o": (h * d, n)}
+
+
+def packed(p, tokens, d):
+    x = p["embed"][tokens]
+    kernel = p["qkv"].reshape(x.shape[-1], 3, -1, d)
+    q, k, v = (jnp.einsum("btn,nhd->bthd", x, kernel[:, i]) for i in range(3))
+    y = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+    return (x + y.reshape(*x.shape[:2], -1) @ p["o"]) @ p["head"]
+
+
+CASES.case(
+    "packed, heads grow",
+    "nh",
+    with_packed,
+    ENDS + "qkv   in* out*   7   3   1\no   in* out*   3   7   1",
+)(functools.partial(packed, d=4))
+# One gain g for queries, keys and values: g² for the logits, and 1/g behind the values.
+CASES.case(
+    "packed, head size grows",
+    "nd",
+    with_packed,
+    ENDS + "qkv   in* out*   7   2   2^-1/4\no   in* out*   2   7   2^1/4",
+)(lambda p, tokens: packed(p, tokens, p["o"].shape[0] // 2))
+
+
+# A concatenated kernel is not one tensor: queries alone could carry it, but they are multiplied
+# beside the keys, and each may have a gain of its own.
+@CASES.case(
+    "kernels of queries and keys beside each other",
+    "n",
+    lambda n, **_: {**embedded(n), "q": (n, n), "k": (n, n), "w": (3, n, n)},
+    ENDS
+    + """
+    q   in* out*     7   7   ?
+    k   in* out*     7   7   ?
+    w   - in* out*   7   7   1
+    """,
+    products={"q * k": "7^-1/2"},
+)
+def _(p, tokens):
+    x = p["embed"][tokens]
+    x = jax.lax.fori_loop(0, 3, lambda i, x: x + jnp.tanh(x @ p["w"][i]), x)
+    q, k = jnp.split(x @ jnp.concatenate([p["q"], p["k"]], 1), 2, -1)
+    logits = q @ k.swapaxes(1, 2) / math.sqrt(x.shape[-1])
+    return (jax.nn.softmax(logits) @ x) @ p["head"]
+
+
+# The biases that relative positions add are of order 0, one a head.
+@CASES.case(
+    "biases of relative positions",
+    "nh",
+    lambda h, **sizes: {**with_attention(h=h, **sizes), "table": (LENGTH, h)},
+    ENDS
+    + """
+    [qkv]   in* out* -    7   3   1
+    o       in* in out*   3   7   1
+    table   - out*        1   3   1
+    """,
+)
+def _(p, tokens):
+    x = p["embed"][tokens]
+    q, k, v = (jnp.einsum("btn,nhd->bthd", x, p[name]) for name in "qkv")
+    positions = jnp.arange(LENGTH)
+    bias = p["table"][jnp.abs(positions[:, None] - positions)]
+    logits = jnp.einsum("bthd,bshd->bhts", q, k) + jnp.moveaxis(bias, -1, 0)
+    y = jnp.einsum("bhts,bshd->bthd", jax.nn.softmax(logits), v)
+    return (x + jnp.einsum("bthd,hdn->btn", y, p["o"])) @ p["head"]
+
+
+# A sum over more and more heads grows as their number ...
+@CASES.case(
+    "sum over heads",
+    "nh",
+    lambda n, h, **_: {**embedded(n), "w": (n, h, n)},
+    ENDS + "w   in* out* out*   7   21   3^-1",
+)
+def _(p, tokens):
+    x = p["embed"][tokens]
+    return (x + jnp.einsum("btn,nhm->bthm", jnp.tanh(x), p["w"]).sum(2)) @ p["head"]
+
+
+# ... also if nothing before `tanh` can make it smaller: then the stream grows as it does, and all
+# that reads it has the inverse.
+@CASES.case(
+    "sum over heads behind tanh",
+    "nh",
+    lambda n, h, **_: {**embedded(n), "w": (n, h, n)},
+    """
+    embed   - out*          1   7    3
+    w       in* out* out*   7   21   3^-1
+    head    in* -           7   1    3^-1
+    """,
+)
+def _(p, tokens):
+    x = p["embed"][tokens]
+    return (x + jnp.tanh(jnp.einsum("btn,nhm->bthm", x, p["w"])).sum(2)) @ p["head"]
+
+
+# Their mean does not grow.
+@CASES.case(
+    "mean over heads",
+    "nh",
+    lambda n, h, **_: {**embedded(n), "w": (n, h, n)},
+    ENDS + "w   in* out* out*   7   21   1",
+)
+def _(p, tokens):
+    x = p["embed"][tokens]
+    return (x + jnp.tanh(jnp.einsum("btn,nhm->bthm", x, p["w"])).mean(2)) @ p["head"]
