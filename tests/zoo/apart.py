@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from zoo.case import at
-from zoo.small import ENDS, Table, attended, embedded, with_attention
+from zoo.small import ENDS, FEATURES, Table, attended, embedded, with_attention
 
 CASES = Table()
 
@@ -52,4 +52,26 @@ CASES.case(
 # ... and where they do not, only the target shows it, if delta is twice the base model.
 CASES.case("a parallel block, parts apart", "nhf", with_parallel, finding=at(__file__, "parts"))(
     parallel
+)
+
+
+# ---- bad input
+
+
+CASES.case("nothing grows", "e", embedded, refused="grow")(lambda p, x: p["embed"][x] @ p["head"])
+CASES.case(
+    "a parameter that does nothing",
+    "n",
+    lambda n, **_: {**embedded(n), "idle": (n, n)},
+    refused="idle",
+)(lambda p, x: p["embed"][x] @ p["head"])
+CASES.case(
+    "inputs of a wrong shape",
+    "n",
+    lambda n, **_: {"in": (4, n), "head": (n, 3)},
+    inputs=FEATURES,
+    refused="`inputs`",
+)(lambda p, x: jnp.tanh(x @ p["in"]) @ p["head"])
+CASES.case("a function that decides by values", "n", embedded, refused="apart.py|`inputs`")(
+    lambda p, x: p["embed"][x] @ p["head"] if p["embed"].sum() > 0 else x
 )

@@ -6,10 +6,12 @@ import math
 import jax
 import jax.numpy as jnp
 
+from zoo.case import at
 from zoo.small import (
     ENDS,
     LARGER_HEADS,
     LENGTH,
+    VOCABULARY,
     Table,
     attended,
     attention,
@@ -248,3 +250,138 @@ def _(p, tokens):
 def _(p, tokens):
     x = p["embed"][tokens]
     return (x + jnp.tanh(jnp.einsum("btn,nhm->bthm", x, p["w"])).mean(2)) @ p["head"]
+
+
+# Each side divided by the root of the root: the same 1/√d.
+@CASES.case(
+    "queries and keys both scaled",
+    "nd",
+    with_attention,
+    ENDS + LARGER_HEADS + "q   in* - out*   7   2   2^-1/2",
+)
+def _(p, tokens):
+    x = p["embed"][tokens]
+    q, k, v = (jnp.einsum("btn,nhd->bthd", x, p[name]) for name in "qkv")
+    scale = q.shape[-1] ** -0.25
+    y = attended(q * scale, k * scale, v, 1)
+    return (x + jnp.einsum("bthd,hdn->btn", y, p["o"])) @ p["head"]
+
+
+# Sums over the head size above and below the line: their quotient is of order 0.
+@CASES.case(
+    "linear attention", "nd", with_attention, ENDS + LARGER_HEADS + "q   in* - out*   7   2   1"
+)
+def _(p, tokens):
+    x = p["embed"][tokens]
+    q, k, v = (jnp.einsum("btn,nhd->bthd", x, p[name]) for name in "qkv")
+    q, k = jax.nn.elu(q) + 1, jax.nn.elu(k) + 1
+    summed = jnp.einsum("bshk,bshv->bhkv", k, v)
+    y = jnp.einsum("bthk,bhkv->bthv", q, summed)
+    y = y / jnp.einsum("bthk,bshk->bth", q, k)[..., None]
+    return (x + jnp.einsum("bthd,hdn->btn", y, p["o"])) @ p["head"]
+
+
+# A temperature of each head has as small a part in the logits as the head.
+@CASES.case(
+    "temperatures of more and more heads",
+    "nh",
+    lambda h, **sizes: {**with_attention(h=h, **sizes), "t": (h, 1, 1)},
+    ENDS
+    + """
+    [qkv]   in* out* -    7   3   1
+    o       in* in out*   3   7   1
+    t       out* - -      1   3   1
+    """,
+)
+def _(p, tokens):
+    x = p["embed"][tokens]
+    return (x + attention(p, x, jnp.exp(p["t"]))) @ p["head"]
+
+
+# GPT-2: head size n / heads. One tensor for queries, keys and values has g² = (d0/d)^½, the layer
+# behind the values 1/g, and the last norm the tied logits' 1/r.
+@CASES.case(
+    "packed with biases, tied",
+    "n",
+    lambda n, **_: {
+        "wte": (VOCABULARY, n),
+        "wpe": (LENGTH, n),
+        "c_attn": (n, 3 * n),
+        "c_attn_bias": (3 * n,),
+        "c_proj": (n, n),
+        "c_proj_bias": (n,),
+        "ln_f_scale": (n,),
+        "ln_f_bias": (n,),
+    },
+    """
+    wte           - out*     1   7   1
+    wpe           - out*     1   7   1
+    c_attn        in* out*   7   7   7^-1/4
+    c_attn_bias   out*       1   7   7^-1/4
+    c_proj        in* out*   7   7   7^1/4
+    c_proj_bias   out*       1   7   1
+    ln_f_*        out*       1   7   7^-1
+    """,
+)
+def _(p, tokens):
+    x = p["wte"][tokens] + p["wpe"][jnp.arange(LENGTH)]
+    q, k, v = jnp.split(rms(x) @ p["c_attn"] + p["c_attn_bias"], 3, -1)
+    q, k, v = (a.reshape(*a.shape[:2], 2, -1) for a in (q, k, v))
+    y = attended(q, k, v, q.shape[-1] ** -0.5).reshape(x.shape)
+    x = x + y @ p["c_proj"] + p["c_proj_bias"]
+    x = rms(x - x.mean(-1, keepdims=True), p["ln_f_scale"]) + p["ln_f_bias"]
+    return x @ p["wte"].T
+
+
+# Logits of an edge from vectors over the head size: `a` sums over it, head by head, and its heads
+# are features of what follows.
+@CASES.case(
+    "graph attention",
+    "nhd",
+    lambda n, h, d, **_: {"in": (5, n), "w": (n, h, d), "a": (2, h, d), "out": (h, d, 3)},
+    """
+    in    in out*         1   7   1
+    w     in* out* out*   7   6   1
+    a     - out* in*      2   3   1
+    out   in* in* -       6   1   1
+    """,
+    inputs=(jnp.zeros((4, 5)), jnp.zeros(6, jnp.int32), jnp.zeros(6, jnp.int32)),
+)
+def _(p, nodes, senders, receivers):
+    x = jnp.einsum("in,nhd->ihd", jnp.tanh(nodes @ p["in"]), p["w"])
+    sent, received = (jnp.einsum("ihd,hd->ih", x, p["a"][i]) for i in range(2))
+    logits = jnp.exp(jax.nn.leaky_relu(sent[senders] + received[receivers]))
+    total = jax.ops.segment_sum(logits, receivers, 4)
+    weights = logits / total[receivers]
+    x = jax.ops.segment_sum(weights[..., None] * x[senders], receivers, 4)
+    return jnp.einsum("ihd,hdc->ic", x, p["out"])
+
+
+# Latent attention: a part of each head is rotated and keeps its size. Of one sum of d + 2 terms,
+# divided by its root, the d terms want another factor than the two.
+@CASES.case(
+    "latent keys and values, a part of each head rotated",
+    "ne",
+    lambda n, e, h, **_: {
+        **embedded(n),
+        "q": (n, h, e),
+        "q_rotated": (n, h, 2),
+        "down": (n, 3 * e),
+        "k": (3 * e, h, e),
+        "k_rotated": (n, 2),
+        "v": (3 * e, h, e),
+        "o": (h, e, n),
+    },
+    finding=at(__file__, "parts"),
+)
+def _(p, tokens):
+    x = p["embed"][tokens]
+    latent = rms(x @ p["down"])
+    q, rotated = (jnp.einsum("btn,nhd->bthd", x, p[name]) for name in ("q", "q_rotated"))
+    q = jnp.concatenate([q, rotated], -1)  # parts
+    k = jnp.einsum("btr,rhd->bthd", latent, p["k"])
+    rotated = jnp.broadcast_to((x @ p["k_rotated"])[:, :, None], (*k.shape[:3], 2))
+    k = jnp.concatenate([k, rotated], -1)
+    v = jnp.einsum("btr,rhd->bthd", latent, p["v"])
+    y = attended(q, k, v, q.shape[-1] ** -0.5)
+    return (x + jnp.einsum("bthd,hdn->btn", y, p["o"])) @ p["head"]

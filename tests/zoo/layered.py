@@ -183,3 +183,81 @@ def _(p, x):
     x = jax.nn.relu(conv(rms(x, p["norm"]), "grouped", 2))
     x = jax.lax.conv_transpose(x, p["transposed"], (2,), "SAME")
     return x.mean(1) @ p["head"]
+
+
+# RWKV: decays and bonuses of each feature, sums of exponentials over sums of exponentials.
+@CASES.case(
+    "weighted keys and values in a recurrence",
+    "n",
+    lambda n, **_: {
+        **embedded(n),
+        **dict.fromkeys(("mix", "decay", "bonus"), (n,)),
+        **dict.fromkeys(("r", "k", "v", "o"), (n, n)),
+    },
+    ENDS
+    + """
+    mix      out*       1   7   1
+    decay    out*       1   7   1
+    bonus    out*       1   7   1
+    [rkvo]   in* out*   7   7   1
+    """,
+)
+def _(p, tokens):
+    x = p["embed"][tokens]
+    before = jnp.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+    x = x * p["mix"] + before * (1 - p["mix"])
+    r, k, v = x @ p["r"], x @ p["k"], x @ p["v"]
+
+    def step(sums, now):
+        k, v = now
+        above, below = sums
+        extra = jnp.exp(p["bonus"] + k)
+        out = (above + extra * v) / (below + extra)
+        keep = jnp.exp(-jnp.exp(p["decay"]))
+        return (keep * above + jnp.exp(k) * v, keep * below + jnp.exp(k)), out
+
+    zero = jnp.zeros_like(x[:, 0])
+    _, y = jax.lax.scan(step, (zero, zero), (k.swapaxes(0, 1), v.swapaxes(0, 1)))
+    return (x + jax.nn.sigmoid(r) * y.swapaxes(0, 1) @ p["o"]) @ p["head"]
+
+
+# Hyena: a filter over time for each feature, by Fourier transforms.
+@CASES.case(
+    "convolutions by Fourier transforms",
+    "n",
+    lambda n, **_: {**embedded(n), "filter": (LENGTH, n), "skip": (n,)},
+    ENDS + "filter   - out*   1   7   1\nskip   out*   1   7   1",
+)
+def _(p, tokens):
+    x = p["embed"][tokens]
+    size = 2 * LENGTH
+    transformed = jnp.fft.rfft(x, size, 1) * jnp.fft.rfft(p["filter"], size, 0)
+    y = jnp.fft.irfft(transformed, size, 1)[:, :LENGTH]
+    return jnp.tanh(y + p["skip"] * x) @ p["head"]
+
+
+# ConvNeXt: a scale of each feature on what a block writes, and a norm of groups written by hand.
+@CASES.case(
+    "scales of layers, norms of groups",
+    "nf",
+    lambda n, f, **_: {
+        **embedded(n),
+        "up": (n, f),
+        "down": (f, n),
+        "layer_scale": (n,),
+        "scale": (n,),
+    },
+    ENDS
+    + """
+    up        in* out*   7   5   1
+    down      in* out*   5   7   1
+    *scale    out*       1   7   1
+    """,
+)
+def _(p, tokens):
+    x = p["embed"][tokens]
+    groups = x.reshape(*x.shape[:2], 4, -1)
+    groups = groups - groups.mean(-1, keepdims=True)
+    h = rms(groups).reshape(x.shape) * p["scale"]
+    x = x + p["layer_scale"] * (jax.nn.relu(h @ p["up"]) ** 2 @ p["down"])
+    return x @ p["head"]

@@ -4,7 +4,15 @@ import jax
 import jax.numpy as jnp
 
 from zoo.case import at
-from zoo.small import ENDS, FEATURES, HIDDEN, TOKENS, Table, embedded, hidden
+from zoo.small import (
+    ENDS,
+    FEATURES,
+    HIDDEN,
+    TOKENS,
+    Table,
+    embedded,
+    hidden,
+)
 
 CASES = Table()
 
@@ -115,3 +123,18 @@ def _(p, x):
     x = jnp.tanh(jnp.einsum("bi,ihd->bhd", x, p["in"]))
     x = jnp.tanh(jnp.einsum("bhi,hij->bhj", x, p["blocks"]))
     return x.reshape(x.shape[0], -1) @ p["head"]
+
+
+# A layer that another makes is no parameter: refused rather than guessed.
+def made_by_another(p, tokens):
+    x = p["embed"][tokens]
+    made = jnp.einsum("bk,kij->bij", jnp.tanh(x.mean(1)[:, :3]), p["maker"])
+    return jnp.tanh(jnp.einsum("bti,bij->btj", x, made)) @ p["head"]  # made
+
+
+CASES.case(
+    "a layer that another makes",
+    "n",
+    lambda n, **_: {**embedded(n), "maker": (3, n, n)},
+    refused=at(__file__, "made"),
+)(made_by_another)

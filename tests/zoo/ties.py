@@ -1,10 +1,19 @@
 """Tied readouts, and embeddings times a power of the width."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
 from zoo.case import at
-from zoo.small import LENGTH, VOCABULARY, Table, embedded, rms
+from zoo.small import (
+    FEATURES,
+    LENGTH,
+    VOCABULARY,
+    Table,
+    embedded,
+    rms,
+)
 
 CASES = Table()
 
@@ -86,3 +95,142 @@ def _(p, tokens):
 )
 def _(p, tokens):
     return jnp.tanh(jax.nn.one_hot(tokens, VOCABULARY) @ p["embed"]) @ p["head"]
+
+
+# The model divides by the width itself: nothing is missing.
+@CASES.case(
+    "tied, divided by the width",
+    "n",
+    lambda n, **_: {"embed": (VOCABULARY, n), "w": (n, n)},
+    """
+    embed   - out*     1   7   1
+    w       in* out*   7   7   1
+    """,
+)
+def _(p, tokens):
+    x = jnp.tanh(p["embed"][tokens] @ p["w"])
+    return x @ p["embed"].T / x.shape[-1]
+
+
+# T5 and PaLM: √n on the way in and 1/√n on the way out. The table has r^-½ for the first, and its
+# product with a stream of order 0, r · r^-½, is divided by the second.
+@CASES.case(
+    "tied, √n and its inverse",
+    "n",
+    lambda n, **_: {"embed": (VOCABULARY, n), "w": (n, n), "norm": (n,)},
+    """
+    embed   - out*     1   7   7^-1/2
+    w       in* out*   7   7   1
+    norm    out*       1   7   1
+    """,
+)
+def _(p, tokens):
+    n = p["norm"].shape[0]
+    x = p["embed"][tokens] * math.sqrt(n)
+    x = jnp.tanh(x) + jnp.tanh(rms(x) @ p["w"])
+    return rms(x, p["norm"]) @ p["embed"].T / math.sqrt(n)
+
+
+# bfloat16 rounds √112 to 10.5625: the factor is the width's root all the same.
+@CASES.case(
+    "√n in bfloat16",
+    "n",
+    embedded,
+    """
+    embed   - out*   1   7   7^-1/2
+    head    in* -    7   1   1
+    """,
+)
+def _(p, tokens):
+    table = p["embed"].astype(jnp.bfloat16)
+    x = table[tokens] * jnp.sqrt(table.shape[1]).astype(jnp.bfloat16)
+    return jnp.tanh(x) @ p["head"].astype(jnp.bfloat16)
+
+
+# BERT: a layer and a norm of its own before the tied logits, a bias behind, and a second head. A
+# norm follows the tables, so either they or the last norm can be smaller.
+@CASES.case(
+    "tied behind a layer of its own",
+    "n",
+    lambda n, **_: {
+        "embed": (VOCABULARY, n),
+        "positions": (LENGTH, n),
+        "transform": (n, n),
+        "norm_scale": (n,),
+        "norm_bias": (n,),
+        "bias": (VOCABULARY,),
+        "pooled": (n, n),
+        "next": (n, 2),
+    },
+    """
+    embed       - out*     1   7   ?
+    positions   - out*     1   7   ?
+    transform   in* out*   7   7   1
+    norm_*      out*       1   7   ?
+    bias        -          1   1   1
+    pooled      in* out*   7   7   1
+    next        in* -      7   1   1
+    """,
+    products={
+        "embed * norm_scale": "7^-1",
+        "embed * norm_bias": "7^-1",
+        "positions * norm_scale": "7^-1",
+    },
+)
+def _(p, tokens):
+    x = rms(p["embed"][tokens] + p["positions"])
+    h = rms(jax.nn.gelu(x @ p["transform"]), p["norm_scale"]) + p["norm_bias"]
+    return h @ p["embed"].T + p["bias"], jnp.tanh(x[:, 0] @ p["pooled"]) @ p["next"]
+
+
+# ALBERT: a table of a fixed size, and the kernel behind it tied with it.
+@CASES.case(
+    "tied in two factors",
+    "n",
+    lambda n, **_: {"table": (VOCABULARY, 4), "up": (4, n), "w": (n, n), "norm": (n,)},
+    """
+    table   - in       1   1   1
+    up      in out*    1   7   1
+    w       in* out*   7   7   1
+    norm    out*       1   7   7^-1
+    """,
+)
+def _(p, tokens):
+    x = p["table"][tokens] @ p["up"]
+    x = rms(x + jnp.tanh(x @ p["w"]), p["norm"])
+    return x @ p["up"].T @ p["table"].T
+
+
+# Squared distances to prototypes are sums over the width of squares: both sides have r^-½.
+@CASES.case(
+    "distances to prototypes",
+    "n",
+    lambda n, **_: {"embed": (VOCABULARY, n), "w": (n, n), "prototypes": (3, n)},
+    """
+    embed        - out*     1   7   1
+    w            in* out*   7   7   7^-1/2
+    prototypes   - out*     1   7   7^-1/2
+    """,
+)
+def _(p, tokens):
+    x = jnp.tanh(p["embed"][tokens]) @ p["w"]
+    return -jnp.sum((x[:, :, None] - p["prototypes"]) ** 2, -1)
+
+
+# The nearest code is the nearest, whatever distances grow as.
+@CASES.case(
+    "quantized vectors",
+    "n",
+    lambda n, **_: {"in": (5, n), "codes": (7, n), "head": (n, 3)},
+    """
+    in      in out*   1   7   1
+    codes   - out*    1   7   1
+    head    in* -     7   1   1
+    """,
+    inputs=FEATURES,
+)
+def _(p, x):
+    x = x @ p["in"]
+    distances = jnp.sum(p["codes"] ** 2, -1) - 2 * x @ p["codes"].T
+    nearest = p["codes"][jnp.argmin(distances, -1)]
+    return (x + jax.lax.stop_gradient(nearest - x)) @ p["head"], nearest - x
