@@ -1,4 +1,4 @@
-"""How benchmarks take turns, and write what they measured beside machine and versions."""
+"""Turns that benchmarks take, and records of what they measured beside machine and versions."""
 
 import json
 import math

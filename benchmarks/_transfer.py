@@ -1,4 +1,4 @@
-"""What the benchmarks of transfer share: measure, judge by the claim, and keep record and plot."""
+"""Shared by the benchmarks of transfer: measure, judge by the claim, and keep record and plot."""
 
 import argparse
 import os

@@ -273,8 +273,8 @@ MISTAKES: dict[str, Case] = {
 }
 
 
-def gauge(name: str, family: str = "adam") -> dict[str, Any]:
-    return {"parametrization": parametrization("mup", family, gauge=name)}
+def gauge(name: str, optimizer: str = "adam") -> dict[str, Any]:
+    return {"parametrization": parametrization("mup", optimizer, gauge=name)}
 
 
 def plain(name: str, make_tx: Any = adam_w, sizes: tuple[int, ...] = WIDTHS) -> Case:
@@ -298,8 +298,8 @@ def rmsprop(scalings: Any) -> Any:
     return from_direction(optax.scale_by_rms(), 2**-8, scalings, optimizer="rmsprop")
 
 
-def orthogonal(scalings: Any) -> Any:
-    return muon(2**-6, scalings)
+def orthogonal(scalings: Any, specs: Any) -> Any:
+    return muon(2**-6, scalings, specs)
 
 
 CORRECT: dict[str, Case] = {

@@ -144,19 +144,20 @@ def records_side(args: argparse.Namespace) -> dict[str, float]:
     import optax
 
     from jaxmup._model import Model
-    from jaxmup.coord_check import _check, _measure, _subject
+    from jaxmup.coord_check import _batches, _coord_check, _subject, _training
 
     batch = tokens(args).astype("int32")
     data = batch[:, :-1], batch[:, 1:]
     seeds = jnp.arange(args.seeds, dtype=jnp.uint32)
     model = Model(make_gpt(args), inputs=data[0])
-    data, static, _ = _check._batches(data, args.steps)
+    batches = _batches.batches_of(data, args.steps)
+    data = batches.arrays
     sides: dict[str, list[Any]] = {"recorded": [], "plain": []}
     compiling = {"recorded": 0.0, "plain": 0.0}
-    for subject in _subject.subjects(model, args.widths, static):
+    for subject in _subject.subjects(model, args.widths, batches.static):
         tx = adam(subject.scalings)
-        training = _measure.Training(
-            tx, _check.default_loss, args.steps, tuple(range(args.seeds)), True
+        training = _training.Training(
+            tx, _coord_check.default_loss, args.steps, tuple(range(args.seeds)), True
         )
 
         def plain(seeds: Any, data: Any, subject: Any = subject, tx: Any = tx) -> Any:
@@ -166,7 +167,7 @@ def records_side(args: argparse.Namespace) -> dict[str, float]:
 
                     def loss(params: Any) -> Any:
                         outputs, new = subject.forward(params, rest, data[0])
-                        return _check.default_loss(outputs, data[1]), new
+                        return _coord_check.default_loss(outputs, data[1]), new
 
                     (value, rest), gradients = jax.value_and_grad(loss, has_aux=True)(params)
                     updates, state = tx.update(gradients, state, params)
@@ -180,7 +181,7 @@ def records_side(args: argparse.Namespace) -> dict[str, float]:
         def recorded(
             seeds: Any, data: Any, subject: Any = subject, training: Any = training
         ) -> Any:
-            return _measure._run(subject, training, False, seeds, data)
+            return _training.run_seeds(subject, training, False, seeds, data)
 
         for name, run in (("recorded", recorded), ("plain", plain)):
             used = time.process_time()

@@ -29,7 +29,7 @@ from sklearn.datasets import load_digits
 
 import jaxmup
 from jaxmup.coord_check import coord_check
-from jaxmup.empirical import Row, calibrate, statistics
+from jaxmup.empirical import ModuleStatistics, calibrate, statistics
 from jaxmup.models import CNN, GPT, MLP
 
 OUT = RESULTS / "empirical_quality.json"
@@ -90,7 +90,7 @@ def loss_of(inputs: jax.Array) -> Callable[[jax.Array], jax.Array]:
     return loss
 
 
-def farthest(rows: tuple[Row, ...]) -> dict[str, Any]:
+def farthest(rows: tuple[ModuleStatistics, ...]) -> dict[str, Any]:
     """The value farthest from 1 of each of the three numbers, and where."""
     found = {}
     for field in ("activations", "gradients", "updates"):

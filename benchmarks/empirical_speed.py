@@ -26,9 +26,9 @@ from _record import RESULTS, write_record
 from flax import nnx
 
 from jaxmup.empirical import calibrate
-from jaxmup.empirical._record import free
-from jaxmup.empirical._solve import compiled
-from jaxmup.empirical._subject import called, make_subject
+from jaxmup.empirical._measurable import compiled
+from jaxmup.empirical._models import called, held, measurable
+from jaxmup.empirical._tally import free
 from jaxmup.empirical._use import Settings, plain
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # torch_ref is not in the wheel
@@ -72,11 +72,11 @@ def ours(depth: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
             raise AssertionError(f"one pass must do. It took {found.passes}.")
         return found.scales
 
-    subject, _ = make_subject(model, None, None, inputs, None, loss)
-    seen = called(subject)
+    measured, _ = measurable(held(model, None, inputs, None), None, loss)
+    seen = called(measured)
     scales = {name: free(one) for name, one in seen.items()}
-    pass_ = compiled(subject, Settings(BATCH, True, plain), seen)
-    return cold, lambda: pass_(subject.arrays, scales, {})
+    pass_ = compiled(measured, Settings(BATCH, True, plain), seen)
+    return cold, lambda: pass_(measured.arrays, scales, {})
 
 
 def theirs(depth: int, redraw: bool) -> tuple[Callable[[], Any], list[None]]:

@@ -52,7 +52,7 @@ BASE_SHAPES = b"# comment\nfc.bias:\n- 64\nfc.weight:\n- 64\n- null\n'1':\n- 8\n
 
 
 def state() -> dict[str, torch.Tensor]:
-    """What the good files of torch.save hold."""
+    """The content of the good files of torch.save."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(3, 2, generator=generator)
     return {"fc.weight": weight, "fc.bias": torch.ones(3, dtype=torch.bfloat16), "tied": weight}
@@ -135,7 +135,7 @@ def _weight_map() -> dict[str, str]:
 
 
 def expected(kind: str, raw: bytes) -> Any:
-    """What a file holds by the definition of its format; `None` if it is none."""
+    """The content of a file by the definition of its format; `None` if it is none."""
     match kind:
         case "safetensors":
             return read_by_definition(raw)
@@ -160,7 +160,7 @@ def expected(kind: str, raw: bytes) -> Any:
 
 
 def same(kind: str, found: Any, wanted: Any) -> bool:
-    """Whether what was read is what the file holds."""
+    """True if what was read is what the file holds."""
     if wanted is ... or kind == "bsh":
         return wanted is ... or found == wanted
     return (

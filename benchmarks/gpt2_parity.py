@@ -118,7 +118,7 @@ def loss_here(params: Any, graph: Any, tokens: jax.Array) -> tuple[jax.Array, ja
 
 
 def here(layers: int, dtype: str, batches: np.ndarray, theirs: Mapping[Any, Any]) -> dict[str, Any]:
-    """What becomes of torch's weights and of its run, here."""
+    """Torch's weights and its run, gone on with here."""
     empty = our_gpt2(layers, dtype)
     half = len(batches) // 2
     plan = bridge.plan(theirs["state", 0], empty, PAIRS)

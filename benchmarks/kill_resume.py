@@ -52,13 +52,13 @@ def kill_after(seconds: float, out: Path, environment: dict[str, str]) -> bool:
 
 
 def trials_in(out: Path) -> int:
-    """How many trials are on disk."""
+    """The number of trials on disk."""
     path = out / "trials.jsonl"
     return max(path.read_bytes().count(b"\n") - 1, 0) if path.exists() else 0
 
 
 def same(one: Path, other: Path) -> bool:
-    """Whether two sweeps ended with the same bytes."""
+    """True if two sweeps ended with the same bytes."""
     return all((one / name).read_bytes() == (other / name).read_bytes() for name in FILES)
 
 

@@ -92,7 +92,7 @@ def conv_axes(
     base = None
     if in_features[1] is not None:
         base = _group_size(in_features[1], groups[0] if groups[1] is None else groups[1])
-        if groups[1] is not None and base == size:
+        if groups[1] is not None and base == size:  # the groups grow in number, not in size
             base = None
     inputs, outputs = (Axis("input", size, base),), (Axis("output", *out_features),)
     if transpose_kernel:

@@ -90,13 +90,38 @@ def number(
         raise ValueError(_message(name, f"a finite number {range_}".rstrip(), value, remedy))
 
 
-def size(name: str, value: object, *, at_least: int = 1, remedy: str = "") -> None:
-    """Refuses `value` unless it is an integer of at least `at_least`; a traced one is none.
+def plain(value: float) -> float:
+    """The same number as one of Python, for a record that is hashed, compared and written.
+
+    Example:
+      >>> import numpy as np
+      >>> plain(np.float32(0.5)), plain(np.int64(3))
+      (0.5, 3)
+    """
+    if type(value) in (int, float):
+        return value
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return float(value)
+
+
+def size(
+    name: str,
+    value: object,
+    *,
+    at_least: int = 1,
+    may_be_traced: bool = False,
+    remedy: str = "",
+) -> None:
+    """Refuses `value` unless it is an integer of at least `at_least`.
 
     Args:
       name: Name of the argument.
       value: An integer of Python or NumPy, or an array of rank 0.
       at_least: Smallest integer that is allowed.
+      may_be_traced: Whether a traced value passes; most counts shape a program, so they are known
+        when it is made.
       remedy: Sentence on what to do instead.
 
     Raises:
@@ -109,6 +134,8 @@ def size(name: str, value: object, *, at_least: int = 1, remedy: str = "") -> No
       ...
       ValueError: `num_heads` must be an integer of at least 1. Got 0.
     """
+    if may_be_traced and is_traced(value):
+        return
     what = f"an integer of at least {at_least}"
     try:
         # Arrays of floats have `__index__` too, and refuse when it is called.
@@ -156,7 +183,8 @@ def same_tree(
     Args:
       name: Name of the argument that holds the entries.
       entries: Entry of each parameter by name, such as its `ParamSpec`; an entry whose shape is
-        `None` is for a parameter of any shape.
+        `None` is for a parameter of any shape. One that has a method `fits` says by it whether a
+        shape is its own.
       leaves: Leaf of each parameter by name, such as its array.
       may_have_more: Whether entries without a leaf pass, as where `optax.masked` took leaves out.
       remedy: Sentence on what to do instead.
@@ -177,9 +205,7 @@ def same_tree(
     differ = [
         f"{n}: {_shape(entries[n])}, {_shape(leaf)}"
         for n, leaf in leaves.items()
-        if n in entries
-        and None not in (_shape(entries[n]), _shape(leaf))
-        and _shape(entries[n]) != _shape(leaf)
+        if n in entries and not _fits(entries[n], leaf)
     ]
     parts = {
         "Parameters without an entry": missing,
@@ -199,6 +225,13 @@ def listed(names: Iterable[str]) -> str:
 def _shape(entry: Any) -> tuple[int, ...] | None:
     shape = getattr(entry, "shape", None)
     return None if shape is None else tuple(shape)
+
+
+def _fits(entry: Any, leaf: Any) -> bool:
+    own, shape = _shape(entry), _shape(leaf)
+    if own is None or shape is None:
+        return True
+    return entry.fits(shape) if hasattr(entry, "fits") else own == shape
 
 
 def _shaped(name: str, entry: Any) -> str:

@@ -8,9 +8,9 @@ def require(module: str, purpose: str, requirement: str = "'jaxmup[cli]'") -> An
     """Imports `module`, which is no dependency of the library itself.
 
     Args:
-      module: what to import, such as `"sklearn.datasets"`.
-      purpose: what it is needed for; ends the sentence "... needs the package".
-      requirement: what to install to have it.
+      module: Name of the module, such as `"sklearn.datasets"`.
+      purpose: Subject of the sentence "... needs the package", such as `"A plot"`.
+      requirement: Argument of `pip install` that brings it.
 
     Raises:
       ModuleNotFoundError: naming the package and the command that installs it.

@@ -1,10 +1,10 @@
 """Families of optimizers: how the size of a step follows from that of gradient and weight."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from jaxmup import _check
 from jaxmup._power import ONE, Power
 from jaxmup._spec import Role
 
@@ -48,22 +48,22 @@ class Family:
     Scalings serve every optimizer of their family, and none of another.
 
     Args:
-      name: what errors call it.
-      gradient_degree: 1 if the step is proportional to the gradient, 0 if its size does not change
-        with it.
-      weight_degree: 1 if the step is proportional to the size of the weight, else 0.
-      unit: size of the part of the step that acts on activations, entry by entry, relative to the
+      name: Name in errors and records; that of no other family.
+      gradient_degree: Power k of the gradient: 1 if the step is proportional to it, 0 if the size
+        of the step does not change with it.
+      weight_degree: Power j of the weight: 1 if the step is proportional to its size, else 0.
+      unit: Size of the part of the step that acts on activations, entry by entry, relative to the
         base model at equal gradients and weights. One for optimizers that treat every entry alike.
         An orthogonalized matrix has singular values 1 at every width, so the entries of its part
         of rank one shrink as :math:`(r_{in} r_{out})^{-1/2}`.
-      eps: what the optimizer's eps stands beside, relative to an entry of the gradient: one, or
-        :math:`(r_{in} r_{out})^{1/2}` for the norm of a matrix; `None` if there is no eps.
-      hidden_only: whether it is for matrices both of whose sides grow, and the other parameters
+      eps: Size of what the optimizer's eps is added to, relative to an entry of the gradient: one,
+        or :math:`(r_{in} r_{out})^{1/2}` for the norm of a matrix; `None` if there is no eps.
+      hidden_only: Whether it is for matrices both of whose sides grow, and the other parameters
         train with the family `adam`.
 
     Raises:
-      TypeError: if `unit` or `eps` is no `Power`.
-      ValueError: if a degree is not a finite number.
+      TypeError: if a degree is no number, or `unit` or `eps` no `Power`.
+      ValueError: if a degree is not finite.
 
     Example:
       >>> Family("normalized", gradient_degree=0, weight_degree=0, unit=Power(r_in=-0.5)).unit.r_in
@@ -78,9 +78,9 @@ class Family:
     hidden_only: bool = False
 
     def __post_init__(self) -> None:
-        for degree in (self.gradient_degree, self.weight_degree):
-            if not (isinstance(degree, int | float) and math.isfinite(degree)):
-                raise ValueError(f"Degrees must be finite numbers. Got {degree!r} in {self}.")
+        for name in ("gradient_degree", "weight_degree"):
+            _check.number(name, getattr(self, name), may_be_traced=False)
+            object.__setattr__(self, name, _check.plain(getattr(self, name)))
         if not isinstance(self.unit, Power) or not isinstance(self.eps, Power | None):
             raise TypeError(
                 f"`unit` and `eps` must be a `Power`. Got {self.unit!r} and {self.eps!r}."
@@ -97,8 +97,11 @@ def shampoo(left: float = 0.25, right: float = 0.25) -> Family:
     Its eps is the root of what is added to a Gram matrix.
 
     Args:
-      left: power of the preconditioner on the left.
-      right: power of the preconditioner on the right.
+      left: Power of the preconditioner on the left.
+      right: Power of the preconditioner on the right.
+
+    Raises:
+      TypeError, ValueError: if a power is not a finite number.
 
     Example:
       >>> shampoo(0.5, 0.5).gradient_degree
@@ -108,6 +111,8 @@ def shampoo(left: float = 0.25, right: float = 0.25) -> Family:
       Qiu et al., "Hyperparameter Transfer Enables Consistent Gains of Matrix-Preconditioned
       Optimizers Across Scales", arXiv:2512.05620, Table 1.
     """
+    _check.number("left", left, may_be_traced=False)
+    _check.number("right", right, may_be_traced=False)
     power = left + right
     name = "shampoo" if (left, right) == (0.25, 0.25) else f"shampoo({left:g}, {right:g})"
     return Family(name, 1 - 2 * power, 0, unit=_MATRIX ** (-2 * power), eps=_MATRIX)

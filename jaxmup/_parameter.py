@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxmup import _check
-from jaxmup._axes import LayerAxes
+from jaxmup._axes import Axes, LayerAxes
 from jaxmup._parametrization import Parametrization, ParametrizationName, parametrization
 from jaxmup._scaling import what_is_applied
 from jaxmup._spec import ParamSpec
@@ -110,18 +110,16 @@ def declare(
     stds = {"kernel": init_std, "embedding": init_std, "bias": bias_init_std}
     declared = {}
     for name, own in axes:
-        std, is_default = stds.get(name), name in default_inits
+        given, is_default = stds.get(name), name in default_inits
+        if given is not None and not is_default:
+            raise ValueError(_two_scales(name, own, given))
+        drawn_shape = _flat_shape(name, own) if flat else _base_shape(own)
+        std = _default_std(name, drawn_shape) if given is None and is_default else given
         spec = ParamSpec(own, init_std=std, lr_scale=lr_scale, depth_ratio=depth_ratio)
-        if std is not None and not is_default:
-            argument = "bias_init_std" if name == "bias" else "init_std"
-            raise ValueError(_TWO_SCALES.format(name, argument, spec.shape, std))
-        drawn_shape = _flat_shape(name, spec) if flat else spec.base_shape
-        if std is None and is_default:
-            spec = dataclasses.replace(spec, init_std=_default_std(name, drawn_shape))
         applied = what_is_applied(spec, rule)
         multiplier, init_gain = dataclasses.astuple(applied)
         spec = dataclasses.replace(spec, applied=applied)
-        declared[name] = Parameter(spec, spec.shape, multiplier, init_gain, drawn_shape, std)
+        declared[name] = Parameter(spec, spec.shape, multiplier, init_gain, drawn_shape, given)
     return MappingProxyType(declared)
 
 
@@ -132,26 +130,32 @@ def _default_std(name: str, shape: tuple[int, ...]) -> float | None:
     return shape[-1] ** -0.5 if name == "embedding" else None
 
 
-def _flat_shape(name: str, spec: ParamSpec) -> tuple[int, ...]:
+def _base_shape(axes: Axes) -> tuple[int, ...]:
+    return tuple(axis.base_size for axis in axes)
+
+
+def _flat_shape(name: str, axes: Axes) -> tuple[int, ...]:
     """The base shape as Flax's general linear layers flatten it before they draw.
 
     Example:
       >>> from jaxmup import Axis
-      >>> axes = Axis("input", 8), Axis("output", 4), Axis("output", 16)
-      >>> _flat_shape("kernel", ParamSpec(axes))
+      >>> _flat_shape("kernel", (Axis("input", 8), Axis("output", 4), Axis("output", 16)))
       (8, 64)
     """
-    shape = spec.base_shape
+    shape = _base_shape(axes)
     if name != "kernel":
         return (math.prod(shape),)
-    split = len(shape) - sum(axis.kind == "output" for axis in spec.axes)
+    split = len(shape) - sum(axis.kind == "output" for axis in axes)
     return math.prod(shape[:split]), math.prod(shape[split:])
 
 
-_TWO_SCALES = (
-    "`{1}` and `{0}_init` both set the initial scale of the {0} of shape {2}. Got {1}={3!r} beside "
-    "an initializer. Pass one."
-)
+def _two_scales(name: str, axes: Axes, std: float) -> str:
+    argument = "bias_init_std" if name == "bias" else "init_std"
+    return (
+        f"`{argument}` and `{name}_init` both set the initial scale of the {name} of shape "
+        f"{tuple(axis.size for axis in axes)}. Got {argument}={std!r} beside an initializer. "
+        "Pass one."
+    )
 
 
 def grown_initializer(init: Initializer, base_shape: tuple[int, ...], gain: float) -> Initializer:
@@ -175,9 +179,9 @@ def grown_initializer(init: Initializer, base_shape: tuple[int, ...], gain: floa
              [0.5, 0.5, 0.5, 0.5]], dtype=float32)
     """
 
-    def grown(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Any:
+    def grown(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Any:
         tiles = tuple(-(-size // base) for size, base in zip(shape, base_shape, strict=True))
-        if math.prod(tiles) == 1:
+        if math.prod(tiles) == 1:  # the key as it is: at base width the bits are those of `init`
             drawn = init(key, base_shape, dtype)
         else:
             keys = jax.random.split(key, math.prod(tiles))

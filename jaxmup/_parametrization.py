@@ -8,10 +8,10 @@ and an `eps` that stands beside the gradient grows as it does.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping
 from typing import Literal, get_args
 
+from jaxmup import _check
 from jaxmup._families import Family, OptimizerName, family_of
 from jaxmup._physics import (
     GAUGES,
@@ -27,7 +27,7 @@ from jaxmup._physics import (
     everett,
 )
 from jaxmup._power import GAIN, ONE, SIGMA, Power
-from jaxmup._spec import Role, require_positive
+from jaxmup._spec import Role
 
 ParametrizationName = Literal["mup", "standard", "ntk", "mean_field", "cellarium"]
 GaugeName = Literal["table3", "table8", "table9", "tp4b", "unit", "ntk", "mean_field"]
@@ -42,8 +42,15 @@ class ABCD:
     `r^d · ∂L/∂w`. The width n is fan_out for `input` (biases and norm gains too) and fan_in for
     `hidden` and `output`.
 
+    Args:
+      a: Exponent of the multiplier.
+      b: Exponent of the standard deviation at initialization.
+      c: Exponent of the learning rate.
+      d: Exponent of the factor on the gradient.
+
     Raises:
-      ValueError: if an exponent is not a finite number.
+      TypeError: if an exponent is no number.
+      ValueError: if an exponent is not finite.
 
     Example:
       >>> ABCD(a=0.0, b=0.5, c=1.0, d=1.0)  # the hidden layers of muP
@@ -59,9 +66,9 @@ class ABCD:
     d: float
 
     def __post_init__(self) -> None:
-        for exponent in dataclasses.astuple(self):
-            if not (isinstance(exponent, int | float) and math.isfinite(exponent)):
-                raise ValueError(f"Exponents must be finite numbers. Got {self}.")
+        for name in ("a", "b", "c", "d"):
+            _check.number(name, getattr(self, name), may_be_traced=False)
+            object.__setattr__(self, name, _check.plain(getattr(self, name)))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,10 +76,10 @@ class TableRow:
     """A row of `Parametrization.table()`.
 
     Args:
-      role: which parameters it is for.
-      abcd: their exponents.
-      eps: the exponent of the width ratio in the optimizer's eps.
-      source: where the row is from.
+      role: Role of the parameters that it is for.
+      abcd: Exponents of the width ratio in multiplier, initial values, learning rate and gradient.
+      eps: Exponent of the width ratio in the optimizer's eps.
+      source: Paper and table that the row is from.
     """
 
     role: Role
@@ -85,9 +92,16 @@ class TableRow:
 class Row:
     """The rule of one role, each factor as a product of powers.
 
-    `init_gain` is what σ is multiplied by to give the standard deviation of the stored weight,
-    `decay` what decoupled weight decay takes off in one step, and `family` that of the optimizer
-    that parameters of this role train with.
+    Args:
+      multiplier: Multiplier m of `W = m · w`.
+      init_gain: Factor from σ to the standard deviation of the stored weight.
+      lr: Factor on the learning rate.
+      grad: Factor on the gradient before the optimizer sees it.
+      eps: Factor on the optimizer's eps.
+      decay: Share of the weight that decoupled weight decay takes off in one step.
+      norm: Factor that brings the gradient of the stored weight to the gauge of Table 9.
+      family: Family of the optimizer that parameters of this role train with.
+      source: Paper and table that the rule is from.
     """
 
     multiplier: Power
@@ -108,15 +122,16 @@ class Parametrization:
     Make one by name with `parametrization`, or from exponents with `Parametrization.from_table`.
 
     Args:
-      name: its name, such as `"mup"`.
-      family: the optimizer family whose learning rates it holds.
-      gauge: how weights are stored, such as `"table8"`.
-      rows: the rule of each role, in the order of `ROLES`.
-      lr_scale_acts_on: whether α multiplies the learning rate, or `√α` the forward multiplier with
-        `1/√α` on the initial values (the compatibility convention, under which α acts as `√α` with
-        Adam).
-      depth_alpha: residual blocks are multiplied by `depth_ratio^-depth_alpha`; `None` if the
-        parametrization says nothing about depth.
+      name: Name of the rule, such as `"mup"`.
+      family: Family of the optimizer that the learning rates are for.
+      gauge: Name of the way in which weights are stored, such as `"table8"`.
+      rows: Rule of each role: `input`, `hidden`, `output`, `fixed`.
+      lr_scale_acts_on: Number that `ParamSpec.lr_scale`, α, multiplies: `"lr"` for the learning
+        rate; `"multiplier"` for the compatibility convention, in which the forward multiplier takes
+        `√α` and the initial values `1/√α`, so that with Adam a step of the effective weight is `√α`
+        times as large.
+      depth_alpha: Exponent α of depth: a residual block is multiplied by `depth_ratio^-α`; `None`
+        if the parametrization says nothing about depth.
 
     Example:
       >>> parametrization("mup", "adam", gauge="table8").row("hidden").lr.r_in
@@ -152,13 +167,14 @@ class Parametrization:
         return tuple(_table_row(role, self.row(role)) for role in ROLES)
 
     def residual_multiplier(self, depth_ratio: float) -> float:
-        """What the contribution of a residual block is multiplied by: `h + multiplier · block(h)`.
+        """The factor on the contribution of a residual block, `h + multiplier · block(h)`.
 
         Args:
-          depth_ratio: by how much the number of residual blocks has grown over the base model.
+          depth_ratio: Number of residual blocks over that of the base model.
 
         Raises:
-          ValueError: if `depth_ratio` is not a finite positive number, or it has changed and the
+          TypeError: if `depth_ratio` is no number.
+          ValueError: if it is not a finite positive number, or it has changed and the
             parametrization says nothing about depth.
 
         Example:
@@ -174,9 +190,8 @@ class Parametrization:
 
     def require_depth_ratio(self, depth_ratio: float) -> None:
         """Raises a `ValueError` unless the parametrization has a rule for this `depth_ratio`."""
-        require_positive(
-            "depth_ratio", depth_ratio, "It is the number of residual blocks over the base's."
-        )
+        remedy = "It is the number of residual blocks over the base's."
+        _check.number("depth_ratio", depth_ratio, above=0, remedy=remedy)
         if depth_ratio != 1 and self.depth_alpha is None:
             raise ValueError(_NO_DEPTH.format(self, depth_ratio))
 
@@ -195,11 +210,11 @@ class Parametrization:
         Its `eps` is the same at every width: that is what d is for.
 
         Args:
-          name: what to call it.
-          optimizer: the optimizer that the table was made for, by name or as a `Family`.
-          table: the exponents of `input`, `hidden` and `output`; `fixed` parameters have none.
-          source: where the table is from.
-          lr_scale_acts_on: see `Parametrization`.
+          name: Name for messages and tables.
+          optimizer: Optimizer that the table was made for, by name or as a `Family`.
+          table: Exponents of `input`, `hidden` and `output`; `fixed` parameters have none.
+          source: Paper and table that the exponents are from.
+          lr_scale_acts_on: Number that α multiplies; see `Parametrization`.
 
         Raises:
           TypeError: if a row is no `ABCD`.
@@ -212,7 +227,7 @@ class Parametrization:
           0.5
         """
         family = family_of(optimizer)
-        _require_one_of("lr_scale_acts_on", lr_scale_acts_on, ("lr", "multiplier"))
+        _check.one_of("lr_scale_acts_on", lr_scale_acts_on, ("lr", "multiplier"))
         required = ("input", "hidden", "output")
         if set(table) != set(required):
             raise ValueError(f"`table` must have the roles {required}. Got {tuple(table)}.")
@@ -315,13 +330,6 @@ _NAMED: dict[str, tuple[Physics, str, Power]] = {
 }
 
 
-def _require_one_of(
-    what: str, value: object, known: Mapping[str, object] | tuple[str, ...]
-) -> None:
-    if value not in tuple(known):  # by equality: what is asked for may have no hash
-        raise ValueError(f"`{what}` must be one of {', '.join(map(repr, known))}. Got {value!r}.")
-
-
 def parametrization(
     name: ParametrizationName = "mup",
     optimizer: OptimizerName | Family = "adam",
@@ -352,22 +360,24 @@ def parametrization(
     rate and one `eps`.
 
     Args:
-      name: `mup`, `standard` (only the initialization follows the width), `ntk`, `mean_field`
-        (muP's physics in the mean-field gauge) or `cellarium` (the compatibility table: one width a
-        layer).
-      optimizer: the optimizer, by the name that it is known by, such as `lion`; a `Family` for
-        one's own. Optimizers of one family share their scalings: `sgd` (momentum, Nesterov), `adam`
+      name: Name of the rule: `mup`, `standard` (only the initialization follows the width), `ntk`,
+        `mean_field` (muP's physics in the mean-field gauge) or `cellarium` (the compatibility
+        table: one width a layer).
+      optimizer: Optimizer, by the name that it is known by, such as `lion`; a `Family` for one of
+        your own. Optimizers of one family share their scalings: `sgd` (momentum, Nesterov), `adam`
         (whatever treats entries alike and divides by the size of their gradients), `adafactor`
         (with parameter scaling; LAMB, LARS), `muon` (hidden matrices; the rest trains with Adam)
         and `shampoo`.
-      gauge: how weights are stored; `None` takes the one that the parametrization was published in.
-      alignment: give every layer the largest stable learning rate for `full` alignment of updates
-        and activations, or for `none`, instead of the parametrization's own rule.
-      depth_alpha: α in [½, 1]: a residual block is multiplied by `depth_ratio^-α`, and its
+      gauge: Way in which weights are stored; `None` for the one in which the parametrization was
+        published.
+      alignment: Alignment of updates and activations, `full` or `none`, for which every layer gets
+        its largest stable learning rate; `None` for the parametrization's own rule.
+      depth_alpha: Exponent α in [½, 1]: a residual block is multiplied by `depth_ratio^-α`, and its
         parameters learn accordingly; 1 is CompleteP. `None` says nothing about depth, and `resolve`
         refuses a model whose depth has grown. `standard` scales nothing with depth and takes none.
 
     Raises:
+      TypeError: if `depth_alpha` is no number.
       ValueError: if a name is unknown, `depth_alpha` is out of range or given to a rule other than
         muP's, or `cellarium` is given a gauge, an alignment or an optimizer that it lacks.
 
@@ -385,14 +395,15 @@ def parametrization(
       Dey et al., "Don't be lazy: CompleteP enables compute-efficient deep transformers",
       arXiv:2505.01618, Table 1.
     """
-    _require_one_of("name", name, get_args(ParametrizationName))
+    _check.one_of("name", name, get_args(ParametrizationName))
     family = family_of(optimizer)
     if gauge is not None:
-        _require_one_of("gauge", gauge, GAUGES)
+        _check.one_of("gauge", gauge, GAUGES)
     if alignment is not None:
-        _require_one_of("alignment", alignment, get_args(Alignment))
+        _check.one_of("alignment", alignment, get_args(Alignment))
     if depth_alpha is not None:
         _require_depth_alpha(depth_alpha, name, alignment)
+        depth_alpha = _check.plain(depth_alpha)
     if name == "cellarium":
         return _cellarium(family, gauge, alignment)
     physics, own_gauge, gradient = _NAMED[name]
@@ -406,12 +417,11 @@ def parametrization(
 
 
 def _require_depth_alpha(alpha: float, name: str, alignment: str | None) -> None:
-    require_positive("depth_alpha", alpha, "`None` says nothing about depth; 1.0 is CompleteP.")
-    if not 0.5 <= alpha <= 1:
-        raise ValueError(
-            "`depth_alpha` must be between 0.5 and 1: below, the last layer's features grow with "
-            f"depth, above, the blocks contribute nothing. Got {alpha!r}. 1.0 is CompleteP."
-        )
+    remedy = (
+        "Below, the last layer's features grow with depth; above, the blocks contribute nothing. "
+        "1.0 is CompleteP, `None` says nothing about depth."
+    )
+    _check.number("depth_alpha", alpha, at_least=0.5, at_most=1, may_be_traced=False, remedy=remedy)
     if _NAMED.get(name, (None,))[0] is not MUP or alignment is not None:
         raise ValueError(
             "`depth_alpha` is for muP's own learning rates, the names 'mup' and 'mean_field'. Got "
@@ -425,7 +435,7 @@ def _cellarium(family: Family, gauge: str | None, alignment: str | None) -> Para
             "`cellarium` is one table in one gauge and takes neither `gauge` nor `alignment`. "
             f"Got gauge={gauge!r}, alignment={alignment!r}. Use name='mup' to choose a gauge."
         )
-    _require_one_of("optimizer", family.name, tuple(_CELLARIUM_TABLES))
+    _check.one_of("optimizer", family.name, tuple(_CELLARIUM_TABLES))
     return Parametrization.from_table(
         "cellarium",
         family,

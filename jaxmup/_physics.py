@@ -21,15 +21,15 @@ TABLE_9 = Power(r_in=-0.5, r_out=0.5)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Physics:
-    """How an effective weight starts and moves as the model grows, relative to the base model.
+    """The growth of an effective weight and of its steps, relative to the base model.
 
     Args:
-      weight: standard deviation of `W` at initialization.
-      step: size of the change of an entry of `W` in one optimizer step.
-      gradient: size of an entry of `∂L/∂W`.
-      source: where the rule is from.
-      decay: what weight decay takes off an entry of `W` in one step, in units of the entry.
-      norm: factor on `∂L/∂W` that gives every layer's gradient the same norm at every width; one
+      weight: Standard deviation of `W` at initialization.
+      step: Size of the change of an entry of `W` in one optimizer step.
+      gradient: Size of an entry of `∂L/∂W`.
+      source: Paper and table that the rule is from.
+      decay: Share of an entry of `W` that weight decay takes off in one step.
+      norm: Factor on `∂L/∂W` that gives every layer's gradient the same norm at every width; one
         where norms are taken as they are.
     """
 
@@ -96,15 +96,15 @@ def everett(weight: Power, gradient: Power, alignment: Alignment) -> Physics:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Gauge:
-    """How the effective weight `W = m · w` is stored.
+    """The way in which an effective weight `W = m · w` is stored.
 
     Args:
-      multiplier: `m` for each role; `None` takes the parametrization's own multipliers.
-      unit_variance: take `m` to be the standard deviation of `W`, so that `w` has variance 1 at
+      multiplier: Multiplier `m` of each role; `None` for the parametrization's own.
+      source: Paper and table that the gauge is from.
+      unit_variance: Whether `m` is the standard deviation of `W`, so that `w` has variance 1 at
         every width.
-      normalize_gradient: multiply the gradient so that one `eps` is right at every width (the
-        exponent d).
-      source: where the gauge is from.
+      normalize_gradient: Whether the gradient is multiplied so that one `eps` is right at every
+        width (the exponent d).
     """
 
     multiplier: Mapping[Role, Power] | None

@@ -7,7 +7,7 @@ from jaxmup._spec import Role
 
 
 def _tapers(r_in: float, r_out: float) -> bool:
-    """Whether the output grows slower than the input.
+    """Says if the output grows slower than the input.
 
     For a target narrower than the base the comparison turns round, so that the factor from base to
     target is the inverse of the factor from target to base. Where one axis has grown as much as the

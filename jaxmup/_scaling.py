@@ -10,33 +10,35 @@ from jaxmup._spec import Applied, ParamSpec
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Scaling:
-    """What a parametrization asks of one parameter; every factor is relative to the base model.
+    """The numbers that a parametrization gives one parameter, relative to the base model.
 
-    An unregistered dataclass of Python floats: `jax.tree.map` sees a leaf, it never becomes a
-    tracer, and it never travels to a device. To give one parameter another rule, use
-    `dataclasses.replace`.
+    The layer, the optimizer and the gauge all take theirs from here. To give one parameter another
+    rule, change its numbers with `dataclasses.replace`. A scaling is an unregistered dataclass of
+    Python floats: `jax.tree.map` sees a leaf, and its numbers are constants of a program, not
+    arrays on a device.
 
     Args:
-      multiplier: `m` in the effective weight `W = m · w`; dimensionless.
-      init_std: standard deviation of the stored `w` at initialization; `None` where an initializer
-        defines it.
-      init_gain: factor on the base model's initial values that gives those of the stored `w`;
+      multiplier: Factor m in the effective weight `W = m · w` of the stored weight `w`;
         dimensionless.
-      lr: factor on the learning rate; dimensionless.
-      grad: factor on the gradient before the optimizer sees it; dimensionless.
-      eps: factor on the optimizer's eps; dimensionless, 1.0 in families without eps.
-      weight_decay: factor on the coefficient of decoupled weight decay. By default it is `1 / lr`,
-        which keeps the decay per step, learning rate times coefficient, the same at every width. In
-        residual blocks that are multiplied by `depth_ratio^-α` the decay per step is
-        `depth_ratio^(α-1)`, as the step itself is; dimensionless.
-      norm: factor that brings the gradient of the stored `w` to the gauge of Table 9, in which
-        every layer's gradient norm is the same at every width; for the gradient as the model gives
-        it, before any factor `grad`; dimensionless. Under `standard` it brings it to the plain
-        model's.
-      family: the optimizer family that the numbers are for.
-      shape: shape of the parameter that the numbers are for, which `init` of an optimizer compares
-        with that of the leaf; `None` if it is not to be compared, as where each device initializes
-        its own part of the parameter.
+      init_std: Standard deviation of the stored weight at initialization; `None` if an initializer
+        defines it.
+      init_gain: Factor from the initial values of the base model to those of the stored weight;
+        dimensionless.
+      lr: Factor on the learning rate; dimensionless.
+      grad: Factor on the gradient before the optimizer sees it; dimensionless.
+      eps: Factor on the optimizer's eps; dimensionless, 1.0 in families without eps.
+      weight_decay: Factor on the coefficient of decoupled weight decay; dimensionless. It is
+        `1 / lr`, so that a step takes the same share off a weight at every width; in residual
+        blocks that are multiplied by `depth_ratio^-α` that share follows `depth_ratio^(α-1)`, as
+        the step itself does.
+      norm: Factor that gives the gradient of the stored weight, as the model returns it, the norm
+        that it has in the gauge of Table 9, where the norm of every layer's gradient is the same at
+        every width; under `standard` it is the norm in a model without multipliers. Dimensionless.
+      family: Family of the optimizers that the numbers are for.
+      shape: Shape of the parameter that the numbers are for; `None` for one of any shape, as where
+        each device initializes its own part of a parameter.
+      batch_axes: Positions in `shape` of axes without a width, which may have another size or be
+        missing, as when a transform runs over the layers of a stack one by one.
     """
 
     multiplier: float
@@ -49,6 +51,28 @@ class Scaling:
     norm: float
     family: Family
     shape: tuple[int, ...] | None = None
+    batch_axes: tuple[int, ...] = ()
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """True if the numbers are for a parameter of this shape, whatever its batch axes.
+
+        Axes in front of those of the parameter are of runs or members that train side by side.
+
+        Example:
+          >>> from jaxmup import Axis, parametrization
+          >>> spec = ParamSpec((Axis("batch", 12), Axis("output", 256, base=64)))
+          >>> scaling = resolve(spec, parametrization("mup"))
+          >>> scaling.fits((12, 256)), scaling.fits((256,)), scaling.fits((4, 12, 256))
+          (True, True, True)
+          >>> scaling.fits((12, 512))
+          False
+        """
+        if self.shape is None:
+            return True
+        widths = [n for i, n in enumerate(self.shape) if i not in self.batch_axes]
+        own = shape[max(len(shape) - len(self.shape), 0) :]
+        left = iter(own)  # each `in` goes on where the one before has stopped: the order counts
+        return all(n in left for n in widths)
 
 
 def resolve(spec: ParamSpec, parametrization: Parametrization) -> Scaling:
@@ -58,8 +82,8 @@ def resolve(spec: ParamSpec, parametrization: Parametrization) -> Scaling:
     (in the gauge `unit` the multiplier is the weight's standard deviation instead).
 
     Args:
-      spec: the parameter's axes, its standard deviation at base width and its `lr_scale`.
-      parametrization: the rule.
+      spec: Axes of the parameter and its constants.
+      parametrization: Rule, gauge and optimizer to resolve it for.
 
     Raises:
       ValueError: if the layer that owns the parameter applies another multiplier or initial scale
@@ -96,6 +120,7 @@ def resolve(spec: ParamSpec, parametrization: Parametrization) -> Scaling:
         norm=row.norm.at(*at) / root,
         family=row.family,
         shape=spec.shape,
+        batch_axes=spec.batch_axes,
     )
 
 
@@ -117,7 +142,7 @@ def _at(spec: ParamSpec) -> tuple[float, float, float, float, float]:
 
 
 def _root(spec: ParamSpec, parametrization: Parametrization) -> float:
-    """The factor on the multiplier through which α acts, if it does so there."""
+    """The factor of α on the multiplier; 1 where α multiplies the learning rate."""
     return math.sqrt(spec.lr_scale) if parametrization.lr_scale_acts_on == "multiplier" else 1.0
 
 

@@ -1,32 +1,15 @@
-"""What a parametrization needs to know of a parameter: which axes grow, and by how much."""
+"""The description of a parameter: which of its axes grow with the model, and by how much."""
 
 import dataclasses
 import math
-from numbers import Integral
 from typing import Literal, get_args
+
+from jaxmup import _check
 
 AxisKind = Literal["input", "output", "batch"]
 Role = Literal["input", "hidden", "output", "fixed"]
 
-
-def require_positive(name: str, value: float, remedy: str) -> None:
-    """Raises a `ValueError` unless `value` is a finite number above zero.
-
-    Example:
-      >>> require_positive("lr_scale", -1.0, "Leave it out for 1.")
-      Traceback (most recent call last):
-      ...
-      ValueError: `lr_scale` must be a finite number above 0. Got -1.0. Leave it out for 1.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"`{name}` must be a Python number. Got {value!r}. {remedy}")
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"`{name}` must be a finite number above 0. Got {value!r}. {remedy}")
-
-
-def _require_size(name: str, value: object, remedy: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"`{name}` must be an integer of at least 1. Got {value!r}. {remedy}")
+_set = object.__setattr__  # for a frozen record that normalizes its own fields
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,15 +17,16 @@ class Axis:
     """One axis of a parameter: what it does, its size now, and its size in the base model.
 
     Args:
-      kind: `"input"` if the layer sums over it, `"output"` if it indexes what the layer returns,
-        `"batch"` if it does neither to the width (experts, scanned layers, the spatial axes of a
-        convolution).
-      size: number of elements now.
-      base: number of elements in the base model; `None` if the axis is the same in every model. An
+      kind: Use of the axis: `"input"` if the layer sums over it, `"output"` if it indexes what the
+        layer returns, `"batch"` if it has nothing to do with the width (experts, scanned layers,
+        the spatial axes of a convolution).
+      size: Number of elements now.
+      base: Number of elements in the base model; `None` if the axis is the same in every model. An
         axis with a base grows, also where `base == size`.
 
     Raises:
-      ValueError: if `kind` is unknown, or a size is not a positive integer.
+      TypeError: if a size is no integer.
+      ValueError: if `kind` is unknown, or a size is below 1.
 
     Example:
       >>> Axis("input", 1024, base=64).ratio
@@ -56,18 +40,16 @@ class Axis:
     base: int | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(AxisKind):
-            raise ValueError(f"`kind` must be one of {get_args(AxisKind)}. Got {self.kind!r}.")
-        _require_size("size", self.size, "It is the number of elements of the axis.")
+        _check.one_of("kind", self.kind, get_args(AxisKind))
+        _check.size("size", self.size, remedy="It is the number of elements of the axis.")
+        _set(self, "size", _check.plain(self.size))
         if self.base is not None:
-            remedy = (
-                "It is the size of this axis in the base model; `None` if the axis does not grow."
-            )
-            _require_size("base", self.base, remedy)
+            _check.size("base", self.base, remedy="`None` is for an axis that does not grow.")
+            _set(self, "base", _check.plain(self.base))
 
     @property
     def grows(self) -> bool:
-        """Whether the axis belongs to the width of the model."""
+        """True if the axis belongs to the width of the model."""
         return self.base is not None
 
     @property
@@ -83,53 +65,66 @@ class Axis:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Applied:
-    """What a layer itself does with a parameter.
+    """The part of a parametrization that a layer itself carries out for a parameter.
 
-    `resolve` refuses a parametrization that asks for anything else.
+    `resolve` refuses a parametrization that asks the layer for anything else.
 
     Args:
-      multiplier: the constant `m` of `W = m · w` in the layer's forward pass; dimensionless.
-      init_gain: what the layer multiplied the base model's initial values by; dimensionless. `None`
-        if the initial values are the plain initializer's, which `jaxmup.infer.rescale` scales.
+      multiplier: Constant `m` of `W = m · w` in the forward pass of the layer; dimensionless.
+      init_gain: Factor by which the layer has scaled the initial values of the base model;
+        dimensionless. `None` if it draws them as any plain layer does, and `jaxmup.rescale` is what
+        scales them.
     """
 
     multiplier: float
     init_gain: float | None
 
 
+_REMEDIES = {
+    "init_std": "`None` leaves the scale to the initializer.",
+    "lr_scale": "1.0 leaves the learning rate as it is.",
+    "depth_ratio": "1.0 is for a parameter outside residual blocks.",
+    "forward_gain": "1.0 is for a model that lacks none.",
+}
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class ParamSpec:
-    r"""All that a parametrization looks at: a parameter's axes and its constants at base width.
+    r"""All that a parametrization looks at: the axes of a parameter, and its constants.
 
-    The role follows from which axes grow, and the rule itself needs only
+    Everything that muP asks of a parameter follows from two numbers, by how much its input axes and
+    its output axes have grown over the base model:
 
     .. math::
       r_{in} = \prod_{input\ axes} \frac{size}{base}, \qquad
       r_{out} = \prod_{output\ axes} \frac{size}{base}.
 
-    It is an unregistered dataclass: `jax.tree.map` sees a leaf, so a tree of specs mirrors the tree
-    of parameters.
+    jaxmup layers declare their specs, `jaxmup.infer` reads them off a plain model, and by hand one
+    is made of the axes alone. A spec is an unregistered dataclass: `jax.tree.map` sees a leaf, so
+    a tree of specs mirrors the tree of parameters.
 
     Args:
-      axes: one `Axis` per dimension of the parameter, in the order of its shape.
-      init_std: standard deviation of the effective weight at base width; `None` where an
+      axes: One `Axis` per dimension of the parameter, in the order of its shape.
+      init_std: Standard deviation of the effective weight in the base model; `None` if an
         initializer defines it.
-      lr_scale: factor α on this parameter's learning rate at every width; dimensionless.
-      applied: what the layer that owns the parameter does with it; `None` if whoever uses the
-        parameter applies what the parametrization asks for. A plain layer, which knows nothing of
-        it, has `Applied(multiplier=1.0, init_gain=None)`.
-      depth_ratio: by how much the number of residual blocks has grown over the base model, for a
-        parameter inside one; 1.0 outside; dimensionless.
-      forward_gain: constant factor on what the parameter contributes that muP asks for and a plain
-        model's forward pass lacks; the stored weight carries it. Attention that divides its logits
-        by `√d` where muP asks for `√d0 / d` has `√(d0 / d)` on its query kernel and bias;
+      lr_scale: Factor α on the learning rate of this parameter, the same at every width;
         dimensionless.
+      applied: Multiplier and initial scale that the layer which owns the parameter has built in,
+        such as `Applied(multiplier=1.0, init_gain=None)` of a plain layer; `resolve` refuses a
+        parametrization that asks for others. `None` if the layer has nothing built in: your own
+        code multiplies by `Scaling.multiplier` and draws with `Scaling.init_std`.
+      depth_ratio: Number of residual blocks over that of the base model, for a parameter inside a
+        block; 1.0 for one outside; dimensionless.
+      forward_gain: Factor that muP asks for in the forward pass and the model lacks, so that the
+        stored weight carries it; 1.0 if the model lacks none; dimensionless. A plain attention
+        layer divides its logits by `√d` where muP asks for `d / √d0`, with `d` the size of a head
+        and `d0` that of the base model: its query kernel and bias carry `√(d0 / d)`.
       reason: Where the model uses the parameter and what its `forward_gain` makes up for, in words.
         Two specs that differ in it alone are equal.
 
     Raises:
-      ValueError: if `init_std`, `lr_scale`, `depth_ratio` or `forward_gain` is not a finite
-        positive number.
+      TypeError: if `axes` is no tuple of `Axis`, or a number is none of Python or NumPy.
+      ValueError: if a number is not finite and above 0.
 
     Example:
       >>> spec = ParamSpec((Axis("input", 1024, base=64), Axis("output", 256, base=64)))
@@ -156,15 +151,12 @@ class ParamSpec:
             raise TypeError(
                 f"`axes` must be a tuple of `Axis`, one per dimension. Got {self.axes!r}."
             )
-        if self.init_std is not None:
-            require_positive(
-                "init_std", self.init_std, "`None` leaves the scale to the initializer."
-            )
-        require_positive("lr_scale", self.lr_scale, "1.0 leaves the learning rate as it is.")
-        require_positive(
-            "depth_ratio", self.depth_ratio, "1.0 is for a parameter outside residual blocks."
-        )
-        require_positive("forward_gain", self.forward_gain, "1.0 is for a model that lacks none.")
+        for name, remedy in _REMEDIES.items():
+            value = getattr(self, name)
+            if name == "init_std" and value is None:
+                continue
+            _check.number(name, value, above=0, may_be_traced=False, remedy=remedy)
+            _set(self, name, _check.plain(value))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -177,18 +169,23 @@ class ParamSpec:
         return tuple(axis.base_size for axis in self.axes)
 
     @property
+    def batch_axes(self) -> tuple[int, ...]:
+        """Positions of the batch axes in the shape."""
+        return tuple(i for i, axis in enumerate(self.axes) if axis.kind == "batch")
+
+    @property
     def r_in(self) -> float:
-        """By how much the input axes have grown over the base model; dimensionless."""
+        """Growth of the input axes over the base model; dimensionless."""
         return self._ratio("input")
 
     @property
     def r_out(self) -> float:
-        """By how much the output axes have grown over the base model; dimensionless."""
+        """Growth of the output axes over the base model; dimensionless."""
         return self._ratio("output")
 
     @property
     def role(self) -> Role:
-        """Where in the model such a parameter stands, by which of its axes grow.
+        """The place in a model that a parameter with such axes has.
 
         `input`: only output axes; `hidden`: both; `output`: only input axes; `fixed`: none.
         """

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
 import jax
+import jax.numpy as jnp
 
 from jaxmup import _scaling
 from jaxmup._check import listed
@@ -36,7 +37,7 @@ Specs: TypeAlias = Any
 Scalings: TypeAlias = Any
 """A tree like the parameters, with a `Scaling` at each leaf."""
 Size: TypeAlias = Any
-"""What a factory is given: one positional argument, or a mapping of keyword arguments."""
+"""The size of a model: one positional argument of its factory, or a mapping of keywords."""
 PathName: TypeAlias = str
 """The name of a leaf, the keys on the way to it joined by slashes, such as `"layers/0/kernel"`."""
 
@@ -105,13 +106,26 @@ _ONE_NAME = (
 )
 
 
+def is_floating(leaf: object) -> bool:
+    """Says if a leaf is an array of floating-point numbers, real or complex, abstract or not.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> is_floating(jnp.ones(2)), is_floating(jnp.arange(2)), is_floating(jnp.tanh)
+      (True, False, False)
+    """
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jnp.inexact)
+
+
 def require_leaves(what: str, tree: Any, kind: type[T], remedy: str) -> dict[str, T]:
     """The leaves of `tree` by name, all of type `kind`.
 
     Raises:
       TypeError: naming the leaves that are of another type.
     """
-    leaves = leaves_by_path(tree)
+    # An empty tree is `{}`: JAX takes `None` for one too, which a user has passed by mistake.
+    leaves: dict[str, Any] = leaves_by_path(tree) if tree is not None else {"": None}
     wrong = [
         f"{name or '(the tree itself)'}: {type(leaf).__name__}"
         for name, leaf in leaves.items()

@@ -8,9 +8,9 @@ batches dominates, Adam's path is a diffusion, and a step of batch size κB with
 """
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
-from jaxmup._spec import require_positive
+from jaxmup import _check
 
 DecayMode = Literal["decoupled", "independent"]
 
@@ -23,17 +23,23 @@ _EMA = "Wang and Aitchison, How to set AdamW's weight decay, arXiv:2405.13698"
 _POWER_LINES = "Bergsma et al., Power Lines, arXiv:2505.13738, Equations 2 to 4"
 
 
+def _positive(name: str, value: object, remedy: str) -> None:
+    _check.number(name, value, above=0, may_be_traced=False, remedy=remedy)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Run:
-    """What a run is given: its batches, and how long it trains.
+    """The size of a run: its batches, and how long it trains.
 
     Args:
-      batch_size: examples, or tokens, of one step.
-      examples: examples, or tokens, of the whole run; in the unit of `batch_size`.
-      parameters: number of parameters of the model; needed by rules in tokens per parameter alone.
+      batch_size: Number of examples, or tokens, in one step.
+      examples: Number of examples, or tokens, in the whole run; in the unit of `batch_size`.
+      parameters: Number of parameters of the model, for rules in tokens per parameter; `None` if it
+        is not known.
 
     Raises:
-      TypeError, ValueError: if a number is not a finite positive one.
+      TypeError: if a number is none of Python or NumPy.
+      ValueError: if a number is not finite and above 0.
 
     Example:
       >>> Run(batch_size=32, examples=3200).iterations
@@ -45,10 +51,10 @@ class Run:
     parameters: float | None = None
 
     def __post_init__(self) -> None:
-        require_positive("batch_size", self.batch_size, "It counts examples or tokens.")
-        require_positive("examples", self.examples, "It counts what `batch_size` counts.")
+        _positive("batch_size", self.batch_size, "It counts examples or tokens.")
+        _positive("examples", self.examples, "It counts what `batch_size` counts.")
         if self.parameters is not None:
-            require_positive("parameters", self.parameters, "`None` if no rule needs it.")
+            _positive("parameters", self.parameters, "`None` if no rule needs it.")
 
     @property
     def iterations(self) -> int:
@@ -58,17 +64,18 @@ class Run:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Hyperparameters:
-    """Of AdamW or another optimizer with two moments.
+    """The hyper-parameters of AdamW or another optimizer with two moments.
 
     Args:
-      learning_rate: its peak, where there is a schedule; the schedule stretches over the run.
-      weight_decay: coefficient λ; `None` for none.
-      eps: beside the root of the second moment, in units of the gradient.
-      b1: decay of the first moment.
-      b2: decay of the second moment.
+      learning_rate: Learning rate; the largest value of a schedule, which stretches over the run.
+      weight_decay: Coefficient λ; `None` for no decay.
+      eps: Constant beside the root of the second moment, in units of the gradient.
+      b1: Decay of the first moment, in [0, 1).
+      b2: Decay of the second moment, in [0, 1).
 
     Raises:
-      TypeError, ValueError: if a number is out of range.
+      TypeError: if a number is none of Python or NumPy.
+      ValueError: if a number is out of range.
 
     Example:
       >>> Hyperparameters(learning_rate=0.01).b1
@@ -82,29 +89,28 @@ class Hyperparameters:
     b2: float = 0.999
 
     def __post_init__(self) -> None:
-        require_positive("learning_rate", self.learning_rate, "It is the base run's.")
-        require_positive("eps", self.eps, "It is added to the root of the second moment.")
+        _positive("learning_rate", self.learning_rate, "It is the base run's.")
+        _positive("eps", self.eps, "It is added to the root of the second moment.")
         if self.weight_decay is not None:
-            require_positive("weight_decay", self.weight_decay, "`None` is for none.")
-        for name, value in (("b1", self.b1), ("b2", self.b2)):
-            if not 0 <= value < 1:
-                raise ValueError(
-                    f"`{name}` must be at least 0 and below 1. Got {value!r}. Where `adjust` has "
-                    "made it, batches have grown so much that no average over steps is left: pass "
-                    "scale_betas=False, or a smaller batch."
-                )
+            _positive("weight_decay", self.weight_decay, "`None` is for none.")
+        remedy = (
+            "Where `adjust` has made it, batches have grown so much that no average over steps is "
+            "left: pass scale_betas=False, or a smaller batch."
+        )
+        _check.number("b1", self.b1, at_least=0, below=1, may_be_traced=False, remedy=remedy)
+        _check.number("b2", self.b2, at_least=0, below=1, may_be_traced=False, remedy=remedy)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Factor:
-    """What one hyper-parameter is multiplied by, why, and who says so.
+    """The factor on one hyper-parameter, with its formula and its source.
 
     Args:
-      name: of the hyper-parameter.
-      value: dimensionless.
-      formula: in `m_B`, `m_D` and `m_TPP`, the ratios of target to base of batch size, examples
-        and examples per parameter.
-      source: where the rule is from.
+      name: Name of the hyper-parameter.
+      value: Factor from base to target; dimensionless.
+      formula: Formula of the factor in `m_B`, `m_D` and `m_TPP`, the ratios of target to base of
+        batch size, examples and examples per parameter.
+      source: Paper and equation or table that the formula is from.
     """
 
     name: str
@@ -123,7 +129,7 @@ def factors(
     decay_mode: DecayMode = "decoupled",
     scale_betas: bool = True,
 ) -> dict[str, Factor]:
-    r"""What each hyper-parameter is multiplied by from one run to another, with its source.
+    r"""The factor on each hyper-parameter from one run to another, with its source.
 
     With :math:`m_B`, :math:`m_D` the ratios of batch size and of examples, by default
 
@@ -135,27 +141,29 @@ def factors(
     The literature disagrees on the exponents; each is an argument.
 
     Args:
-      base: the run that the hyper-parameters are from.
-      target: the run that they are for.
-      batch_exponent: p of :math:`\eta \propto m_B^p`: ½ for optimizers whose step does not grow
-        with the gradient (Malladi et al.), 1 for SGD (the linear rule).
-      length_exponent: q of :math:`\eta \propto m_D^{-q}`: ½ follows the diffusion (Complete(d)P);
-        measured exponents are lower, about 0.3 for compute-optimal runs; 0 keeps the rate.
-      timescale_exponent: how the time scale of weight decay, :math:`1 / (\eta \lambda)` steps as a
-        fraction of the run, depends on examples per parameter: :math:`m_{TPP}^m`. 0 keeps the
-        fraction (Wang and Aitchison; Complete(d)P); Power Lines measures m < 0. `None` leaves the
-        coefficient as it is.
-      decay_mode: whether the coefficient is multiplied by the learning rate (`"decoupled"`, as
-        optax's and torch's) or not (`"independent"`).
-      scale_betas: whether the time over which Adam averages is a fixed part of the run, rather than
+      base: Run that the hyper-parameters are from.
+      target: Run that the hyper-parameters are for.
+      batch_exponent: Exponent p of :math:`\eta \propto m_B^p`: ½ for optimizers whose step does not
+        grow with the gradient (Malladi et al.), 1 for SGD (the linear rule).
+      length_exponent: Exponent q of :math:`\eta \propto m_D^{-q}`: ½ follows the diffusion
+        (Complete(d)P); measured exponents are lower, about 0.3 for compute-optimal runs; 0 keeps
+        the rate.
+      timescale_exponent: Exponent m of :math:`m_{TPP}^m`, by which the time scale of weight decay,
+        :math:`1 / (\eta \lambda)` steps as a fraction of the run, follows examples per parameter.
+        0 keeps the fraction (Wang and Aitchison; Complete(d)P); Power Lines measures m < 0. `None`
+        leaves the coefficient as it is.
+      decay_mode: Kind of weight decay: `"decoupled"` if its coefficient is multiplied by the
+        learning rate, as optax's and torch's, `"independent"` if not.
+      scale_betas: Whether the time over which Adam averages is a fixed part of the run, rather than
         a fixed number of steps.
 
     Returns:
       The factor on `learning_rate`, `weight_decay`, `eps`, `1 - b1`, `1 - b2` and `iterations`.
 
     Raises:
-      ValueError: if `timescale_exponent` needs a number of parameters that a run lacks, or
-        `decay_mode` is unknown.
+      TypeError: if an exponent is no number.
+      ValueError: if an exponent is not finite, `timescale_exponent` needs a number of parameters
+        that a run lacks, or `decay_mode` is unknown.
 
     Example:
       >>> table = factors(Run(32, 3200), Run(128, 51200))
@@ -171,8 +179,13 @@ def factors(
       arXiv:2405.13698.
       Bergsma et al., "Power Lines", arXiv:2505.13738, Equations 2 to 4.
     """
-    if decay_mode not in ("decoupled", "independent"):
-        raise ValueError(f"`decay_mode` must be 'decoupled' or 'independent'. Got {decay_mode!r}.")
+    _check.one_of("decay_mode", decay_mode, get_args(DecayMode))
+    for name, exponent in (
+        ("batch_exponent", batch_exponent),
+        ("length_exponent", length_exponent),
+        ("timescale_exponent", 0.0 if timescale_exponent is None else timescale_exponent),
+    ):
+        _check.number(name, exponent, may_be_traced=False)
     batch, length = target.batch_size / base.batch_size, target.examples / base.examples
     kappa = batch / length
     lr = kappa**batch_exponent * length ** (batch_exponent - length_exponent)
@@ -225,14 +238,14 @@ def adjust(
     """The hyper-parameters of `base` for `target`: each times its factor.
 
     Args:
-      hyperparameters: of the base run.
-      base: see `factors`.
-      target: see `factors`; it trains for `target.iterations` steps.
-      batch_exponent: see `factors`.
-      length_exponent: see `factors`.
-      timescale_exponent: see `factors`.
-      decay_mode: see `factors`.
-      scale_betas: see `factors`.
+      hyperparameters: Hyper-parameters of the base run.
+      base: Run that they are from.
+      target: Run that they are for; it trains for `target.iterations` steps.
+      batch_exponent: Exponent p of the learning rate; see `factors`.
+      length_exponent: Exponent q of the learning rate; see `factors`.
+      timescale_exponent: Exponent m of the time scale of weight decay; see `factors`.
+      decay_mode: Kind of weight decay; see `factors`.
+      scale_betas: Whether Adam averages over a fixed part of the run; see `factors`.
 
     Raises:
       ValueError: as `factors`, or if a decay of Adam's moments would leave [0, 1).

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxmup import _extras
+from jaxmup import _check, _extras
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -17,10 +17,10 @@ class Dataset:
     """A classification data set in memory.
 
     Args:
-      name: what to call it.
-      inputs: shape `(examples, features)`, float32; read-only.
-      labels: shape `(examples,)`, int32, from 0 to `classes - 1`; read-only.
-      classes: number of classes.
+      name: Name of the data set.
+      inputs: Inputs of shape `(examples, features)`, float32; read-only.
+      labels: Labels of shape `(examples,)`, int32, from 0 to `classes - 1`; read-only.
+      classes: Number of classes.
     """
 
     name: str
@@ -62,25 +62,36 @@ def digits() -> Dataset:
 
 
 def batch_order(examples: int, batch_size: int, steps: int, seed: int) -> np.ndarray:
-    """Which examples each step of a run sees: shuffled epochs, end to end, cut into batches.
+    """Indices of the examples of each step: shuffled epochs, end to end, cut into batches.
 
     Every example comes once before any comes again. The order is a function of the arguments
     alone, and a longer run begins as a shorter one does.
 
     Args:
-      examples: number of examples in the data set, at least 1.
-      batch_size: examples per step, at least 1; it may exceed `examples`.
-      steps: number of steps.
-      seed: chooses the order; at least 0.
+      examples: Number of examples in the data set, at least 1.
+      batch_size: Examples per step, at least 1; it may exceed `examples`.
+      steps: Number of steps, at least 0.
+      seed: Seed of the order, at least 0.
 
     Returns:
       Indices of shape `(steps, batch_size)`, int32.
+
+    Raises:
+      TypeError: if a number is no integer.
+      ValueError: if one is too small.
 
     Example:
       >>> order = batch_order(examples=6, batch_size=2, steps=3, seed=0)
       >>> sorted(order.ravel().tolist())
       [0, 1, 2, 3, 4, 5]
     """
+    for name, value, least in (
+        ("examples", examples, 1),
+        ("batch_size", batch_size, 1),
+        ("steps", steps, 0),
+        ("seed", seed, 0),
+    ):
+        _check.size(name, value, at_least=least)
     generator = np.random.default_rng(seed)
     epochs = -(-steps * batch_size // examples)
     stream = np.concatenate([generator.permutation(examples) for _ in range(epochs)])
@@ -96,9 +107,9 @@ class Text(NamedTuple):
     """A text as bytes: a language model over them has a vocabulary of 256.
 
     Args:
-      name: what to call it.
-      train: what to train on, uint8; read-only.
-      held_out: what to measure the loss on, uint8; read-only.
+      name: Name of the text.
+      train: Bytes to train on, uint8; read-only.
+      held_out: Bytes to measure the loss on, uint8; read-only.
     """
 
     name: str
@@ -115,8 +126,8 @@ def text(path: str | os.PathLike[str] | None = None, limit: int = 4_000_000) -> 
     shorter text than ten blocks, the last tenth.
 
     Args:
-      path: any file to take instead, whatever its encoding.
-      limit: size in bytes from which on the text is cut.
+      path: Any file, whatever its encoding; `None` for the standard library.
+      limit: Size in bytes from which on the text is cut.
 
     Raises:
       OSError: if the file, or the source of the standard library, cannot be read.
@@ -127,6 +138,7 @@ def text(path: str | os.PathLike[str] | None = None, limit: int = 4_000_000) -> 
       >>> corpus.train.dtype, len(corpus.train) > 8 * len(corpus.held_out) > 0
       (dtype('uint8'), True)
     """
+    _check.size("limit", limit)
     content = _standard_library(limit) if path is None else _start_of(Path(path), limit)
     name = "standard library" if path is None else Path(path).name
     if len(content) < _HELD_OUT:
@@ -165,23 +177,31 @@ def sequences(
     """A batch of pieces of a text, from random places, and what follows each of their tokens.
 
     Args:
-      tokens: the text; shape `(length,)`.
-      context: length of a piece, in tokens.
-      batch_size: number of pieces.
-      seed: of the run; at least 0.
-      step: of the run; at least 0. The places are a function of the sizes, `seed` and `step` alone.
+      tokens: Text of shape `(length,)`.
+      context: Length of a piece, in tokens.
+      batch_size: Number of pieces.
+      seed: Seed of the run, at least 0.
+      step: Step of the run, at least 0. The places are a function of the sizes, `seed` and `step`.
 
     Returns:
       Inputs and targets of shape `(batch_size, context)`, int32.
 
     Raises:
-      ValueError: if the text is no longer than `context`.
+      TypeError: if a number is no integer.
+      ValueError: if one is too small, or the text is no longer than `context`.
 
     Example:
       >>> inputs, targets = sequences(np.arange(9), context=4, batch_size=1, seed=0, step=0)
       >>> (targets - inputs).tolist()
       [[1, 1, 1, 1]]
     """
+    for name, value, least in (
+        ("context", context, 1),
+        ("batch_size", batch_size, 1),
+        ("seed", seed, 0),
+        ("step", step, 0),
+    ):
+        _check.size(name, value, at_least=least)
     if len(tokens) <= context:
         raise ValueError(
             f"A text must be longer than a sequence of {context} tokens. Got {len(tokens)}. "

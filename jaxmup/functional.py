@@ -1,4 +1,4 @@
-"""Pure array functions: where a multiplier is applied, and how."""
+"""Pure array functions: the places where multipliers are applied."""
 
 import dataclasses
 import inspect
@@ -17,8 +17,8 @@ def scale(x: Array, factor: float | Array) -> Array:
     relative error of up to 0.4 % on every entry. Here the product is taken in float32 at least.
 
     Args:
-      x: floating-point array of any shape.
-      factor: a Python number, of which 1.0 returns `x` itself, or a scalar array, which is always
+      x: Floating-point array of any shape.
+      factor: A Python number, of which 1.0 returns `x` itself, or a scalar array, which is always
         multiplied by; dimensionless.
 
     Example:
@@ -37,9 +37,9 @@ def scale_smaller(inputs: Array, kernel: Array, multiplier: float | Array) -> tu
     Either gives the same product; scaling the smaller one writes less memory.
 
     Args:
-      inputs: activations of any shape.
-      kernel: weights of any shape.
-      multiplier: dimensionless.
+      inputs: Activations of any shape.
+      kernel: Weights of any shape.
+      multiplier: Factor on the kernel; dimensionless.
 
     Returns:
       `inputs` and `kernel`, one of them scaled.
@@ -60,10 +60,10 @@ def lookup(
     """Rows of `multiplier · embedding`: what is smaller of the rows and the table is multiplied.
 
     Args:
-      take: picks the rows from a table.
-      embedding: the table, of shape `(num_embeddings, features)`.
-      n_rows: how many rows are picked.
-      multiplier: dimensionless.
+      take: Function that picks the rows from a table.
+      embedding: Table of shape `(num_embeddings, features)`.
+      n_rows: Number of rows that are picked.
+      multiplier: Factor on the embedding; dimensionless.
 
     Example:
       >>> lookup(lambda table: table[jnp.array([1])], jnp.ones((3, 2)), 1, 0.5)
@@ -82,8 +82,8 @@ class ScaledAttention:
     function, not of a parameter: no gauge moves it.
 
     Args:
-      attention_fn: as `flax.nnx.dot_product_attention`.
-      factor: dimensionless.
+      attention_fn: Attention function, called as `flax.nnx.dot_product_attention` is.
+      factor: Factor on the logits; dimensionless.
     """
 
     attention_fn: Callable[..., Array]
@@ -103,8 +103,8 @@ def top_k_gates(logits: Array, k: int) -> Array:
     """Gates of the `k` experts with the largest logits: their softmax, zero for the others.
 
     Args:
-      logits: shape `(..., experts)`.
-      k: how many experts are chosen.
+      logits: Logits of shape `(..., experts)`.
+      k: Number of experts that are chosen.
 
     Returns:
       Shape `(..., experts)`, each row of sum 1, in the dtype of `logits`; taken in float32 at
@@ -116,6 +116,7 @@ def top_k_gates(logits: Array, k: int) -> Array:
     """
     wide = jnp.promote_types(logits.dtype, jnp.float32)
     largest, chosen = lax.top_k(logits.astype(wide), k)
+    # A product with one-hot rows: what is not chosen is exactly zero, its gradient too.
     rows = jax.nn.one_hot(chosen, logits.shape[-1], dtype=wide)
     return jnp.einsum("...k,...ke->...e", jax.nn.softmax(largest), rows).astype(logits.dtype)
 
@@ -124,8 +125,8 @@ def mix(outputs: Array, gates: Array) -> Array:
     """The sum of the experts' outputs, weighted by their gates.
 
     Args:
-      outputs: shape `(experts, tokens, features)`.
-      gates: shape `(tokens, experts)`.
+      outputs: Outputs of shape `(experts, tokens, features)`.
+      gates: Gates of shape `(tokens, experts)`.
 
     Returns:
       Shape `(tokens, features)`.

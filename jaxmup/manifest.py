@@ -1,4 +1,4 @@
-"""What a checkpoint was trained under: specs and parametrization as a file beside it.
+"""Specs and parametrization of a checkpoint, as a file beside it.
 
 A checkpoint holds weights, which mean nothing without the multipliers and learning rates that they
 were trained with. A manifest is versioned, strict JSON and holds every number of both.
@@ -26,12 +26,12 @@ _SPECS = "It is what `jaxmup.infer`, `jaxmup.nnx.specs` or `jaxmup.linen.specs` 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What `read` returns.
+    """The content of a manifest.
 
     Args:
-      specs: the spec of every parameter, by name.
-      parametrization: the rule, with all its exponents.
-      jaxmup_version: version of the library that wrote it.
+      specs: Spec of every parameter, by name.
+      parametrization: Parametrization with all its exponents.
+      jaxmup_version: Version of the library that wrote the file.
     """
 
     specs: dict[str, ParamSpec]
@@ -43,9 +43,9 @@ def write(path: str | os.PathLike[str], specs: Any, parametrization: Parametriza
     """Writes specs and parametrization to `path`, all or nothing.
 
     Args:
-      path: file to write.
-      specs: a tree of `ParamSpec`.
-      parametrization: the rule that they are resolved with.
+      path: File to write.
+      specs: Tree of `ParamSpec`.
+      parametrization: Parametrization that the specs are resolved with.
 
     Raises:
       OSError: if it cannot be written; what was at `path` is then as it was.
@@ -115,9 +115,9 @@ def check(path: str | os.PathLike[str], specs: Any, parametrization: Parametriza
     """Raises a `ValueError` unless the manifest at `path` is that of this model.
 
     Args:
-      path: a file that `write` wrote.
-      specs: the tree of `ParamSpec` of the model that is to take over the checkpoint.
-      parametrization: the rule that it is trained with.
+      path: File that `write` wrote.
+      specs: Tree of `ParamSpec` of the model that is to take over the checkpoint.
+      parametrization: Parametrization that the model is trained with.
 
     Raises:
       OSError: if it cannot be read.

@@ -1,4 +1,7 @@
-"""A short check against PyTorch: jaxmup beside a plain torch model under `torch.optim`.
+"""A self-check against PyTorch: jaxmup beside a plain torch model under `torch.optim`.
+
+`jaxmup parity` runs it where jaxmup is installed, to see that it trains right on this machine and
+with these versions. It is no part of training, and what it needs of torch it loads when it runs.
 
 The torch side knows nothing of gauges or multipliers: an ordinary `torch.nn.Sequential`, one
 parameter group for each parameter, and the learning rates of one published table, typed out below.
@@ -16,10 +19,10 @@ import optax
 from flax import nnx
 from jax import Array, lax
 
-from jaxmup import _extras, optim
+from jaxmup import _check, _extras, optim
 from jaxmup._families import FamilyName
-from jaxmup._parametrization import GaugeName, parametrization
-from jaxmup._tree import leaves_by_path, map_named, resolve
+from jaxmup._parametrization import GaugeName, Parametrization, parametrization
+from jaxmup._tree import OptState, Params, leaves_by_path, map_named, resolve
 from jaxmup.models import MLP
 from jaxmup.nnx import specs
 
@@ -43,12 +46,12 @@ class Comparison(NamedTuple):
     """One run on both sides.
 
     Args:
-      case: optimizer and gauge.
-      dtype: of parameters, data and computation.
-      steps: optimizer steps.
-      difference: the largest difference of losses and effective weights after any step, relative to
-        the largest entry of their tensor.
-      largest: what it may be.
+      case: Optimizer and gauge.
+      dtype: Type of parameters, data and computation.
+      steps: Number of optimizer steps.
+      difference: Largest difference of losses and effective weights after any step, relative to the
+        largest entry of their tensor.
+      largest: Largest difference that passes.
 
     Example:
       >>> Comparison("Adam, table8", "float64", steps=100, difference=4e-16, largest=1e-11).passed
@@ -63,7 +66,7 @@ class Comparison(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether the difference is small enough; NaN is not."""
+        """True if the difference is small enough; NaN is not."""
         return self.difference <= self.largest
 
 
@@ -143,22 +146,22 @@ def compare(steps: int = 100) -> Iterator[Comparison]:
     """Trains an MLP with jaxmup and with torch, from the same weights, in each case.
 
     Args:
-      steps: optimizer steps of each run.
+      steps: Number of optimizer steps of each run.
 
     Returns:
       An iterator that yields a comparison when its two runs have ended.
 
     Raises:
       ModuleNotFoundError: if torch is not installed; the message says how to install it.
-      ValueError: if `steps` is not positive.
+      TypeError: if `steps` is no integer.
+      ValueError: if it is not positive.
 
     Example:
       >>> comparison = next(compare(steps=2))  # doctest: +SKIP
       >>> comparison.case, comparison.passed  # doctest: +SKIP
       ('SGD, table8', True)
     """
-    if steps < 1:
-        raise ValueError(f"`steps` must be at least 1. Got {steps!r}.")
+    _check.size("steps", steps)
     _extras.require("torch", "The comparison with PyTorch", "torch")
     return (_compare(*case, steps) for case in _CASES)
 
@@ -210,20 +213,22 @@ def _data(steps: int) -> tuple[np.ndarray, np.ndarray]:
     return x, np.sin(x[..., :OUT_FEATURES]) + rng.standard_normal((steps, BATCH, OUT_FEATURES))
 
 
+def _model(chosen: Parametrization) -> MLP:
+    return MLP(
+        IN_FEATURES,
+        OUT_FEATURES,
+        width=WIDTH,
+        depth=2,
+        base_width=BASE_WIDTH,
+        parametrization=chosen,
+        rngs=nnx.Rngs(0),
+    )
+
+
 def _jax_run(peers: _Peers, gauge: GaugeName, dtype: DtypeName, steps: int) -> Tensors:
     """Losses and effective weights of every step."""
     chosen = parametrization("mup", peers.family, gauge=gauge)
-    abstract = nnx.eval_shape(
-        lambda: MLP(
-            IN_FEATURES,
-            OUT_FEATURES,
-            width=WIDTH,
-            depth=2,
-            base_width=BASE_WIDTH,
-            parametrization=chosen,
-            rngs=nnx.Rngs(0),
-        )
-    )
+    abstract = nnx.eval_shape(lambda: _model(chosen))
     graph, shapes = nnx.split(abstract)
     scalings = resolve(specs(abstract), chosen)
     multipliers = {name: scaling.multiplier for name, scaling in leaves_by_path(scalings).items()}
@@ -231,18 +236,20 @@ def _jax_run(peers: _Peers, gauge: GaugeName, dtype: DtypeName, steps: int) -> T
     lr = SGD_LR if peers.family == "sgd" else ADAM_LR
     tx = peers.make(lr, scalings, **peers.ours)
 
-    def loss(params: Any, x: Array, y: Array) -> Array:
+    def loss_fn(params: Params, x: Array, y: Array) -> Array:
         return jnp.mean(jnp.square(nnx.merge(graph, params)(x) - y))
 
-    def step(carry: Any, batch: tuple[Array, Array]) -> tuple[Any, Any]:
+    def step(
+        carry: tuple[Params, OptState], batch: tuple[Array, Array]
+    ) -> tuple[tuple[Params, OptState], tuple[Array, Params]]:
         params, state = carry
-        value, grads = jax.value_and_grad(loss)(params, *batch)
+        value, grads = jax.value_and_grad(loss_fn)(params, *batch)
         updates, state = tx.update(grads, state, params)
         params = optax.apply_updates(params, updates)
         return (params, state), (value, params)
 
     @jax.jit
-    def train(params: Any, data: tuple[Array, Array]) -> tuple[Array, Any]:
+    def train(params: Params, data: tuple[Array, Array]) -> tuple[Array, Params]:
         return lax.scan(step, (params, tx.init(params)), data)[1]
 
     x, y = _data(steps)

@@ -22,12 +22,12 @@ OPTIMUM = -1.0
 
 
 class Trajectory(NamedTuple):
-    """What `run` recorded, as three arrays of one length.
+    """The record of a run, as three arrays of one length.
 
     Args:
-      step: int64; the number of the step, counted from 1.
-      x: float64; the point seen by that step, before its update.
-      average_regret: float64; the mean of `f_t(x_t) - f_t(-1)` up to and with that step.
+      step: Number of each step, counted from 1; int64.
+      x: Point seen by each step, before its update; float64.
+      average_regret: Mean of `f_t(x_t) - f_t(-1)` up to and with each step; float64.
     """
 
     step: npt.NDArray[np.int64]
@@ -41,8 +41,8 @@ def objective(t: Any, x: Any) -> Array:
     The sum over 101 steps is `10 x`, so -1 is the best fixed point of [-1, 1].
 
     Args:
-      t: the step, counted from 0; an integer.
-      x: a number in [-1, 1].
+      t: Step, counted from 0; an integer.
+      x: Number in [-1, 1].
 
     Example:
       >>> [float(objective(t, 0.5)) for t in (0, 1, 2, 102)]
@@ -65,9 +65,10 @@ def run(optimizer: Optimizer, steps: int = STEPS, *, record_every: int = 1000) -
     the wrong end, AMSGrad in one at the right end, near which it first comes after 127,000 steps.
 
     Args:
-      optimizer: `"adam"` or `"amsgrad"`.
-      steps: number of steps.
-      record_every: records steps `record_every`, `2 record_every`, ...; must divide `steps`.
+      optimizer: Name of the optimizer, `"adam"` or `"amsgrad"`.
+      steps: Number of steps.
+      record_every: Distance between records, the first of which is of step `record_every`; must
+        divide `steps`.
 
     Raises:
       ValueError: if `optimizer` is unknown, or `record_every` is no positive divisor of `steps`.

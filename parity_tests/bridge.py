@@ -28,15 +28,15 @@ Tree = dict[str, np.ndarray]
 
 
 class History(NamedTuple):
-    """What one side did; every array has the steps as its first axis.
+    """The steps of one side; every array has them as its first axis.
 
     Args:
-      outputs: of the network, before the update.
-      losses: mean squared errors, before the update.
-      gradients: as the optimizer sees them, with the factor d.
-      params: the stored parameters after the update.
-      moments: of the optimizer after the update, as `"mu/0/kernel"`; the names are optax's.
-      count: the steps that the optimizer has counted; `None` if it counts none.
+      outputs: Outputs of the network before the update.
+      losses: Mean squared errors before the update.
+      gradients: Gradients as the optimizer sees them, with the factor d.
+      params: Stored parameters after the update.
+      moments: Moments of the optimizer after the update, as `"mu/0/kernel"`; the names are optax's.
+      count: Number of steps that the optimizer has counted; `None` if it counts none.
     """
 
     outputs: np.ndarray
@@ -61,7 +61,7 @@ class History(NamedTuple):
 
 @functools.cache
 def weights(case: Case) -> Tree:
-    """Initial parameters, with the standard deviations of the rule."""
+    """Initial parameters, with the standard deviations of the parametrization."""
     rng = np.random.default_rng(0)
     return {name: n.init_std * rng.standard_normal(_shape(case, name)) for name, n in _given(case)}
 
@@ -126,7 +126,7 @@ class JaxModel(NamedTuple):
 
 
 def parametrization(case: Case) -> jaxmup.Parametrization:
-    """The rule of a case in jaxmup's words."""
+    """The parametrization of a case in jaxmup."""
     if case.rule in ("cellarium", "standard"):
         return jaxmup.parametrization(case.rule, case.family)
     return jaxmup.parametrization("mup", case.family, gauge=case.rule)
@@ -271,7 +271,7 @@ _STATES = (optax.ScaleByAdamState, optax.ScaleByAmsgradState, optax.TraceState)
 
 
 def _fields(state: Any) -> dict[str, Any]:
-    """What the optimizer in a chain keeps: its count and moments, or nothing."""
+    """The state of the optimizer in a chain: its count and moments, or nothing."""
     nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, _STATES))
     return next((node._asdict() for node in nodes if isinstance(node, _STATES)), {})
 
@@ -501,7 +501,7 @@ def gradients() -> Tree:
 
 
 class Steps(NamedTuple):
-    """What an optimizer did with `gradients()`; every array has the steps as its first axis."""
+    """The steps of an optimizer on `gradients()`; every array has them as its first axis."""
 
     params: Tree
     moments: Tree

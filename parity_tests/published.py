@@ -20,12 +20,12 @@ class Twins(NamedTuple):
     """A model in torch and here, with what the bridge has to be told.
 
     Args:
-      torch: makes the one in torch.
-      flax: makes the one here, without values.
-      inputs: draws a batch, in torch's layout.
-      outputs: number of features of a label's logits.
-      pairs: for `jaxmup.bridge.plan`.
-      channels_last: whether inputs here have the channels last.
+      torch: Function that makes the one in torch.
+      flax: Function that makes the one here, without values.
+      inputs: Function that draws a batch, in torch's layout.
+      outputs: Number of features of a label's logits.
+      pairs: Paths here of names in torch, for `jaxmup.bridge.plan`.
+      channels_last: Whether inputs here have the channels last.
     """
 
     torch: Callable[[], torch.nn.Module]

@@ -30,11 +30,11 @@ class Case(NamedTuple):
     """A module of each framework, and how each is applied to the same input.
 
     Args:
-      torch: makes the module of PyTorch.
-      flax: makes the NNX module.
-      shape: of the input.
-      torch_apply: PyTorch's output in Flax's axes.
-      flax_apply: Flax's.
+      torch: Function that makes the module of PyTorch.
+      flax: Function that makes the NNX module.
+      shape: Shape of the input.
+      torch_apply: Function that returns PyTorch's output in Flax's axes.
+      flax_apply: Function that returns Flax's output.
     """
 
     torch: Callable[[], nn.Module]

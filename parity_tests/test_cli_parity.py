@@ -101,7 +101,7 @@ def test_broken_torch_is_not_taken_for_a_missing_one(monkeypatch):
 
 def test_bad_steps(capsys):
     assert cli.run(["parity", "--steps", "0"]) == 2
-    assert "`steps` must be at least 1. Got 0." in capsys.readouterr().err
+    assert "`steps` must be an integer of at least 1. Got 0." in capsys.readouterr().err
 
 
 def test_torch_is_loaded_by_the_comparison_alone():

@@ -1,5 +1,8 @@
 """The bridge's plans and weights: which tensor becomes which leaf, and what is refused."""
 
+import dataclasses
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -303,6 +306,14 @@ def test_tied_tensors():
     assert untied["lm_head.weight"] == "readout/kernel"
 
 
+def test_tied_scalars_come_back_as_scalars():
+    source = {"scale": np.float32(3), "gain": np.float32(3)}
+    pairs = {"scale": "temperature", "gain": "temperature"}
+    made = bridge.from_torch(source, tree(temperature=()), pairs)
+    back = bridge.to_torch(made, source, pairs)
+    assert {name: tensor.shape for name, tensor in back.items()} == {"scale": (), "gain": ()}
+
+
 def test_convolutions_by_hand():
     weight = np.arange(2 * 3 * 2, dtype=np.float32).reshape(2, 3, 2)  # out, in, window
     conv = bridge.from_torch({"weight": weight}, nnx.Conv(3, 2, (2,), use_bias=False, rngs=RNGS))
@@ -358,6 +369,8 @@ def test_multipliers_keep_the_effective_weight():
     np.testing.assert_array_equal(made.kernel[...], 2 * source["weight"].T)
     np.testing.assert_array_equal(made.bias[...], source["bias"])
     np.testing.assert_array_equal(bridge.to_torch(made, source)["weight"], source["weight"])
+    leaves = bridge.plan(source, layer).forward(source.__getitem__)
+    np.testing.assert_array_equal(leaves["kernel"], 2 * source["weight"].T)
     stored = bridge.from_torch(source, layer, multipliers={"weight": 0.5})
     np.testing.assert_array_equal(stored.kernel[...], source["weight"].T)
 
@@ -370,6 +383,69 @@ def test_linen_with_specs_keeps_the_effective_weight():
     specs = jaxmup.linen.specs(module, x)
     made = bridge.from_torch(source, variables, specs=specs)
     np.testing.assert_array_equal(made["params"]["kernel"], 2 * source["weight"].T)
+
+
+def test_specs_of_another_model_are_refused():
+    tree = {"kernel": np.zeros((8, 2), np.float32), "bias": np.zeros(2, np.float32)}
+    source = state(weight=(2, 8), bias=(2,))
+    layer = jaxmup.nnx.Linear(16, 2, base_in_features=4, rngs=RNGS)
+    specs = dict(jaxmup.nnx.specs(layer))
+    with pytest.raises(ValueError, match=r"kernel has shape \(8, 2\), its spec \(16, 2\)"):
+        bridge.from_torch(source, tree, specs=specs)
+    with pytest.raises(ValueError, match=r"must be of a parameter\. scale is of none"):
+        bridge.from_torch(source, tree, specs={"scale": specs["bias"]})
+    with pytest.raises(TypeError, match="ParamSpec"):
+        bridge.from_torch(source, tree, specs={"bias": 1.0})
+
+
+@pytest.mark.parametrize("multiplier", [0.0, -1.0, np.nan, np.float32(np.inf), None, True])
+def test_multipliers_are_positive_numbers(multiplier):
+    source, layer = state(weight=(3, 2), bias=(3,)), nnx.Linear(2, 3, rngs=RNGS)
+    with pytest.raises((TypeError, ValueError), match=r"multipliers\['weight'\]` must be"):
+        bridge.from_torch(source, layer, multipliers={"weight": multiplier})
+
+
+@dataclasses.dataclass
+class Affine:
+    """A layer of another framework, whose leaves are not all arrays."""
+
+    kernel: jax.Array
+    bias: jax.Array
+    activation: Callable[..., jax.Array]
+    depth: int
+    trains: bool
+    slope: float
+    key: jax.Array
+    rest: None = None
+
+
+jax.tree_util.register_dataclass(Affine)
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_leaves_that_are_no_arrays_are_carried_along(abstract):
+    key = jax.random.key(3)
+    arrays = [jnp.zeros((2, 3)), jnp.zeros(3)]
+    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
+    layer = Affine(*(shapes if abstract else arrays), jnp.tanh, 2, True, 0.5, key)
+    source = state(fc__weight=(3, 2), fc__bias=(3,))
+    made = bridge.from_torch(source, {"fc": layer, "name": "net"})
+    np.testing.assert_array_equal(made["fc"].kernel, source["fc.weight"].T)
+    assert made["name"] == "net"
+    kept = made["fc"]
+    assert (kept.activation, kept.depth, kept.trains, kept.slope) == (jnp.tanh, 2, True, 0.5)
+    assert kept.key is key
+    assert kept.rest is None
+    back = bridge.to_torch(made, source)
+    assert back.keys() == source.keys()
+    for name, tensor in source.items():
+        np.testing.assert_array_equal(back[name], tensor)
+
+
+def test_two_leaves_of_one_name_are_refused():
+    zeros = np.zeros(2, np.float32)
+    with pytest.raises(ValueError, match=r"a/b: tree\['a'\]\['b'\](.|\n)*a/b: tree\['a/b'\]"):
+        bridge.from_torch(state(x=(2,), y=(2,)), {"a": {"b": zeros}, "a/b": zeros})
 
 
 def test_dtypes_are_kept():

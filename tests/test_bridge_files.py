@@ -387,12 +387,87 @@ def test_layers_with_constant_multipliers():
     }
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    cases(
+        {
+            "another role": ({"role": "readout"}, "`role` must be one of"),
+            "another optimizer": ({"optimizer": "lion"}, "`optimizer` must be one of"),
+            "no width": ({"width": 0}, "`width` must be an integer of at least 1"),
+            "half a width": ({"base_width": 0.5}, "`base_width` must be an integer"),
+            "no outputs": ({"bias_width": -1}, "`bias_width` must be an integer"),
+            "a scale below zero": ({"lr_scale": np.float32(-1)}, "`lr_scale` must be a finite"),
+        }
+    ),
+)
+def test_layers_with_constant_multipliers_check_their_arguments(change, words):
+    arguments = {"role": "hidden", "optimizer": "sgd", "width": 8, "base_width": 4}
+    with pytest.raises((TypeError, ValueError), match=words):
+        bridge.AbcdLayer(**(arguments | change))
+
+
+def test_numbers_and_choices_are_checked(tmp_path, mup_run):
+    state, base_shapes = mup_run
+    for output_mult in (0.0, np.float32("nan"), None):
+        with pytest.raises((TypeError, ValueError), match="`output_mult` must be"):
+            bridge.mup_parameters(state, base_shapes, ["readout"], output_mult=output_mult)
+    for base in (4.0, 0, "4"):
+        with pytest.raises((TypeError, ValueError), match=r"`base_shapes\['w'\]` must be"):
+            bridge.mup_parameters({"w": np.ones((8, 8))}, {"w": (base, None)}, [])
+    bridge.save(tmp_path / "in.safetensors", STATE)
+    with pytest.raises(ValueError, match="`to` must be one of 'flax', 'torch'"):
+        bridge.conversion(tmp_path / "in.safetensors", abstract_linear(), to="jax")
+
+
 MODULE = """
+import flax.linen
+import jax.numpy as jnp
+import jaxmup
+import jax
 from flax import nnx
 from jaxmup.models.mlp import MLP
 
 def make(width):
     return MLP(3, 2, width=width, depth=2, base_width=4, rngs=nnx.Rngs(0))
+
+def with_rngs(width, rngs):
+    return MLP(3, 2, width=width, depth=2, base_width=4, rngs=rngs)
+
+def with_key(width, key):
+    sizes = [(3, width), (width, width), (width, 2)]
+    layers = {
+        f"layer_{i}": {"kernel": jax.random.normal(key, size), "bias": jnp.zeros(size[1])}
+        for i, size in enumerate(sizes)
+    }
+    return layers | {"activation": jnp.tanh, "depth": 2, "key": key}
+
+class Net(flax.linen.Module):
+    width: int
+
+    @flax.linen.compact
+    def __call__(self, x, *, scale, train):
+        assert not train
+        for _ in range(2):
+            x = flax.linen.Dense(self.width)(scale["of"] * x)
+        return flax.linen.Dense(2)(x)
+
+def inputs(width):
+    scale = {"of": jnp.ones(())}
+    return {"args": jnp.ones((1, 3)), "kwargs": {"scale": scale, "train": False}}
+
+class Mixed(flax.linen.Module):
+    width: int
+
+    @flax.linen.compact
+    def __call__(self, x):
+        x = flax.linen.Dense(self.width)(x)
+        x = jaxmup.linen.Dense(self.width, base_features=4, base_in_features=4)(x)
+        return jaxmup.linen.Dense(2, base_in_features=4)(x)
+
+def example(width):
+    return jnp.ones((1, 3))
+
+model = jaxmup.Model(Net, inputs=inputs)
 """
 
 
@@ -441,3 +516,36 @@ def test_the_command_converts_and_comes_back(mlp_file, capsys):
         assert words in capsys.readouterr().err
     assert cli.run([*to_flax[:2], "no/where.safetensors", *to_flax[3:]]) == 2
     assert "must be written into a folder. no is none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "leaf"),
+    cases(
+        {
+            "a factory with rngs": (["--model", "bridge_model:with_rngs"], "hidden/1/kernel"),
+            "a tree from a key": (["--model", "bridge_model:with_key"], "layer_1/kernel"),
+            "a Linen module": (
+                ["--model", "bridge_model:Net", "--inputs", "bridge_model:inputs"],
+                "params/Dense_1/kernel",
+            ),
+            "a Model": (["--model", "bridge_model:model"], "params/Dense_1/kernel"),
+        }
+    ),
+)
+def test_the_command_takes_what_infer_takes(mlp_file, options, leaf):
+    to_flax = ["convert", "mlp.safetensors", "flax.safetensors", "--to", "flax"]
+    assert cli.run([*to_flax, *options, "--size", "8"]) == 0
+    np.testing.assert_array_equal(bridge.load("flax.safetensors")[leaf], mlp_file["2.weight"].T)
+    back = ["convert", "flax.safetensors", "back.safetensors", "--to", "torch"]
+    assert cli.run([*back, *options, "--size", "8", "--like", "mlp.safetensors"]) == 0
+    for name, tensor in bridge.load("back.safetensors").items():
+        np.testing.assert_array_equal(tensor, mlp_file[name])
+
+
+def test_the_command_keeps_the_multipliers_of_a_model_with_other_layers_too(mlp_file):
+    mixed = ["--model", "bridge_model:Mixed", "--inputs", "bridge_model:example", "--size", "8"]
+    to_flax = ["convert", "mlp.safetensors", "flax.safetensors", "--to", "flax", *mixed]
+    assert cli.run(to_flax) == 0
+    leaves = bridge.load("flax.safetensors")
+    np.testing.assert_array_equal(leaves["params/Dense_0/kernel"], mlp_file["0.weight"].T)
+    np.testing.assert_array_equal(leaves["params/Dense_2/kernel"], 2 * mlp_file["4.weight"].T)

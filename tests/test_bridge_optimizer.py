@@ -13,6 +13,7 @@ from helpers import cases
 
 import jaxmup
 from jaxmup import bridge
+from jaxmup.bridge._optax_states import leaf_like
 from jaxmup.bridge._torch_optimizers import TORCH_OPTIMIZERS
 
 WEIGHT = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])  # (outputs, inputs)
@@ -336,3 +337,17 @@ def test_states_without_a_counterpart(plan: bridge.Plan) -> None:
     new_sgd = torch_state(SGD | {"dampening": 0.5})
     with pytest.raises(ValueError, match="first step"):
         moved({**new_sgd, "state": {}}, plan, optax.sgd(0.1, 0.9), step=0)
+
+
+def test_moments_do_not_share_the_memory_of_the_tensors():
+    """JAX copies an array of NumPy when its device gets to it; torch has then trained on."""
+    memory = np.zeros(1 << 14, np.float32)  # large, and aligned as JAX would share it
+    start = -memory.ctypes.data % 64 // 4
+    moment = memory[start:][:4096].reshape(64, 64)
+    long = jax.jit(lambda x: x @ x @ x @ x)
+    big = long(jnp.ones((600, 600)))
+    for _ in range(4):
+        big = long(big)  # the device has other things to do before it copies
+    kept = leaf_like(moment, jnp.ones((64, 64)))
+    moment += 1
+    assert not np.any(kept)

@@ -89,14 +89,29 @@ BAD: dict[str, tuple[Any, ...]] = {
     "rate": (lambda: Hyperparameters(-0.1), r"`learning_rate` must be .* Got -0.1"),
     "decay": (lambda: Hyperparameters(1.0, 0.0), r"`weight_decay` must be .* `None` is for none"),
     "eps": (lambda: Hyperparameters(1.0, eps=math.inf), r"`eps` must be .* Got inf"),
-    "b2": (lambda: Hyperparameters(1.0, b2=1.0), r"`b2` must be at least 0 and below 1. Got 1.0"),
+    "b2": (lambda: Hyperparameters(1.0, b2=1.0), r"`b2` must be .* least 0 and below 1. Got 1.0"),
     "no average left": (lambda: GROWN(Run(64 * 16, 64000)), r"`b1` must .* scale_betas=False"),
     "no parameters": (
         lambda: GROWN(Run(64, 64000), timescale_exponent=-0.5),
         r"both runs must say .* Pass `parameters`",
     ),
-    "mode": (lambda: GROWN(BASE, decay_mode="l2"), r"'decoupled' or 'independent'. Got 'l2'"),
+    "mode": (lambda: GROWN(BASE, decay_mode="l2"), r"'decoupled', 'independent'. Got 'l2'"),
 }
+
+
+NO_NUMBERS: dict[str, tuple[Any, ...]] = {
+    "batch": (lambda: Run(True, 1), r"`batch_size` must be a real number. Got True"),
+    "parameters": (lambda: Run(1, 1, "1e9"), r"`parameters` must be a real number. Got '1e9'"),
+    "rate": (lambda: Hyperparameters(None), r"`learning_rate` must be a real number. Got None"),
+    "b1": (lambda: Hyperparameters(1.0, b1="0.9"), r"`b1` must be a real number. Got '0.9'"),
+    "exponent": (lambda: GROWN(BASE, batch_exponent=1j), r"`batch_exponent` .* Got 1j"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), cases(NO_NUMBERS))
+def test_what_is_no_number_is_refused(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
 
 
 @pytest.mark.parametrize(("make", "message"), cases(BAD))

@@ -100,7 +100,7 @@ LARGE = {"401 digits": 10**400, "5001 digits": 10**5000}  # repr refuses the sec
 @pytest.mark.parametrize("value", LARGE.values(), ids=LARGE)
 @pytest.mark.parametrize("sign", [1, -1])
 def test_an_integer_beyond_every_float_is_not_finite(value, sign):
-    with pytest.raises(ValueError, match="must be a finite number. Got") as caught:
+    with pytest.raises(ValueError, match="must be a finite number") as caught:
         _check.number("x", sign * value)
     assert len(str(caught.value)) < 300
 

@@ -29,14 +29,16 @@ from jaxmup.coord_check import (
     tag,
     write_record,
 )
-from jaxmup.coord_check._check import _batches, _of_layers, default_loss
+from jaxmup.coord_check._batches import batches_of
+from jaxmup.coord_check._coord_check import default_loss
 from jaxmup.coord_check._expected import Theory
-from jaxmup.coord_check._measure import Training, _run
+from jaxmup.coord_check._judge import of_layers
 from jaxmup.coord_check._modules import tag_nnx, tagging_linen
-from jaxmup.coord_check._sizes import Measured, Sums
 from jaxmup.coord_check._slopes import fit
 from jaxmup.coord_check._subject import subjects
+from jaxmup.coord_check._sums import Measured, Sums
 from jaxmup.coord_check._tags import collecting
+from jaxmup.coord_check._training import Training, run_seeds
 from jaxmup.coord_check._verdict import judge, verdict
 from jaxmup.models.gpt import GPT
 
@@ -141,6 +143,44 @@ def test_the_control_fails_and_the_message_names_rows(correct, monkeypatch):
         assert_coord_check(*arguments)
 
 
+# A step that is as large as the weight, which no optimizer that jaxmup knows by name makes so.
+RELATIVE = jaxmup.Family("relative", gradient_degree=0, weight_degree=1, eps=None)
+
+
+def relative(scalings):
+    def step(gradients, params):
+        return jax.tree.map(lambda g, w: jnp.sign(g) * jnp.sqrt(jnp.mean(w**2)), gradients, params)
+
+    direction = optax.stateless(step)
+    return jaxmup.optim.from_direction(direction, 2**-5, scalings, optimizer=RELATIVE)
+
+
+def test_an_optimizer_of_ones_own_family_is_checked():
+    """Without the weight there is no step, so what the weight makes of it is no decay."""
+    parametrization = jaxmup.parametrization("mup", RELATIVE, gauge="table3")
+    found = check(relative, parametrization=parametrization)
+    assert found.outcome == "pass", failure_message(found)
+    assert found.family == RELATIVE
+    quantities = {one.quantity for one in found.verdicts}
+    assert "update" in quantities
+    assert "decay" not in quantities
+
+
+def test_the_control_sees_the_same_batches_of_an_endless_iterable(correct, monkeypatch):
+    from jaxmup.coord_check import _assert
+
+    seen = []
+
+    def recorded(make_model, sizes, data, make_tx, **options):
+        seen.append(list(itertools.islice(data, options["steps"])))
+        return correct if len(seen) == 1 else dataclasses.replace(correct, verdicts=failed)
+
+    failed = (dataclasses.replace(correct.verdicts[0], outcome="fail"),)
+    monkeypatch.setattr(_assert, "coord_check", recorded)
+    assert_coord_check(make_model, WIDTHS, itertools.count(), adamw, steps=3)
+    assert seen == [[0, 1, 2], [0, 1, 2]]
+
+
 def test_rows_are_what_a_plain_loop_measures(correct):
     """The base model, whose factors are all 1, with optax's AdamW."""
     seed, size, tx = 2, WIDTHS[0], optax.adamw(2**-6, weight_decay=0.1)
@@ -207,15 +247,35 @@ def test_weights_and_their_changes_are_effective_ones_in_any_gauge():
     assert without[stored] / with_multiplier[stored] == pytest.approx(8, rel=1e-4)  # 256 / 32
 
 
+class Flagged(nnx.Module):
+    """Asks Python whether it trains."""
+
+    def __init__(self, width, rngs):
+        self.first = nnx.Linear(6, width, rngs=rngs)
+        self.readout = nnx.Linear(width, 4, rngs=rngs)
+
+    def __call__(self, x, factor=1.0, *, train):
+        assert train is True
+        return self.readout(jnp.tanh(factor * self.first(x)))
+
+
+def test_flags_and_keywords_of_a_batch_reach_the_model():
+    x, labels = DATA
+    batch = {"args": (x / 2, np.float32(2)), "kwargs": {"train": True}}, labels
+    arguments = (Flagged, (16, 32), batch, lambda scalings: jaxmup.optim.adam(0.01, scalings))
+    found = coord_check(*arguments, steps=2, seeds=1)
+    assert {"first", "readout", "output"} <= {one.name for one in found.verdicts}
+
+
 def test_seeds_run_together_as_one_by_one():
     """Accelerators run them together."""
-    (arrays, targets), static, _ = _batches(DATA, 2)
+    batches = batches_of(DATA, 2)
     model = Model(make_model, inputs=DATA[0], apply=apply)
-    subject = subjects(model, (8, 16), static, rules=RULES)[0]
+    subject = subjects(model, (8, 16), batches.static, rules=RULES)[0]
     training = Training(optax.sgd(0.1), default_loss, 2, (0, 1), repeated=True)
     runs = [
-        jax.jit(partial(_run, subject, training, together))(
-            jnp.arange(2, dtype=jnp.uint32), (arrays, targets)
+        jax.jit(partial(run_seeds, subject, training, together))(
+            jnp.arange(2, dtype=jnp.uint32), batches.arrays
         )
         for together in (False, True)
     ]
@@ -325,8 +385,8 @@ def spec(width, *axes):
     return ParamSpec(tuple(grown))
 
 
-def theory(family="adam"):
-    rule = named(f"mup {family} table3")
+def theory(optimizer="adam"):
+    rule = jaxmup.parametrization("mup", optimizer, gauge="table3")
     both = ("INPUT", "OUTPUT")
     axes = {"first": ("input", "OUTPUT"), "hidden": both, "readout": ("INPUT", "output")}
     axes |= {"bias": ("output",), "headless": both}
@@ -341,13 +401,17 @@ def ends(exponents):
     return exponents if isinstance(exponents, tuple) else (exponents, exponents)
 
 
+OWN_SGD = jaxmup.Family("my sgd", gradient_degree=1, weight_degree=0, eps=None)
+
+
 @pytest.mark.parametrize(
-    ("family", "quantity", "exponents"),
-    [("adam", *item) for item in BY_HAND.items()] + [("sgd", "update", BY_HAND_SGD)],
+    ("optimizer", "quantity", "exponents"),
+    [("adam", *item) for item in BY_HAND.items()]
+    + [(optimizer, "update", BY_HAND_SGD) for optimizer in ("sgd", OWN_SGD)],
 )
-def test_expected_exponents(family, quantity, exponents):
+def test_expected_exponents(optimizer, quantity, exponents):
     for name, exponent in exponents.items():
-        found = theory(family).of_parameter(quantity, name, decays=False)
+        found = theory(optimizer).of_parameter(quantity, name, decays=False)
         assert (found.low, found.high) == pytest.approx(ends(exponent)), name
 
 
@@ -414,7 +478,7 @@ def test_layers_are_compared_at_the_same_fraction_of_the_depth():
         Measured("activation", "blocks", (2,), True, np.arange(1.0, n + 1).reshape(1, 1, n) / n)
         for n in (2, 6)
     ]
-    compared = {layer: values.ravel().tolist() for layer, values in _of_layers(stacks, 0)}
+    compared = {layer: values.ravel().tolist() for layer, values in of_layers(stacks, 0)}
     assert compared == {0: [0.5, 0.5], 1: [1.0, 1.0]}
 
 
@@ -569,10 +633,58 @@ BAD = {
     "no batch": ({"data": [DATA[0]] * 4}, "A batch must be a tuple"),
     "no data": ({"data": 3}, "Got int"),
     "one step": ({"steps": 1}, "at least 2"),
-    "no seeds": ({"seeds": 0}, "at least one"),
-    "confidence": ({"confidence": 1.0}, "between 0 and 1"),
-    "tolerance": ({"tolerance": 0.5}, "from 0 to below 0.5"),
+    "no seeds": ({"seeds": 0}, "at least 1"),
+    "confidence": ({"confidence": 1.0}, "above 0 and below 1"),
+    "tolerance": ({"tolerance": 0.5}, "at least 0 and below 0.5"),
 }
+
+
+def empty(inputs, targets):
+    return inputs[:0], targets[:0]
+
+
+# These say nothing of the model, which is not even traced.
+WRONG = {
+    "no widths": ({"sizes": ()}, "at least two different"),
+    "one width, to iterate": ({"sizes": iter((64,))}, "at least two different"),
+    "a width twice, of three": ({"sizes": (64, 128, 64)}, "at least two different"),
+    "equal widths of two types": ({"sizes": (64, np.int32(64))}, "at least two different"),
+    "a number for the widths": ({"sizes": 64}, "a sequence of integers"),
+    "a width that is no integer": ({"sizes": (64, 96.5)}, "an integer of at least 1. Got 96.5"),
+    "a width that is no number": ({"sizes": (True, 2)}, "an integer of at least 1. Got True"),
+    "a width of zero": ({"sizes": (0, 64)}, "an integer of at least 1. Got 0"),
+    "no examples": ({"data": empty(*DATA)}, r"Batch 0 has none in an array of shape \(0, 6\)"),
+    "no examples later": ({"data": [DATA, empty(*DATA)] * 2}, "Batch 1 has none"),
+    "other flags": (
+        {"data": [({"args": DATA[0], "kwargs": {"train": flag}}, DATA[1]) for flag in "1234"]},
+        "the same flags",
+    ),
+    "no inputs": ({"data": ((), DATA[1])}, "The inputs must hold an array"),
+    "bfloat16 NaN": ({"data": (jnp.full((2, 6), jnp.nan, "bfloat16"), DATA[1])}, "must be finite"),
+    "a seed twice": ({"seeds": (1, 2, 1)}, "none twice"),
+    "no seed of several": ({"seeds": ()}, "at least one"),
+    "a negative seed": ({"seeds": (-1,)}, "at least 0. Got -1"),
+    "a long seed": ({"seeds": (2**32,)}, "below 4.29497e"),
+    "a broken number of seeds": ({"seeds": 2.5}, "an integer of at least 1. Got 2.5"),
+    "a broken number of steps": ({"steps": 2.5}, "an integer of at least 2. Got 2.5"),
+    "NaN tolerance": ({"tolerance": np.float32("nan")}, "below 0.5. Got"),
+    "tolerance in words": ({"tolerance": "small"}, "a real number. Got 'small'"),
+    "confidence in percent": ({"confidence": np.array(95)}, "above 0 and below 1. Got"),
+    "over time": ({"over": "time"}, "one of 'width', 'depth'. Got 'time'"),
+    "a rate for a transform": ({"make_tx": 0.01}, "a function of scalings"),
+    "a name for a loss": ({"loss_fn": "mse"}, "a function of outputs and targets"),
+    "a name for a parametrization": ({"parametrization": "mup"}, "must be a `Parametrization`"),
+}
+
+
+@pytest.mark.parametrize(("changed", "message"), cases(WRONG))
+def test_wrong_arguments_are_refused_before_anything_is_traced(changed, message):
+    def untraced(width, key):
+        raise AssertionError("the model was made")
+
+    arguments = {"make_model": untraced, "sizes": WIDTHS, "data": DATA, "make_tx": adamw}
+    with pytest.raises((TypeError, ValueError), match=message):
+        coord_check(**arguments | {"apply": apply, "rules": RULES} | changed)
 
 
 @pytest.mark.parametrize(("changed", "message"), cases(BAD))
@@ -594,6 +706,9 @@ def make_model(width, rngs):
 
 def make_batch():
     return np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32), np.arange(16) % 2
+
+def make_tx(scalings):
+    raise ValueError("my transform")
 """
 
 
@@ -614,6 +729,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         ("--sizes", "a"): "integers with commas",
         ("--out", "file"): "--out",
         ("--optimizer", "adagrad"): "'adagrad'",
+        ("--make-tx", "coord_user:make_tx"): "my transform",
         ("--data", "coord_user:nothing"): "has no 'nothing'",
     }
     for changed, message in bad.items():

@@ -112,3 +112,37 @@ def test_seed_and_step_decide_the_sequences():
     tokens = np.arange(1000)
     drawn = [data.sequences(tokens, 4, 8, *at)[0].tolist() for at in [(0, 1), (1, 0), (0, 1)]]
     assert drawn[0] == drawn[2] != drawn[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"examples": 0}, ValueError),
+        ({"batch_size": 0}, ValueError),
+        ({"steps": -1}, ValueError),
+        ({"seed": -1}, ValueError),
+        ({"examples": 6.0}, TypeError),
+        ({"batch_size": True}, TypeError),
+    ],
+)
+def test_an_order_of_nothing_is_refused(change, error):
+    [name] = change
+    whole = {"examples": 6, "batch_size": 2, "steps": 3, "seed": 0}
+    with pytest.raises(error, match=f"`{name}` must be an integer of at least"):
+        data.batch_order(**(whole | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"context": 0}, ValueError),
+        ({"batch_size": 0}, ValueError),
+        ({"step": -1}, ValueError),
+        ({"seed": 0.5}, TypeError),
+    ],
+)
+def test_pieces_of_nothing_are_refused(change, error):
+    [name] = change
+    whole = {"context": 4, "batch_size": 1, "seed": 0, "step": 0}
+    with pytest.raises(error, match=f"`{name}` must be an integer of at least"):
+        data.sequences(np.arange(9), **(whole | change))

@@ -96,8 +96,14 @@ BAD: dict[str, tuple[Any, ...]] = {
     "no rule": (lambda: resolve({"a": NAMES["hidden"]}, MUP), r"^a: .*table8 \(adam\) " + SILENT),
     "no rule, multiplier": (lambda: MUP.residual_multiplier(16), SILENT),
     "no rule, table": (lambda: resolve(NAMES["hidden"], MINE), SILENT),
-    "too small": (lambda: parametrization("mup", depth_alpha=0.4), r"between 0.5 and 1.* Got 0.4"),
-    "too large": (lambda: parametrization("mup", depth_alpha=1.1), r"between 0.5 and 1.* Got 1.1"),
+    "too small": (
+        lambda: parametrization("mup", depth_alpha=0.4),
+        r"at most 1. Got 0.4",
+    ),
+    "too large": (
+        lambda: parametrization("mup", depth_alpha=1.1),
+        r"at most 1. Got 1.1",
+    ),
     "standard": (lambda: parametrization("standard", depth_alpha=1.0), r"Got name='standard'"),
     "cellarium": (lambda: parametrization("cellarium", depth_alpha=1.0), r"name='cellarium'"),
     "depth": (lambda: ParamSpec((), depth_ratio=0.0), r"`depth_ratio` must be a finite .* Got 0.0"),

@@ -1,5 +1,7 @@
 """Scales measured in one pass: what they make 1, for which modules, and what is refused."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -278,6 +280,98 @@ def test_a_readout_has_a_gain_of_one():
         calibrate(layer, X, loss_fn, readouts=["head"])
 
 
+class Pair(NamedTuple):
+    left: jax.Array
+    right: jax.Array
+
+
+def summed(layer, pair, double, train):
+    """Asks Python what is no array."""
+    assert train is True
+    return layer(pair.left + pair.right if double is False else pair.left)
+
+
+class Flagged(nnx.Module):
+    def __init__(self):
+        self.layer = nnx.Linear(6, 6, rngs=nnx.Rngs(0))
+
+    def __call__(self, pair, double=False, *, train):
+        return summed(self.layer, pair, double, train)
+
+
+class LinenFlagged(nn.Module):
+    @nn.compact
+    def __call__(self, pair, double=False, *, train):
+        return summed(nn.Dense(6, name="layer"), pair, double, train)
+
+
+@pytest.mark.parametrize("api", ["nnx", "linen"])
+@pytest.mark.parametrize(
+    ("inputs", "arguments"),
+    [
+        (Pair(X - 1, 1), {"train": True}),
+        ((Pair(X - 1, 1), False), {"train": True}),
+        ({"args": Pair(X - 1, 1), "kwargs": {"train": True}}, None),
+        ({"args": (Pair(X, X), True), "kwargs": {"train": True}}, None),
+    ],
+    ids=["named tuple", "flag", "keywords", "both"],
+)
+def test_inputs_are_any_tree_and_flags_stay_flags(api, inputs, arguments):
+    plain, module = nnx.Linear(6, 6, rngs=nnx.Rngs(0)), LinenFlagged()
+    kernel = {"kernel": plain.kernel[...], "bias": plain.bias[...]}
+    expected = values(calibrate(plain, X, loss, redraw=False).scales)["model"]
+    model, variables = (
+        (Flagged(), None) if api == "nnx" else (module, {"params": {"layer": kernel}})
+    )
+    options = {"variables": variables, "arguments": arguments}
+    found = calibrate(model, inputs, loss, redraw=False, **options)
+    assert values(found.scales)["layer"] == pytest.approx(expected, rel=1e-4)
+    if api == "nnx":
+        after = statistics(found.model, inputs, loss, arguments=arguments)
+        assert not absorb_scales(found.model).kept
+    else:
+        after = statistics(model, inputs, loss, variables=found.model, arguments=arguments)
+        options |= {"variables": found.model}
+        assert not absorb_scales(model, inputs=inputs, **options).kept
+    np.testing.assert_allclose(numbers(after), 1.0, rtol=1e-4)
+    assert wrap(model, inputs, **options) is not None
+
+
+@pytest.mark.parametrize("make", [lambda size, rngs: Net(), lambda size: LinenNet()])
+def test_a_model_of_one_size_is_drawn_and_called_as_it_says(make):
+    doubled = jaxmup.Model(make, inputs=X / 2, apply=lambda model, x: model(2 * x)).at(6)
+    held = doubled.join(doubled.draw(jax.random.key(7)))
+    found = calibrate(doubled, None, loss, redraw=False, key=jax.random.key(7))
+    by_hand = (
+        calibrate(held, X, loss, redraw=False)
+        if doubled.kind == "nnx"
+        else calibrate(LinenNet(), X, loss, variables=held, redraw=False)
+    )
+    for name, scales in values(by_hand.scales).items():
+        assert values(found.scales)[name] == pytest.approx(scales, rel=1e-5)
+    shown = report(doubled, found.model, None, loss, variables=held)
+    np.testing.assert_allclose(numbers(shown.after), 1.0, rtol=1e-4)
+    assert np.max(np.abs(numbers(shown.before) - 1)) > 0.5
+    assert not absorb_scales(doubled, variables=found.model).kept
+    assert wrap(doubled, None) is not None
+
+
+def test_models_that_cannot_be_measured_are_refused():
+    def tree(size, key):
+        return {"w": jnp.ones((6, size))}
+
+    model = jaxmup.Model(tree, inputs=X, apply=lambda tree, x: x @ tree["w"])
+    with pytest.raises(TypeError, match=r"its size with `.at\(size\)`"):
+        calibrate(model, X, loss)
+    with pytest.raises(TypeError, match="must consist of Flax modules"):
+        calibrate(model.at(6), None, loss)
+    linen = jaxmup.Model(lambda size: LinenNet(), inputs=X).at(6)
+    with pytest.raises(TypeError, match="must be a model of kind 'linen' as a user holds it"):
+        calibrate(linen, None, loss, variables=Net())
+    with pytest.raises(TypeError, match="Got none in either"):
+        calibrate(jaxmup.Model(lambda size, rngs: Net()).at(6), None, loss)
+
+
 def test_traced_it_finds_the_same_and_looks_at_nothing():
     def traced(model):
         graph, state = nnx.split(model)
@@ -490,6 +584,39 @@ def test_patterns_are_refused():
         calibrate(nnx.Sequential(Net()), X, loss, modules=["layers/0", "layers/0/norm"])
     with pytest.raises(TypeError, match="must be an NNX module, or a Linen module"):
         calibrate(LinenNet(), X, loss)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"num_examples": 0}, "`num_examples` must be an integer of at least 1. Got 0"),
+        ({"num_examples": True}, "an integer of at least 1. Got True"),
+        ({"num_examples": 2.5}, "an integer of at least 1. Got 2.5"),
+        ({"gradients": "half"}, "`gradients` must be one of 'scaled', 'true'. Got 'half'"),
+        ({"optimizer": "lion"}, "`optimizer` must be one of 'sgd', 'adam'. Got 'lion'"),
+        ({"optimizer": "adam"}, "since Adam undoes any scale"),
+        ({"inputs": X[:0]}, "first axis of examples"),
+        ({"inputs": jnp.float32(1)}, "first axis of examples"),
+    ],
+)
+def test_wrong_arguments_are_refused(changed, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        calibrate(**{"model": Net(), "inputs": X, "loss_fn": loss} | changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seeds": 1}, "`seeds` must be an integer of at least 2. Got 1"),
+        ({"seeds": 2.5}, "an integer of at least 2. Got 2.5"),
+        ({"sizes": [6]}, "must be an integer of at least 2. Got 1. One size has no slope"),
+        ({"sizes": [6, 6]}, r"Parameters must grow between the sizes. Got \[6, 6\]"),
+    ],
+)
+def test_exponents_of_wrong_arguments_are_refused(changed, message):
+    arguments = {"make_model": lambda size, rngs: Net(), "sizes": [6, 8], "inputs": X}
+    with pytest.raises((TypeError, ValueError), match=message):
+        empirical.calibrate_exponents(**arguments | {"loss_fn": loss, "seeds": 2} | changed)
 
 
 # ---- Exponents

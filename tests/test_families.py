@@ -1,7 +1,8 @@
 """Families of optimizers: their rules by hand, every gauge one run, and what width leaves alone."""
 
 import dataclasses
-from functools import cache
+import json
+from functools import cache, partial
 from typing import Any, get_args
 
 import jax
@@ -9,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from helpers import TOL, cases, require_close, scale_by_adam_atan2, weight
 from optax import contrib
 
+import jaxmup
 from jaxmup import Axis, ParamSpec, Scaling, optim, parametrization, resolve
 from jaxmup._families import FAMILIES, OPTIMIZERS, Family, OptimizerName, family_of, shampoo
 from jaxmup._power import Power
@@ -89,7 +92,9 @@ def test_every_optimizer_has_its_family_and_source():
 BAD: dict[str, tuple[Any, ...]] = {
     "unknown": (lambda: parametrization("mup", "soap"), ValueError, r"one of 'sgd', .* Got 'soap'"),
     "borrowed name": (lambda: parametrization("mup", Family("adam", 1, 0)), ValueError, "its own"),
-    "degree": (lambda: Family("own", float("nan"), 0), ValueError, r"finite numbers. Got nan"),
+    "degree": (lambda: Family("own", float("nan"), 0), ValueError, r"finite number. Got nan"),
+    "degree text": (lambda: Family("own", 0, "1"), TypeError, r"`weight_degree` .* Got '1'"),
+    "shampoo": (lambda: shampoo(0.25, None), TypeError, r"`right` must be a real number. Got None"),
     "unit": (lambda: Family("own", 0, 0, unit=2.0), TypeError, r"must be a `Power`. Got 2.0"),
 }
 
@@ -310,3 +315,94 @@ def test_a_hidden_matrix_without_its_rule(name, field, power, x64):
     ends = [WIDTHS[0], WIDTHS[-1]]
     off = slopes(name, "mup", ends, **{field: 1.0})[2]
     assert abs(off - power) <= TOL["slope", "float64"].rtol
+
+
+# ---- a family of one's own passes wherever a known one does
+
+# By hand at (r_in, r_out) = (16, 4) without multipliers. Steps are lr · weight^½, and the weight is
+# 1/8 of the base's: √(1/16) · √(4/16). A step of 1/16 needs lr = √8 / 16.
+OWN = Family("root", gradient_degree=0, weight_degree=0.5)
+
+
+def test_own_family_resolves_by_hand():
+    got = resolve(weight(16, 4), parametrization("mup", OWN, gauge="table3"))
+    assert got.family is OWN
+    assert got.lr == pytest.approx(8**0.5 / 16, rel=TOL["rule", "float64"].rtol)
+
+
+@pytest.mark.parametrize("gauge", ["table8", "table9", "tp4b", "unit"])
+def test_own_family_has_reference_scalings(gauge):
+    spec = weight(16, 4, init_std=0.5)
+    here, table3 = (
+        resolve({"w": spec}, parametrization("mup", OWN, gauge=name)) for name in (gauge, "table3")
+    )
+    got = jaxmup.gauge.reference_scalings(here)["w"]
+    for field in ("multiplier", "grad", "lr", "eps", "weight_decay", "init_gain"):
+        expected = getattr(table3["w"], field)
+        assert getattr(got, field) == pytest.approx(expected, rel=1e-12), field
+    assert got.family is OWN
+    names = [parametrization("mup", OWN, gauge=name) for name in (gauge, "table3")]
+    assert jaxmup.gauge.equivalent(*names, {"w": spec}, OWN)
+
+
+def test_own_family_trains_in_the_reference_gauge():
+    specs = {"w": weight(16, 4)}
+    scalings = resolve(specs, parametrization("mup", OWN, gauge="table9"))
+    tx = optim.in_reference_gauge(
+        optim.from_direction(
+            optax.scale_by_sign(),
+            0.5,
+            jaxmup.gauge.reference_scalings(scalings),
+            optimizer=OWN,
+        ),
+        scalings,
+    )
+    params = {"w": jnp.ones(specs["w"].shape)}
+    updates, _ = tx.update(params, tx.init(params), params)
+    # by hand: the effective weight moves by lr · init_gain^½ = 1/16 of the base's
+    moved = updates["w"] * scalings["w"].multiplier
+    require_close(moved, jnp.full_like(moved, -0.5 / 16), "update", "float32")
+
+
+def test_own_family_is_explained():
+    table = jaxmup.explain({"w": weight(16, 4)}, parametrization("mup", OWN))
+    assert "(root)" in str(table)
+    assert json.loads(table.json())["parameters"][0]["target"]["family"] == "root"
+
+
+def test_own_family_is_checked_by_training():
+    """Its steps follow the gradient, which the check knows by its record."""
+    own = Family("own sgd", gradient_degree=1, weight_degree=0, eps=None)
+
+    def make_model(width, rngs):
+        return nnx.Sequential(
+            jaxmup.nnx.Linear(4, width, base_out_features=8, rngs=rngs),
+            jaxmup.nnx.Linear(width, 3, base_in_features=8, rngs=rngs),
+        )
+
+    x, y = (
+        np.random.default_rng(seed).normal(size=(16, n)).astype(np.float32)
+        for seed, n in ((0, 4), (1, 3))
+    )
+    check = jaxmup.coord_check.coord_check(
+        make_model,
+        (8, 16),
+        (x, y),
+        partial(optim.from_direction, optax.identity(), 0.1, optimizer=own),
+        parametrization=parametrization("mup", own),
+        seeds=2,
+        steps=2,
+    )
+    assert check.family == own
+    # As of SGD, whose steps are open where gradients are; a step of unknown degree is not.
+    known = jaxmup.coord_check.coord_check(
+        make_model,
+        (8, 16),
+        (x, y),
+        partial(optim.sgd, 0.1),
+        parametrization=parametrization("mup", "sgd"),
+        seeds=2,
+        steps=2,
+    )
+    expected = [(one.quantity, one.name, one.expected) for one in known.verdicts]
+    assert [(one.quantity, one.name, one.expected) for one in check.verdicts] == expected

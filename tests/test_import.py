@@ -1,4 +1,4 @@
-"""What `import jaxmup` loads, in a fresh interpreter; and which module imports which."""
+"""Imports: of heavy packages in a fresh interpreter, and of the package's modules by each other."""
 
 import ast
 import graphlib

@@ -422,7 +422,8 @@ def test_nnx_layers_stack_under_vmap_and_scan():
     rule = parametrization("mup")
     scaling, of_one = (jaxmup.resolve(tree, rule)["kernel"] for tree in (specs, single))
     assert scaling.shape == (3, 8, 8)
-    assert dataclasses.replace(scaling, shape=of_one.shape) == of_one
+    assert scaling.batch_axes == (0,)
+    assert dataclasses.replace(scaling, shape=of_one.shape, batch_axes=()) == of_one
 
     @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
     def forward(x, layer):
@@ -600,5 +601,5 @@ def test_bad_input(make, arguments, message):
 @each_api
 def test_a_boolean_is_refused_after_the_number_that_equals_it(make):
     make(8, 8, lr_scale=1.0)
-    with pytest.raises(TypeError, match="`lr_scale` .* Got True"):
+    with pytest.raises(TypeError, match=r"`lr_scale` .* Got True"):
         make(8, 8, lr_scale=True)

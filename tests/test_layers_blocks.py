@@ -441,6 +441,24 @@ BAD = {
         lambda: jaxmup.nnx.MixtureOfExperts(4, 8, 2, 3, rngs=nnx.Rngs(0)),
         "between 1 and `num_experts`. Got top_k=3 of 2",
     ),
+    "no block": (
+        lambda: jaxmup.nnx.Stack(dense_nnx, 0, rngs=nnx.Rngs(0)),
+        "`num_blocks` .* at least 1. Got 0",
+    ),
+    "no features": (
+        lambda: jaxmup.linen.GatedMLP(4, 0).init(jax.random.key(0), jnp.ones((1, 4))),
+        "at least 1. Got 0",
+    ),
+    "no keys in the base model": (
+        lambda: jaxmup.linen.MultiHeadDotProductAttention(2, base_in_kv_features=0).init(
+            jax.random.key(0), jnp.ones((1, 4))
+        ),
+        "at least 1. Got 0",
+    ),
+    "no expert of Linen": (
+        lambda: jaxmup.linen.MixtureOfExperts(8, 2, 0).init(jax.random.key(0), jnp.ones((1, 4))),
+        "`top_k` .* at least 1. Got 0",
+    ),
     "depth without a rule": (
         lambda: jaxmup.nnx.Residual(jnp.tanh, depth_ratio=2.0),
         "depth",

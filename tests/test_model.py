@@ -128,8 +128,10 @@ def test_a_key_is_given_as_key_or_as_rngs_unless_the_size_has_it():
     expected = jax.random.normal(jax.random.key(1), (4,))
     assert np.array_equal(drawn.at(4).draw(jax.random.key(1)).params["w"], expected)
     taken = Model(lambda width, key: {"w": jnp.full(width, key)})
-    assert not taken.is_drawn_with_key({"width": 4, "key": 7.0})
-    assert taken.at({"width": 4, "key": 7.0}).draw(KEY).params["w"].tolist() == [7.0] * 4
+    given = taken.at({"width": 4, "key": 7.0})
+    assert drawn.at(4).is_drawn
+    assert not given.is_drawn
+    assert given.draw(KEY).params["w"].tolist() == [7.0] * 4
 
 
 BAD = {
@@ -388,3 +390,39 @@ def test_a_module_is_called_as_apply_says():
         )["dense"]["kernel"].role
         == "input"
     )
+
+
+class FlaggedLayers(nn.Module):
+    """A flag in the place of an argument, in a module of jaxmup layers."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Any, train: bool, scale: Any = 1.0) -> Any:
+        x = jaxmup.linen.Dense(self.width, base_features=4)(x * scale if train else x)
+        return jaxmup.linen.Dense(2, base_in_features=4)(x)
+
+
+def test_layers_of_jaxmup_declare_their_specs_in_a_module_with_flags():
+    inputs = {"args": (jax.ShapeDtypeStruct((3, 4), jnp.float32), True), "kwargs": {"scale": X}}
+    specs = Model(FlaggedLayers, inputs=inputs).at(8).specs
+    assert {name: spec.role for name, spec in leaves_by_path(specs).items()} == {
+        "Dense_0/bias": "input",
+        "Dense_0/kernel": "input",
+        "Dense_1/bias": "fixed",
+        "Dense_1/kernel": "output",
+    }
+    assert Model(Flagged, inputs=flagged(1)).at(8).specs is None
+
+
+def test_explain_and_lint_take_a_model_in_place_of_its_specs():
+    def make_model(width, rngs):
+        return jaxmup.nnx.Linear(4, width, base_out_features=8, rngs=rngs)
+
+    mup = jaxmup.parametrization("mup", "adam")
+    module, instance = make_model(16, rngs=nnx.Rngs(0)), Model(make_model).at(16)
+    expected = str(jaxmup.explain(jaxmup.nnx.specs(module), mup))
+    assert str(jaxmup.explain(module, mup)) == str(jaxmup.explain(instance, mup)) == expected
+    assert jaxmup.lint(instance, mup) == jaxmup.lint(jaxmup.nnx.specs(module), mup)
+    with pytest.raises(TypeError, match="`specs` must be a tree with a `ParamSpec`"):
+        jaxmup.explain({"w": jnp.ones(3)}, mup)

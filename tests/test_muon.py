@@ -207,7 +207,7 @@ BAD: dict[str, tuple[Any, ...]] = {
     "SGD's scalings": (lambda: muon(resolve(SHAPES, named("mup sgd"))), r"family 'muon'. Got\n"),
     "Muon's, in Adam": (lambda: optim.adam(0.1, OF_MUON), r"family 'adam'. Got\n  hidden: muon"),
     "Muon's, in Lion": (lambda: lion(OF_MUON), r"family 'adam'. Got\n  hidden: muon"),
-    "other paths": (lambda: muon(OTHERS), r"`scalings` must have the paths .*\n.*\n  bias \(8,\)"),
+    "other paths": (lambda: muon(OTHERS), r"`scalings` must be those of .*\n.*\n  bias \(8,\)"),
     "scale": (lambda: muon(OF_MUON, adam_lr_scale=0.0), r"`adam_lr_scale` must be .* Got 0.0"),
     "coupled": (
         lambda: muon(OF_MUON, weight_decay=0.1, weight_decay_mode="coupled"),

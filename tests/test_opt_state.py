@@ -78,6 +78,9 @@ def test_what_the_table_lacks_is_named() -> None:
     state = (Kept(PARAMS, 0), optax.named_chain(("first", optax.trace(0.9))).init(PARAMS))
     walked = walk(state)
     assert walked.unknown == ["0: Kept('root', 'more')"]
+    inside = walk(Kept(optax.adam(0.1).init(PARAMS), (1, 2)))
+    assert inside.unknown == ["(the state itself): Kept('root', 'more')"]
+    assert [link.name for link in inside.links] == ["scale_by_adam", "a transform without state"]
     assert walked.unordered == [(1,)]  # JAX sorts the keys of a dict
     assert [link.name for link in walked.links] == ["trace"]
     transforms = {"Kept": Transform(("Kept",), {"root": TRANSFORMS["trace"].fields["trace"]})}
@@ -107,12 +110,13 @@ def test_an_update_passes_what_keeps_arrays_for_its_parameter() -> None:
     tx = optax.chain(
         optax.masked(optax.trace(0.9), {"a": True, "b": False}),
         optax.partition({"x": optax.ema(0.9), "y": optax.scale_by_rms()}, {"a": "x", "b": "y"}),
+        optax.masked(optax.scale_by_lion(), {"a": False, "b": False}),
     )
     owners, chain = Owners(["a/w", "b"]), walk(tx.init(PARAMS)).chain
     passed = {name: [link.name for link in owners.links(chain, name)] for name in ("a/w", "b")}
     assert passed == {
-        "a/w": ["masked", "trace", "masked", "ema"],
-        "b": ["masked", "masked", "scale_by_rms"],
+        "a/w": ["masked", "trace", "masked", "ema", "masked"],
+        "b": ["masked", "masked", "scale_by_rms", "masked"],
     }
 
 

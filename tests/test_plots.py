@@ -5,10 +5,12 @@ import itertools
 import math
 import re
 import sys
+from unittest import mock
 
 import pytest
 
 from jaxmup import fused, plots, transfer
+from jaxmup.coord_check import CoordCheck
 from jaxmup.plots._labels import Label, label_ends
 from jaxmup.plots._style import new_figure
 
@@ -139,6 +141,18 @@ def test_png_and_no_global_state(figure):
     assert (
         "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
     )
+
+
+@pytest.mark.parametrize(("dots", "error"), [(0, ValueError), (None, TypeError)])
+def test_a_picture_of_no_dots_is_refused(figure, dots, error):
+    with pytest.raises(error, match="`dots_per_inch` must be"):
+        plots.png(figure, dots)
+
+
+def test_a_coordinate_check_figure_of_what_was_not_measured_is_refused():
+    nothing = mock.create_autospec(CoordCheck, instance=True, verdicts=())
+    with pytest.raises(ValueError, match="`quantities` must hold one that was measured"):
+        plots.coord_check_figure(nothing, ["decay"])
 
 
 def test_a_bar_for_each_form_adds_up_to_its_peak():

@@ -162,7 +162,11 @@ def everything(x, v):
 
     layers = (x, jnp.arange(3))
     (h, count), (sums, gates) = lax.scan(block, (v, 0), layers, reverse=True, unroll=2)
-    h = lax.while_loop(lambda h: jnp.sin(h).sum() > 0.1, lambda h: with_vjp(h) * 0.4 - v, h)
+
+    def goes_on(state):
+        return (jnp.sin(state[0]).sum() > 0.1) & (state[1] < 20)
+
+    h, _ = lax.while_loop(goes_on, lambda s: (with_vjp(s[0]) * 0.4 - v, s[1] + 1), (h, 0))
     h = jax.jit(lambda h: lax.fori_loop(0, 3, lambda i, h: jnp.sin(h) * i + v, h))(h)
     h = lax.switch(count, [jnp.cos, jnp.sin, jnp.tan, with_vmap], h)
     h = lax.platform_dependent(h, cpu=jnp.sin, default=jnp.cos)
@@ -272,6 +276,9 @@ def test_loops_are_opened():
     assert [b.jaxpr.eqns[0].primitive.name for b in choice.branches] == ["sin", "cos", "tan"]
     assert choice.split("ab") == ("a", ["b"])
     assert not choice.is_of_platform
+    of_platform = jax.make_jaxpr(lambda x: lax.platform_dependent(x, cpu=jnp.sin, tpu=jnp.cos))(X)
+    assert _program.Choice(of_platform.jaxpr.eqns[-1]).is_of_platform
+    assert _program.run_inside(of_platform.jaxpr.eqns[-1], [0, X], lambda _, xs: (xs, ())) is None
 
 
 def test_loops_inside_of_jits_come_to_the_top_and_no_others():
@@ -290,11 +297,12 @@ def test_loops_inside_of_jits_come_to_the_top_and_no_others():
 def test_a_program_is_cut_where_its_inputs_are_known():
     def function(count, gradient):
         rate = jax.jit(lambda n: 0.1 / jnp.sqrt(n + 1.0))(count)
-        return gradient * rate, count + 1
+        return gradient * rate * gradient.sum(), count + 1
 
     program = _program.inlined(jax.make_jaxpr(function)(3.0, X), _program.is_plain_call)
     first, rest = _program.split(program, [True, False], lambda eqn: not eqn.outvars[0].aval.shape)
-    assert {eqn.primitive.name for eqn in rest.jaxpr.eqns} == {"mul"}
+    # The sum is a scalar too, but of what only the second sees.
+    assert {eqn.primitive.name for eqn in rest.jaxpr.eqns} == {"mul", "reduce_sum"}
     (scaled, count) = core.jaxpr_as_fun(rest)(X, *core.jaxpr_as_fun(first)(3.0))
     np.testing.assert_array_equal(scaled, function(3.0, X)[0])
     assert count == 4.0
@@ -523,6 +531,13 @@ def test_programs_that_do_other_things_are_refused_with_the_line(change: Any, me
         with pytest.raises(ValueError, match=message) as caught:
             _program.flatten(first, second)
         assert re.search(rf"{re.escape(__file__)}:\d+ it does", str(caught.value))
+
+
+def test_a_program_that_goes_on_where_another_ends_is_refused():
+    traced = [jax.make_jaxpr(f)(X) for f in (jnp.sin, lambda x: jnp.cos(jnp.sin(x)))]
+    for first, second in itertools.permutations(traced):
+        with pytest.raises(ValueError, match=r"`cos` of 1 and nothing more|nothing more and `cos`"):
+            _program.flatten(first, second)
 
 
 def test_other_numbers_of_operands_and_branches_are_refused():

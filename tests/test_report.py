@@ -42,7 +42,7 @@ def result(shift=-1.0, seeds=2, curves=True, loss=lambda y: y, name="mup", model
 
 
 class Page(HTMLParser):
-    """What a browser would see: balanced tags, ids, attributes and texts."""
+    """A page as a browser sees it: balanced tags, ids, attributes and texts."""
 
     VOID = ("meta", "br", "img", "link", "use", "path")
 
@@ -219,7 +219,7 @@ def test_the_page_decides_every_color(html):
 
 
 def test_paper_is_light(html):
-    """What makes the page dark is for screens alone."""
+    """The rule that makes the page dark is for screens alone."""
     assert set(re.findall(r"@media ([^{]*prefers[^{]*) \{", html)) == {
         "screen and (prefers-color-scheme: dark)"
     }

@@ -159,7 +159,7 @@ def close(expected: Any) -> Any:
 
 def factors(rule: Parametrization, shape: tuple[Axis, ...]) -> tuple[float, ...]:
     """All factors of a parameter of σ = 1, whose initial scale is then a factor too."""
-    return dataclasses.astuple(resolve(ParamSpec(shape, init_std=1.0), rule))[:-2]
+    return dataclasses.astuple(resolve(ParamSpec(shape, init_std=1.0), rule))[:-3]
 
 
 def of_effective_weight(scaling: Scaling) -> tuple[float, ...]:

@@ -2,11 +2,14 @@
 
 import copy
 import dataclasses
+import json
 import math
 import pickle
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from helpers import cases, weight
 from hypothesis import given
@@ -64,24 +67,30 @@ VALID: dict[type, dict[str, Any]] = {Axis: {"kind": IN, "size": 4}, ParamSpec: {
 
 # record, field, the value that it must refuse, the error, the invariant
 BAD: dict[str, tuple[Any, ...]] = {
-    "unknown kind": (Axis, "kind", "width", ValueError, "one of ('input', 'output', 'batch')"),
+    "unknown kind": (Axis, "kind", "width", ValueError, "one of 'input', 'output', 'batch'"),
     "size 0": (Axis, "size", 0, ValueError, "an integer of at least 1"),
-    "size float": (Axis, "size", 4.0, ValueError, "an integer of at least 1"),
-    "size bool": (Axis, "size", True, ValueError, "an integer of at least 1"),
+    "size float": (Axis, "size", 4.0, TypeError, "an integer of at least 1"),
+    "size bool": (Axis, "size", True, TypeError, "an integer of at least 1"),
     "base 0": (Axis, "base", 0, ValueError, "an integer of at least 1"),
     "base negative": (Axis, "base", -4, ValueError, "an integer of at least 1"),
-    "base bool": (Axis, "base", True, ValueError, "an integer of at least 1"),
-    "base NaN": (Axis, "base", NAN, ValueError, "an integer of at least 1"),
+    "base bool": (Axis, "base", True, TypeError, "an integer of at least 1"),
+    "base NaN": (Axis, "base", NAN, TypeError, "an integer of at least 1"),
+    "base text": (Axis, "base", "4", TypeError, "an integer of at least 1"),
     "axes list": (ParamSpec, "axes", [AXIS], TypeError, "a tuple of `Axis`"),
     "axes sizes": (ParamSpec, "axes", (4, 8), TypeError, "a tuple of `Axis`"),
     "sigma 0": (ParamSpec, "init_std", 0.0, ValueError, "a finite number above 0"),
     "sigma negative": (ParamSpec, "init_std", -0.1, ValueError, "a finite number above 0"),
     "sigma NaN": (ParamSpec, "init_std", NAN, ValueError, "a finite number above 0"),
-    "sigma bool": (ParamSpec, "init_std", True, TypeError, "a Python number"),
+    "sigma bool": (ParamSpec, "init_std", True, TypeError, "a real number"),
     "alpha 0": (ParamSpec, "lr_scale", 0, ValueError, "a finite number above 0"),
     "alpha infinite": (ParamSpec, "lr_scale", INF, ValueError, "a finite number above 0"),
-    "alpha text": (ParamSpec, "lr_scale", "2", TypeError, "a Python number"),
-    "alpha None": (ParamSpec, "lr_scale", None, TypeError, "a Python number"),
+    "alpha text": (ParamSpec, "lr_scale", "2", TypeError, "a real number"),
+    "alpha None": (ParamSpec, "lr_scale", None, TypeError, "a real number"),
+    "alpha complex": (ParamSpec, "lr_scale", 1j, TypeError, "a real number"),
+    "alpha NumPy": (ParamSpec, "lr_scale", np.float32(-1), ValueError, "a finite number above 0"),
+    "alpha array": (ParamSpec, "lr_scale", np.array(NAN), ValueError, "a finite number above 0"),
+    "depth 0": (ParamSpec, "depth_ratio", 0.0, ValueError, "a finite number above 0"),
+    "gain bool": (ParamSpec, "forward_gain", False, TypeError, "a real number"),
 }
 
 
@@ -93,6 +102,46 @@ def test_bad_input_is_refused_with_invariant_and_value(record, field, value, err
     assert f"Got {value!r}" in str(caught.value)
 
 
+def test_numbers_of_numpy_become_those_of_python():
+    """A record is hashed, compared and written as JSON."""
+    axis = Axis(IN, np.int64(8), base=jnp.array(4))
+    spec = ParamSpec((axis,), np.float32(0.5), lr_scale=jnp.array(2.0), depth_ratio=np.array(3))
+    assert spec == ParamSpec((Axis(IN, 8, 4),), 0.5, lr_scale=2.0, depth_ratio=3)
+    assert hash(spec) == hash(ParamSpec((Axis(IN, 8, 4),), 0.5, lr_scale=2.0, depth_ratio=3))
+    assert json.loads(json.dumps(dataclasses.asdict(spec)))["axes"][0]["base"] == 4
+    family = jaxmup.Family("mine", np.float32(1), np.int8(0))
+    assert (type(family.gradient_degree), type(family.weight_degree)) == (float, int)
+    assert {type(x) for x in dataclasses.astuple(ABCD(*np.ones(4, np.float32)))} == {float}
+
+
+@pytest.mark.parametrize("nothing", [None, 3, "model", {}])
+def test_there_are_specs_of_a_model_only(nothing):
+    for specs, kind in ((jaxmup.nnx.specs, "an NNX module"), (jaxmup.linen.specs, "a Linen mod")):
+        with pytest.raises(TypeError, match=f"must be {kind}.* Got "):
+            specs(nothing)
+
+
+def test_no_tree_is_not_an_empty_one():
+    mup = jaxmup.parametrization("mup")
+    for function in (jaxmup.resolve, jaxmup.explain, jaxmup.lint):
+        with pytest.raises(TypeError, match=r"(?s)`specs` must be a tree with .*: NoneType"):
+            function(None, mup)
+    with pytest.raises(TypeError, match=r"(?s)`scalings` must be a tree with .*: NoneType"):
+        jaxmup.optim.adam(0.1, None)
+    assert jaxmup.resolve({}, mup) == {}
+
+
+def test_a_traced_number_is_no_constant_of_a_record():
+    for make in (
+        lambda x: ParamSpec((AXIS,), lr_scale=x),
+        lambda x: ABCD(x, 0, 0, 0),
+        lambda x: jaxmup.Family("mine", x, 0),
+        lambda x: jaxmup.parametrization("mup", depth_alpha=x),
+    ):
+        with pytest.raises(TypeError, match=r"must be a real number. Got .*Trace"):
+            jax.eval_shape(make, 1.0)
+
+
 MUP = jaxmup.parametrization("mup", "adam")
 RECORDS = {
     "Axis": AXIS,
@@ -102,6 +151,7 @@ RECORDS = {
     "Parametrization": MUP,
     "TableRow": MUP.table()[0],
     "Scaling": jaxmup.resolve(weight(4, 2), MUP),
+    "Family": MUP.family,
 }
 
 

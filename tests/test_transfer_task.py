@@ -279,6 +279,12 @@ def test_another_type_in_a_sweep_is_refused():
         dataclasses.replace(CONFIG, sweep={"gain": (True,)})
 
 
+@pytest.mark.parametrize("loss_fn", [None, 1.0, "cross_entropy"])
+def test_a_loss_that_is_no_function_is_refused(loss_fn):
+    with pytest.raises(TypeError, match="`loss_fn` must be a function of a model and a batch"):
+        task(loss_fn=loss_fn)
+
+
 # --- Bad input: refused before anything is trained
 
 

@@ -1,4 +1,4 @@
-"""What a parametrization does to each parameter of a model, and why, as a value and as a table."""
+"""The numbers of each parameter of a model and their reasons, as a value and as a table."""
 
 from jaxmup._explain._explain import Explanation as Explanation
 from jaxmup._explain._explain import explain as explain

@@ -4,12 +4,13 @@ import dataclasses
 import json
 from typing import Any
 
-from jaxmup import _scaling
+from jaxmup import _check, _scaling
 from jaxmup._explain import _render
 from jaxmup._explain._group import merge
 from jaxmup._explain._row import ParameterRow, at_base
 from jaxmup._parametrization import Parametrization
-from jaxmup._spec import ParamSpec, require_positive
+from jaxmup._spec import ParamSpec
+from jaxmup._specs_of import specs_of
 from jaxmup._tree import leaves_by_path, require_leaves, resolve
 
 
@@ -18,8 +19,8 @@ class Explanation:
     """The table of `jaxmup.explain`; `str()` shows it as plain text, in full.
 
     Args:
-      parametrization: its name, gauge and family.
-      rows: one for each parameter, in the order of the tree.
+      parametrization: Name of the parametrization, with its gauge and family.
+      rows: Row of each parameter, in the order of the tree.
     """
 
     parametrization: str
@@ -93,7 +94,7 @@ class Explanation:
 def explain(
     specs: Any, parametrization: Parametrization, *, learning_rate: float | None = None
 ) -> Explanation:
-    r"""What a parametrization does to each parameter of a model, and why.
+    r"""Explains the numbers that a parametrization gives each parameter of a model.
 
     A row shows the parameter's axes with their sizes at base and target, its role with the reason,
     by how much its input and output axes have grown, and the numbers of its `Scaling`: the
@@ -101,9 +102,11 @@ def explain(
     learning rate, gradient, eps and weight decay.
 
     Args:
-      specs: a tree with a `ParamSpec` at each leaf, such as `jaxmup.nnx.specs` returns.
-      parametrization: the rule, for the family of the optimizer that will be used.
-      learning_rate: the base model's; with it, rows hold the learning rate of each stored weight.
+      specs: A tree with a `ParamSpec` at each leaf, such as `jaxmup.nnx.specs` returns, or a model
+        of jaxmup layers: an NNX module, or a `jaxmup.Model` at a size.
+      parametrization: Parametrization, for the optimizer that will be used.
+      learning_rate: Learning rate of the base model, for rows with the learning rate of each stored
+        weight; `None` for rows with the factor on it.
 
     Returns:
       An `Explanation`: `str()` and `text(width)` to be read, `markdown()` and `json()` for other
@@ -131,7 +134,10 @@ def explain(
       Yang et al., "Tensor Programs V", arXiv:2203.03466, Appendix B (roles), Tables 3, 8, 9.
     """
     if learning_rate is not None:
-        require_positive("learning_rate", learning_rate, "It is the base model's.")
+        remedy = "It is the base model's."
+        _check.number("learning_rate", learning_rate, above=0, may_be_traced=False, remedy=remedy)
+        learning_rate = _check.plain(learning_rate)
+    specs = specs_of(specs)
     scalings = leaves_by_path(resolve(specs, parametrization))
     by_path = require_leaves("specs", specs, ParamSpec, "Use `jaxmup.nnx.specs`.")
     rows = (

@@ -21,7 +21,7 @@ class Column(NamedTuple):
 
     @property
     def is_number(self) -> bool:
-        """Whether it is drawn flush right."""
+        """True if the column is drawn flush right."""
         return self.title not in ("parameter", "axes", "role")
 
     @property
@@ -72,7 +72,7 @@ def markdown(rows: Sequence[ParameterRow]) -> str:
 
 
 def legend(rows: Sequence[ParameterRow], width: int | None, bullet: str = "") -> str:
-    """Why each role is what it is, and what the table leaves out."""
+    """The reason of each role, and the columns that the table leaves out."""
     lines = sorted({f"{row.role}: {row.reason}" for row in rows})
     if any(_GAIN in cell for column in _columns(rows) for cell in column.cells):
         lines.append(f"{_GAIN}x: x times what the initializer gives at base width")

@@ -1,4 +1,4 @@
-"""What a parametrization does to one parameter, and why it has the role that it has."""
+"""The numbers of one parameter, and the reason of its role."""
 
 import dataclasses
 from typing import Any
@@ -9,17 +9,17 @@ from jaxmup._spec import AxisKind, ParamSpec, Role
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ParameterRow:
-    """What a parametrization does to one parameter, and why.
+    """The numbers that a parametrization gives one parameter, and the reason of its role.
 
     Args:
-      path: name of the parameter, such as `"layers/0/kernel"`; in a grouped table with what differs
-        in braces, such as `"layers/{0..31}/kernel"`.
-      spec: its axes and constants.
-      base: its numbers in the base model.
-      target: its numbers in this model.
-      learning_rate: that of the stored weight, the base model's times `Scaling.lr`; `None` where
-        none was given.
-      count: number of parameters that the row stands for.
+      path: Name of the parameter, such as `"layers/0/kernel"`; in a grouped table with the numbers
+        that differ in braces, such as `"layers/{0..31}/kernel"`.
+      spec: Axes and constants of the parameter.
+      base: Scaling of the parameter in the base model.
+      target: Scaling of the parameter in this model.
+      learning_rate: Learning rate of the stored weight, the base model's times `Scaling.lr`; `None`
+        if none was given.
+      count: Number of parameters that the row stands for.
     """
 
     path: str
@@ -31,12 +31,12 @@ class ParameterRow:
 
     @property
     def role(self) -> Role:
-        """Where in the model such a parameter stands, by which of its axes grow."""
+        """Role of the parameter, by which of its axes grow."""
         return self.spec.role
 
     @property
     def reason(self) -> str:
-        """Why it has its role, in words."""
+        """Reason of the role, in words."""
         return reason(self.spec)
 
     def record(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def at_base(spec: ParamSpec) -> ParamSpec:
 
 
 def reason(spec: ParamSpec) -> str:
-    """Why a parameter has its role, in words.
+    """The reason of the role of a parameter, in words.
 
     Example:
       >>> from jaxmup import Axis

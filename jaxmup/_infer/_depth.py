@@ -1,4 +1,4 @@
-"""Which parameter of the base model stands for a parameter of a target with another depth."""
+"""Parameters of the base model that stand for those of a target with another depth."""
 
 import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping
@@ -14,8 +14,8 @@ def counterparts(base: Mapping[str, Hashable], target: Iterable[str]) -> dict[st
     of layers: then all those layers must be alike in the base model, and the first stands for each.
 
     Args:
-      base: what must be alike, such as shapes, by the name of the parameter.
-      target: the names of the target's parameters.
+      base: Things that must be alike, such as shapes, by the name of the parameter.
+      target: Names of the target's parameters.
 
     Raises:
       ValueError: naming the parameters of the target that no parameter of the base stands for, or
@@ -60,7 +60,7 @@ def _matched(base: Any, target: Any, where: str) -> Iterator[tuple[str, str]]:
 
 
 def _stem(key: str) -> str:
-    """What layers of one kind have in common: `"Block_3"` and `"Block_4"`, `"3"` and `"4"`."""
+    """The common part of layers of one kind: of `"Block_3"` and `"Block_4"`, `"3"` and `"4"`."""
     return re.sub(r"\d+$", "*", key)
 
 

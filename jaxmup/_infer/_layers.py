@@ -1,4 +1,4 @@
-"""What the layers of both of Flax's APIs say alike of their parameters."""
+"""Axes of the parameters of layers that NNX and Linen both have."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -30,20 +30,20 @@ def known_kinds(
 
 
 def owned_by_jaxmup(layer: Any) -> bool:
-    """Whether a jaxmup layer, which declares the specs of its parameters."""
+    """True for a jaxmup layer, which declares the specs of its parameters."""
     return any(cls.__module__.startswith("jaxmup.") for cls in type(layer).__mro__)
 
 
 def attention_use(
     attention: Any, layer: str, flax_own: bool, divides: Callable[..., Any]
 ) -> frozenset[Use]:
-    """What attention does with the parameters of its layer of this name.
+    """The use that attention makes of the parameters of one of its layers.
 
     Args:
-      attention: a module with an `attention_fn` and a flag `normalize_qk`.
-      layer: `"query"`, `"query_ln"` or another.
-      flax_own: whether the module computes as Flax wrote it.
-      divides: the function of Flax that divides the logits by the root of the head size.
+      attention: Module with an `attention_fn` and a flag `normalize_qk`.
+      layer: Name of the layer, `"query"`, `"query_ln"` or another.
+      flax_own: True if the module computes as Flax wrote it.
+      divides: Function of Flax that divides the logits by the root of the head size.
     """
     # A norm of the queries undoes any factor on their kernel.
     scales_logits = layer == ("query_ln" if attention.normalize_qk else "query")

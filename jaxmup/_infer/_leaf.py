@@ -1,4 +1,4 @@
-"""What a model itself says of one of its parameters."""
+"""One parameter, with what the model itself says of it."""
 
 import dataclasses
 import itertools
@@ -18,11 +18,11 @@ Use = Literal["logits", "unknown logits", "lookup", "attend"]
 
 
 class Placed(NamedTuple):
-    """What every axis of a parameter does.
+    """The kinds of the axes of a parameter.
 
     Args:
-      kinds: the kind of each axis.
-      stacked: positions of the axes that `scan` or `vmap` has added.
+      kinds: Kind of each axis.
+      stacked: Positions of the axes that `scan` or `vmap` has added.
     """
 
     kinds: Kinds
@@ -34,14 +34,14 @@ class Leaf:
     """One parameter of an abstract model.
 
     Args:
-      shape: its shape.
-      placed: what its axes do. Several answers, the likeliest first, where `scan` may have added
+      shape: Shape of the parameter.
+      placed: Kinds of its axes. Several answers, the likeliest first, where `scan` may have added
         any of two axes of one size; none if the type of the layer does not say.
-      names: the axis names that the user has put on it, as Flax's partitioning metadata.
-      spec: what a jaxmup layer declares.
-      uses: what else the layer says of it.
-      gain: forward gain that the program asks for.
-      reason: where the program uses it.
+      names: Axis names that the user has put on it, as Flax's partitioning metadata.
+      spec: Spec that a jaxmup layer declares.
+      uses: Other uses of the parameter that the type of the layer tells.
+      gain: Forward gain that the program asks for.
+      reason: Uses of the parameter in the program, in words.
     """
 
     shape: tuple[int, ...]
@@ -54,7 +54,7 @@ class Leaf:
 
     @property
     def kinds(self) -> Kinds | None:
-        """What each axis does, if that is known."""
+        """The kind of each axis, if that is known."""
         if self.spec is not None:
             return tuple(axis.kind for axis in self.spec.axes)
         return self.placed[0].kinds if self.placed else None
@@ -65,7 +65,7 @@ class Leaf:
         return self.placed[0].stacked if self.placed else ()
 
     def is_like(self, other: "Leaf") -> bool:
-        """Whether both may be one parameter at two sizes."""
+        """True if both may be one parameter at two sizes."""
         common = set(self.placed) & set(other.placed)
         return len(self.shape) == len(other.shape) and bool(
             common or not self.placed + other.placed
@@ -83,7 +83,7 @@ class Leaf:
     def with_read(self, read: "Read") -> "Leaf":
         """This leaf with what the program says of it, but for axes that a rule has given."""
         kinds = self.placed
-        known = tuple(kind for kind in read.kinds if kind is not None)
+        known: Kinds = tuple(kind for kind in read.kinds if kind is not None)
         if not kinds and self.spec is None and len(known) == len(self.shape):
             kinds = (Placed(known, ()),)
         return dataclasses.replace(

@@ -1,4 +1,4 @@
-"""What the layers of `flax.linen` say of their parameters."""
+"""Axes of the parameters of a Linen module, as the types of its layers say them."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -79,7 +79,7 @@ class _Layer(NamedTuple):
 
 
 class _Trace(NamedTuple):
-    """What was seen while a module was initialized."""
+    """Modules that were seen while one was initialized."""
 
     layers: dict[tuple[str, ...], _Layer]
     attending: set[tuple[str, ...]]

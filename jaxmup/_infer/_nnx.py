@@ -1,4 +1,4 @@
-"""What the layers of `flax.nnx` say of their parameters."""
+"""Axes of the parameters of an NNX module, as the types of its layers say them."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

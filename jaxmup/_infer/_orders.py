@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmup._check import is_traced
 from jaxmup._infer._dims import dot_axes, params_of
 from jaxmup._infer._growth import NONE, Constants, Growth, of_sizes, resolution_of
 from jaxmup._infer._uses import TINY, Nature
@@ -212,7 +213,9 @@ class Orders:
         if node not in self.coordinates:
             return both(ZERO)
         aligned, typical = self.coordinates[node]
-        degrees = {self.gains[node]: Fraction(1)} if node in self.gains else {}
+        degrees: dict[Unknown, Fraction] = {}
+        if node in self.gains:
+            degrees[self.gains[node]] = Fraction(1)
         return Pair(Order(aligned, degrees), Order(typical, degrees))
 
     def _of_count(self, node: Node) -> Growth:
@@ -511,9 +514,10 @@ def _one_number(values: Sequence[Any]) -> tuple[Any, ...] | None:
 
 
 def _is_abstract(value: Any) -> bool:
-    if isinstance(value, jax.core.Tracer):
-        return True
-    return hasattr(value, "dtype") and jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended)
+    """True of what has no numbers that can be read: what is being traced, and random keys."""
+    if isinstance(value, jax.Array) and not is_traced(value):
+        return jnp.issubdtype(value.dtype, jax.dtypes.extended)
+    return not isinstance(value, np.ndarray | np.generic | bool | int | float | complex)
 
 
 def _sizes_of(flat: Flat) -> list[Growth]:

@@ -174,7 +174,8 @@ class Reader:
     def _solve(self, fixed: Collection[PathName]) -> None:
         coordinates = {}
         for name, node in self.inputs.items():
-            kinds = {axis: kind for axis, kind in enumerate(self.kinds[name]) if kind is not None}
+            known = enumerate(self.kinds[name])
+            kinds: dict[int, AxisKind] = {a: kind for a, kind in known if kind is not None}
             coordinates[node] = self._coordinates(name, kinds)
         gains = {node: name for name, node in self.inputs.items() if name not in fixed}
         self.orders = Orders(self.flat, natures(self.uses), coordinates, gains)

@@ -104,6 +104,9 @@ def rescale(
 
     if not all(layout.is_plain for layout in layouts.values()):
         _require_random(layouts, small, key)
+    # Layers of jaxmup draw their own values. These, and the base model's own draw below, are made
+    # outside of `jit`: XLA may round an initializer otherwise inside of a larger program, and at
+    # base width the values must have the bits of `make_model`.
     others = by_name.keys() - layouts.keys()
     own = leaves_by_path(large.draw(key).params) if others else {}
 
@@ -121,7 +124,7 @@ def rescale(
 
 
 def _is_plain(spec: ParamSpec) -> bool:
-    """Whether the layer takes its initial values as they come."""
+    """True if the layer takes its initial values as they come."""
     return spec.applied is None or spec.applied.init_gain is None
 
 
@@ -138,7 +141,7 @@ def _with_values(parts: Parts, values: Mapping[str, Any]) -> Parts:
 
 
 def _require_key(instance: Instance) -> None:
-    if instance.kind != "linen" and not instance.model.is_drawn_with_key(instance.size):
+    if instance.kind != "linen" and not instance.is_drawn:
         raise TypeError(
             "`make_model` must have a parameter `key` or `rngs`, with which it draws all its "
             "values: those of a larger model are laid out of many draws of the base model's. Write "
@@ -147,15 +150,15 @@ def _require_key(instance: Instance) -> None:
 
 
 class _Layout(NamedTuple):
-    """How one parameter is laid out of draws of its counterpart in the base model.
+    """One parameter, laid out of draws of its counterpart in the base model.
 
     Args:
-      source: the name of the counterpart.
-      base_shape: its shape.
-      shape: the shape of the parameter.
-      tiles: number of draws along each axis.
-      start: index of the first draw.
-      is_plain: whether it is the counterpart itself, which `make_model` has drawn.
+      source: Name of the counterpart.
+      base_shape: Shape of the counterpart.
+      shape: Shape of the parameter.
+      tiles: Number of draws along each axis.
+      start: Index of the first draw.
+      is_plain: True if the parameter is its counterpart, which `make_model` has drawn.
     """
 
     source: str
@@ -180,6 +183,7 @@ def _layouts(
         source = names[name]
         base_shape = tuple(small[source].shape)
         tiles = tuple(-(-size // base) for size, base in zip(spec.shape, base_shape, strict=True))
+        # A layer beyond the base model's depth shares its counterpart, but must not share a draw.
         is_plain = source == name and math.prod(tiles) == 1
         start = stops.get(source, 0)
         layouts[name] = _Layout(source, base_shape, spec.shape, tiles, start, is_plain)
@@ -193,6 +197,8 @@ def _tiles(
     layouts: Mapping[str, _Layout],
 ) -> dict[str, Any]:
     """The draws of each parameter, stacked; `plain` are those of `make_model` itself."""
+    # A draw makes the whole base model: parameters that need the same draws share them, and XLA
+    # drops what none of them uses.
     ranges = {(layout.start, layout.stop) for layout in layouts.values() if not layout.is_plain}
     drawn = {at: jax.vmap(draw)(jnp.arange(*at)) for at in sorted(ranges)}
     return {

@@ -16,9 +16,9 @@ class Sizes:
     """A parameter of the target and the shapes of its counterparts.
 
     Args:
-      leaf: the parameter in the target, its axes known.
-      base: its shape in the base model.
-      delta: its shape in the model beside the base model.
+      leaf: Parameter in the target, its axes known.
+      base: Shape of the parameter in the base model.
+      delta: Shape of the parameter in the model beside the base model.
     """
 
     leaf: Leaf
@@ -122,7 +122,7 @@ def require_readout(leaves: Mapping[str, Leaf], specs: Mapping[str, ParamSpec]) 
 
 
 def _is_read_out(lookup: ParamSpec, specs: Iterable[ParamSpec]) -> bool:
-    """Whether another parameter maps the width to a fixed size, or to that of the vocabulary."""
+    """True if another parameter maps the width to a fixed size, or to that of the vocabulary."""
     vocabularies = {axis.size for axis in lookup.axes if axis.kind == "batch" and axis.grows}
     return any(
         spec.role == "output"

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from jaxmup._infer._dims import (
     EMPTY,
@@ -23,11 +23,11 @@ from jaxmup._spec import AxisKind
 
 Nature = Literal["constant", "weight", "activation"]
 """What a value follows from: no input, parameters alone, or inputs too."""
-Source = tuple[str, int]
+Source: TypeAlias = tuple[str, int]
 """An axis of a parameter."""
-Origin = int
+Origin: TypeAlias = int
 """A batch axis of a product of which only what follows tells whether it is one of features."""
-Kind = AxisKind | frozenset[Origin]
+Kind: TypeAlias = AxisKind | frozenset[Origin]
 """What an axis does; with origins, output if any of them goes on as features, else batch."""
 TINY = 1e-3
 """What is smaller than this in a sum only keeps it from zero."""
@@ -101,7 +101,7 @@ class Uses:
                 break
         for output in flat.outputs:
             if self.nature[output] == "weight":
-                self._meet(output, output, ["output"] * len(output.shapes[0]), "returned")
+                self._meet(output, output, _outputs(output), "returned")
 
     def of(self, name: str) -> list[Use]:
         """The uses of a parameter."""
@@ -112,7 +112,9 @@ class Uses:
         if not hasattr(self, "_cached"):
             found: dict[str, list[Use]] = collections.defaultdict(list)
             for name, kinds, verb, node in self._met:
-                settled = {axis: self._settled(kind) for axis, kind in kinds.items()}
+                settled: dict[int, AxisKind] = {
+                    axis: self._settled(kind) for axis, kind in kinds.items()
+                }
                 found[name].append(Use(settled, verb, node))
             self._cached = dict(found)
         return self._cached
@@ -225,7 +227,7 @@ class Uses:
             # A learned vector, as a latent, in the place of an activation.
             self.nature[node] = "activation"
             vector, matrix = (left, right) if vectors[0] else (right, left)
-            self._meet(node, vector, ["output"] * len(vector.shapes[0]), "multiplied by a matrix")
+            self._meet(node, vector, _outputs(vector), "multiplied by a matrix")
             self._use(node, matrix)
             return
         views = self.views[left], self.views[right]
@@ -278,7 +280,7 @@ class Uses:
     def _use(self, node: Node, weight: Node) -> None:
         """Notes what the axes of a weight do where it meets an activation."""
         position, ndim = node.parents.index(weight), len(weight.shapes[0])
-        kinds: list[Kind] = ["output"] * ndim
+        kinds = _outputs(weight)
         verb = _VERBS.get(node.op, f"read by `{node.op}`")
         if is_product(node):
             contracted, batch = dot_axes(node)
@@ -321,7 +323,7 @@ class Uses:
             if kind != "batch" or source not in found[name]:
                 found[name].setdefault(source, {}).setdefault(kind, True)
         for name, axes in found.items():
-            decided = {axis: _decided(by_kind) for axis, by_kind in axes.items()}
+            decided: dict[int, Kind] = {axis: _decided(by_kind) for axis, by_kind in axes.items()}
             self._met.append((name, decided, verb, node))
 
     # ---- batch axes of products, followed to see what becomes of them
@@ -407,10 +409,12 @@ class Uses:
 def _decided(by_kind: Mapping[Kind, bool]) -> Kind:
     """What an axis does of which parts do several things: what the parts that grow do."""
     kinds = [kind for kind, is_growing in by_kind.items() if is_growing] or list(by_kind)
-    for kind in ("input", "output"):
-        if kind in kinds:
-            return kind  # type: ignore[return-value]
-    return kinds[0]
+    first: tuple[AxisKind, AxisKind] = ("input", "output")
+    return next((kind for kind in first if kind in kinds), kinds[0])
+
+
+def _outputs(node: Node) -> list[Kind]:
+    return ["output"] * len(node.shapes[0])
 
 
 def uneven(flat: Flat, nature: Callable[[Node], Nature]) -> list[Node]:

@@ -1,4 +1,4 @@
-"""What a parametrization asks of an optimizer chain, and how trials of the chain are judged."""
+"""The numbers that a parametrization asks of an optimizer chain, and how trials are judged."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -18,13 +18,13 @@ USUAL = 1e-3  # size of a gradient beside which eps is negligible, and that no c
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What is asked of a chain; arrays are over the parameters.
+    """The numbers that a chain is asked for; arrays are over the parameters.
 
     Args:
-      paths: of the parameters.
-      specs: in the same order.
-      scalings: in the same order, all for one family.
-      family: that family.
+      paths: Names of the parameters.
+      specs: Spec of each parameter, in the order of the names.
+      scalings: Scaling of each parameter, in the same order, all for one family.
+      family: Family of the scalings.
     """
 
     paths: tuple[str, ...]
@@ -38,7 +38,7 @@ class Asked:
 
     @property
     def gradients(self) -> np.ndarray:
-        """How gradients grow with the width, as the model gives them."""
+        """Growth of the gradients with the width, as the model gives them."""
         if not self.family.gradient_degree:
             return self.of("eps") / self.of("grad")  # so that the optimizer sees equals beside eps
         # Norms are the same in Table 9's gauge; an entry's share of one is its root.
@@ -59,20 +59,20 @@ class Asked:
 Updates = Mapping[Any, np.ndarray]  # two for each trial, shape (2, parameters)
 
 
-class Rule(NamedTuple):
-    """Trials of a chain, and what is found in their updates."""
+class Check(NamedTuple):
+    """Trials of a chain, and the mistakes that their updates show."""
 
     trials: Callable[[Asked], dict[Any, Trial]]
     findings: Callable[[Asked, Updates], Iterator[Finding]]
 
 
 def same(x: np.ndarray) -> bool:
-    """Whether all numbers are one, within the tolerance."""
+    """Says if all numbers are one, within the tolerance."""
     return x.size == 0 or bool(np.all(np.abs(x - np.median(x)) <= TOLERANCE * abs(np.median(x))))
 
 
 def moving(x: np.ndarray) -> np.ndarray:
-    """Which parameters are updated at all: that one is frozen is no mistake."""
+    """True for parameters that are updated at all: that one is frozen is no mistake."""
     return np.isfinite(x) & (x != 0)
 
 

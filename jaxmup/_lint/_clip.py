@@ -1,11 +1,11 @@
-"""Rule: a norm over all parameters weighs them alike at every width."""
+"""Check: a norm over all parameters weighs them alike at every width."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from jaxmup._lint._chain import Asked, Rule, Updates, moving
+from jaxmup._lint._chain import Asked, Check, Updates, moving
 from jaxmup._lint._finding import Finding
 from jaxmup._lint._probe import Trial, elements
 
@@ -75,4 +75,4 @@ def _others(position: int, changes: np.ndarray) -> np.ndarray:
     return np.where(np.arange(len(changes)) == position, 0.0, changes)
 
 
-GLOBAL_CLIP = Rule(_trials, _findings)
+GLOBAL_CLIP = Check(_trials, _findings)

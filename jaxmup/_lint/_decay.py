@@ -1,11 +1,11 @@
-"""Rule: weight decay takes the same share off all weights, or the share that scalings ask for."""
+"""Check: weight decay takes the same share off all weights, or the share that scalings ask for."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from jaxmup._lint._chain import TOLERANCE, USUAL, Asked, Rule, Updates, most_common, moving, same
+from jaxmup._lint._chain import TOLERANCE, USUAL, Asked, Check, Updates, most_common, moving, same
 from jaxmup._lint._finding import Finding
 from jaxmup._lint._probe import Trial
 
@@ -56,7 +56,7 @@ def _findings(asked: Asked, updates: Updates) -> Iterator[Finding]:
 
 
 def _shrinkage(updates: Updates, weight: float) -> np.ndarray:
-    """What one step takes off weights of this size."""
+    """The share that one step takes off weights of this size."""
     shrink = -updates["alone", weight][0]
     if np.isfinite(shrink).all():
         return shrink
@@ -95,4 +95,4 @@ _COUPLED = (
     "weight_decay_mode='coupled', which scales the coefficient.",
 )
 
-DECAY = Rule(_trials, _findings)
+DECAY = Check(_trials, _findings)

@@ -1,4 +1,4 @@
-"""Rule: the step grows with gradient and weight as those of the family do."""
+"""Check: the step grows with gradient and weight as those of the family do."""
 
 import itertools
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmup._lint._chain import Asked, Rule, Updates, moving
+from jaxmup._lint._chain import Asked, Check, Updates, moving
 from jaxmup._lint._finding import Finding
 from jaxmup._lint._probe import Trial
 
@@ -57,4 +57,4 @@ def _findings(asked: Asked, updates: Updates) -> Iterator[Finding]:
             )
 
 
-FAMILY = Rule(_trials, _findings)
+FAMILY = Check(_trials, _findings)

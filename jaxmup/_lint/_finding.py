@@ -1,4 +1,4 @@
-"""What lint reports."""
+"""The findings of lint."""
 
 import dataclasses
 import textwrap
@@ -34,11 +34,11 @@ class Finding:
     """A mistake that no error would have shown.
 
     Args:
-      check: name of the check that found it.
-      what: what is so.
-      where: paths of the parameters concerned; empty if it is the whole model or chain.
-      why: why it matters.
-      mend: what to do.
+      check: Name of the check that found it.
+      what: Sentence on what is so.
+      where: Names of the parameters concerned; empty for the whole model or chain.
+      why: Sentence on why it matters.
+      mend: Sentence on what to do.
 
     Example:
       >>> print(Finding("eps", "One eps for all.", ("kernel",), "Steps shrink.", "Scale it."))

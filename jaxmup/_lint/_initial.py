@@ -1,4 +1,4 @@
-"""Rules on initial values: are they as large as the parametrization asks for?"""
+"""Check of initial values: are they as large as the parametrization asks for?"""
 
 import math
 from collections.abc import Iterator, Mapping

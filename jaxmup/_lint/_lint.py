@@ -1,48 +1,51 @@
-"""All rules, each on what it needs, where that was given."""
+"""All checks, each on what it needs, where that was given."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 
-from jaxmup import _scaling
-from jaxmup._families import FAMILIES, Family
-from jaxmup._lint._chain import Asked
-from jaxmup._lint._clip import GLOBAL_CLIP
-from jaxmup._lint._decay import DECAY
-from jaxmup._lint._family import FAMILY
+from jaxmup import _check, _scaling
 from jaxmup._lint._finding import Finding, together
 from jaxmup._lint._initial import check_initial
-from jaxmup._lint._probe import Probe
 from jaxmup._lint._specs import check_specs
 from jaxmup._lint._state import check_state, has_started
-from jaxmup._lint._steps import STEPS
+from jaxmup._lint._transform import check_transform
 from jaxmup._parametrization import Parametrization
-from jaxmup._power import ONE
 from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
-from jaxmup._tree import leaves_by_path, path_name, require_leaves
+from jaxmup._specs_of import specs_of
+from jaxmup._tree import (
+    OptState,
+    Params,
+    PathName,
+    Scalings,
+    Specs,
+    is_floating,
+    leaves_by_path,
+    named_leaves,
+    require_leaves,
+)
 
 if TYPE_CHECKING:
     import optax
 
 
 def lint(
-    specs: Any,
+    specs: Specs,
     parametrization: Parametrization | None = None,
     *,
-    scalings: Any = None,
+    scalings: Scalings | None = None,
     tx: "optax.GradientTransformation | None" = None,
-    params: Any = None,
-    base: Any = None,
-    opt_state: Any = None,
+    params: Params | None = None,
+    base: Params | None = None,
+    opt_state: OptState | None = None,
     eps: float = 1e-8,
     b2: float = 0.999,
 ) -> list[Finding]:
     r"""The mistakes in a set-up that raise no error: what, where, why it matters, how to mend it.
 
-    Pass what there is; each argument adds rules:
+    Pass what there is; each argument adds checks:
 
     - `specs`: nothing grows; an axis or a readout was forgotten; input and output axes were
       exchanged; one width has two bases.
@@ -55,31 +58,32 @@ def lint(
     - `opt_state`: eps above the root of the second moment.
 
     `tx` is not read but tried, on a tree with the paths of the model and one or two elements a
-    parameter, so nothing of the size of the model is allocated. The steps of `muon`, `shampoo` and
-    of a `Family` of one's own depend on the shape of a matrix or in ways unknown here; their chains
-    are not tried.
+    parameter, so nothing of the size of the model is allocated. Steps that depend on the shape of a
+    matrix, as those of Muon and Shampoo, cannot be told from so small ones. A check that could not
+    be made is a finding too, `not-checked`, which says why.
 
     Args:
-      specs: a tree with a `ParamSpec` at each leaf, such as `jaxmup.nnx.specs` returns.
-      parametrization: the rule that is meant.
-      scalings: those that are used; `None` for `jaxmup.resolve(specs, parametrization)`. Leave
+      specs: Tree with a `ParamSpec` at each leaf, such as `jaxmup.nnx.specs` returns, or a model of
+        jaxmup layers: an NNX module, or a `jaxmup.Model` at a size.
+      parametrization: Parametrization that is meant.
+      scalings: Scalings that are used; `None` for `jaxmup.resolve(specs, parametrization)`. Leave
         out `parametrization` where some were replaced on purpose.
-      tx: the optax transform that trains the model.
-      params: the parameters: fresh ones, or those of the run where `opt_state` is given; abstract
-        ones show their shapes alone.
-      base: the parameters of the base model, abstract or not.
-      opt_state: state of the running optimizer.
-      eps: the base model's, for `opt_state`; in units of the gradient.
-      b2: decay of the second moment, for `opt_state`.
+      tx: Optax transform that trains the model.
+      params: Parameters: fresh ones, or those of the run where `opt_state` is given; abstract ones
+        show their shapes alone. What is no floating-point array is passed over.
+      base: Parameters of the base model, abstract or not.
+      opt_state: State of the running optimizer.
+      eps: Constant eps of the base model, for `opt_state`; in units of the gradient.
+      b2: Decay of the second moment, for `opt_state`; in [0, 1).
 
     Returns:
       The findings; `print(*findings, sep="\n")` shows them.
 
     Raises:
-      TypeError: if a leaf of `specs` or `scalings` is of another type, or `parametrization` is no
-        `Parametrization`.
-      ValueError: if `tx` or `opt_state` comes with neither `parametrization` nor `scalings`, or
-        `opt_state` is abstract.
+      TypeError: if a leaf of `specs` or `scalings` is of another type, `parametrization` is no
+        `Parametrization`, or `eps` or `b2` no number.
+      ValueError: if `eps` or `b2` is out of range, `tx` or `opt_state` comes with neither
+        `parametrization` nor `scalings`, or `opt_state` is abstract.
 
     Example:
       >>> import jaxmup, optax
@@ -99,7 +103,10 @@ def lint(
     References:
       Yang et al., "Tensor Programs V", arXiv:2203.03466, Tables 3, 8, 9 and Appendix B.3.
     """
+    specs = specs_of(specs)
     by_path = require_leaves("specs", specs, ParamSpec, "Use `jaxmup.nnx.specs`.")
+    _check.number("eps", eps, at_least=0, may_be_traced=False)
+    _check.number("b2", b2, at_least=0, below=1, may_be_traced=False)
     if parametrization is None and scalings is None and not (tx is None and opt_state is None):
         raise ValueError(
             "`tx` and `opt_state` are compared with what a parametrization asks for. Got neither "
@@ -111,6 +118,7 @@ def lint(
             "shapes. Leave it out for an abstract model."
         )
     found: list[Finding] = []
+    params, base = _trained(params), _trained(base)
     arrays = None if params is None else leaves_by_path(params)
     base_arrays = None if base is None else leaves_by_path(base)
     found += check_specs(by_path, _shapes(arrays), _shapes(base_arrays))
@@ -121,19 +129,34 @@ def lint(
         found += check_initial(used, arrays, base_arrays)
     if opt_state is not None:
         found += check_state(used, opt_state, eps, b2)
-    if tx is not None and set(used) == set(by_path):
-        found += _check_transform(tx, specs if params is None else params, by_path, used)
+    if tx is not None:
+        found += check_transform(tx, specs if params is None else params, by_path, used)
     return list(together(found))
 
 
-def _shapes(arrays: Mapping[str, Any] | None) -> dict[str, tuple[int, ...]] | None:
+def _trained(params: Params | None) -> Params | None:
+    """`params` with `None` in place of what does not train: integers, functions and the like."""
+    if params is None:
+        return None
+    leaves = [x if _trains(x) else None for _, x in named_leaves(params)]
+    return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+
+def _trains(leaf: object) -> bool:
+    # The base model may be given as specs, which have a shape and no dtype.
+    return is_floating(leaf) or (hasattr(leaf, "shape") and not hasattr(leaf, "dtype"))
+
+
+def _shapes(arrays: Mapping[PathName, Any] | None) -> dict[PathName, tuple[int, ...]] | None:
     return None if arrays is None else {path: tuple(x.shape) for path, x in arrays.items()}
 
 
 def _resolved(
-    specs: Mapping[str, ParamSpec], parametrization: Parametrization | None, found: list[Finding]
-) -> dict[str, Scaling]:
-    """What the parametrization asks for; leaves whose layer does something else are left out."""
+    specs: Mapping[PathName, ParamSpec],
+    parametrization: Parametrization | None,
+    found: list[Finding],
+) -> dict[PathName, Scaling]:
+    """The scalings that are asked for; leaves whose layer does something else are left out."""
     if parametrization is None:
         return {}
     if not isinstance(parametrization, Parametrization):
@@ -159,11 +182,11 @@ def _resolved(
 
 
 def _given(
-    scalings: Any,
-    resolved: Mapping[str, Scaling],
-    specs: Mapping[str, ParamSpec],
+    scalings: Scalings,
+    resolved: Mapping[PathName, Scaling],
+    specs: Mapping[PathName, ParamSpec],
     found: list[Finding],
-) -> dict[str, Scaling]:
+) -> dict[PathName, Scaling]:
     """The scalings in use, compared with those that the parametrization asks for."""
     remedy = "Use `jaxmup.resolve(specs, parametrization)`."
     given = require_leaves("scalings", scalings, Scaling, remedy)
@@ -183,94 +206,3 @@ def _given(
 def _differences(given: Scaling, asked: Scaling) -> str:
     names = (name for name in Scaling.__slots__ if getattr(given, name) != getattr(asked, name))
     return ", ".join(f"{name} {getattr(given, name)}, not {getattr(asked, name)}" for name in names)
-
-
-_RULES = (FAMILY, STEPS, DECAY, GLOBAL_CLIP)
-
-
-def _check_transform(
-    tx: Any, tree: Any, specs: Mapping[str, ParamSpec], scalings: Mapping[str, Scaling]
-) -> Iterator[Finding]:
-    """Runs the trials of all rules on a chain, and then what they find in the updates."""
-    family, paths = _one_family(scalings), tuple(leaves_by_path(tree))
-    if family is None or set(paths) != set(specs):
-        return
-    asked = Asked(
-        paths,
-        tuple(specs[path] for path in paths),
-        tuple(scalings[path] for path in paths),
-        family,
-    )
-    trials = {
-        (i, key): trial
-        for i, rule in enumerate(_RULES)
-        for key, trial in rule.trials(asked).items()
-    }
-    try:
-        updates = Probe.of(tx, tree, {path: len(spec.axes) for path, spec in specs.items()}).run(
-            trials
-        )
-    except Exception as error:  # whatever a transform of the user's raises
-        yield _refused(tx, tree, specs, error)
-        return
-    if updates is None:
-        yield Finding(
-            "not-checked",
-            "The optimizer updates nothing within 256 calls.",
-            (),
-            "So it could not be compared with what the parametrization asks for.",
-            "Pass it without its long warm-up or accumulation.",
-        )
-        return
-    for i, rule in enumerate(_RULES):
-        own = {key: both for (j, key), both in updates.items() if i == j}
-        findings = list(rule.findings(asked, own))
-        yield from findings
-        if rule is FAMILY and findings:
-            return  # all that follows would be compared with the wrong numbers
-
-
-def _one_family(scalings: Mapping[str, Scaling]) -> Family | None:
-    """The family of all scalings, if steps on tiny parameters say anything about large ones."""
-    families = {scaling.family for scaling in scalings.values()}
-    family = families.pop() if len(families) == 1 else None
-    if (
-        family not in FAMILIES.values()
-        or family.unit != ONE
-        or family.gradient_degree not in (0, 1)
-    ):
-        return None
-    return family
-
-
-def _refused(tx: Any, tree: Any, specs: Mapping[str, ParamSpec], error: Exception) -> Finding:
-    """What a transform that raises an error on tiny parameters says of those of the model."""
-    shapes = {path: spec.shape for path, spec in specs.items()}
-    try:
-        jax.eval_shape(lambda: _one_update(tx, tree, shapes))
-    except Exception as on_model:  # the same, on shapes alone
-        return Finding(
-            "optimizer-error",
-            f"The optimizer refuses the parameters: {_line(on_model)}",
-            (),
-            "Training will stop with this error.",
-            "Make the scalings, masks and labels from the parameters that are trained.",
-        )
-    return Finding(
-        "not-checked",
-        f"The optimizer does not take parameters of one or two elements: {_line(error)}",
-        (),
-        "So it could not be compared with what the parametrization asks for.",
-        "Pass the part of the chain that does, without the transform that needs whole matrices.",
-    )
-
-
-def _one_update(tx: Any, tree: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
-    params = jax.tree_util.tree_map_with_path(
-        lambda path, _: jnp.zeros(shapes[path_name(path)]), tree
-    )
-    return tx.update(params, tx.init(params), params)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -14,7 +14,7 @@ _LONGEST_WAIT = 256  # calls until so many updates: warm-up from zero, accumulat
 
 
 class Trial(NamedTuple):
-    """What a transform is given in one run, each as the size of the entries of each parameter.
+    """The inputs of a transform in one run, each as the size of the entries of each parameter.
 
     Args:
       gradients: at every call up to the one whose update is measured first.

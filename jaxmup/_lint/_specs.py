@@ -1,4 +1,4 @@
-"""Rules on specs: axes that grow but do not say so, and bases that are not the base model's."""
+"""Checks of specs: axes that grow but do not say so, and bases that are not the base model's."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -13,12 +13,12 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def check_specs(specs: Specs, shapes: Shapes | None, base: Shapes | None) -> Iterator[Finding]:
-    """All rules on specs.
+    """All checks of specs.
 
     Args:
-      specs: by path.
-      shapes: those of the parameters, by path, if known.
-      base: those of the base model's parameters, by path, if known. Without them, axes that were
+      specs: Spec of each parameter by name.
+      shapes: Shapes of the parameters by name, if known.
+      base: Shapes of the base model's parameters by name, if known. Without them, axes that were
         forgotten are told by their sizes.
     """
     if shapes is not None:

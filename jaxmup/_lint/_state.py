@@ -1,30 +1,29 @@
-"""Rules on the state of a running optimizer."""
+"""Checks of the state of a running optimizer."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
 
 from jaxmup._lint._finding import Finding
+from jaxmup._opt_state import FIXED, SQUARE, Link, Owners, walk
 from jaxmup._scaling import Scaling
-from jaxmup._tree import path_name
+from jaxmup._tree import OptState, PathName, Tree
 
 _SHARE = 0.25  # of the entries that have had a gradient
 
 
 def check_state(
-    scalings: Mapping[str, Scaling], opt_state: Any, eps: float, b2: float
+    scalings: Mapping[PathName, Scaling], opt_state: OptState, eps: float, b2: float
 ) -> Iterator[Finding]:
-    """Where eps is larger than the root of the second moment.
+    """Finds parameters whose eps is larger than the root of their second moment.
 
     Entries whose second moment is zero have had no gradient, and do not count.
     """
-    shares: dict[str, float] = {}
-    for path, second_moment, count in _second_moments(opt_state):
-        if path in scalings:
-            limit = eps * scalings[path].eps
-            shares[path] = _share_below(second_moment, count, limit, b2)
+    shares: dict[PathName, float] = {}
+    for path, second_moment, count in _second_moments(opt_state, scalings):
+        limit = eps * scalings[path].eps
+        shares[path] = _share_below(second_moment, count, limit, b2)
     found = tuple(path for path, share in shares.items() if share > _SHARE)
     if found:
         worst = max(found, key=shares.__getitem__)
@@ -41,41 +40,45 @@ def check_state(
         )
 
 
-def has_started(opt_state: Any) -> bool:
-    """Whether a step counter of the state is above zero, or may be, as there is none."""
-    counters = [int(leaf) for path, leaf in _leaves(opt_state) if _is_counter(path)]
+def has_started(opt_state: OptState) -> bool:
+    """True if a counter of the state is above zero, or may be, as there is none."""
+    counters = [
+        _number(field.value)
+        for link in _links(opt_state)
+        for field in link.fields
+        if field.kind in ("steps", "position")
+    ]
     return not counters or max(counters) > 0
 
 
-def _second_moments(opt_state: Any) -> Iterator[tuple[str, jax.Array, int | None]]:
-    """Path of the parameter, its second moment and the count of steps beside it, if there is one.
-
-    AMSGrad divides by the maximum of its second moments, so that is the one.
-    """
-    leaves = _leaves(opt_state)
-    counts = {path[:-1]: int(leaf) for path, leaf in leaves if _is_counter(path)}
-    moments: dict[tuple[Any, str], tuple[jax.Array, int | None]] = {}
-    for path, leaf in leaves:
-        for name in ("nu", "nu_max"):  # in the order of the fields: the maximum comes last
-            key = jax.tree_util.GetAttrKey(name)
-            if key in path:
-                at = path.index(key)
-                moments[path[:at], path_name(path[at + 1 :])] = leaf, counts.get(path[:at])
-    for (_, path), (leaf, count) in moments.items():
-        yield path, leaf, count
+def _links(opt_state: OptState) -> Iterator[Link]:
+    """All transforms of an optimizer, those too whose state is in units of their own."""
+    for link in walk(opt_state).links:
+        yield link
+        for field in link.fields:
+            if field.kind == "apart":
+                yield from _links(field.value)
 
 
-def _leaves(opt_state: Any) -> list[tuple[tuple[Any, ...], Any]]:
-    """Leaves by path, without the last step into an NNX variable."""
-    value = jax.tree_util.GetAttrKey("value")
-    return [
-        (path[:-1] if path and path[-1] == value else path, leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(opt_state)
-    ]
+def _second_moments(
+    opt_state: OptState, parameters: Iterable[PathName]
+) -> Iterator[tuple[PathName, jax.Array, int | None]]:
+    """Name of the parameter, its second moment, and the count of steps beside it if it has one."""
+    owners = Owners(parameters)
+    for link in _links(opt_state):
+        # Of what returns a ratio without a unit: Adadelta's squares are of steps too.
+        divides = link.transform.returns == FIXED
+        squares = [field for field in link.fields if divides and field.movement == SQUARE]
+        counts = [_number(field.value) for field in link.fields if field.kind == "steps"]
+        # AMSGrad divides by the maximum of its second moments, which is the last of them.
+        for owner, leaf in owners.leaves(squares[-1].value) if squares else ():
+            if owner is not None:
+                yield owner, leaf, counts[0] if counts else None
 
 
-def _is_counter(path: tuple[Any, ...]) -> bool:
-    return bool(path) and path[-1] == jax.tree_util.GetAttrKey("count")
+def _number(counter: Tree) -> int:
+    (leaf,) = jax.tree.leaves(counter)  # Flax puts a variable around it
+    return int(leaf)
 
 
 def _share_below(nu: jax.Array, count: int | None, limit: float, b2: float) -> float:

@@ -1,11 +1,11 @@
-"""Rule: steps are as large as the scalings ask for, whatever the size of gradients."""
+"""Check: steps are as large as the scalings ask for, whatever the size of gradients."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from jaxmup._lint._chain import TOLERANCE, USUAL, Asked, Rule, Updates, most_common, moving, same
+from jaxmup._lint._chain import TOLERANCE, USUAL, Asked, Check, Updates, most_common, moving, same
 from jaxmup._lint._finding import Finding
 from jaxmup._lint._probe import Trial
 
@@ -82,7 +82,7 @@ _PATTERNS = {
 
 
 def _learning_rates(asked: Asked, relative: np.ndarray) -> Iterator[Finding]:
-    """Which learning rates are not those of the scalings, and how so."""
+    """Finds learning rates that are not those of the scalings."""
     move = moving(relative)
     lr, relative, paths = asked.of("lr")[move], relative[move], np.array(asked.paths, object)[move]
     for power, (what, mend) in _PATTERNS.items():
@@ -103,4 +103,4 @@ def _learning_rates(asked: Asked, relative: np.ndarray) -> Iterator[Finding]:
             )
 
 
-STEPS = Rule(_trials, _findings)
+STEPS = Check(_trials, _findings)

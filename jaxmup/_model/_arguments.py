@@ -7,6 +7,8 @@ from typing import Any
 
 from jaxmup._tree import Size
 
+KEYS = ("key", "rngs")  # the names by which a function asks for a random key
+
 
 def open_parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     """The parameters of a function, a class or a `functools.partial` that are not given yet.

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from flax import nnx
 from jax import Array
@@ -57,7 +56,10 @@ class Parts(NamedTuple):
 class Framework(Protocol):
     """One kind of model, without its arrays."""
 
-    kind: Kind
+    @property
+    def kind(self) -> Kind:
+        """The name of the kind."""
+        ...
 
     def draw(self, made: Any, key: Any, call: Call | None) -> Parts:
         """The arrays of `made`, which a factory has made with `key`."""
@@ -110,6 +112,7 @@ class Nnx:
 
     def join(self, parts: Parts) -> nnx.Module:
         """A module of its own, which shares nothing with another."""
+        # Without a copy, what a call changes would leak its tracers into the parts.
         return nnx.merge(self.graph, parts.params, parts.rest, copy=True)
 
     def split(self, model: nnx.Module) -> Parts:
@@ -160,6 +163,7 @@ class Linen:
 
     def join(self, parts: Parts) -> dict[str, Any]:
         """The variables."""
+        # Parameters that do not train are in the rest under the name of their collection.
         frozen = parts.rest.get("params")
         params = parts.params if frozen is None else _combined(parts.params, frozen)
         return {**parts.rest, "params": params}
@@ -174,7 +178,7 @@ class Linen:
         self, parts: Parts, apply: Apply | None, keys: Mapping[str, Array]
     ) -> tuple[Any, Callable[[], Tree]]:
         """A function of the inputs, which keeps what a call leaves in the mutable collections."""
-        rest = dict(parts.rest)
+        rest = dict(parts.rest)  # a loss may call the module several times: each goes on from here
 
         def call(*args: Any, **kwargs: Any) -> Any:
             variables = self.join(Parts(parts.params, rest))
@@ -256,16 +260,6 @@ def framework_of(made: Any, selects: Selects, apply: Apply | None) -> Framework:
     if isinstance(made, nnx.Module):
         return Nnx(nnx.graphdef(made), selects)
     return Plain(_partition(made, _is_array)[1], selects)
-
-
-def is_floating(leaf: Any) -> bool:
-    """True if a leaf is an array of floating-point numbers, or stands for one.
-
-    That is its shape, or the variable of Flax that holds it.
-    """
-    if isinstance(leaf, nnx.Variable):
-        leaf = leaf.get_value()
-    return is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 def _is_array(_: PathName, leaf: Any) -> bool:

@@ -15,7 +15,8 @@ from jaxmup._opt_state._rebuild import with_fields as with_fields
 from jaxmup._opt_state._table import TRANSFORMS as TRANSFORMS
 from jaxmup._opt_state._table import WRAPPERS as WRAPPERS
 from jaxmup._opt_state._transform import FIXED as FIXED
-from jaxmup._opt_state._transform import Kind as Kind
+from jaxmup._opt_state._transform import SQUARE as SQUARE
+from jaxmup._opt_state._transform import FieldKind as FieldKind
 from jaxmup._opt_state._transform import Movement as Movement
 from jaxmup._opt_state._transform import Transform as Transform
 from jaxmup._opt_state._walk import STATELESS as STATELESS
@@ -23,7 +24,7 @@ from jaxmup._opt_state._walk import Branches as Branches
 from jaxmup._opt_state._walk import Chain as Chain
 from jaxmup._opt_state._walk import Field as Field
 from jaxmup._opt_state._walk import Link as Link
-from jaxmup._opt_state._walk import Path as Path
+from jaxmup._opt_state._walk import StatePath as StatePath
 from jaxmup._opt_state._walk import Walked as Walked
 from jaxmup._opt_state._walk import walk as walk
 from jaxmup._opt_state._walk import where as where

@@ -1,12 +1,13 @@
 """The parameters that leaves of an optimizer's state belong to, and the transforms of each."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import jax
+from jax import Array
+from jax.tree_util import KeyPath
 
 from jaxmup._opt_state._transform import FIXED
-from jaxmup._opt_state._walk import Branches, Chain, Link, Path
+from jaxmup._opt_state._walk import Branches, Chain, Link, StatePath
 from jaxmup._tree import PathName, Tree, path_name
 
 
@@ -23,19 +24,19 @@ class Owners:
 
     def __init__(self, parameters: Iterable[PathName]):
         self._parameters = set(parameters)
-        self._held: dict[Path, frozenset[PathName] | None] = {}
+        self._held: dict[StatePath, frozenset[PathName] | None] = {}
 
-    def leaves(self, tree: Tree) -> list[tuple[PathName | None, Any]]:
+    def leaves(self, tree: Tree) -> list[tuple[PathName | None, Array]]:
         """The leaves of a field with their owners; `None` owns what all parameters share."""
         paths = jax.tree_util.tree_leaves_with_path(tree)
         return [(self._owner(path), leaf) for path, leaf in paths]
 
-    def map(self, function: Callable[[PathName | None, Any], Any], tree: Tree) -> Tree:
+    def map(self, function: Callable[[PathName | None, Array], Array], tree: Tree) -> Tree:
         """Maps `function(owner, leaf)` over a field."""
         leaves = [function(owner, leaf) for owner, leaf in self.leaves(tree)]
         return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
-    def _owner(self, path: tuple[Any, ...]) -> PathName | None:
+    def _owner(self, path: KeyPath) -> PathName | None:
         # Not by `named_leaves`, whose names depend on the whole tree: `optax.masked` may leave
         # nothing of an attention layer but the leaf "value", which is then no key of Orbax's.
         name = path_name(path)

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jaxmup._opt_state._walk import Path
+from jaxmup._opt_state._walk import StatePath
 from jaxmup._tree import OptState
 
 
-def with_fields(state: OptState, values: Mapping[Path, Any]) -> OptState:
+def with_fields(state: OptState, values: Mapping[StatePath, Any]) -> OptState:
     """`state` with other values at these paths.
 
     Args:
@@ -21,7 +21,7 @@ def with_fields(state: OptState, values: Mapping[Path, Any]) -> OptState:
     """
     if () in values:
         return values[()]
-    inside: dict[Any, dict[Path, Any]] = {}
+    inside: dict[Any, dict[StatePath, Any]] = {}
     for (key, *rest), value in values.items():
         inside.setdefault(key, {})[tuple(rest)] = value
     if not inside:

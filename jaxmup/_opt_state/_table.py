@@ -9,7 +9,7 @@ from jaxmup._opt_state._transform import (
     SQUARE,
     UPDATE,
     WEIGHT,
-    Kind,
+    FieldKind,
     Movement,
     Transform,
 )
@@ -23,11 +23,12 @@ def _row(
     steps: str = "",
     position: str = "",
     gathered: str = "",
+    apart: str = "",
     other: str = "",
     update: str = "",
     square: str = "",
     fields: Mapping[str, Movement] | None = None,
-    kinds: Mapping[str, Kind] | None = None,
+    kinds: Mapping[str, FieldKind] | None = None,
     **rest: Any,
 ) -> Transform:
     """A transform whose fields are listed by their kind, or by the movement that moments have.
@@ -39,6 +40,7 @@ def _row(
       steps: Fields that count steps.
       position: Fields that say where a schedule stands.
       gathered: Fields for what has gathered since the last step.
+      apart: Fields for the states of transforms with units of their own.
       other: Fields that stay and are none of these.
       update: Moments that move as the updates do.
       square: Moments that move as the squares of updates do.
@@ -46,15 +48,19 @@ def _row(
       kinds: Kind of those among them that are no moments.
       **rest: Arguments of `Transform`.
     """
-    stay: dict[str, Kind] = {
-        **dict.fromkeys(steps.split(), "steps"),
-        **dict.fromkeys(position.split(), "position"),
-        **dict.fromkeys(gathered.split(), "gathered"),
-        **dict.fromkeys(other.split(), "other"),
+    by_kind: dict[FieldKind, str] = {
+        "steps": steps,
+        "position": position,
+        "gathered": gathered,
+        "apart": apart,
+        "other": other,
+    }
+    stay: dict[str, FieldKind] = {
+        name: kind for kind, names in by_kind.items() for name in names.split()
     }
     moments = dict.fromkeys(update.split(), UPDATE) | dict.fromkeys(square.split(), SQUARE)
     kept = {**dict.fromkeys(stay, FIXED), **moments, **(fields or {})}
-    of_kind = {**stay, **(kinds or {})}
+    of_kind: dict[str, FieldKind] = {**stay, **(kinds or {})}
     return Transform(
         tuple(states.split()), kept, returns, hyperparameters or {}, kinds=of_kind, **rest
     )
@@ -209,8 +215,8 @@ TRANSFORMS: dict[str, Transform] = {
     "jaxmup.optim.scale_updates": _row("ScaleUpdatesState", sets_rate=True),
     "a chain of jaxmup.optim": _row("ReadyChainState"),
     "jaxmup.optim.clip_by_global_norm": _row("ClipByGlobalNormState"),
-    "jaxmup.optim.from_direction": _row("BaseUnitsState", WEIGHT, other="inner_state"),
-    "jaxmup.optim.in_reference_gauge": _row("ReferenceGaugeState", WEIGHT, other="inner_state"),
+    "jaxmup.optim.from_direction": _row("BaseUnitsState", WEIGHT, apart="inner_state"),
+    "jaxmup.optim.in_reference_gauge": _row("ReferenceGaugeState", WEIGHT, apart="inner_state"),
 }
 
 # Transforms around other transforms.

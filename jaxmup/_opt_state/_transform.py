@@ -10,7 +10,7 @@ that depend on the transform alone; its place in the chain says the rest.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 
 class Movement(NamedTuple):
@@ -50,7 +50,9 @@ SQUARE = Movement(update=2)
 WEIGHT = Movement(theta=-1)  # moves as the stored weight
 DECAY = Movement(update=1, theta=1)  # makes λ w move as the updates do
 
-Kind = Literal["moment", "steps", "position", "gathered", "rates", "schedules", "other"]
+FieldKind: TypeAlias = Literal[
+    "moment", "steps", "position", "gathered", "rates", "schedules", "apart", "other"
+]
 """The kind of a field of a state.
 
 - `moment`: arrays for each parameter, such as averages of its gradient.
@@ -59,6 +61,8 @@ Kind = Literal["moment", "steps", "position", "gathered", "rates", "schedules", 
 - `gathered`: what is alike after any step, and in between holds what has gathered since the last.
 - `rates`: the hyper-parameters that `optax.inject_hyperparams` holds, by name.
 - `schedules`: states of schedules, by name, each with its position.
+- `apart`: the state of transforms that see the parameters in units of their own, which no gauge
+  moves.
 - `other`: none of these.
 """
 
@@ -91,9 +95,9 @@ class Transform:
     inner: str | None = None
     couples: bool = False
     sets_rate: bool = False
-    kinds: Mapping[str, Kind] = dataclasses.field(default_factory=dict)
+    kinds: Mapping[str, FieldKind] = dataclasses.field(default_factory=dict)
 
-    def kind(self, field: str) -> Kind:
+    def kind(self, field: str) -> FieldKind:
         """The kind of a field of the state.
 
         Example:

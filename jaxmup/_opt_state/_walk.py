@@ -6,10 +6,10 @@ from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from jaxmup._opt_state._table import TRANSFORMS, WRAPPERS
-from jaxmup._opt_state._transform import FIXED, Kind, Movement, Transform
+from jaxmup._opt_state._transform import FIXED, FieldKind, Movement, Transform
 from jaxmup._tree import OptState
 
-Path: TypeAlias = tuple[Hashable, ...]
+StatePath: TypeAlias = tuple[Hashable, ...]
 """The place of a state or a field in the state of the whole optimizer: indices, fields and keys."""
 
 STATELESS = "a transform without state"
@@ -24,7 +24,7 @@ for _name, _transform in itertools.chain(TRANSFORMS.items(), WRAPPERS.items()):
 _BY_STATE["EmptyState"] = (STATELESS, Transform())
 
 
-def where(path: Path) -> str:
+def where(path: StatePath) -> str:
     """A path for a message, such as `"inner_state/0/mu"`.
 
     Example:
@@ -45,9 +45,9 @@ class Field(NamedTuple):
       value: Value that it holds.
     """
 
-    path: Path
+    path: StatePath
     name: str
-    kind: Kind
+    kind: FieldKind
     movement: Movement
     value: Any
 
@@ -62,7 +62,7 @@ class Link(NamedTuple):
       state: State of the transform.
     """
 
-    path: Path
+    path: StatePath
     name: str
     transform: Transform
     state: OptState
@@ -98,14 +98,15 @@ class Walked(NamedTuple):
     Args:
       chain: The transforms in the order in which an update passes them, those that wrap others
         before these.
-      unknown: A line for each state of an unknown type, and for each unknown field.
+      unknown: A line for each state of an unknown type, and for each unknown field. The known
+        states that stand in an unknown one are in the chain.
       unordered: Paths of mappings, as `optax.named_chain` has them: JAX sorts their keys, so that
         the order of the transforms is lost.
     """
 
     chain: Chain
     unknown: list[str]
-    unordered: list[Path]
+    unordered: list[StatePath]
 
     @property
     def links(self) -> Iterator[Link]:
@@ -134,7 +135,7 @@ def walk(state: OptState, transforms: Mapping[str, Transform] | None = None) -> 
 
 
 def _walk(
-    state: OptState, path: Path, known: Mapping[str, tuple[str, Transform]], walked: Walked
+    state: OptState, path: StatePath, known: Mapping[str, tuple[str, Transform]], walked: Walked
 ) -> Iterator[Link | Branches]:
     kind = type(state).__name__
     # States are named tuples, so only the bare tuple is a chain.
@@ -151,7 +152,13 @@ def _walk(
             {k: list(_walk(x, (*path, "inner_states", k), known, walked)) for k, x in inner}
         )
     elif kind not in known:
-        walked.unknown.append(f"{where(path)}: {kind}{getattr(state, '_fields', ())}")
+        held = getattr(state, "_fields", ())
+        walked.unknown.append(f"{where(path)}: {kind}{held}")
+        # Whoever can do without this one wants to see what it wraps.
+        for name in held:
+            if isinstance(getattr(state, name), tuple):
+                inside = Walked([], [], [])
+                yield from _walk(getattr(state, name), (*path, name), known, inside)
     else:
         link = Link(path, *known[kind], state)
         walked.unknown.extend(f"{where(path)}: {kind}.{name}" for name in _unknown_fields(link))
@@ -167,7 +174,7 @@ def _unknown_fields(link: Link) -> list[str]:
     return [field for field in getattr(link.state, "_fields", ()) if field not in named]
 
 
-def _schedules(path: Path, states: Mapping[str, Any]) -> Iterator[Field]:
+def _schedules(path: StatePath, states: Mapping[str, Any]) -> Iterator[Field]:
     for name, state in states.items():
         if type(state).__name__ == "WrappedScheduleState":
             yield Field((*path, name, "count"), "count", "position", FIXED, state.count)

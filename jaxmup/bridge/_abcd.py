@@ -11,10 +11,11 @@ import numpy as np
 from flax import nnx
 
 from jaxmup import _check, _scaling
+from jaxmup._check import listed
 from jaxmup._parametrization import Parametrization, parametrization
 from jaxmup._scaling import Scaling
 from jaxmup._spec import Axis, ParamSpec
-from jaxmup._tree import Specs, Tree, listed, resolve
+from jaxmup._tree import Specs, Tree, resolve
 from jaxmup.bridge._convert import plan_of, to_torch
 from jaxmup.bridge._flax_model import open_model
 from jaxmup.bridge._pairs import Pairs

@@ -17,7 +17,7 @@ from jaxmup._check import listed
 from jaxmup._opt_state import Owners, with_fields
 from jaxmup._tree import OptState, Params, PathName, leaves_by_path, map_named
 from jaxmup.bridge._moments import Trained
-from jaxmup.bridge._optax_states import Progress, fields_of, filled, moments_of
+from jaxmup.bridge._optax_states import Standing, fields_of, filled, moments_of
 from jaxmup.bridge._torch_run import TorchRun
 
 # Hyper-parameters that are float32 arrays differ from torch's floats by less.
@@ -37,7 +37,7 @@ def require_same_step(
     tx: optax.GradientTransformation,
     params: Params,
     trained: Mapping[PathName, Trained],
-    progress: Progress,
+    standing: Standing,
 ) -> None:
     """Raises a `ValueError` unless the next step of `tx` is torch's.
 
@@ -45,7 +45,7 @@ def require_same_step(
       tx: The optax optimizer.
       params: The tree of its parameters.
       trained: Training of each parameter in torch, by name; a missing one is not trained.
-      progress: Progress of the run.
+      standing: Standing of the run.
     """
     rng = np.random.default_rng(0)
     samples = {
@@ -53,12 +53,12 @@ def require_same_step(
         for path, leaf in leaves_by_path(params).items()
     }
     expected = {
-        path: _torch_update(trained.get(path), (progress.step or 0) + 1, sample)
+        path: _torch_update(trained.get(path), (standing.step or 0) + 1, sample)
         for path, sample in samples.items()
     }
     here = {path: _here(sample, trained.get(path)) for path, sample in samples.items()}
     with jax.enable_x64(True):
-        got, largest = _update(tx, params, here, progress)
+        got, largest = _update(tx, params, here, standing)
     wrong = list(_differences(got, expected, trained, largest))
     if wrong:
         raise ValueError(
@@ -106,7 +106,7 @@ def _update(
     tx: optax.GradientTransformation,
     params: Params,
     samples: Mapping[PathName, _Sample],
-    progress: Progress,
+    standing: Standing,
 ) -> tuple[dict[PathName, np.ndarray], float]:
     """The updates of `tx` by path, and how far off the dtypes of its state may leave them."""
 
@@ -121,7 +121,7 @@ def _update(
         for name, array in sample.moments.items():
             moments.setdefault(name, {})[path] = array
     owners = Owners(samples)
-    state = filled(_tiny_state(tx, params, owners), moments, progress, owners)
+    state = filled(_tiny_state(tx, params, owners), moments, standing, owners)
     updates = jax.tree.map(jnp.zeros_like, weights)
     # Where `optax.MultiSteps` gathers gradients, its first calls update nothing.
     for _ in range(_LONGEST_WAIT):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from jaxmup import _check, _extras
-from jaxmup._tree import listed
+from jaxmup._check import listed
 from jaxmup.bridge._layouts import Shape
 
 BaseShape: TypeAlias = tuple[int | None, ...]

@@ -9,9 +9,10 @@ from typing import Literal, TypeAlias, get_args
 from flax import nnx
 
 from jaxmup import _check
+from jaxmup._check import listed
 from jaxmup._parameter import gauge_move
 from jaxmup._parametrization import Parametrization
-from jaxmup._tree import Specs, Tree, listed
+from jaxmup._tree import Specs, Tree
 from jaxmup.bridge import _safetensors
 from jaxmup.bridge._convert import converted, plan_of, reverted
 from jaxmup.bridge._flax_model import FlaxModel, open_model

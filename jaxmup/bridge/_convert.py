@@ -7,10 +7,11 @@ import numpy as np
 from flax import nnx
 
 from jaxmup import _check
-from jaxmup._tree import Specs, Tree, listed
+from jaxmup._check import listed
+from jaxmup._tree import Specs, Tree
 from jaxmup.bridge._flax_model import FlaxModel, open_model
 from jaxmup.bridge._pairs import Pairs
-from jaxmup.bridge._plan import Entry, Plan, put
+from jaxmup.bridge._plan import Entry, Plan
 from jaxmup.bridge._planning import make_plan
 from jaxmup.bridge._sources import Checkpoint, StateDictOrFile, naming, open_checkpoint
 
@@ -125,7 +126,9 @@ def from_torch(
     checkpoint = open_checkpoint(state_dict_or_file)
     opened = open_model(model, specs)
     made = plan_of(checkpoint, opened, pairs, multipliers)
-    return opened.build(forward(made, checkpoint, allow_nan=allow_nan))
+    return opened.build(
+        made.leaves(lambda entry: converted(entry, checkpoint, allow_nan=allow_nan))
+    )
 
 
 def to_torch(
@@ -172,17 +175,6 @@ def to_torch(
     if not allow_nan:
         _refuse_nan(leaves)
     return made.backward(leaves.__getitem__)
-
-
-def forward(made: Plan, checkpoint: Checkpoint, *, allow_nan: bool) -> dict[str, np.ndarray]:
-    """The leaves of a checkpoint by path, one tensor at a time."""
-    leaves: dict[str, np.ndarray] = {}
-    for entry in made.entries:
-        for place, array in zip(
-            entry.targets, converted(entry, checkpoint, allow_nan=allow_nan), strict=True
-        ):
-            put(leaves, place, made.shapes[place.path], array)
-    return leaves
 
 
 def converted(entry: Entry, checkpoint: Checkpoint, *, allow_nan: bool) -> list[np.ndarray]:

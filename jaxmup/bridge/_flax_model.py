@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxmup._check import listed
+from jaxmup._inputs import is_array
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import (
     PathName,
@@ -15,7 +17,6 @@ from jaxmup._tree import (
     Tree,
     added_axes,
     leaves_by_path,
-    listed,
     named_leaves,
     require_leaves,
 )
@@ -23,7 +24,7 @@ from jaxmup.bridge._units import COLLECTIONS, FlaxLeaf, LayerKind
 from jaxmup.nnx._layer import SPEC, name_of
 
 _SAVED = (nnx.Param, nnx.BatchStat)
-Arrays: TypeAlias = Mapping[PathName, np.ndarray | jax.Array | jax.ShapeDtypeStruct]
+LeafArrays: TypeAlias = Mapping[PathName, np.ndarray | jax.Array | jax.ShapeDtypeStruct]
 
 
 class FlaxModel(NamedTuple):
@@ -31,13 +32,13 @@ class FlaxModel(NamedTuple):
 
     Args:
       leaves: Leaves that a checkpoint holds.
-      values: Arrays of the leaves; abstract where the model is.
+      values: LeafArrays of the leaves; abstract where the model is.
       specs: `ParamSpec` of each leaf that has one.
       build: Function from other arrays to the model that holds them.
     """
 
     leaves: tuple[FlaxLeaf, ...]
-    values: Arrays
+    values: LeafArrays
     specs: Mapping[PathName, ParamSpec]
     build: Callable[[Mapping[PathName, np.ndarray]], Any]
 
@@ -59,7 +60,10 @@ def open_model(model: nnx.Module | Tree, specs: Specs | None = None) -> FlaxMode
         return _open_nnx(model, specs)
     values = {name: leaf for name, leaf in named_leaves(model) if _is_array(leaf)}
     if not values:
-        wrong = [f"{name}: {type(leaf).__name__}" for name, leaf in named_leaves(model)]
+        wrong = [
+            f"{name or '(the tree itself)'}: {type(leaf).__name__}"
+            for name, leaf in named_leaves(model)
+        ]
         raise TypeError(
             "`model` must be an NNX module or a tree with arrays, such as Linen's variables. Got "
             f"{listed(wrong) if wrong else 'an empty tree'}"
@@ -83,19 +87,14 @@ def on_device(array: np.ndarray) -> jax.Array:
             f"Dtypes are kept, and JAX has no {array.dtype} unless it is told to. Call "
             'jax.config.update("jax_enable_x64", True) first, or convert the checkpoint.'
         )
-    # PyTorch goes on writing to its own memory, and JAX copies when its device gets to it, even where
+    # PyTorch goes on writing to its own memory, and JAX copies when its device gets to it, even if
     # it is asked for a copy: so the copy that is made now is numpy's.
     return jnp.asarray(np.array(array, order="C"))
 
 
-def _is_array(leaf: object) -> bool:
+def _is_array(leaf: Any) -> bool:
     """True for arrays of numbers; a random key is an array of JAX, but no checkpoint holds one."""
-    dtype = getattr(leaf, "dtype", None)
-    return (
-        hasattr(leaf, "shape")
-        and dtype is not None
-        and not jnp.issubdtype(dtype, jax.dtypes.extended)
-    )
+    return is_array(leaf) and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
 
 
 def _with_arrays(tree: Tree, arrays: Mapping[PathName, np.ndarray]) -> Tree:
@@ -106,7 +105,7 @@ def _with_arrays(tree: Tree, arrays: Mapping[PathName, np.ndarray]) -> Tree:
     return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
 
-def _given_specs(specs: Specs | None, values: Arrays) -> dict[PathName, ParamSpec]:
+def _given_specs(specs: Specs | None, values: LeafArrays) -> dict[PathName, ParamSpec]:
     """The specs by the paths of their leaves, each checked against its leaf."""
     if specs is None:
         return {}
@@ -199,4 +198,5 @@ def _rank(layer: nnx.Module | None, kind: LayerKind | None, leaf: str) -> int | 
         return len(layer.out_features)
     if isinstance(layer, nnx.Embed):
         return 2
+    # An einsum's kernel has as many axes as its letters, and a layer of the user's own any number.
     return None if kind is None or kind == "einsum" else 1

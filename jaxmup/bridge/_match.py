@@ -1,21 +1,21 @@
 """Modules of PyTorch paired with layers of Flax: by shape, elimination, name and number.
 
-Nothing is guessed. Modules and layers that could stand for each other by their shapes make a group;
-within it, equal names but for their numbers make a series, whose order the numbers give. Series
-pair up if nothing else fits, or if the same words tell each from the others of its side; that two
-names share words is not enough, since a norm before attention and one after it do. What is left
-open then is an error.
+Nothing is guessed. Modules and layers that could stand for each other by their shapes make a
+component; within it, equal names but for their numbers make a series, whose order the numbers give.
+Series pair up if nothing else fits, or if the same words tell each from the others of its side;
+that two names share words is not enough, since a norm before attention and one after it do. What is
+left open then is an error.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from jaxmup._tree import listed
+from jaxmup._check import listed
 from jaxmup.bridge._units import FlaxLayer, TorchLayer
 
 Fits: TypeAlias = Mapping[int, frozenset[int]]
 """The layers that each module could be by its shapes, both as indices."""
-Group: TypeAlias = tuple[list[int], list[int]]
+Component: TypeAlias = tuple[list[int], list[int]]
 """Modules and layers that fit one another, both as indices."""
 
 
@@ -50,17 +50,17 @@ def match(torch: Sequence[TorchLayer], flax: Sequence[FlaxLayer], fits: Fits) ->
     Raises:
       ValueError: naming what is left over on either side, or what cannot be told apart.
     """
-    groups = list(_groups(len(torch), len(flax), fits))
-    # All groups are looked at before any is solved: one error lists everything that is left over.
-    if uneven := [(us, vs) for us, vs in groups if len(us) != len(vs)]:
+    components = list(_components(len(torch), len(flax), fits))
+    # All are looked at before any is solved, so that one error lists everything that is left over.
+    if uneven := [(us, vs) for us, vs in components if len(us) != len(vs)]:
         raise ValueError(_left_over(torch, flax, uneven))
     layer_of: dict[int, int] = {}
-    for us, vs in groups:
+    for us, vs in components:
         layer_of |= _solved(us, vs, torch, flax, fits)
     return layer_of
 
 
-def _groups(torch: int, flax: int, fits: Fits) -> Iterator[Group]:
+def _components(torch: int, flax: int, fits: Fits) -> Iterator[Component]:
     """The connected parts of the graph of what fits what.
 
     An equal number on both sides of a part is necessary for a one-to-one match, and parts do not
@@ -92,7 +92,7 @@ def _solved(
     flax: Sequence[FlaxLayer],
     fits: Fits,
 ) -> dict[int, int]:
-    """The layer of each module of a group.
+    """The layer of each module of a component.
 
     Raises:
       ValueError: naming the series that nothing tells apart.
@@ -213,22 +213,22 @@ _REMEDY = (
 
 
 def _left_over(
-    torch: Sequence[TorchLayer], flax: Sequence[FlaxLayer], groups: Sequence[Group]
+    torch: Sequence[TorchLayer], flax: Sequence[FlaxLayer], components: Sequence[Component]
 ) -> str:
-    alone_t = [torch[u] for us, vs in groups if not vs for u in us]
-    alone_f = [flax[v] for us, vs in groups if not us for v in vs]
+    alone_t = [torch[u] for us, vs in components if not vs for u in us]
+    alone_f = [flax[v] for us, vs in components if not us for v in vs]
     parts = ["Every tensor must have its leaf and every leaf its tensor."]
     if alone_t:
         parts.append(f"Of PyTorch these fit no leaf:{listed(map(str, alone_t))}")
     if alone_f:
         parts.append(f"Of Flax these fit no tensor:{listed(map(str, alone_f))}")
-    for us, vs in groups:
+    for us, vs in components:
         if us and vs:
             parts.append(
                 f"These are {len(us)} of PyTorch:{listed(str(torch[u]) for u in us)}\n"
                 f"for {len(vs)} of Flax:{listed(str(flax[v]) for v in vs)}"
             )
-    if any(us and vs and len(us) > len(vs) for us, vs in groups):
+    if any(us and vs and len(us) > len(vs) for us, vs in components):
         parts.append("If they are tied, lead each of them to the one layer by a pair.")
     return "\n".join([*parts, _REMEDY])
 

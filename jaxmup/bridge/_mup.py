@@ -12,8 +12,9 @@ from typing import TypeVar
 from flax import nnx
 
 from jaxmup import _check
+from jaxmup._check import listed
 from jaxmup._spec import ParamSpec, Role
-from jaxmup._tree import Specs, Tree, listed
+from jaxmup._tree import Specs, Tree
 from jaxmup.bridge._base_shapes import BaseShape, BaseShapes, base_shapes_of
 from jaxmup.bridge._convert import from_torch, plan_of
 from jaxmup.bridge._flax_model import open_model
@@ -154,12 +155,14 @@ def _parameter(
     ratios = [size / b for size, b in zip(shape, base, strict=True) if b is not None]
     width = ratios[-1] if ratios else 1.0  # the growth of a matrix's inputs, its last axis
     module, _, local = name.rpartition(".")
-    multiplier = output_mult / width if module in readouts and local == "weight" else 1.0
+    is_readout = module in readouts and local == "weight"
+    multiplier = output_mult / width if is_readout else 1.0
     if len(ratios) == 2:
         role: Role = "hidden"
+        # MuAdam divides by the growth of inputs, MuSGD multiplies by that of outputs over inputs.
         adam, sgd = 1 / width, _ratio(shape, base, 0) / _ratio(shape, base, 1)
     else:
-        is_readout = module in readouts and local == "weight"
+        # Vector-like, in mup's word: its optimizers do the same to a readout as to an embedding.
         role = "output" if is_readout else "input" if ratios else "fixed"
         adam, sgd = 1.0, width
     return MupParameter(shape, base, role, multiplier, adam, 1 / adam, sgd, 1 / sgd)

@@ -1,19 +1,20 @@
 """The fields of an optax state that torch has a counterpart of, read and filled."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from jaxmup._check import listed
 from jaxmup._opt_state import TRANSFORMS, Field, Link, Owners, walk, where, with_fields
-from jaxmup._tree import OptState, PathName
+from jaxmup._tree import OptState, PathName, Tree
 from jaxmup.bridge._torch_optimizers import TORCH_NAMES
 
-Moments = Mapping[str, Mapping[PathName, np.ndarray]]
+Moments: TypeAlias = Mapping[str, Mapping[PathName, np.ndarray]]
 """Moments by torch's name of the moment and the name of the parameter."""
 
 
@@ -62,12 +63,12 @@ def fields_of(state: OptState) -> list[Counterpart]:
 def _has_counterpart(link: Link) -> bool:
     names = TORCH_NAMES.get(link.name, {})
     return all(
-        field.name in names if field.kind == "moment" else field.kind != "other"
+        field.name in names if field.kind == "moment" else field.kind not in ("apart", "other")
         for field in link.fields
     )
 
 
-def moments_of(state: OptState, owners: Owners) -> Iterator[tuple[str, PathName, Any]]:
+def moments_of(state: OptState, owners: Owners) -> Iterator[tuple[str, PathName, Array]]:
     """The moments in a state: torch's name, the parameter, and the array."""
     for field, name in fields_of(state):
         if name is not None:
@@ -76,17 +77,19 @@ def moments_of(state: OptState, owners: Owners) -> Iterator[tuple[str, PathName,
                     yield name, owner, leaf
 
 
-def leaf_like(value: Any, leaf: Any) -> Array:
+def leaf_like(value: ArrayLike, leaf: Array) -> Array:
     """`value` as an array of the dtype of `leaf`, spread over devices as it is."""
-    array = jnp.array(value, leaf.dtype)  # a copy: torch updates its tensors in place
+    # torch updates its tensors in place, and JAX copies when its device gets to it. So the copy is
+    # numpy's, made now.
+    array = jnp.asarray(np.array(value, order="C"), leaf.dtype)
     sharding = getattr(leaf, "sharding", None)
     if sharding is None or len(sharding.device_set) == 1:
         return array
     return jax.device_put(array, sharding)
 
 
-class Progress(NamedTuple):
-    """The progress of a run.
+class Standing(NamedTuple):
+    """The standing of a run.
 
     Args:
       step: Number of steps made; `None` if it is not known.
@@ -99,19 +102,19 @@ class Progress(NamedTuple):
     rate: float | None
 
 
-def filled(state: OptState, moments: Moments, progress: Progress, owners: Owners) -> OptState:
+def filled(state: OptState, moments: Moments, standing: Standing, owners: Owners) -> OptState:
     """`state` with moments, counts and the learning rate put in.
 
     Args:
       state: State of a new optimizer.
       moments: Moments that are put in; where one is missing, the initial one stays.
-      progress: Numbers that the counters are set to.
+      standing: Numbers that the counters are set to.
       owners: Owners of the leaves of the state.
 
     Raises:
       ValueError: if an optimizer counts and the number of steps is not known.
     """
-    counts = {"steps": progress.step, "position": progress.position}
+    counts = {"steps": standing.step, "position": standing.position}
     values = {}
     for counterpart in fields_of(state):
         field, name = counterpart
@@ -119,20 +122,20 @@ def filled(state: OptState, moments: Moments, progress: Progress, owners: Owners
             values[field.path] = _with_moments(field.value, moments.get(name, {}), owners)
         elif field.kind in counts:
             values[field.path] = _count(counterpart, counts[field.kind])
-        elif field.kind == "rates" and progress.rate is not None:
-            values[field.path] = _with_rate(field.value, progress.rate)
+        elif field.kind == "rates" and standing.rate is not None:
+            values[field.path] = _with_rate(field.value, standing.rate)
     return with_fields(state, values)
 
 
-def _with_moments(tree: Any, arrays: Mapping[PathName, np.ndarray], owners: Owners) -> Any:
-    def filled_leaf(owner: PathName | None, leaf: Any) -> Any:
-        held = owner is not None and owner in arrays
-        return leaf_like(arrays[owner], leaf) if held else leaf
+def _with_moments(tree: Tree, arrays: Mapping[PathName, np.ndarray], owners: Owners) -> Tree:
+    def filled_leaf(owner: PathName | None, leaf: Array) -> Array:
+        array = None if owner is None else arrays.get(owner)
+        return leaf if array is None else leaf_like(array, leaf)
 
     return owners.map(filled_leaf, tree)
 
 
-def _with_rate(held: Mapping[str, Any], rate: float) -> dict[str, Any]:
+def _with_rate(held: Mapping[str, Tree], rate: float) -> dict[str, Tree]:
     """The injected hyper-parameters with this learning rate, if they hold one."""
     return {
         name: jax.tree.map(lambda leaf: leaf_like(rate, leaf), value)
@@ -142,7 +145,7 @@ def _with_rate(held: Mapping[str, Any], rate: float) -> dict[str, Any]:
     }
 
 
-def _count(counterpart: Counterpart, count: int | None) -> Any:
+def _count(counterpart: Counterpart, count: int | None) -> Tree:
     if count is None:
         raise ValueError(
             "The number of steps must be known where an optimizer counts. "

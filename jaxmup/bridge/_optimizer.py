@@ -9,7 +9,7 @@ import optax
 from flax import nnx
 
 from jaxmup._check import listed
-from jaxmup._opt_state import Kind, Owners
+from jaxmup._opt_state import FieldKind, Owners
 from jaxmup._tree import OptState, Params, PathName, leaves_by_path
 from jaxmup.bridge._agreement import (
     require_at_rest,
@@ -18,7 +18,7 @@ from jaxmup.bridge._agreement import (
     require_started,
 )
 from jaxmup.bridge._moments import Tensor, tensors_of, trained_by_path
-from jaxmup.bridge._optax_states import Moments, Progress, fields_of, filled, moments_of
+from jaxmup.bridge._optax_states import Moments, Standing, fields_of, filled, moments_of
 from jaxmup.bridge._plan import Plan, put
 from jaxmup.bridge._torch_run import TorchGroup, TorchRun, read_run
 
@@ -145,9 +145,9 @@ def optimizer_from_torch(
     state = _initial_state(tx, model)
     require_same_moments(state, trained, owners)
     require_started(run)
-    progress = _progress(run, scheduler, step)
-    require_same_step(tx, params, trained, progress)
-    return filled(state, _moments(tensors, run, params), progress, owners)
+    standing = _standing(run, scheduler, step)
+    require_same_step(tx, params, trained, standing)
+    return filled(state, _moments(tensors, run, params), standing, owners)
 
 
 def optimizer_to_torch(
@@ -199,7 +199,7 @@ def optimizer_to_torch(
     require_at_rest(opt_state, _initial_state(tx, model))
     counted, position = _count(opt_state, "steps"), _count(opt_state, "position")
     step = next((n for n in (counted, step, position) if n is not None), None)
-    require_same_step(tx, params, trained, Progress(step, position, _one_rate(run)))
+    require_same_step(tx, params, trained, Standing(step, position, _one_rate(run)))
     held = _held(opt_state, owners)
     by_name: dict[str, dict[str, np.ndarray]] = {}
     for tensor in tensors:
@@ -254,19 +254,19 @@ def _held(state: OptState, owners: Owners) -> dict[str, dict[PathName, np.ndarra
     return held
 
 
-def _progress(run: TorchRun, scheduler: Mapping[str, Any] | None, step: int | None) -> Progress:
-    """The progress of torch's run."""
+def _standing(run: TorchRun, scheduler: Mapping[str, Any] | None, step: int | None) -> Standing:
+    """The standing of torch's run."""
     if None not in (step, run.step) and step != run.step:
         raise ValueError(f"`step` must be what torch has counted, {run.step}. Got {step}.")
     step = run.step if step is None else step
     if scheduler is None:
-        return Progress(step, step, _one_rate(run))
+        return Standing(step, step, _one_rate(run))
     if "last_epoch" not in scheduler:
         raise ValueError(
             "`scheduler` must be the `state_dict()` of a scheduler, with 'last_epoch'. Got the "
             f"keys {sorted(map(str, scheduler))}."
         )
-    return Progress(step, int(scheduler["last_epoch"]), _one_rate(run))
+    return Standing(step, int(scheduler["last_epoch"]), _one_rate(run))
 
 
 def _one_rate(run: TorchRun) -> float | None:
@@ -288,7 +288,7 @@ def _moments(tensors: Sequence[Tensor], run: TorchRun, params: Params) -> Moment
     return moments
 
 
-def _count(state: OptState, kind: Kind) -> int | None:
+def _count(state: OptState, kind: FieldKind) -> int | None:
     """The number that all counters of this kind have reached; `None` if there are none."""
     counts = {
         part.where: int(np.asarray(jax.tree.leaves(part.field.value)[0]))

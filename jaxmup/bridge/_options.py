@@ -131,6 +131,7 @@ def _attention(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
         if source.shape != (sum(math.prod(place.shape) for place in biases),):
             return []
         fixed.append(Entry((source,), biases, COPY))
+    # By now `fixed` has what stands apart: three weights and a bias, or a bias beside one weight.
     if fixed and "weight" not in tensors:
         return [tuple(fixed)] if len(fixed) == 3 + bool(biases) else []
     if "weight" not in tensors or tensors.keys() - {"weight", "bias"}:
@@ -153,6 +154,7 @@ def _packed(weight: Shape, kernels: tuple[Place, ...]) -> Iterator[Layout]:
 
 def _cell(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
     """A recurrent layer: the gates of PyTorch are rows of one matrix, in Flax's order."""
+    # Where Flax has a matrix for each gate its names give the order, else both have PyTorch's.
     order = CELLS.get(frozenset(name.partition("/")[0] for name in flax.places))
     entries: list[Entry] = []
     for local, side in (("weight_ih", "i"), ("weight_hh", "h")):

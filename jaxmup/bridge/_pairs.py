@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from jaxmup import _check
-from jaxmup._tree import listed
+from jaxmup._check import listed
 from jaxmup.bridge._options import Option
 from jaxmup.bridge._units import FlaxLayer, TorchLayer, without_collection
 

@@ -109,12 +109,15 @@ class Plan:
 
         Serves anything that goes along with the tensors, such as the moments of an optimizer.
         """
-        leaves: dict[str, np.ndarray] = {}
+        return self.leaves(lambda e: e.forward([read(source.name) for source in e.sources]))
+
+    def leaves(self, convert: Callable[[Entry], Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
+        """The leaves by path, from a function that makes the arrays of the targets of an entry."""
+        found: dict[str, np.ndarray] = {}
         for entry in self.entries:
-            moved = entry.forward([read(source.name) for source in entry.sources])
-            for place, array in zip(entry.targets, moved, strict=True):
-                put(leaves, place, self.shapes[place.path], array)
-        return leaves
+            for place, array in zip(entry.targets, convert(entry), strict=True):
+                put(found, place, self.shapes[place.path], array)
+        return found
 
     def backward(self, read: Callable[[str], np.ndarray]) -> dict[str, np.ndarray]:
         """The tensors by name, from a function that reads a leaf by its path."""

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from jaxmup._tree import listed
+from jaxmup._check import listed
 from jaxmup.bridge import _pairs
 from jaxmup.bridge._layouts import DROPPED, INPUT_FIRST, LINEAR, Layout, tied
 from jaxmup.bridge._match import Fits, match
@@ -88,6 +88,7 @@ def _fits(torch: Sequence[TorchLayer], flax: Sequence[FlaxLayer], settled: Settl
     fits: dict[int, frozenset[int]] = {}
     for u, module in enumerate(torch):
         shapes = tuple((local, source.shape) for local, source in module.tensors.items())
+        # All that `options` and `among` look at; of the name that is only if it says "packed".
         key = (module.kind, is_packed(module), shapes, settled.layouts.get(u))
         if key not in found:
             fitting = (
@@ -216,6 +217,7 @@ def _with_factor(entry: Entry, flax: Mapping[str, float], torch: Mapping[str, fl
         for source in entry.sources
         for place in entry.targets
     }
+    # Query, key and value of one tensor are scaled as one, and so are tied tensors.
     if len(factors) > 1:
         names = ", ".join(source.name for source in entry.sources)
         raise ValueError(

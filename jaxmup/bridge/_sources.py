@@ -125,12 +125,15 @@ def _tied(state: StateDict) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(names) for names in by_place.values() if len(names) > 1)
 
 
-def _memory(tensor: Any) -> Hashable:
+def _memory(tensor: TensorLike) -> Hashable:
     """Equal for tensors that are the same elements, which may be several objects in PyTorch."""
-    # On the device "meta" there is no memory, and its address is 0 for every tensor.
-    if hasattr(tensor, "data_ptr") and str(tensor.device) != "meta":
-        return tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride())
-    return id(tensor)
+    if not hasattr(tensor, "data_ptr"):
+        return id(tensor)
+    held: TorchTensor = tensor
+    if str(held.device) == "meta":
+        return id(held)  # there is no memory there, and its address is 0 for every tensor
+    # A view of part of the elements begins at the same address, so shape and strides belong to it.
+    return held.data_ptr(), tuple(held.shape), tuple(held.stride())
 
 
 def _from_safetensors(path: Path) -> Checkpoint:

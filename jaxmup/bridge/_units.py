@@ -85,6 +85,7 @@ _CELL = re.compile(r"(weight|bias)_(ih|hh)((?:_l\d+)?)((?:_reverse)?)")
 _UNSCALED = "_unscaled"  # the abcd layer of torch_ref and of Cellarium
 _FLAX_LOCAL = ("kernel", "bias", "scale", "embedding", "mean", "var")
 COLLECTIONS = ("params", "batch_stats")
+# Shapes don't say it: a matrix with three times as many outputs may be anything.
 PACKED_NAMES = ("in_proj", "qkv", "c_attn", "Wqkv", "wqkv", "qkv_proj")
 QKV = ("query", "key", "value")
 CELLS = MappingProxyType(
@@ -115,6 +116,8 @@ def torch_layers(sources: Iterable[Source]) -> list[TorchLayer]:
         owner, _, local = source.name.rpartition(".")
         plain = local.removesuffix(_UNSCALED)
         if cell := _CELL.fullmatch(local):
+            # A module of PyTorch may hold several layers, each in both directions. In Flax each is
+            # a cell of its own, so the parts of the name become parts of a path.
             part, side, layer, direction = cell.groups()
             name = ".".join(filter(None, (owner, layer[1:], direction[1:])))
             found.setdefault((name, "cell"), {})[f"{part}_{side}"] = source
@@ -187,6 +190,7 @@ def _stacked_axes(parts: Mapping[str, FlaxLeaf], weights: frozenset[Shape]) -> i
     name, leaf = next(iter(parts.items()))
     if leaf.rank is not None:
         return len(leaf.shape) - leaf.rank
+    # A tree has no types: a kernel of three axes is a stack of matrices, heads, or a convolution.
     if "kernel" in parts:
         bias = parts["bias"].shape if "bias" in parts else None
         return int(_is_stack(parts["kernel"].shape, bias, weights))
@@ -234,6 +238,7 @@ def _grouped(layers: Sequence[FlaxLayer], *, packed: bool) -> list[FlaxLayer]:
         path = layer.name.partition("[")[0]
         owner, _, child = path.rpartition("/")
         row = next(iter(layer.places.values())).row
+        # Flax writes `if_` and `in_` for the gates whose names are keywords of Python.
         siblings.setdefault((owner, row), {})[child.removesuffix("_")] = layer
     found: list[FlaxLayer] = []
     for (owner, row), children in siblings.items():

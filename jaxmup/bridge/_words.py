@@ -29,6 +29,7 @@ _SAME = {
 _CANONICAL = MappingProxyType(
     {name: word for word, names in _SAME.items() for name in names.split()}
 )
+# An acronym is one piece, and camel case is cut: "BatchNorm_0" is batch, norm and 0.
 _PIECES = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 

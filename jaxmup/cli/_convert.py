@@ -16,9 +16,13 @@ from jaxmup.cli._model import at_width, model_of
 from jaxmup.cli._options import MakeInputs
 
 if TYPE_CHECKING:
-    from jaxmup import Model
+    from flax import nnx
+
+    from jaxmup import Model, Parametrization
+    from jaxmup._model import Instance
     from jaxmup._tree import Specs, Tree
     from jaxmup.bridge import Conversion, Plan
+    from jaxmup.bridge._pairs import Pairs
 
 
 def convert(
@@ -33,13 +37,13 @@ def convert(
     destination: Annotated[
         Path, typer.Argument(metavar="DST", help="File to write, which ends in .safetensors.")
     ],
-    to: Annotated[Literal["flax", "torch"], typer.Option("--to", help="Whose names to write.")],
+    to: Annotated[Literal["flax", "torch"], typer.Option("--to", help="Side that is written.")],
     model: Annotated[
         str,
         typer.Option(
             metavar="MODULE:FUNCTION",
-            help="What makes the Flax model: a function of `--size` that returns an NNX module or "
-            "a Linen module. The module is looked for here first.",
+            help="Function of `--size` that makes the Flax model: an NNX module, a Linen module or "
+            "a tree with arrays; or a `jaxmup.Model`. The module is looked for here first.",
         ),
     ],
     size: Annotated[int, typer.Option(help="Width of the model.")],
@@ -87,21 +91,18 @@ def convert(
     Example: jaxmup convert gpt2.safetensors gpt2-flax.safetensors --to flax --model
     my_project.model:make_model --size 768
     """
-    from jaxmup import bridge, parametrization
+    from jaxmup import bridge
 
     user_model = model_of(model, inputs, "--model")
     with bad_input(ValueError, TypeError, OSError, ModuleNotFoundError):
-        target, specs = _target(user_model, size)
-        names = cast(Any, (optimizer, gauge))
+        abstract, specs = _abstract(user_model, size)
         conversion = bridge.conversion(
             source,
-            target,
+            abstract,
             to=to,
             like=like,
             pairs=None if pairs is None else _pairs(pairs),
-            parametrization=None
-            if gauge is None
-            else parametrization("mup", names[0], gauge=names[1]),
+            parametrization=None if gauge is None else _parametrization(gauge, optimizer),
             specs=specs,
         )
         _show(conversion.plan)
@@ -111,18 +112,44 @@ def convert(
             _write(conversion, destination, allow_nan=allow_nan)
 
 
-def _target(model: "Model", size: int) -> tuple["Tree", "Specs | None"]:
-    """The abstract model; of a Linen module its variables, and its specs if it has any."""
+def _abstract(model: "Model", size: int) -> tuple["nnx.Module | Tree", "Specs | None"]:
+    """The model without its arrays; of a Linen module its variables, and specs if it has any."""
     from flax import linen
 
     instance = at_width(model, size)
     held = instance.join(instance.parts)
     if instance.kind != "linen":
         return held, None
-    return linen.unbox(held), instance.specs
+    return linen.unbox(held), _specs(instance)
 
 
-def _pairs(path: Path) -> dict[str, Any]:
+def _specs(instance: "Instance") -> "Specs":
+    """The specs of jaxmup's layers in a Linen module, by name; other layers multiply by nothing."""
+    from jaxmup import Axis, ParamSpec, linen
+    from jaxmup._tree import leaves_by_path
+
+    if instance.specs is not None:
+        return instance.specs
+    args, kwargs = instance.inputs or ((), {})
+    module = instance.make(None)
+    declared = leaves_by_path(linen.multipliers(module, *args, **kwargs))
+    plain = {
+        name: ParamSpec(tuple(Axis("output", size) for size in x.shape))
+        for name, x in instance.parameters.items()
+        if name not in declared
+    }
+    specs = leaves_by_path(instance.declared(plain))
+    return {name: specs[name] for name in declared}
+
+
+def _parametrization(gauge: str, optimizer: str) -> "Parametrization":
+    from jaxmup import parametrization
+
+    unchecked = cast(Any, (optimizer, gauge))  # `parametrization` refuses names that there are not
+    return parametrization("mup", unchecked[0], gauge=unchecked[1])
+
+
+def _pairs(path: Path) -> "Pairs":
     """The table `[pairs]` of a TOML file; `false` stands for `None`, which TOML lacks."""
     try:
         pairs = tomllib.loads(path.read_text()).get("pairs")

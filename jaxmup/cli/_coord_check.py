@@ -17,68 +17,81 @@ from jaxmup.cli._options import DepthAlpha, MakeModel, ParametrizationName
 
 if TYPE_CHECKING:
     from jaxmup import Parametrization
-    from jaxmup.coord_check import CoordCheck, Verdict
+    from jaxmup.coord_check import CoordCheck, MakeTx, Verdict
 
 _COLORS = {"pass": "green", "fail": "red", "not enough seeds": "yellow"}
+_OPTIMIZERS = ("adam", "adamw", "amsgrad", "sgd")  # that the command makes itself
+
+Data = Annotated[
+    str,
+    typer.Option(
+        metavar="MODULE:FUNCTION",
+        help="A function without arguments that returns a batch `(inputs, targets)`, for every "
+        "step, or an iterable of such batches.",
+    ),
+]
+Sizes = Annotated[str, typer.Option(help="Sizes of the models, with commas between.")]
+Over = Annotated[Literal["width", "depth"], typer.Option(help="What the sizes are.")]
+Loss = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODULE:FUNCTION",
+        help="A function of outputs and targets.",
+        show_default="cross-entropy of integer targets, else the mean squared error",
+    ),
+]
+Apply = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODULE:FUNCTION", help="A function of a tree of parameters and the inputs."
+    ),
+]
+Optimizer = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help=f"The optimizer: {', '.join(_OPTIMIZERS)}; with --make-tx, any that "
+        "`jaxmup.parametrization` knows.",
+    ),
+]
+MakeTxOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODULE:FUNCTION",
+        help="A function of the scalings that returns an optax transform.",
+        show_default="that of the optimizer",
+    ),
+]
+LearningRate = Annotated[float, typer.Option(help="Learning rate of the base model.")]
+WeightDecay = Annotated[float | None, typer.Option(help="Weight decay, without --make-tx.")]
+Gauge = Annotated[
+    str | None,
+    typer.Option(help="How weights are stored.", metavar="NAME", show_default="a fitting one"),
+]
+Seeds = Annotated[int, typer.Option(help="Number of seeds, each with other initial values.")]
+Steps = Annotated[int, typer.Option(help="Steps of the optimizer.")]
+Out = Annotated[Path, typer.Option(help="Folder for coord_check.jsonl and coord_check.png.")]
+Every = Annotated[bool, typer.Option("--every", help="Show the rows that pass, too.")]
 
 
 def coord_check(
     model: MakeModel,
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="MODULE:FUNCTION",
-            help="A function without arguments that returns a batch `(inputs, targets)`, for every "
-            "step, or an iterable of such batches.",
-        ),
-    ],
-    sizes: Annotated[
-        str, typer.Option(help="Of the models, with commas between.")
-    ] = "64,128,256,512",
-    over: Annotated[Literal["width", "depth"], typer.Option(help="What the sizes are.")] = "width",
-    loss: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODULE:FUNCTION",
-            help="A function of outputs and targets.",
-            show_default="cross-entropy of integer targets, else the mean squared error",
-        ),
-    ] = None,
-    apply: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODULE:FUNCTION", help="A function of a tree of parameters and the inputs."
-        ),
-    ] = None,
-    optimizer: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="adam, adamw, amsgrad or sgd; with `--make-tx`, the one that it makes.",
-        ),
-    ] = "adam",
-    make_tx: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODULE:FUNCTION",
-            help="A function of the scalings that returns an optax transform.",
-            show_default="that of the optimizer",
-        ),
-    ] = None,
-    learning_rate: Annotated[float, typer.Option(help="The base model's.")] = 2**-7,
-    weight_decay: Annotated[float | None, typer.Option(help="Of a named optimizer.")] = None,
+    data: Data,
+    sizes: Sizes = "64,128,256,512",
+    over: Over = "width",
+    loss: Loss = None,
+    apply: Apply = None,
+    optimizer: Optimizer = "adam",
+    make_tx: MakeTxOption = None,
+    learning_rate: LearningRate = 2**-7,
+    weight_decay: WeightDecay = None,
     parametrization: ParametrizationName = "mup",
-    gauge: Annotated[
-        str | None,
-        typer.Option(help="How weights are stored.", metavar="NAME", show_default="a fitting one"),
-    ] = None,
+    gauge: Gauge = None,
     depth_alpha: DepthAlpha = None,
-    seeds: Annotated[int, typer.Option(help="How many, each with other initial values.")] = 4,
-    steps: Annotated[int, typer.Option(help="Of the optimizer.")] = 4,
-    out: Annotated[
-        Path, typer.Option(help="Folder for coord_check.jsonl and coord_check.png.")
-    ] = Path(),
-    every: Annotated[bool, typer.Option("--every", help="Show the rows that pass, too.")] = False,
+    seeds: Seeds = 4,
+    steps: Steps = 4,
+    out: Out = Path(),
+    every: Every = False,
 ) -> None:
     """Does everything in a model grow with its width as muP says? Trains it, and measures.
 
@@ -92,23 +105,21 @@ def coord_check(
     from jaxmup.plots import coord_check_figure, png
 
     make_model = function(model, "MODULE:FUNCTION")
-    functions = {"loss_fn": _function(loss, "--loss"), "apply": _function(apply, "--apply")}
+    loss_fn, call = _function(loss, "--loss"), _function(apply, "--apply")
     numbers = _sizes(sizes)
     _require_writable(out)
     with bad_input(ValueError, TypeError):
-        make = _make_tx(make_tx, optimizer, learning_rate, weight_decay)
-        checked = _parametrization(parametrization, optimizer, gauge, depth_alpha)
-        batches = _data(data)
         check = coord_check(
             make_model,
             numbers,
-            batches,
-            make,
-            parametrization=checked,
+            _data(data),
+            _function(make_tx, "--make-tx") or _make_tx(optimizer, learning_rate, weight_decay),
+            parametrization=_parametrization(parametrization, optimizer, gauge, depth_alpha),
             over=over,
             seeds=seeds,
             steps=steps,
-            **functions,
+            loss_fn=loss_fn,
+            apply=call,
         )
     with bad_input(OSError):
         write_record(check, out / "coord_check.jsonl")
@@ -146,17 +157,13 @@ def _data(reference: str) -> Any:
         raise failed("The data could not be made", error) from error
 
 
-def _make_tx(
-    reference: str | None, optimizer: str, learning_rate: float, weight_decay: float | None
-) -> Any:
+def _make_tx(optimizer: str, learning_rate: float, weight_decay: float | None) -> "MakeTx":
     import jaxmup
 
-    if reference is not None:
-        return function(reference, "--make-tx")
-    if optimizer not in ("adam", "adamw", "amsgrad", "sgd"):
+    if optimizer not in _OPTIMIZERS:
         raise BadInputError(
-            f"`--optimizer` must be adam, adamw, amsgrad or sgd without `--make-tx`. "
-            f"Got {optimizer!r}."
+            f"`--optimizer` must be one of {', '.join(_OPTIMIZERS)} without `--make-tx`. Got "
+            f"{optimizer!r}."
         )
     make = getattr(jaxmup.optim, optimizer)
     options = {} if weight_decay is None else {"weight_decay": weight_decay}
@@ -168,10 +175,10 @@ def _parametrization(
 ) -> "Parametrization | None":
     import jaxmup
 
-    if (name, optimizer, gauge, depth_alpha) == ("mup", "adam", None, None):
-        return None  # the check takes the gauge that fits the model
     names = cast(Any, (name, optimizer))  # `parametrization` checks them
-    return jaxmup.parametrization(*names, gauge=cast(Any, gauge), depth_alpha=depth_alpha)
+    asked = jaxmup.parametrization(*names, gauge=cast(Any, gauge), depth_alpha=depth_alpha)
+    # The check takes the gauge that fits the model where none is asked for.
+    return None if gauge is None and asked == jaxmup.parametrization("mup", "adam") else asked
 
 
 def _show(check: "CoordCheck", every: bool, out: Path) -> None:

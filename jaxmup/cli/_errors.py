@@ -1,11 +1,11 @@
-"""What a command raises when it cannot do what was asked for."""
+"""The error of a command that cannot do what was asked for."""
 
 import contextlib
 from collections.abc import Iterator
 
 
 class BadInputError(Exception):
-    """What was asked for cannot be done; the message says why, and what can."""
+    """A request that cannot be met; the message says why, and what can be done."""
 
 
 @contextlib.contextmanager

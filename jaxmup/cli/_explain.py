@@ -65,7 +65,7 @@ def explain(
         Literal["table", "markdown", "json"], typer.Option("--format", help="How to print it.")
     ] = "table",
 ) -> None:
-    """What muP does to each parameter of a model, and why; then what is wrong with it, if anything.
+    """Shows what muP does to each parameter of a model, and why; then what is wrong, if anything.
 
     Shows for every parameter which axes grow, the role that follows from it, and what the
     parametrization does about it: multiplier, initial standard deviation, and the factors on

@@ -18,7 +18,15 @@ def function(reference: str, option: str) -> Callable[..., Any]:
 
 
 def named(reference: str, option: str) -> Any:
-    """The object that `package.module:name` names."""
+    """The object that `package.module:name` names.
+
+    Args:
+      reference: Module and name, joined by a colon.
+      option: Option that the reference was given for, for errors.
+
+    Raises:
+      BadInputError: if there is no such object, or its module cannot be imported.
+    """
     module_name, colon, name = reference.partition(":")
     if not (module_name and colon and name):
         raise BadInputError(

@@ -6,7 +6,7 @@ from jaxmup.transfer import log2_grid
 
 
 def parts(texts: Sequence[str]) -> list[str]:
-    """What an option was given, repeated or separated by commas.
+    """The values of an option, which was repeated, or separates them by commas.
 
     Example:
       >>> parts(["64, 128", "256"])

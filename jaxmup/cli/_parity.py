@@ -22,7 +22,7 @@ def parity(
         bool, typer.Option("--json", help="Print one JSON object instead of a table.")
     ] = False,
 ) -> None:
-    """Does jaxmup train as PyTorch does?
+    """Checks that jaxmup trains as PyTorch does.
 
     Trains an MLP at four times its base width with jaxmup, and beside it a plain PyTorch model
     under torch.optim, whose parameter groups have the learning rates of Tensor Programs V, Table 3:

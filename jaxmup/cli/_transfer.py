@@ -48,7 +48,7 @@ def transfer(
     distributed: options.Distributed = None,
     out: options.Out = Path("jaxmup-transfer"),
 ) -> None:
-    """Does the best learning rate of a small network work on a large one?
+    """Measures if the best learning rate of a small network works on a large one.
 
     Trains a network at every width, learning rate and seed, under each parametrization, on all
     cores or accelerators of this machine: by default an MLP on the handwritten digits that
@@ -147,7 +147,7 @@ def _join(distributed: str | None) -> bool:
 
 @bad_input(ValueError, OSError)
 def _task(config: Config, evaluation: str | None) -> Task:
-    """What the configuration names, with the functions of the user's own."""
+    """The task that the configuration names, with the functions of the user's own."""
     from jaxmup.transfer import cross_entropy, task_of
 
     if ":" not in config.model:

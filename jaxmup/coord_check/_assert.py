@@ -1,38 +1,46 @@
 """The coordinate check as an assertion, with its control."""
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import optax
+
+from jaxmup import _check
+from jaxmup._model import MakeModel, Model
 from jaxmup._parametrization import Parametrization
 from jaxmup._parametrization import parametrization as named_parametrization
-from jaxmup.coord_check._check import CoordCheck, MakeTx, coord_check
+from jaxmup.coord_check._batches import Data
+from jaxmup.coord_check._coord_check import CoordCheck, MakeTx, coord_check
 from jaxmup.coord_check._verdict import Outcome, Verdict
 
 
 def assert_coord_check(
-    make_model: Callable[..., Any],
+    make_model: MakeModel | Model,
     sizes: Sequence[int],
-    data: Any,
-    make_tx: MakeTx,
+    data: Data,
+    make_tx: optax.GradientTransformation | MakeTx,
     *,
     control: bool = True,
+    steps: int = 4,
     parametrization: Parametrization | None = None,
     **options: Any,
 ) -> CoordCheck:
     """Asserts that `coord_check` passes, and that under the standard parametrization it fails.
 
-    A check that passes whatever the parametrization says nothing, so the control is run with it: a
-    learning rate that is too small to see, say, is found by it.
+    A check that passes whatever the parametrization says nothing, so a control is run beside it: it
+    finds a learning rate that is too small to show anything, for example.
 
     Args:
-      make_model: as for `coord_check`. For the control, a model of jaxmup layers must have a
-        parameter `parametrization`.
-      sizes: as for `coord_check`.
-      data: as for `coord_check`; for the control, what can be iterated again.
-      make_tx: as for `coord_check`.
-      control: whether to run the control too.
-      parametrization: as for `coord_check`.
-      **options: the other arguments of `coord_check`.
+      make_model: Function of a size that makes a model, as for `coord_check`. For the control, one
+        of jaxmup layers must have a parameter `parametrization`.
+      sizes: Sizes of the models, as for `coord_check`.
+      data: One batch, or an iterable of batches, as for `coord_check`.
+      make_tx: Function of scalings that returns a transform, as for `coord_check`.
+      control: Whether to run the control too.
+      steps: Number of steps of the optimizer, as for `coord_check`.
+      parametrization: Parametrization under check, as for `coord_check`.
+      **options: Further arguments of `coord_check`.
 
     Returns:
       The check that passed.
@@ -54,13 +62,15 @@ def assert_coord_check(
       >>> check.outcome
       'pass'
     """
-    data = data if isinstance(data, tuple) else list(data)
+    if control and isinstance(data, Iterable) and not isinstance(data, tuple):
+        _check.size("steps", steps, at_least=2)
+        data = list(itertools.islice(data, steps))  # which are iterated twice
     arguments = (make_model, sizes, data, make_tx)
-    check = coord_check(*arguments, parametrization=parametrization, **options)
+    check = coord_check(*arguments, parametrization=parametrization, steps=steps, **options)
     if check.outcome != "pass":
         raise AssertionError(failure_message(check))
     if control:
-        other = coord_check(*arguments, parametrization=standard(check), **options)
+        other = coord_check(*arguments, parametrization=standard(check), steps=steps, **options)
         if other.outcome != "fail":
             raise AssertionError(
                 "The coordinate check passes, but says nothing: under the standard parametrization "
@@ -86,11 +96,11 @@ def standard(check: CoordCheck) -> Parametrization:
 
 
 def failure_message(check: CoordCheck, most: int = 12) -> str:
-    """What is wrong, the worst row first.
+    """A message that says what is wrong, the worst row first.
 
     Args:
-      check: one that has not passed.
-      most: rows to list of each outcome.
+      check: Check that has not passed.
+      most: Number of rows to list of each outcome.
     """
     parts = [
         f"The coordinate check over {check.over} {check.sizes} under {check.parametrization}: "
@@ -113,7 +123,7 @@ def failure_message(check: CoordCheck, most: int = 12) -> str:
 
 
 def _distance(one: Verdict) -> float:
-    """How far the slope is from what is expected; a value that has no slope is furthest."""
+    """The distance of a slope from what is expected; a value that has no slope is furthest."""
     if one.slope is None:
         return float("inf")
     return max(one.slope.value - one.expected.high, one.expected.low - one.slope.value)

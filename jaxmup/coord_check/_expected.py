@@ -5,17 +5,17 @@ size, and everything else follows from that.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from jaxmup._parametrization import Parametrization
-from jaxmup._physics import MUP
+from jaxmup._physics import MUP, Physics
 from jaxmup._power import GAIN, ONE, Power
 from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
-from jaxmup.coord_check._measure import owner
-from jaxmup.coord_check._sizes import Measured
+from jaxmup._tree import PathName
 from jaxmup.coord_check._slopes import log_slope
+from jaxmup.coord_check._sums import Measured, Quantity
+from jaxmup.coord_check._training import owner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,15 +45,15 @@ FLAT = Expected.exactly(0.0)
 
 @dataclasses.dataclass(frozen=True)
 class Theory:
-    """What is expected of the models of all sizes.
+    """The exponents to expect of the models of all sizes.
 
     Args:
-      sizes: widths or depths.
-      specs: of the model of each size, by name.
-      scalings: what the parametrization under check makes of them.
-      parametrization: the one under check, of which the optimizer's family and the exponent of
-        depth are used.
-      attention: the paths of the modules that compute attention logits.
+      sizes: Widths or depths.
+      specs: Spec of each parameter by name, for the model of each size.
+      scalings: Scaling of each parameter by name, for the model of each size.
+      parametrization: Parametrization under check, of which the optimizer's family and the exponent
+        of depth are used.
+      attention: Paths of the modules that compute attention logits.
     """
 
     sizes: tuple[float, ...]
@@ -83,10 +83,10 @@ class Theory:
         return Expected(-self._widest / 2 - self._narrows, 0.0)
 
     def of_change(self, of_sizes: Sequence[Measured]) -> Expected:
-        """The exponent of how far a module's output moves.
+        """The exponent of the change of a module's output.
 
-        It keeps its size, but for a factor that the stored weight carries for a forward pass that
-        lacks it: such are the queries of a plain model that divides its logits by `sqrt(d)`.
+        It is 0, unless the weight carries a factor that the forward pass lacks: such are the
+        queries of a plain model that divides its logits by `sqrt(d)`, as muP divides them by `d`.
         """
         kernel = f"{owner(of_sizes[0].name)}/kernel"
         if kernel not in self.common:
@@ -99,10 +99,13 @@ class Theory:
 
     @property
     def _narrows(self) -> float:
-        """By how much features may fall at initialization until they have learned.
+        """The exponent by which features may fall at initialization, until they have learned.
 
-        A layer whose outputs grow less than its inputs starts with weights small enough for its
-        norm: the sum over its inputs, with random signs, is below 1 by what is missing.
+        muP's initial weights have a spectral norm of order 1. Where a layer's outputs grow less
+        than its inputs, the inputs set that norm: the weights are then so small that a sum of
+        inputs with random signs falls with the width. The exponent of that sum is the weights' plus
+        half the inputs'. Negative ones add up over the layers; once features and weights have
+        aligned, all sums are of order 1.
         """
         hidden = [name for name in self.common if self.specs[-1][name].role == "hidden"]
         starts = [
@@ -111,11 +114,11 @@ class Theory:
         return -sum(min(0.0, start) for start in starts)
 
     @property
-    def common(self) -> list[str]:
+    def common(self) -> list[PathName]:
         """The parameters that the models of all sizes have."""
         return [name for name in self.specs[0] if all(name in one for one in self.specs)]
 
-    def of_parameter(self, quantity: str, name: str, decays: bool) -> Expected:
+    def of_parameter(self, quantity: Quantity, name: PathName, decays: bool) -> Expected:
         """The exponent of a quantity of a parameter."""
         weight, step = self._of(name, MUP.weight * GAIN), self._step(name)
         match quantity:
@@ -137,30 +140,31 @@ class Theory:
             case _:  # eps stands beside the gradient
                 return Expected(-self._open(name), 0.0)
 
-    def _of(self, name: str, power: Power) -> float:
+    def _of(self, name: PathName, power: Power) -> float:
+        """The exponent in the sizes of a power of a parameter's ratios."""
         return self._growth(
             name,
             lambda s: power.at(s.r_in, s.r_out, depth_ratio=s.depth_ratio, gain=s.forward_gain),
         )
 
-    def _growth(self, name: str, value: Any) -> float:
+    def _growth(self, name: PathName, value: Callable[[ParamSpec], float]) -> float:
+        """The exponent in the sizes of a number that each spec of a parameter gives."""
         return log_slope(self.sizes, [value(specs[name]) for specs in self.specs])
 
-    def _depth(self) -> Any:
-        return MUP.in_depth(self.parametrization.depth_alpha or 0.0) if self._knows_depth else MUP
-
     @property
-    def _knows_depth(self) -> bool:
-        return bool(self.parametrization.depth_alpha)
+    def _physics(self) -> Physics:
+        """muP, with the rule for depth of the parametrization under check."""
+        alpha = self.parametrization.depth_alpha
+        return MUP.in_depth(alpha) if alpha else MUP
 
-    def _step(self, name: str) -> Expected:
+    def _step(self, name: PathName) -> Expected:
         """A step moves every entry as muP says.
 
         The step of an orthogonalizing optimizer has other parts than the one that acts on
         activations: up to as many as the matrix has rows or columns. The step of SGD is as large as
         its gradient.
         """
-        step = self._of(name, self._depth().step * GAIN)
+        step = self._of(name, self._physics.step * GAIN)
         spec = self.specs[0][name]
         family = self.parametrization.family.at(spec.role)
         if family.unit != ONE:
@@ -169,19 +173,19 @@ class Theory:
             )
         return Expected(step - self._open(name) * family.gradient_degree, step)
 
-    def _decay(self, name: str) -> float:
-        return self._of(name, self._depth().decay)
+    def _decay(self, name: PathName) -> float:
+        return self._of(name, self._physics.decay)
 
-    def _gradient(self, name: str, quantity: str) -> Expected:
-        gradient = self._of(name, self._depth().gradient / GAIN)
+    def _gradient(self, name: PathName, quantity: Quantity) -> Expected:
+        gradient = self._of(name, self._physics.gradient / GAIN)
         of_name = [scalings[name] for scalings in self.scalings]
         gradient += log_slope(self.sizes, [scaling.multiplier for scaling in of_name])
         if quantity == "scaled_gradient":
             gradient += log_slope(self.sizes, [scaling.grad for scaling in of_name])
         return Expected(gradient - self._open(name), gradient)
 
-    def _open(self, name: str) -> float:
-        """By how much the gradient of a parameter may fall faster in the first steps than later.
+    def _open(self, name: PathName) -> float:
+        """The exponent by which a gradient may fall faster in the first steps than later.
 
         Queries and keys learn from changes of attention logits, and a bias of the outputs from the
         mean error over the batch, of which balanced labels leave what the outputs add to it. Either
@@ -191,11 +195,11 @@ class Theory:
         sums = self._feeds_attention(name) or self._is_fixed(name)
         return self._narrows + (self._widest / 2 if sums else 0.0)
 
-    def _is_fixed(self, name: str) -> bool:
+    def _is_fixed(self, name: PathName) -> bool:
         return all(spec[name].role == "fixed" for spec in self.specs)
 
-    def _feeds_attention(self, name: str) -> bool:
-        """Whether a parameter may act through attention logits alone."""
+    def _feeds_attention(self, name: PathName) -> bool:
+        """True if a parameter may act through attention logits alone."""
         return any(
             name.startswith(f"{path}/".lstrip("/"))
             and not name.startswith((f"{path}/value/", f"{path}/out/"))

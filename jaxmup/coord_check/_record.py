@@ -1,4 +1,4 @@
-"""What a coordinate check has found as JSON lines."""
+"""The result of a coordinate check as JSON lines."""
 
 import dataclasses
 import importlib.metadata
@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxmup._families import family_record, read_family
 from jaxmup._files import write_atomically
-from jaxmup.coord_check._check import CoordCheck
+from jaxmup.coord_check._coord_check import CoordCheck
 from jaxmup.coord_check._expected import Expected
 from jaxmup.coord_check._slopes import Slope
 from jaxmup.coord_check._verdict import Verdict

@@ -1,4 +1,4 @@
-"""How fast something grows: slopes in log-log coordinates and their confidence intervals."""
+"""Exponents of growth: slopes in log-log coordinates and their confidence intervals."""
 
 import dataclasses
 import math
@@ -15,8 +15,8 @@ class Slope:
     """An exponent, with a confidence interval.
 
     Args:
-      value: the exponent β of `size^β`; dimensionless.
-      half_width: of the interval; infinite where one seed gives none.
+      value: Exponent β of `size^β`; dimensionless.
+      half_width: Half-width of the interval; infinite where one seed gives none.
     """
 
     value: float
@@ -51,9 +51,9 @@ def fit(sizes: Floats, values: np.ndarray, confidence: float) -> Slope:
     Seeds are independent replicates, so the interval needs no model of the noise within one.
 
     Args:
-      sizes: widths or depths.
-      values: positive, of shape `(sizes, seeds)`.
-      confidence: of the interval, such as 0.95.
+      sizes: Widths or depths.
+      values: Positive values of shape `(sizes, seeds)`.
+      confidence: Confidence of the interval, such as 0.95.
 
     Example:
       >>> slope = fit([1, 2], np.array([[1.0, 1.0], [2.0, 4.0]]), confidence=0.95)

@@ -9,7 +9,7 @@ from jaxmup._check import listed
 from jaxmup._infer._parametrized import Parametrized, declared, inferred
 from jaxmup._infer._rules import Rules
 from jaxmup._inputs import Static
-from jaxmup._model import Instance, Model, Parts
+from jaxmup._model import Apply, Instance, Model, Parts
 from jaxmup._parametrization import Parametrization
 from jaxmup._parametrization import parametrization as named_parametrization
 from jaxmup._tree import Size, Tree
@@ -79,7 +79,7 @@ def _subject(of: Parametrized, static: Static, *, declares: bool) -> Subject:
 
 
 def _forward(instance: Instance, static: Static) -> Forward:
-    tagged = dataclasses.replace(instance, model=_tagged(instance))
+    tagged = dataclasses.replace(instance, apply=_tagged(instance))
 
     def forward(params: Any, rest: Any, arrays: list[Any]) -> tuple[Any, Tree]:
         return tagged.call(Parts(params, rest), static.joined(arrays))
@@ -91,19 +91,19 @@ def _forward(instance: Instance, static: Static) -> Forward:
     return forward_linen if instance.kind == "linen" else forward
 
 
-def _tagged(instance: Instance) -> Model:
-    """The model, called with tags where no framework can be told to make them."""
-    model, call = instance.model, instance.model.apply or _call_itself
-    if instance.kind == "linen" and model.apply is None:
-        return model
+def _tagged(instance: Instance) -> Apply | None:
+    """The function that calls the model, with tags where no framework can be told to make them."""
+    if instance.kind == "linen" and instance.apply is None:
+        return None
+    call = instance.apply or _call_itself
 
-    @functools.wraps(call)
+    @functools.wraps(call)  # a key is given to those that ask for one
     def apply(made: Any, *args: Any, **kwargs: Any) -> Any:
         if instance.kind == "nnx":
             return call(tag_nnx(made), *args, **kwargs)
         return tag("", call(made, *args, **kwargs))
 
-    return dataclasses.replace(model, apply=apply)
+    return apply
 
 
 def _call_itself(model: Any, *args: Any, **kwargs: Any) -> Any:
@@ -118,7 +118,7 @@ def _require_call(instance: Instance) -> None:
             "`make_model` must return an NNX module, a Linen module or a tree of arrays. Got "
             f"{instance.join(instance.parts)!r} for size {instance.size!r}."
         )
-    if instance.model.apply is None and not callable(instance.join(instance.parts)):
+    if instance.apply is None and not callable(instance.join(instance.parts)):
         raise TypeError(
             "`apply` must be given for a tree of arrays, which cannot be called. Pass "
             "`apply=lambda params, inputs: outputs`."

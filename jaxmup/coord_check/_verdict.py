@@ -1,4 +1,4 @@
-"""Does a quantity grow as it should? The slope over sizes against what theory expects."""
+"""The verdict on one quantity: its slope over sizes against the exponents that theory expects."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -7,17 +7,17 @@ from typing import Literal
 import numpy as np
 
 from jaxmup.coord_check._expected import Expected
-from jaxmup.coord_check._sizes import Quantity
 from jaxmup.coord_check._slopes import Slope, fit
+from jaxmup.coord_check._sums import Quantity
 
 Outcome = Literal["pass", "fail", "not enough seeds"]
 
 # The least that a wrong power of the width does to an exponent.
 LEAST_MISTAKE = 0.5
-# Nearer to what is right than to that. A random readout is why it is not less: the logits that it
-# starts with fall as n^-1/2, so what the steps add to them is a + b n^-1/2, whose slope is 0 in the
-# limit only. For a GPT of widths 64 to 512 it is -0.19, and -0.08 if the readout starts at zero.
-# Where b is large, see `verdict`.
+# Halfway from what is right to the least mistake. It cannot be less because of a random readout:
+# the logits that it starts with fall as n^-1/2, so the steps add a + b n^-1/2 to them, whose slope
+# is 0 in the limit only. For a GPT of widths 64 to 512 it is -0.19, and -0.08 if the readout starts
+# at zero. Where b is large, see `verdict`.
 TOLERANCE = LEAST_MISTAKE / 2
 
 
@@ -26,15 +26,16 @@ class Verdict:
     """The verdict on one quantity of one module or parameter.
 
     Args:
-      quantity: what was measured.
-      name: of the module or parameter.
-      layer: of a scanned stack, of the model that has fewest; `None` elsewhere.
-      step: of the training run.
-      slope: its exponent over the sizes that it was judged by, as in `verdict`; `None` where a
+      quantity: Quantity that was measured.
+      name: Name of the module or parameter.
+      layer: Index of the layer where a scan has stacked layers, counted in the model with the
+        fewest of them; `None` elsewhere.
+      step: Step of the training run.
+      slope: Exponent over the sizes that the verdict rests on, as in `verdict`; `None` where a
         value is zero or not finite.
-      expected: the exponents that theory expects.
+      expected: Exponents that theory expects.
       outcome: `pass`, `fail` or `not enough seeds`.
-      values: mean over seeds, one for each size.
+      values: Mean over seeds, one for each size.
     """
 
     quantity: Quantity
@@ -61,9 +62,9 @@ def judge(slope: Slope, expected: Expected, tolerance: float = TOLERANCE) -> Out
     - `not enough seeds`: it is so wide that it excludes neither.
 
     Args:
-      slope: with its interval.
-      expected: what theory expects.
-      tolerance: what a finite size may do to an exponent; dimensionless.
+      slope: Slope with its interval.
+      expected: Exponents that theory expects.
+      tolerance: Largest effect of a finite size on an exponent; dimensionless.
 
     Example:
       >>> flat = Expected.exactly(0.0)
@@ -87,17 +88,18 @@ def verdict(
 ) -> tuple[Slope | None, Outcome]:
     """The slope of values of shape `(sizes, seeds)` and the verdict on it.
 
-    What is zero or not finite at some sizes has no slope, and is as it should be nowhere.
+    Values that are zero or not finite at some size have no slope, and fail.
 
-    An exponent is that of a limit, which what fades as :math:`n^{-1/2}` hides from small sizes: the
-    gain of a GPT's last norm, behind a random readout, moves as 0.021 - 0.086 n^-1/2, of slope 0.30
-    from 64 to 256 and 0.12 from 256 to 512. The slope of a wrong power does the opposite, for what
-    fades leaves more of it. So what fails is judged by the larger half of three or more sizes, if
-    there it is nearer to what is right than to a mistake, and excludes one.
+    Theory speaks of the limit of large sizes. A part that fades as :math:`n^{-1/2}` hides the
+    exponent of that limit from small sizes, but a wrong power stands out the more the larger they
+    are. So values that fail over three or more sizes get a second chance on the larger half of
+    them: they pass if their slope there is within `tolerance` and excludes a mistake.
     """
     if not (np.isfinite(values).all() and (values > 0).all()):
         return None, "fail"
     slope = fit(sizes, values, confidence)
+    # The gain of a GPT's last norm, behind a random readout, is what the second chance is for: it
+    # moves as 0.021 - 0.086 n^-1/2, of slope 0.30 from 64 to 256 and 0.12 from 256 to 512.
     outcome = judge(slope, expected, tolerance)
     if outcome == "fail" and len(sizes) > 2:
         larger = np.argsort(sizes)[len(sizes) // 2 :]

@@ -9,10 +9,13 @@ from flax import linen as nn
 from flax import nnx
 from jax import Array
 
+from jaxmup._tree import PathName, Tree
 from jaxmup.empirical._choose import module_name
-from jaxmup.empirical._linen import COLLECTION, linen_subject, scales_by_path
-from jaxmup.empirical._nnx import Scaled, scaled_modules
-from jaxmup.empirical._subject import as_arguments
+from jaxmup.empirical._linen import linen_measurable
+from jaxmup.empirical._measurable import ModuleName, ModulePath
+from jaxmup.empirical._models import AnyModel, HeldArrays, HeldLinen, HeldNNX, held
+from jaxmup.empirical._scaled import Scaled, replaced, scaled_modules
+from jaxmup.empirical._variables import COLLECTION, scales_by_path
 
 _LINEAR = (
     *(nnx.Linear, nnx.LinearGeneral, nnx.Einsum, nnx.Conv, nnx.ConvTranspose, nnx.Embed),
@@ -29,10 +32,10 @@ class Absorbed:
     """A model without wrappers, as far as that is exact.
 
     Args:
-      model: an NNX model, or the variables of the Linen module.
-      kept: the modules that are still wrapped, and why.
-      dropped: the modules whose gradients were scaled. The gradient of the plain model is the true
-        one, so that training goes on differently.
+      model: NNX model, or variables of the Linen module.
+      kept: Names of the modules that are still wrapped, each with the reason.
+      dropped: Names of the modules whose gradients were scaled. The gradient of the plain model is
+        the true one, so that training goes on differently.
     """
 
     model: Any
@@ -41,10 +44,10 @@ class Absorbed:
 
 
 def absorb_scales(
-    model: Any,
+    model: AnyModel,
     *,
-    variables: Mapping[str, Any] | None = None,
-    inputs: Any = None,
+    variables: HeldArrays = None,
+    inputs: Tree = None,
     arguments: Mapping[str, Any] | None = None,
 ) -> Absorbed:
     """The plain model of a calibrated one: `scale_actv_y` multiplied into the parameters.
@@ -58,12 +61,14 @@ def absorb_scales(
     `learning_rates(model)` becomes `s²` times as large.
 
     Args:
-      model: a calibrated NNX model, or a Linen module.
-      variables: of the Linen module, calibrated.
-      inputs: what the Linen module is called with; only shapes and dtypes count.
-      arguments: keyword arguments of that call.
+      model: Calibrated NNX model, Linen module, or `Instance` of either.
+      variables: Calibrated variables of the Linen module; of an `Instance` the calibrated model.
+      inputs: Arguments of the Linen module's call, as for `calibrate`; only shapes and dtypes
+        count.
+      arguments: Further keyword arguments of that call.
 
     Raises:
+      TypeError: if the model is of neither API.
       ValueError: if there is nothing to absorb.
 
     Example:
@@ -73,9 +78,10 @@ def absorb_scales(
       >>> bool((plain.kernel[...] == 3 * layer.kernel[...]).all())
       True
     """
-    if variables is None:
+    if isinstance(model, nnx.Module):
         return _absorb_nnx(model)
-    return _absorb_linen(model, variables, as_arguments(inputs), arguments or {})
+    given = held(model, variables, inputs, arguments)
+    return _absorb_nnx(given.model) if isinstance(given, HeldNNX) else _absorb_linen(given)
 
 
 def _absorb_nnx(model: nnx.Module) -> Absorbed:
@@ -87,58 +93,55 @@ def _absorb_nnx(model: nnx.Module) -> Absorbed:
     }
     dropped = tuple(module_name(p) for p, w in wrapped.items() if w.scale_grad_x is not None)
 
-    def absorbed(path: Any, node: Any) -> Any:
-        if not isinstance(node, Scaled):
-            return node
-        scale = node.scale_actv_y[...]
+    def absorbed(path: ModulePath, module: nnx.Module) -> nnx.Module | None:
+        if not isinstance(module, Scaled):
+            return None
+        scale = module.scale_actv_y[...]
         if module_name(path) in kept:
-            return Scaled(node.module, scale)
-        for variable in _variables(node.module):
+            return Scaled(module.module, scale)
+        for variable in _variables(module.module):
             variable[...] = _times(variable[...], scale)
-        return node.module
+        return module.module
 
-    return Absorbed(nnx.recursive_map(absorbed, model), kept, dropped)
+    return Absorbed(replaced(model, absorbed), kept, dropped)
 
 
 def _variables(module: nnx.Module) -> list[nnx.Param]:
     return [value for value in vars(module).values() if isinstance(value, nnx.Param)]
 
 
-def _absorb_linen(
-    module: nn.Module,
-    variables: Mapping[str, Any],
-    inputs: tuple[Any, ...],
-    arguments: Mapping[str, Any],
-) -> Absorbed:
+def _absorb_linen(given: HeldLinen) -> Absorbed:
+    module, variables, inputs, apply = given
     scales = scales_by_path(variables)
     _require_some(scales)
-    subject, _ = linen_subject(module, variables, None, inputs, arguments, lambda outputs: outputs)
-    called = subject.modules()
-    names = {subject.names[path]: found for path, found in scales.items()}
+    measured, _ = linen_measurable(module, variables, None, inputs, lambda outputs: outputs, apply)
+    called = measured.modules()
+    names = {measured.names[path]: found for path, found in scales.items()}
     obstacles = {name: _obstacle(called[name]) for name in names}
     kept = {name: why for name, why in obstacles.items() if why is not None}
     dropped = tuple(name for name, found in names.items() if "scale_grad_x" in found)
 
-    def times(name: str, parameter: str, values: Array) -> Array:
+    def times(name: ModuleName, parameter: PathName, values: Array) -> Array:
         return values if name in kept else _times(values, names[name]["scale_actv_y"])
 
     left = {name: {"scale_actv_y": names[name]["scale_actv_y"]} for name in kept}
-    found = subject.map_parameters(times).scaled(left)
+    found = measured.map_parameters(times).scaled(left)
     if not kept:
         del found[COLLECTION]
     return Absorbed(found, kept, dropped)
 
 
-def _require_some(wrapped: Any) -> None:
+def _require_some(wrapped: Mapping[ModulePath, object]) -> None:
     if not wrapped:
         raise ValueError(
             "There must be scales to absorb. Got none. Use `calibrate` or `wrap` first."
         )
 
 
-def _obstacle(module: Any) -> str | None:
-    """Why a factor on all parameters is not one on the outputs; `None` if it is."""
+def _obstacle(module: nnx.Module | nn.Module) -> str | None:
+    """The reason why a factor on all parameters is not one on the outputs; `None` if it is."""
     kind = type(module)
+    # A subclass of a layer may call itself otherwise.
     own = next(cls for cls in kind.__mro__ if "__call__" in vars(cls))
     if not own.__module__.startswith(("flax.", "jaxmup.")):
         return f"nothing is known of how {kind.__name__} uses its parameters"

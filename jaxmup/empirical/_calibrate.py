@@ -11,23 +11,33 @@ then it looks at no value.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
 from jax import Array
 
+from jaxmup import _check
+from jaxmup._tree import Tree
 from jaxmup.empirical._choose import named
-from jaxmup.empirical._record import Record, is_traced, namespace
+from jaxmup.empirical._measurable import LossFn, compiled
+from jaxmup.empirical._models import (
+    AnyModel,
+    HeldArrays,
+    count_examples,
+    held,
+    measurable,
+    observed,
+)
 from jaxmup.empirical._redraw import redrawn
-from jaxmup.empirical._report import problems, rows_of
+from jaxmup.empirical._report import problems, statistics_of
 from jaxmup.empirical._require import require_inputs_of
-from jaxmup.empirical._solve import compiled, solve
-from jaxmup.empirical._subject import count_examples, make_subject, observed
+from jaxmup.empirical._solve import solve
+from jaxmup.empirical._tally import Tally, any_traced, namespace
 from jaxmup.empirical._use import Settings, plain, sign
 
-Gradients = Literal["scaled", "true"]
+GradientMode = Literal["scaled", "true"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +45,11 @@ class Calibration:
     """A calibrated model.
 
     Args:
-      model: the NNX model, or the variables of the Linen module, with scales; a new one.
-      scales: of each module, by name and in the order of the calls: a dict of scalars, or of one
-        entry for each module of a stack.
-      passes: how many forward and backward passes it took: 1, unless a module is used several
-        times.
-      warnings: what could not be measured, a sentence each.
+      model: NNX model, or variables of the Linen module, with scales; a new one.
+      scales: Scales of each module, by name and in the order of the calls: a dict of scalars, or of
+        one entry for each module of a stack.
+      passes: Number of forward and backward passes: 1, unless a module is used several times.
+      warnings: Measurements that say nothing, a sentence each.
     """
 
     model: Any
@@ -50,16 +59,16 @@ class Calibration:
 
 
 def calibrate(
-    model: Any,
-    inputs: Any,
-    loss_fn: Callable[..., Array],
+    model: AnyModel,
+    inputs: Tree,
+    loss_fn: LossFn,
     *,
-    variables: Mapping[str, Any] | None = None,
+    variables: HeldArrays = None,
     modules: Sequence[str] | None = None,
     readouts: Sequence[str] = (),
     redraw: bool = True,
     key: Array | None = None,
-    gradients: Gradients = "scaled",
+    gradients: GradientMode = "scaled",
     optimizer: Literal["sgd", "adam"] = "sgd",
     num_examples: int | None = None,
     arguments: Mapping[str, Any] | None = None,
@@ -119,24 +128,28 @@ def calibrate(
     Running statistics are not updated: whatever the pass changes in the model's state is dropped.
 
     Args:
-      model: an NNX model, or a Linen module; it is not changed. A calibrated one is calibrated
-        anew.
-      inputs: what it is called with: an array, or a tuple of several arguments.
-      loss_fn: the loss, a scalar, of what the model returns.
-      variables: of a Linen module.
-      modules: names of the modules to wrap, where `*` matches any text, such as
+      model: NNX model, Linen module, or `Instance` of either, such as
+        `jaxmup.Model(make_model).at(64)`; it is not changed. A calibrated one is calibrated anew.
+      inputs: Arguments of the call: an array or any tree as the one argument, a tuple of positional
+        arguments, or `{"args": ..., "kwargs": ...}`. What is no array stays as it is, such as the
+        flag `train=False`. `None` for those that an `Instance` has.
+      loss_fn: Loss, a scalar, of the outputs of the model.
+      variables: Variables of a Linen module; of an `Instance` the model as a user holds it, or
+        `None` to draw it with `key`.
+      modules: Names of the modules to wrap, where `*` matches any text, such as
         `["blocks/*/attention"]`; `None` for every module with parameters that holds no other.
-      readouts: names of the modules among them, such as `["readout"]`, that have a gain of 1
+      readouts: Names of the modules among them, such as `["readout"]`, that have a gain of 1
         instead of outputs of RMS 1; each is used once. A model that is to grow wants them.
-      redraw: whether weights are drawn from a unit normal and biases set to zero. Gains, and
+      redraw: Whether weights are drawn from a unit normal and biases set to zero. Gains, and
         parameters that are no weights, are always kept.
-      key: with which they are drawn, by NumPy; `None` for `jax.random.key(0)`.
-      gradients: `"scaled"` or `"true"`.
-      optimizer: whose step the third property is about, `"sgd"` or `"adam"`; of Adam it is the
-        first step, the sign of the gradient.
-      num_examples: over how many examples the loss is a mean; `None` for the length of the first
-        axis of the inputs.
-      arguments: keyword arguments of the model's call.
+      key: Key with which they are drawn, by NumPy; `None` for `jax.random.key(0)`.
+      gradients: Treatment of gradients, `"scaled"` or `"true"`.
+      optimizer: Optimizer whose step the third property is about, `"sgd"` or `"adam"`; of Adam it
+        is the first step, the sign of the gradient.
+      num_examples: Number of examples that the loss is a mean over; `None` for the length of the
+        first axis of the inputs.
+      arguments: Further keyword arguments of the call, and of `apply` of a Linen module, such as
+        `rngs`.
 
     Raises:
       TypeError: if `model` is of neither API.
@@ -158,34 +171,34 @@ def calibrate(
       >>> float(jnp.sqrt(jnp.square(calibrated(x)).mean()).round(5))
       1.0
     """
-    if gradients not in get_args(Gradients):
-        raise ValueError(f"`gradients` must be one of {get_args(Gradients)}. Got {gradients!r}.")
-    if optimizer not in ("sgd", "adam") or (optimizer == "adam" and gradients == "scaled"):
+    _check.one_of("gradients", gradients, get_args(GradientMode))
+    _check.one_of("optimizer", optimizer, ("sgd", "adam"))
+    if optimizer == "adam" and gradients == "scaled":
         raise ValueError(
             '`optimizer` must be "sgd", or "adam" with `gradients="true"`, since Adam undoes any '
             f"scale of its gradients. Got {optimizer!r} with gradients={gradients!r}."
         )
-    subject, _ = make_subject(model, variables, modules, inputs, arguments, loss_fn)
-    seen = observed(subject, inputs)
+    given = held(model, variables, inputs, arguments, key)
+    count = count_examples(given.inputs, num_examples)
+    measured, _ = measurable(given, modules, loss_fn)
+    seen = observed(measured)
     if redraw:
-        subject = redrawn(subject, key, seen)
+        measured = redrawn(measured, key, seen)
     direction = plain if optimizer == "sgd" else sign
-    found = named(subject.names.values(), readouts, "a module to calibrate")
+    found = named(measured.names.values(), readouts, "a module to calibrate")
     require_inputs_of(found, seen)
-    count = count_examples(inputs, num_examples)
     settings = Settings(count, gradients == "scaled", direction, found)
-    solution = solve(subject, compiled(subject, settings, seen), seen, found)
-    measured = {name: _scales(record, gradients) for name, record in solution.records.items()}
-    on_device = jax.device_put(measured)  # which sorts them
-    scales = {name: on_device[name] for name in measured}
-    traced = is_traced(scales)
-    warnings = () if traced else problems(rows_of(solution.records, seen))
-    return Calibration(subject.scaled(scales), scales, solution.passes, warnings)
+    solution = solve(measured, compiled(measured, settings, seen), seen, found)
+    scales = {name: _scales(tally, gradients) for name, tally in solution.tallies.items()}
+    on_device = jax.device_put(scales)  # which sorts them
+    scales = {name: on_device[name] for name in scales}
+    warnings = () if any_traced(scales) else problems(statistics_of(solution.tallies, seen))
+    return Calibration(measured.scaled(scales), scales, solution.passes, warnings)
 
 
-def _scales(record: Record, gradients: Gradients) -> dict[str, np.ndarray]:
-    """The scales that a record stands for; all uses of the module had the same."""
-    mean, xp = record.per_use(), namespace(record)
+def _scales(tally: Tally, gradients: GradientMode) -> dict[str, Array | np.ndarray]:
+    """The scales that a tally stands for; all uses of the module had the same."""
+    mean, xp = tally.per_use(), namespace(tally)
     size = xp.sqrt(mean.update)
     update = xp.where(size > 0, mean.update_scale / xp.where(size > 0, size, 1), 1.0)
     if gradients == "true":

@@ -1,4 +1,4 @@
-"""Which modules of a model are wrapped."""
+"""The choice of the modules of a model that are wrapped."""
 
 import fnmatch
 from collections.abc import Collection, Iterable, Sequence

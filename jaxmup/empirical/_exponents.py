@@ -1,8 +1,8 @@
-"""An empirical rule for a layer of which nothing is known: how its effect grows with its sizes."""
+"""An empirical rule for a layer of which nothing is known, from its effect at several sizes."""
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,20 +11,34 @@ import numpy as np
 import scipy.stats
 from jax import Array
 
-from jaxmup._inputs import Call
-from jaxmup._model import Instance, as_model
+from jaxmup import _check
+from jaxmup._model import Instance, MakeModel, Model, as_model
 from jaxmup._spec import AxisKind
-from jaxmup._tree import leaves_by_path, path_name
+from jaxmup._tree import Gradients, PathName, Size, Tree, leaves_by_path, path_name
 from jaxmup.empirical._choose import ROOT
-from jaxmup.empirical._record import Record, Seen, fixed, record
+from jaxmup.empirical._measurable import (
+    Directions,
+    LossFn,
+    Measurable,
+    ModuleName,
+    Pass,
+    Scales,
+    compiled,
+)
+from jaxmup.empirical._models import held, measurable, observed
 from jaxmup.empirical._redraw import redrawn
-from jaxmup.empirical._solve import Pass, Subject, compiled, solve
-from jaxmup.empirical._subject import make_subject, observed
+from jaxmup.empirical._solve import solve
+from jaxmup.empirical._tally import Seen, Tally, fixed, tally
 from jaxmup.empirical._use import Settings, plain
 
 
-class Interval(NamedTuple):
-    """An estimate, and the half-width of its 95 % confidence interval."""
+class Exponent(NamedTuple):
+    """An exponent, with its 95 % confidence interval.
+
+    Args:
+      value: Estimate; dimensionless.
+      margin: Half-width of the interval.
+    """
 
     value: float
     margin: float
@@ -35,29 +49,31 @@ class Interval(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ParameterExponents:
-    """How the effect of one parameter on the outputs of its module grows.
+    """The exponents with which the effect of one parameter on its module's outputs grows.
+
+    An effect is the RMS of the change of the outputs, as a power of the size of the axes.
 
     Args:
-      parameter: its path.
-      axes: axes that grow in proportion, one group after the other.
-      spread: for each group, the exponent of the change that independent entries of variance 1
-        make, RMS against size; minus that is the exponent of their standard deviation. It is ½ for
-        an axis that is summed over, 0 for another.
-      step: the same for a step of size 1 in every entry along the sign of the gradient; minus that
-        is the exponent of Adam's learning rate. muP's rule says 1 for an axis that is summed over,
-        0 for another.
-      ndim: number of its axes.
+      parameter: Path of the parameter.
+      axes: Groups of axes, each of axes that grow in proportion.
+      spread: For each group, the exponent of the effect of independent entries of variance 1. It is
+        ½ for an axis that is summed over, 0 for another. An initial standard deviation that falls
+        with this exponent keeps the outputs the same size.
+      step: For each group, the exponent of the effect of a step of size 1 in every entry along the
+        sign of the gradient. muP's rule says 1 for an axis that is summed over, 0 for another. A
+        learning rate of Adam that falls with this exponent keeps the effect the same size.
+      ndim: Number of axes.
     """
 
     parameter: str
     axes: tuple[tuple[int, ...], ...]
-    spread: tuple[Interval, ...]
-    step: tuple[Interval, ...]
+    spread: tuple[Exponent, ...]
+    step: tuple[Exponent, ...]
     ndim: int
 
     @property
     def kinds(self) -> tuple[AxisKind, ...] | None:
-        """What each axis does, `None` if the exponents are those of no such rule.
+        """The kind of each axis; `None` if the exponents are those of no rule of kinds.
 
         Of axes that grow in proportion, the first ones are taken to be the inputs.
         """
@@ -76,10 +92,10 @@ _LARGEST_MISS = 0.2  # of an exponent; rules differ by a half
 
 @dataclasses.dataclass(frozen=True)
 class Exponents:
-    """What `calibrate_exponents` found.
+    """The result of `calibrate_exponents`.
 
     Args:
-      rows: of every parameter that grows.
+      rows: Exponents of every parameter that grows.
     """
 
     rows: tuple[ParameterExponents, ...]
@@ -106,10 +122,10 @@ class Exponents:
 
 
 def calibrate_exponents(
-    make_model: Callable[..., Any],
-    sizes: Sequence[Any],
-    inputs: Any,
-    loss_fn: Callable[..., Array],
+    make_model: MakeModel | Model,
+    sizes: Sequence[Size],
+    inputs: Tree,
+    loss_fn: LossFn,
     *,
     seeds: int = 4,
     modules: Sequence[str] | None = None,
@@ -129,17 +145,19 @@ def calibrate_exponents(
     in `[{"n": 64, "m": 64}, {"n": 256, "m": 64}, {"n": 64, "m": 256}]`.
 
     Args:
-      make_model: as of `jaxmup.infer`.
-      sizes: at least two; what `make_model` is given.
-      inputs: what the model is called with, or a function of the size that returns it.
-      loss_fn: of the outputs.
-      seeds: number of models of each size, at least 2.
-      modules: as of `calibrate`.
+      make_model: Function of a size that makes a model, as for `jaxmup.infer`, or a `Model`.
+      sizes: Sizes of the models, at least two.
+      inputs: Arguments of the model's call, or a function of the size that returns them; `None`
+        for those of a `Model`.
+      loss_fn: Loss of the outputs, a scalar.
+      seeds: Number of models of each size, at least 2.
+      modules: Names of the modules to measure, as for `calibrate`.
 
     Returns:
       The exponents with confidence intervals, and rules for `jaxmup.infer`.
 
     Raises:
+      TypeError: if `seeds` is no integer, or the models are of no API of Flax.
       ValueError: if there are too few sizes or seeds, or no parameter grows.
 
     Example:
@@ -152,11 +170,8 @@ def calibrate_exponents(
       >>> calibrate_exponents(make_model, [16, 64], inputs, loss_fn, seeds=2).rules
       {'kernel': ('input', 'batch')}
     """
-    if len(sizes) < 2 or seeds < 2:
-        raise ValueError(
-            "A slope must have two sizes and two seeds at least. Got "
-            f"{len(sizes)} sizes and seeds={seeds}."
-        )
+    _check.size("len(sizes)", len(sizes), at_least=2, remedy="One size has no slope.")
+    _check.size("seeds", seeds, at_least=2, remedy="One model of a size has no noise to compare.")
     model = as_model(make_model, inputs=inputs)
     points = [
         point for size in sizes for point in _responses(model.at(size), seeds, loss_fn, modules)
@@ -169,7 +184,13 @@ def calibrate_exponents(
 
 
 class _Response(NamedTuple):
-    """RMS of the change of the outputs, and the shape of the parameter."""
+    """The effect of one parameter in one model, and the shape of the parameter.
+
+    Args:
+      shape: Shape of the parameter.
+      spread: RMS of the change of the outputs by unit normal entries.
+      step: RMS of the change of the outputs by the sign of the gradient.
+    """
 
     shape: tuple[int, ...]
     spread: float
@@ -177,55 +198,59 @@ class _Response(NamedTuple):
 
 
 def _responses(
-    instance: Instance,
-    seeds: int,
-    loss_fn: Callable[..., Array],
-    modules: Sequence[str] | None,
-) -> Iterator[dict[str, _Response]]:
+    instance: Instance, seeds: int, loss_fn: LossFn, modules: Sequence[str] | None
+) -> Iterator[dict[PathName, _Response]]:
     """The responses of each seed's model, all of which run in the same programs."""
-    args, kwargs = instance.inputs or Call()
     pass_ = seen = None
     for key in map(jax.random.key, range(seeds)):
-        held = instance.join(instance.draw(key))
-        is_nnx = instance.kind == "nnx"
-        model, variables = (held, None) if is_nnx else (instance.model.make(instance.size), held)
-        subject, _ = make_subject(model, variables, modules, args, kwargs, loss_fn)
+        measured, _ = measurable(held(instance, None, None, None, key), modules, loss_fn)
         if pass_ is None or seen is None:
-            seen = observed(subject, args)
-            pass_ = compiled(subject, Settings(1, True, plain), seen)
-        yield _response(redrawn(subject, key, seen), pass_, seen)
+            seen = observed(measured)
+            pass_ = compiled(measured, Settings(1, True, plain), seen)
+        yield _response(redrawn(measured, key, seen), pass_, seen)
 
 
-def _response(subject: Subject, pass_: Pass, seen: Mapping[str, Seen]) -> dict[str, _Response]:
+def _response(
+    measured: Measurable, pass_: Pass, seen: Mapping[ModuleName, Seen]
+) -> dict[PathName, _Response]:
     """The response to both directions in every parameter, one parameter at a time."""
-    means = {name: record.per_use() for name, record in solve(subject, pass_, seen).records.items()}
+    means = {name: one.per_use() for name, one in solve(measured, pass_, seen).tallies.items()}
     scales = {
         name: fixed(one, means[name].activation_scale, means[name].gradient_scale)
         for name, one in seen.items()
     }
-    _, _, gradients = pass_(subject.arrays, scales, subject.zeros(seen))
-    shapes = {
-        name: {path: leaf.shape for path, leaf in leaves_by_path(gradients[name]).items()}
-        for name in seen
-    }
-    found: dict[str, _Response] = {}
-    for parameter in dict.fromkeys(itertools.chain.from_iterable(shapes.values())):
-        spread, step = (
-            jax.device_get(pass_(subject.arrays, scales, _only(parameter, gradients, normal))[1])
+    _, _, gradients = pass_(measured.arrays, scales, measured.zeros(tuple(seen)))
+    leaves = {name: leaves_by_path(gradients[name]) for name in seen}
+    found: dict[PathName, _Response] = {}
+    # Modules do not act on each other's records while their scales are fixed, so that one pass does
+    # for the parameters of one name in all modules.
+    for parameter in dict.fromkeys(itertools.chain.from_iterable(leaves.values())):
+        changes = [
+            _changes(measured, pass_, scales, _only(parameter, gradients, normal))
             for normal in (True, False)
-        )
+        ]
         for name in seen:
-            if parameter in shapes[name]:
-                changes = (_change(record(packed[name])) for packed in (spread, step))
+            if parameter in leaves[name]:
                 path = f"{name}/{parameter}".removeprefix(f"{ROOT}/")
-                found[path] = _Response(shapes[name][parameter], *changes)
+                shape = leaves[name][parameter].shape
+                found[path] = _Response(shape, *(change[name] for change in changes))
     return found
 
 
-def _only(parameter: str, gradients: Any, normal: bool) -> Any:
+def _changes(
+    measured: Measurable, pass_: Pass, scales: Scales, directions: Directions
+) -> dict[ModuleName, float]:
+    """RMS of the change of each module's outputs along a direction in its parameters."""
+    tallies = jax.device_get(pass_(measured.arrays, scales, directions)[1])
+    return {name: _change(tally(packed)) for name, packed in tallies.items()}
+
+
+def _only(
+    parameter: PathName, gradients: Mapping[ModuleName, Gradients], normal: bool
+) -> dict[ModuleName, Gradients]:
     """A direction in one parameter of each module: of unit normal entries, or of signs."""
 
-    def one(path: Any, leaf: Array) -> Array:
+    def one(path: tuple[Any, ...], leaf: Array) -> Array:
         if path_name(path) != parameter:
             return jnp.zeros_like(leaf)
         if not normal:
@@ -236,14 +261,30 @@ def _only(parameter: str, gradients: Any, normal: bool) -> Any:
     return {n: jax.tree_util.tree_map_with_path(one, part) for n, part in gradients.items()}
 
 
-def _change(of: Record) -> float:
+def _change(found: Tally) -> float:
     """RMS of the change of the outputs before they are scaled, over uses and stacked modules."""
-    return float(np.sqrt(np.mean(of.update * of.uses / of.activation_scale**2)))
+    return float(np.sqrt(np.mean(found.update * found.uses / found.activation_scale**2)))
 
 
-def _fit(name: str, points: Sequence[_Response]) -> ParameterExponents | None:
+def _fit(name: PathName, points: Sequence[_Response]) -> ParameterExponents | None:
     """The slopes of one parameter; `None` if it does not grow, or has no effect."""
     logs = np.log([point.shape for point in points]).reshape(len(points), -1)
+    groups = _groups(logs)
+    responses = np.array([(point.spread, point.step) for point in points])
+    if not groups or np.any(responses <= 0):
+        return None
+    regressors = np.column_stack([np.ones(len(points)), *(logs[:, g[0]] for g in groups)])
+    spread, step = (_slopes(regressors, np.log(y)) for y in responses.T)
+    axes = tuple(map(tuple, groups))
+    return ParameterExponents(name, axes, spread, step, logs.shape[1])
+
+
+def _groups(logs: np.ndarray) -> list[list[int]]:
+    """The axes that grow, in groups of those that do so in proportion.
+
+    Args:
+      logs: Logarithms of the sizes of the axes, a row for each model.
+    """
     groups: list[list[int]] = []
     for axis in range(logs.shape[1]):
         column = logs[:, axis] - logs[0, axis]
@@ -255,16 +296,10 @@ def _fit(name: str, points: Sequence[_Response]) -> ParameterExponents | None:
                 break
         else:
             groups.append([axis])
-    responses = np.array([(point.spread, point.step) for point in points])
-    if not groups or np.any(responses <= 0):
-        return None
-    regressors = np.column_stack([np.ones(len(points)), *(logs[:, g[0]] for g in groups)])
-    spread, step = (_slopes(regressors, np.log(y)) for y in responses.T)
-    axes = tuple(map(tuple, groups))
-    return ParameterExponents(name, axes, spread, step, logs.shape[1])
+    return groups
 
 
-def _slopes(regressors: np.ndarray, y: np.ndarray) -> tuple[Interval, ...]:
+def _slopes(regressors: np.ndarray, y: np.ndarray) -> tuple[Exponent, ...]:
     """Least-squares slopes with 95 % intervals, without that of the constant."""
     fitted, *_ = np.linalg.lstsq(regressors, y, rcond=None)
     freedom = len(y) - regressors.shape[1]
@@ -272,4 +307,4 @@ def _slopes(regressors: np.ndarray, y: np.ndarray) -> tuple[Interval, ...]:
     errors = np.sqrt(variance * np.diag(np.linalg.inv(regressors.T @ regressors)))
     quantile = float(scipy.stats.t.ppf(0.975, freedom))
     pairs = zip(fitted[1:], quantile * errors[1:], strict=True)
-    return tuple(Interval(float(value), float(margin)) for value, margin in pairs)
+    return tuple(Exponent(float(value), float(margin)) for value, margin in pairs)

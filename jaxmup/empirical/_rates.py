@@ -7,11 +7,13 @@ import jax
 from flax import nnx
 from jax import Array
 
-from jaxmup.empirical._linen import scales_by_path
-from jaxmup.empirical._nnx import scaled_modules
+from jaxmup._tree import Tree
+from jaxmup.empirical._measurable import ModulePath
+from jaxmup.empirical._scaled import scaled_modules
+from jaxmup.empirical._variables import Variables, scales_by_path
 
 
-def learning_rates(model: Any) -> Any:
+def learning_rates(model: nnx.Module | Variables) -> Tree:
     """The factor on the learning rate of each parameter of a calibrated model.
 
     With `calibrate(..., gradients="true")` it is the module's `learning_rate`, under which a step
@@ -19,7 +21,7 @@ def learning_rates(model: Any) -> Any:
     `jax.tree.map(jnp.multiply, updates, rates)`.
 
     Args:
-      model: an NNX model, or the variables of a Linen module.
+      model: NNX model, or variables of a Linen module.
 
     Returns:
       A tree like `nnx.state(model, nnx.Param)`, or `variables["params"]`, of arrays that
@@ -55,7 +57,7 @@ def learning_rates(model: Any) -> Any:
     )
 
 
-def _rate(rates: Mapping[Any, Array], path: tuple[Any, ...], values: Array) -> Array:
+def _rate(rates: Mapping[ModulePath, Array], path: tuple[Any, ...], values: Array) -> Array:
     for end in range(len(path)):
         if path[:end] in rates:
             rate = rates[path[:end]].astype(values.real.dtype)

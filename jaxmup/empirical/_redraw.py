@@ -1,17 +1,19 @@
 """New values for the parameters of calibrated modules."""
 
 import zlib
-from typing import Any
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxmup.empirical._solve import Subject
+from jaxmup._tree import PathName
+from jaxmup.empirical._measurable import M, ModuleName
+from jaxmup.empirical._tally import Seen
 
 
-def redrawn(subject: Any, key: Array | None, seen: Any) -> Subject:
+def redrawn(model: M, key: Array | None, seen: Mapping[ModuleName, Seen]) -> M:
     """Weights from a unit normal, biases zero; gains and what is no weight are kept.
 
     A bias is a parameter of that name; a gain is named `scale`, as Flax's norms do; a weight is any
@@ -20,13 +22,14 @@ def redrawn(subject: Any, key: Array | None, seen: Any) -> Subject:
     They are drawn by NumPy: JAX would compile a program for every shape.
 
     Args:
-      subject: the model.
-      key: each parameter draws with its own, by the path of the parameter; `None` for key 0.
-      seen: what an abstract run says of each module.
+      model: Model to measure.
+      key: Key from which each parameter's own is made, by its path; `None` for
+        `jax.random.key(0)`.
+      seen: Facts about each module.
     """
     words = (0, 0) if key is None else np.ravel(jax.random.key_data(key)).tolist()
 
-    def draw(module: str, parameter: str, values: Array) -> Array:
+    def draw(module: ModuleName, parameter: PathName, values: Array) -> Array:
         kind = parameter.rpartition("/")[2]
         if kind == "bias":
             return _like(values, np.zeros(values.shape))
@@ -35,7 +38,7 @@ def redrawn(subject: Any, key: Array | None, seen: Any) -> Subject:
         path = zlib.crc32(f"{module}/{parameter}".encode())
         return _like(values, _normal(np.random.default_rng((*words, path)), values))
 
-    return subject.map_parameters(draw)
+    return model.map_parameters(draw)
 
 
 def _normal(generator: np.random.Generator, values: Array) -> np.ndarray:

@@ -1,31 +1,42 @@
-"""What was measured of each module, as a table and as warnings."""
+"""The measurements of each module, as a table and as warnings."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from flax import nnx
 from jax import Array
 
-from jaxmup.empirical._record import Record, Seen, fixed, members
-from jaxmup.empirical._solve import compiled, measured
-from jaxmup.empirical._subject import count_examples, make_subject, observed
+from jaxmup._tree import Tree
+from jaxmup.empirical._measurable import LossFn, ModuleName, compiled
+from jaxmup.empirical._models import (
+    AnyModel,
+    HeldArrays,
+    count_examples,
+    held,
+    measurable,
+    observed,
+)
+from jaxmup.empirical._solve import measured_under
+from jaxmup.empirical._tally import Seen, Tally, fixed, members
 from jaxmup.empirical._use import Settings, plain
+from jaxmup.empirical._variables import Variables
 
 COLUMNS = ("activations", "gradients", "updates")
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """What was measured of one module, all dimensionless.
+class ModuleStatistics:
+    """The measurements of one module, all dimensionless.
 
     Args:
-      module: its name, with an index if it is one of a stack.
+      module: Name of the module, with an index if it is one of a stack.
       activations: RMS of the outputs.
       gradients: RMS of the gradient that leaves through the inputs, per example; `None` if none
         can, as of token ids.
       updates: RMS of the change of the outputs per learning rate.
-      dead: fraction of the output features that get no gradient from the whole batch; 0 for a
+      dead: Fraction of the output features that get no gradient from the whole batch; 0 for a
         module with several uses, of which it is not known.
     """
 
@@ -41,16 +52,16 @@ class Report:
     """Two measurements of one model side by side.
 
     Args:
-      before: of each module, in the order of the calls.
-      after: the same, calibrated.
+      before: Statistics of each module, in the order of the calls.
+      after: Statistics of each module of the calibrated model.
     """
 
-    before: tuple[Row, ...]
-    after: tuple[Row, ...]
+    before: tuple[ModuleStatistics, ...]
+    after: tuple[ModuleStatistics, ...]
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is no good sign in the calibrated model, a sentence each."""
+        """The bad signs in the calibrated model, a sentence each."""
         return problems(self.after)
 
     def __str__(self) -> str:
@@ -66,12 +77,12 @@ class Report:
 
 
 def report(
-    model: Any,
-    calibrated: Any,
-    inputs: Any,
-    loss_fn: Callable[..., Array],
+    model: AnyModel,
+    calibrated: nnx.Module | Variables,
+    inputs: Tree,
+    loss_fn: LossFn,
     *,
-    variables: Mapping[str, Any] | None = None,
+    variables: HeldArrays = None,
     modules: Sequence[str] | None = None,
     num_examples: int | None = None,
     arguments: Mapping[str, Any] | None = None,
@@ -79,14 +90,15 @@ def report(
     """Activations, gradients and updates of each module before and after.
 
     Args:
-      model: an NNX model, or a Linen module.
-      calibrated: what `calibrate` made of it: an NNX model, or the variables of the Linen module.
-      inputs: as of `calibrate`; not necessarily the same.
-      loss_fn: the same.
-      variables: of the Linen module, before.
-      modules: the same as of `calibrate`.
-      num_examples: the same.
-      arguments: the same.
+      model: NNX model, Linen module, or `Instance` of either.
+      calibrated: Model that `calibrate` returned: an NNX model, or the variables of the Linen
+        module.
+      inputs: Arguments of the call, as for `calibrate`, of any data.
+      loss_fn: Loss of the outputs, as for `calibrate`.
+      variables: Variables of the Linen module before; of an `Instance` the model before.
+      modules: Names of the modules, as for `calibrate`.
+      num_examples: Number of examples, as for `calibrate`.
+      arguments: Further keyword arguments of the call.
 
     Example:
       >>> from flax import nnx
@@ -100,27 +112,38 @@ def report(
     """
     common = {"modules": modules, "num_examples": num_examples, "arguments": arguments}
     before = statistics(model, inputs, loss_fn, variables=variables, **common)
-    after = (
-        statistics(calibrated, inputs, loss_fn, **common)
-        if variables is None
-        else statistics(model, inputs, loss_fn, variables=calibrated, **common)
-    )
+    if isinstance(model, nnx.Module) and isinstance(calibrated, nnx.Module):
+        after = statistics(calibrated, inputs, loss_fn, **common)
+    else:
+        after = statistics(model, inputs, loss_fn, variables=calibrated, **common)
     return Report(before, after)
 
 
 def statistics(
-    model: Any,
-    inputs: Any,
-    loss_fn: Callable[..., Array],
+    model: AnyModel,
+    inputs: Tree,
+    loss_fn: LossFn,
     *,
-    variables: Mapping[str, Any] | None = None,
+    variables: HeldArrays = None,
     modules: Sequence[str] | None = None,
     num_examples: int | None = None,
     arguments: Mapping[str, Any] | None = None,
-) -> tuple[Row, ...]:
-    """What a pass measures of each module, with the scales that the model has.
+) -> tuple[ModuleStatistics, ...]:
+    """RMS of activations, gradients and updates of each module, with the scales that it has.
 
-    Its arguments are those of `calibrate`. What is not finite is reported, not refused.
+    Numbers that are not finite are returned, not refused.
+
+    Args:
+      model: NNX model, Linen module, or `Instance` of either.
+      inputs: Arguments of the call, as for `calibrate`.
+      loss_fn: Loss of the outputs, as for `calibrate`.
+      variables: Variables of a Linen module; of an `Instance` the model, or `None` to draw it.
+      modules: Names of the modules, as for `calibrate`.
+      num_examples: Number of examples, as for `calibrate`.
+      arguments: Further keyword arguments of the call.
+
+    Raises:
+      TypeError, ValueError: as `calibrate`.
 
     Example:
       >>> from flax import nnx
@@ -131,13 +154,14 @@ def statistics(
       >>> row.activations, row.gradients, row.updates  # 2, dL/dx = 2, and |x|² = 4
       (2.0, 2.0, 4.0)
     """
-    subject, scales = make_subject(model, variables, modules, inputs, arguments, loss_fn)
-    seen = observed(subject, inputs)
+    given = held(model, variables, inputs, arguments)
+    measured, scales = measurable(given, modules, loss_fn)
+    seen = observed(measured)
     scaled = not scales or any("scale_grad_x" in found for found in scales.values())
-    settings = Settings(count_examples(inputs, num_examples), scaled, plain)
-    pass_ = compiled(subject, settings, seen)
+    settings = Settings(count_examples(given.inputs, num_examples), scaled, plain)
     applied = {name: _given(scales.get(name), one) for name, one in seen.items()}
-    return rows_of(measured(subject, pass_, seen, applied).records, seen)
+    pass_ = compiled(measured, settings, seen)
+    return statistics_of(measured_under(applied, measured, pass_, seen).tallies, seen)
 
 
 def _given(scales: Mapping[str, Array] | None, seen: Seen) -> np.ndarray:
@@ -148,30 +172,33 @@ def _given(scales: Mapping[str, Array] | None, seen: Seen) -> np.ndarray:
     return fixed(seen, scales["scale_actv_y"], gradient, update)
 
 
-def rows_of(records: Mapping[str, Record], seen: Mapping[str, Seen]) -> tuple[Row, ...]:
-    """A row for each module, those of a stack one by one."""
+def statistics_of(
+    tallies: Mapping[ModuleName, Tally], seen: Mapping[ModuleName, Seen]
+) -> tuple[ModuleStatistics, ...]:
+    """The statistics of each module, those of a stack one by one."""
     return tuple(
-        _row(row, Record(*(field[index] for field in record)), seen[name].gradient)
-        for name, record in records.items()
-        for index, row in members(name, seen[name].lead)
+        _statistics(member, Tally(*(field[index] for field in found)), seen[name].gradient)
+        for name, found in tallies.items()
+        for index, member in members(name, seen[name].lead)
     )
 
 
-def _row(name: str, record: Record, has_gradient: bool) -> Row:
-    uses = max(float(record.uses), 1.0)
+def _statistics(name: ModuleName, found: Tally, has_gradient: bool) -> ModuleStatistics:
+    uses = max(float(found.uses), 1.0)
     activations, gradients, updates = (
-        float(np.sqrt(x / uses)) for x in (record.activation, record.gradient, record.update)
+        float(np.sqrt(x / uses)) for x in (found.activation, found.gradient, found.update)
     )
-    dead = float(record.dead) if uses == 1 else 0.0
-    return Row(name, activations, gradients if has_gradient else None, updates, dead)
+    # The fractions of several uses add up, but a feature is dead only if it is so in all of them.
+    dead = float(found.dead) if uses == 1 else 0.0
+    return ModuleStatistics(name, activations, gradients if has_gradient else None, updates, dead)
 
 
-def problems(rows: Iterable[Row]) -> tuple[str, ...]:
-    """What is no good sign, a sentence each."""
+def problems(rows: Iterable[ModuleStatistics]) -> tuple[str, ...]:
+    """The bad signs, a sentence each."""
     return tuple(f"{row.module}: {problem}" for row in rows for problem in _problems(row))
 
 
-def _problems(row: Row) -> Iterable[str]:
+def _problems(row: ModuleStatistics) -> Iterable[str]:
     for what in COLUMNS:
         value = getattr(row, what)
         if value is not None and not np.isfinite(value):

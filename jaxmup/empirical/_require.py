@@ -1,4 +1,4 @@
-"""What a model, its data and what was measured of it must satisfy, each refusal naming a module."""
+"""Refusals of a model, of its data and of what was measured, each naming a module."""
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -6,12 +6,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.typing import DTypeLike
 
-from jaxmup._tree import leaves_by_path, listed
-from jaxmup.empirical._record import Record, Seen, is_traced, real_dtype
+from jaxmup._check import listed
+from jaxmup._tree import PathName, Tree, leaves_by_path
+from jaxmup.empirical._tally import Seen, Tally, any_traced, real_dtype
 
 
-def require_parameters(name: str, params: Any) -> Any:
+def require_parameters(name: str, params: Mapping[PathName, Array]) -> DTypeLike:
     """The real dtype of a module's parameters.
 
     Raises:
@@ -19,7 +22,7 @@ def require_parameters(name: str, params: Any) -> Any:
     """
     wrong = {
         path: leaf.dtype
-        for path, leaf in leaves_by_path(params).items()
+        for path, leaf in params.items()
         if not jnp.issubdtype(leaf.dtype, jnp.inexact)
     }
     if wrong:
@@ -31,7 +34,7 @@ def require_parameters(name: str, params: Any) -> Any:
     return real_dtype(params)
 
 
-def require_output(name: str, outputs: Any) -> None:
+def require_output(name: str, outputs: Tree) -> None:
     """Raises a `ValueError` unless the module returns one floating-point or complex array."""
     if not isinstance(outputs, jax.Array) or not jnp.issubdtype(outputs.dtype, jnp.inexact):
         got = jax.tree.map(lambda x: getattr(x, "dtype", type(x).__name__), outputs)
@@ -52,16 +55,16 @@ def require_called(names: Iterable[str], seen: Mapping[str, Seen]) -> None:
         )
 
 
-def require_inputs(inputs: Any, first: str) -> None:
+def require_inputs(inputs: tuple[Any, ...], first: str) -> None:
     """Raises a `ValueError` unless the inputs are finite, and not all of them zero.
 
     Inputs that are traced have no values to look at.
 
     Args:
-      inputs: what the model is called with.
-      first: the module that is called first.
+      inputs: Positional arguments of the model's call.
+      first: Name of the module that is called first.
     """
-    if is_traced(inputs):
+    if any_traced(inputs):
         return
     arrays = {
         path: np.asarray(leaf)
@@ -82,22 +85,24 @@ def require_inputs(inputs: Any, first: str) -> None:
         )
 
 
-def require_finite(records: Mapping[str, Record]) -> None:
+def require_finite(tallies: Mapping[str, Tally]) -> None:
     """Raises a `ValueError` naming the module where a value that isn't finite appears first."""
-    forwards = list(records)
+    # What is not finite spreads forwards through activations and backwards through gradients: where
+    # it appears first is where it came from.
+    forwards = list(tallies)
     backwards = forwards[::-1]
     for field, order in (("activation", forwards), ("gradient", backwards), ("update", backwards)):
         for name in order:
-            if not np.all(np.isfinite(getattr(records[name], field))):
+            if not np.all(np.isfinite(getattr(tallies[name], field))):
                 raise ValueError(
                     f"Everything measured must be finite. The {field} of {name} is not. Look at "
                     "its parameters, and at what comes before it on the way there."
                 )
 
 
-def require_uses(records: Mapping[str, Record]) -> None:
+def require_uses(tallies: Mapping[str, Tally]) -> None:
     """Raises a `ValueError` unless the loss depends on the output of every module."""
-    without = [name for name, record in records.items() if not np.all(record.uses > 0)]
+    without = [name for name, found in tallies.items() if not np.all(found.uses > 0)]
     if without:
         raise ValueError(
             "The loss must depend on the outputs of every module to calibrate. It doesn't on those "
@@ -127,20 +132,21 @@ def require_single_use(readouts: Iterable[str], shared: Collection[str]) -> None
         )
 
 
-def require_gradient(records: Mapping[str, Record]) -> None:
+def require_gradient(tallies: Mapping[str, Tally]) -> None:
     """Raises a `ValueError` if the gradient is zero everywhere."""
-    if not any(np.any(r.update) or np.any(r.gradient) for r in records.values()):
+    if not any(np.any(r.update) or np.any(r.gradient) for r in tallies.values()):
         raise ValueError(
             "The loss must depend on the outputs of the model. Its gradient is zero in every "
-            f"module, from {list(records)[-1]} backwards. Calibrate with another loss or batch."
+            f"module, from {list(tallies)[-1]} backwards. Calibrate with another loss or batch."
         )
 
 
-def require_change(records: Mapping[str, Record]) -> None:
+def require_change(tallies: Mapping[str, Tally]) -> None:
     """Raises a `ValueError` naming modules that work, but whose parameters get no gradient."""
     wrong = [
         name
-        for name, r in records.items()
+        for name, r in tallies.items()
+        # A gradient that reaches no use says nothing, and outputs of zero may hide a step.
         if np.any((r.reached > 0) & (r.activation > 0) & (r.update == 0))
     ]
     if wrong:
@@ -151,9 +157,9 @@ def require_change(records: Mapping[str, Record]) -> None:
         )
 
 
-def require_measurable(records: Mapping[str, Record]) -> None:
+def require_measurable(tallies: Mapping[str, Tally]) -> None:
     """Raises a `ValueError` naming a module that cannot be calibrated, and why."""
-    require_uses(records)
-    require_finite(records)
-    require_change(records)
-    require_gradient(records)
+    require_uses(tallies)
+    require_finite(tallies)
+    require_change(tallies)
+    require_gradient(tallies)

@@ -1,115 +1,44 @@
 """The scales that make every RMS 1: in one pass, or a few more where modules are used again."""
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxmup.empirical import _record
-from jaxmup.empirical._record import Record, Seen
+from jaxmup.empirical._measurable import Measurable, ModuleName, Pass, Scales
 from jaxmup.empirical._require import require_measurable, require_single_use
-from jaxmup.empirical._use import Settings
+from jaxmup.empirical._tally import Seen, Tally, any_traced, fixed, free, tally
 
 MAX_PASSES = 60
-_LARGEST_MOVE = 1.0  # of the logarithm of a scale in one step
-
-
-Scales = Mapping[str, Array | np.ndarray]  # a packed `Given` of each module
-
-
-class Subject(Protocol):
-    """What can be measured: a model of one of Flax's APIs, of which modules are chosen, with data.
-
-    Args:
-      names: of the chosen modules, by their paths.
-      inputs: what the model is called with.
-      arguments: keyword arguments of that call.
-      loss_fn: of the outputs.
-    """
-
-    @property
-    def names(self) -> Mapping[Any, str]: ...
-
-    @property
-    def arrays(self) -> Any:
-        """What a pass is traced over."""
-
-    def with_arrays(self, arrays: Any) -> "Subject":
-        """The same with other arrays."""
-        ...
-
-    def observe(self) -> dict[str, Seen]:
-        """What an abstract run sees, in the order in which the modules are called."""
-        ...
-
-    def tied(self) -> frozenset[str]:
-        """The modules that share a parameter with another one."""
-        ...
-
-    def run(
-        self,
-        settings: Settings,
-        seen: Mapping[str, Seen],
-        scales: Scales,
-        directions: Mapping[str, Any],
-    ) -> tuple[Array, dict[str, Array], dict[str, Any]]:
-        """One forward and one backward pass: the loss, the records, and the gradients.
-
-        The gradients are those of the modules in `directions`, in the same form.
-        """
-        ...
-
-    def zeros(self, names: Any) -> dict[str, Any]:
-        """Parameters of the named modules that are all zero."""
-        ...
-
-    def map_parameters(self, function: Callable[[str, str, Array], Array]) -> "Subject":
-        """The same with `function(module, parameter, values)` in the chosen modules."""
-        ...
-
-    def scaled(self, scales: Mapping[str, Mapping[str, Array]]) -> Any:
-        """The model, or its variables, with these scales, by name of the module."""
-        ...
-
-
-# `pass_(arrays, scales, directions)`: the loss, the records, and the gradients, see `Subject.run`.
-Pass = Callable[[Any, Scales, Mapping[str, Any]], tuple[Array, Any, dict[str, Any]]]
-
-
-def compiled(subject: Subject, settings: Settings, seen: Mapping[str, Seen]) -> Pass:
-    """One forward and one backward pass as one program, for the arrays of any model like it.
-
-    It is not kept for a later call with the same loss function, which may by then read other data.
-    """
-
-    def run(arrays: Any, scales: Scales, directions: Mapping[str, Any]) -> Any:
-        return subject.with_arrays(arrays).run(settings, seen, scales, directions)
-
-    return jax.jit(run)
+# Of the logarithm of a scale in one step, e-fold. Where an activation function saturates, an RMS
+# hardly follows its scale, and a step by the slope there would leave all that was learned before.
+_LARGEST_MOVE = 1.0
+# Times eps. The mean of many squares is not known better in floating point: below that, Broyden's
+# method would learn its slopes from rounding.
+_TOLERANCE = 30
+_LARGEST_MISS = 1e-2  # of a mean square of 1, for scales that are no solution
 
 
 class Solution(NamedTuple):
-    """What was measured.
+    """The measurements of a model.
 
     Args:
-      records: of the last pass, by module in the order of the calls.
-      loss: of the last pass.
-      passes: how many forward and backward passes were run.
+      tallies: Tally of each module from the last pass, in the order of the calls.
+      passes: Number of forward and backward passes.
     """
 
-    records: dict[str, Record]
-    loss: Any
+    tallies: dict[ModuleName, Tally]
     passes: int
 
 
 def solve(
-    subject: Subject,
+    model: Measurable,
     pass_: Pass,
-    seen: Mapping[str, Seen],
-    readouts: Collection[str] = (),
+    seen: Mapping[ModuleName, Seen],
+    readouts: Collection[ModuleName] = (),
 ) -> Solution:
     """Measures a model with no scales fixed, and those that one pass cannot find by iteration.
 
@@ -124,43 +53,43 @@ def solve(
       ValueError: naming the module, if something measured isn't finite, the loss doesn't depend on
         it, or no scale is found.
     """
-    scales = {name: _record.free(one) for name, one in seen.items()}
-    loss, records, _ = pass_(subject.arrays, scales, {})
-    if _record.is_traced(records):
-        return Solution({name: _used_once(records[name]) for name in seen}, loss, 1)
-    solution = Solution(_host(records, seen), float(loss), 1)
-    require_measurable(solution.records)
-    shared = sorted(_shared(solution) | subject.tied())
+    scales = {name: free(one) for name, one in seen.items()}
+    _, tallies, _ = pass_(model.arrays, scales, {})
+    if any_traced(tallies):
+        return Solution({name: _used_once(tallies[name]) for name in seen}, 1)
+    solution = Solution(_host(tallies, seen), 1)
+    require_measurable(solution.tallies)
+    shared = sorted(_shared(solution) | model.tied())
     require_single_use(readouts, shared)
-    return _iterated(subject, pass_, seen, scales, solution, shared) if shared else solution
+    return _iterated(model, pass_, seen, scales, solution, shared) if shared else solution
 
 
-def measured(
-    subject: Subject,
-    pass_: Pass,
-    seen: Mapping[str, Seen],
-    scales: Scales,
+def measured_under(
+    scales: Scales, model: Measurable, pass_: Pass, seen: Mapping[ModuleName, Seen]
 ) -> Solution:
-    """What a pass measures under scales that are fixed; three, where a module has several uses.
+    """Measures a model under scales that are fixed; by three passes if a module has several uses.
 
     Args:
-      subject: the model.
-      pass_: its pass.
-      seen: what an abstract run says.
-      scales: a packed `Given` of each module.
+      scales: Packed `Given` of each module.
+      model: Model to measure.
+      pass_: Pass of the model.
+      seen: Facts about each module.
     """
-    loss, records, _ = pass_(subject.arrays, scales, {})
-    solution = Solution(_host(records, seen), float(loss), 1)
-    shared = sorted(_shared(solution) | subject.tied())
+    _, tallies, _ = pass_(model.arrays, scales, {})
+    solution = Solution(_host(tallies, seen), 1)
+    shared = sorted(_shared(solution) | model.tied())
     if not shared:
         return solution
-    _, _, directions = pass_(subject.arrays, scales, subject.zeros(shared))
-    loss, records, _ = pass_(subject.arrays, scales, directions)
-    return Solution(_host(records, seen), float(loss), 3)
+    # A step moves a parameter by its gradient over all uses, which is known once a pass is over:
+    # the second pass returns it for the modules that it is given zeros for, and the third one
+    # measures what such a step does at each use.
+    _, _, directions = pass_(model.arrays, scales, model.zeros(shared))
+    _, tallies, _ = pass_(model.arrays, scales, directions)
+    return Solution(_host(tallies, seen), 3)
 
 
-def _used_once(packed: Array) -> Record:
-    found = _record.record(packed)
+def _used_once(packed: Array) -> Tally:
+    found = tally(packed)
     return found._replace(
         **{
             field: jnp.where(found.uses == 1, getattr(found, field), jnp.nan)
@@ -169,40 +98,45 @@ def _used_once(packed: Array) -> Record:
     )
 
 
-def _shared(solution: Solution) -> frozenset[str]:
-    return frozenset(n for n, record in solution.records.items() if np.any(record.uses > 1))
+def _shared(solution: Solution) -> frozenset[ModuleName]:
+    return frozenset(n for n, found in solution.tallies.items() if np.any(found.uses > 1))
 
 
-def _host(records: Mapping[str, Any], seen: Mapping[str, Seen]) -> dict[str, Record]:
-    on_host = jax.device_get(records)
-    return {name: _record.record(on_host[name]) for name in seen}
+def _host(
+    tallies: Mapping[ModuleName, Array], seen: Mapping[ModuleName, Seen]
+) -> dict[ModuleName, Tally]:
+    on_host = jax.device_get(tallies)  # all of them at once
+    return {name: tally(on_host[name]) for name in seen}
 
 
 def _iterated(
-    subject: Subject,
+    model: Measurable,
     pass_: Pass,
-    seen: Mapping[str, Seen],
-    free: Scales,
+    seen: Mapping[ModuleName, Seen],
+    free_scales: Scales,
     first: Solution,
-    shared: list[str],
+    shared: list[ModuleName],
 ) -> Solution:
-    """The same where the modules of `shared` are used several times.
+    """The measurements under scales for which the modules of `shared` have mean squares of 1.
 
     Broyden's method for the logarithms of all their scales together, since each of them acts on all
     modules before and after; those of modules that are used once follow in every pass.
     """
-    tolerance = 30 * float(max(jnp.finfo(seen[name].dtype).eps for name in shared))
-    directions, passes = subject.zeros(shared), first.passes
+    tolerance = _TOLERANCE * float(max(jnp.finfo(seen[name].dtype).eps for name in shared))
+    directions, passes = model.zeros(shared), first.passes
 
     def run(x: np.ndarray) -> tuple[Solution, np.ndarray]:
         nonlocal directions, passes
         known = _scales_at(x, seen, shared)
-        loss, records, directions = pass_(subject.arrays, {**free, **known}, directions)
+        _, tallies, directions = pass_(model.arrays, {**free_scales, **known}, directions)
         passes += 1
-        solution = Solution(_host(records, seen), float(loss), passes)
+        solution = Solution(_host(tallies, seen), passes)
         return solution, _vector(solution, shared, _log_rms)
 
     x = _vector(first, shared, _log_mean_scales)
+    # Were a module used once, a scale twice as large would make its RMS twice as large, and act on
+    # no other's: in logarithms the identity, which several uses differ from by how they feed each
+    # other.
     inverse = np.eye(x.size)
     solution, r = run(x)
     while passes < MAX_PASSES and tolerance < np.max(np.abs(r)) < np.inf:
@@ -210,9 +144,10 @@ def _iterated(
         x, before = x + move, r
         _, r = run(x)
         inverse = _broyden(inverse, move, r - before)
-    # The effect of the update that all uses make together, whose direction is now known.
+    # Each pass measured updates along the gradient of the pass before. At the same scales once
+    # more, that is their own gradient.
     solution, _ = run(x)
-    require_measurable(solution.records)
+    require_measurable(solution.tallies)
     _require_found(solution, shared)
     return solution
 
@@ -220,6 +155,8 @@ def _iterated(
 def _broyden(inverse: np.ndarray, move: np.ndarray, change: np.ndarray) -> np.ndarray:
     """The inverse Jacobian that maps `change` to `move`, nearest to the last one."""
     towards = inverse @ change
+    # The rank-one update of the Jacobian, inverted by Sherman and Morrison. Its denominator is zero
+    # where nothing changed along the move, and then nothing was learned.
     scale = move @ towards
     if abs(scale) <= 1e-12:
         return inverse
@@ -227,44 +164,49 @@ def _broyden(inverse: np.ndarray, move: np.ndarray, change: np.ndarray) -> np.nd
 
 
 def _vector(
-    solution: Solution, shared: list[str], function: Callable[[Record], tuple[Any, Any]]
+    solution: Solution, shared: list[ModuleName], function: Callable[[Tally], tuple[Any, Any]]
 ) -> np.ndarray:
-    """What `function` says of the activations and the gradients of each module, in one vector."""
-    parts = [part for name in shared for part in function(solution.records[name])]
+    """The numbers that `function` takes from each tally, in one vector."""
+    parts = [part for name in shared for part in function(solution.tallies[name])]
+    # In float64, whatever the model's dtype: the slopes are differences of nearly equal numbers.
     return np.concatenate([np.ravel(part).astype(np.float64) for part in parts])
 
 
-def _log_mean_scales(record: Record) -> tuple[Any, Any]:
-    mean = record.per_use()
+def _log_mean_scales(found: Tally) -> tuple[Any, Any]:
+    mean = found.per_use()
     return np.log(mean.activation_scale), np.log(mean.gradient_scale)
 
 
-def _log_rms(record: Record) -> tuple[Any, Any]:
+def _log_rms(found: Tally) -> tuple[Any, Any]:
     """Half the logarithm of the mean squares over the uses; 0 of none."""
-    mean = record.per_use()
+    mean = found.per_use()
     squares = mean.activation, mean.gradient
+    # A mean square of zero, as that of the gradient where no input takes one, follows no scale: it
+    # counts as solved.
     activation, gradient = (np.log(np.where(x > 0, x, 1.0)) / 2 for x in squares)
     return activation, gradient
 
 
-def _scales_at(x: np.ndarray, seen: Mapping[str, Seen], shared: list[str]) -> dict[str, np.ndarray]:
+def _scales_at(
+    x: np.ndarray, seen: Mapping[ModuleName, Seen], shared: list[ModuleName]
+) -> dict[ModuleName, np.ndarray]:
     """The scales with these logarithms, in the order of `_vector`."""
     known, at = {}, 0
     for name in shared:
         shape = (2, *seen[name].lead)
         activation, gradient = np.exp(x[at : at + np.prod(shape, dtype=int)]).reshape(shape)
         # Update scales are not fixed: they act on nothing within a pass.
-        known[name] = _record.fixed(seen[name], activation, gradient, 1.0)
+        known[name] = fixed(seen[name], activation, gradient, 1.0)
         at += np.prod(shape, dtype=int)
     return known
 
 
-def _require_found(solution: Solution, shared: list[str]) -> None:
+def _require_found(solution: Solution, shared: list[ModuleName]) -> None:
     for name in shared:
-        record = solution.records[name]
+        found = solution.tallies[name]
         for what in ("activation", "gradient"):
-            mean = getattr(record, what) / record.uses
-            wrong = (mean > 0) & (np.abs(mean - 1) > 1e-2)
+            mean = getattr(found, what) / found.uses
+            wrong = (mean > 0) & (np.abs(mean - 1) > _LARGEST_MISS)
             if np.any(wrong):
                 raise ValueError(
                     f"A module that is used several times must have a scale for which the RMS of "

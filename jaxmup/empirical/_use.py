@@ -2,49 +2,51 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxmup import functional
-from jaxmup.empirical._record import Record, given, packed
+from jaxmup._tree import Gradients, Params, Tree
+from jaxmup.empirical._tally import Given, Tally, given, packed
 
 
 class Settings(NamedTuple):
-    """What a pass measures.
+    """Choices that say what a pass measures and scales.
 
     Args:
-      num_examples: over how many examples the loss is a mean.
-      scale_gradients: whether gradients are scaled where they leave a module.
-      direction: of the optimizer's step, up to its sign, for a tree of gradients.
-      readouts: names of the modules that are scaled by their gain, not by their outputs.
-      readout: whether the module at hand is one.
+      num_examples: Number of examples that the loss is a mean over.
+      scale_gradients: Whether gradients are scaled where they leave a module.
+      direction: Function of gradients that returns the optimizer's step, up to its sign and size.
+      readouts: Names of the modules that are scaled by their gain, not by their outputs.
+      readout: Whether the module at hand is one of those.
     """
 
     num_examples: int
     scale_gradients: bool
-    direction: Callable[[Any], Any]
+    direction: Callable[[Gradients], Gradients]
     readouts: frozenset[str] = frozenset()
     readout: bool = False
 
     def of(self, name: str) -> "Settings":
-        """What is measured of one module."""
+        """The settings for one module."""
         return self._replace(readouts=frozenset(), readout=name in self.readouts)
 
 
-def plain(gradients: Any) -> Any:
+def plain(gradients: Gradients) -> Gradients:
     """SGD's direction: the gradient itself."""
     return gradients
 
 
-def sign(gradients: Any) -> Any:
+def sign(gradients: Gradients) -> Gradients:
     """The direction of the first step of Adam, and of every one of signSGD."""
     return jax.tree.map(jnp.sign, gradients)
 
 
-Use = Callable[..., Array]  # a call of a module, as a function of `(params, rest, *inputs)`
+PureCall: TypeAlias = Callable[..., Array]
+"""A call of a module as a pure function of `(params, rest, *inputs)`; hashable."""
 
 
 @jax.custom_vjp
@@ -91,78 +93,96 @@ def inverse(size: Array) -> Array:
     return 1 / jnp.where(size == 0, 1.0, size)
 
 
+class _Saved(NamedTuple):
+    """Values of the forward pass of one use that its backward pass needs."""
+
+    pull: Callable[..., Any]
+    params: Params
+    rest: Tree
+    inputs: tuple[Array, ...]
+    direction: Gradients | None
+    known: Given
+    factor: Array
+    square: Array
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def measured(
-    use: Use,
+    call: PureCall,
     settings: Settings,
-    params: Any,
-    rest: Any,
+    params: Params,
+    rest: Tree,
     scales: Array,
-    record: Array,
-    direction: Any,
+    tally: Array,
+    direction: Gradients | None,
     *inputs: Array,
 ) -> Array:
-    """The scaled outputs of one use; the cotangent of `record` is what the pass measured.
+    """The scaled outputs of one use; the cotangent of `tally` is the packed `Tally` of this use.
 
     Args:
-      use: the call.
-      settings: what is measured.
-      params: parameters, which the call is differentiated by.
-      rest: whatever else the module holds and is given.
-      scales: a packed `Given`.
-      record: a blank.
-      direction: the gradient of the parameters over all uses, whose effect on the outputs is
-        measured; `None` for that of this use alone.
-      *inputs: those that are floating-point.
+      call: Call of the module.
+      settings: Choices of what is measured.
+      params: Parameters, which the call is differentiated by.
+      rest: Other state of the module, and arguments that no gradient passes to.
+      scales: Packed `Given`.
+      tally: Blank, whose value is not read.
+      direction: Gradient of the parameters over all uses, whose effect on the outputs is measured;
+        `None` for the gradient of this use alone.
+      *inputs: Arguments that a gradient passes to.
     """
-    del record
-    return _forward(use, settings, params, rest, scales, direction, *inputs)[0]
+    del tally
+    return _forward(call, settings, params, rest, scales, direction, *inputs)[0]
 
 
 def _measured_forward(
-    use: Use,
+    call: PureCall,
     settings: Settings,
-    params: Any,
-    rest: Any,
+    params: Params,
+    rest: Tree,
     scales: Array,
-    record: Array,
-    direction: Any,
+    tally: Array,
+    direction: Gradients | None,
     *inputs: Array,
-) -> tuple[Array, Any]:
-    del record
-    return _forward(use, settings, params, rest, scales, direction, *inputs)
+) -> tuple[Array, _Saved]:
+    del tally
+    return _forward(call, settings, params, rest, scales, direction, *inputs)
 
 
+# A program of its own, of a hashable call: modules of one kind are traced once.
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _forward(
-    use: Use,
+    call: PureCall,
     settings: Settings,
-    params: Any,
-    rest: Any,
+    params: Params,
+    rest: Tree,
     scales: Array,
-    direction: Any,
+    direction: Gradients | None,
     *inputs: Array,
-) -> tuple[Array, Any]:
-    outputs, pull = jax.vjp(lambda p, *x: use(p, rest, *x), params, *inputs)
+) -> tuple[Array, _Saved]:
+    outputs, pull = jax.vjp(lambda p, *x: call(p, rest, *x), params, *inputs)
     known = given(scales)
     square = mean_square(outputs).astype(scales.dtype)
     size = jnp.sqrt(square)
     if settings.readout:
-        size = _gain(lambda *x: use(params, rest, *x), pull, inputs, outputs).astype(size.dtype)
+        size = _gain(lambda *x: call(params, rest, *x), pull, inputs, outputs).astype(size.dtype)
     factor = jnp.where(known.fixed > 0, known.activation, inverse(size))
-    saved = (pull, params, rest, inputs, direction, known, factor, square)
+    saved = _Saved(pull, params, rest, inputs, direction, known, factor, square)
     return functional.scale(outputs, factor), saved
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _backward(use: Use, settings: Settings, saved: Any, cotangent: Array) -> tuple[Any, ...]:
+def _backward(
+    call: PureCall, settings: Settings, saved: _Saved, cotangent: Array
+) -> tuple[Any, ...]:
     pull, params, rest, inputs, direction, known, factor, square = saved
+    # The factor is taken for a constant, though it follows from the outputs: so will it be when the
+    # model trains.
     own, *to_inputs = pull(functional.scale(cotangent, factor))
     if direction is None:
         direction = own
     # JAX's gradient of a complex parameter is the conjugate of the steepest ascent.
     step = settings.direction(jax.tree.map(jnp.conj, direction))
-    _, change = jax.jvp(lambda p: use(p, rest, *inputs), (params,), (step,))
+    _, change = jax.jvp(lambda p: call(p, rest, *inputs), (params,), (step,))
     # Gradient and update together, since XLA takes its time for every small operation.
     sizes = jnp.stack([_largest(to_inputs, settings), factor * rms(change)]).astype(factor.dtype)
     scales = jnp.where(known.fixed > 0, jnp.stack([known.gradient, known.update]), inverse(sizes))
@@ -172,7 +192,7 @@ def _backward(use: Use, settings: Settings, saved: Any, cotangent: Array) -> tup
         scales = scales.at[0].set(1.0)
     gradient, update = (sizes * scales) ** 2
     alive = _alive(cotangent).astype(factor.dtype)
-    found = Record(
+    found = Tally(
         uses=jnp.ones_like(factor),
         activation=square * factor**2,
         gradient=gradient,
@@ -190,11 +210,14 @@ measured.defvjp(_measured_forward, _backward)
 
 
 def _gain(
-    function: Callable[..., Array], pull: Callable[..., Any], inputs: Any, outputs: Array
+    function: Callable[..., Array],
+    pull: Callable[..., Any],
+    inputs: tuple[Array, ...],
+    outputs: Array,
 ) -> Array:
-    """By how much the outputs move, RMS, where inputs move by RMS 1 the way their gradient points.
+    """RMS by which the outputs move where inputs move by RMS 1 the way their gradient points.
 
-    An estimate, by one step of the power iteration, of the norm from RMS to RMS.
+    One step of the power iteration for the norm from RMS to RMS, which it estimates from below.
     """
     _, *towards = pull(jnp.conj(outputs))
     # JAX's gradient of a complex input is the conjugate of the steepest ascent.

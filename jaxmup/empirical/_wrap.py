@@ -5,25 +5,26 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxmup.empirical._subject import called, make_subject
+from jaxmup._tree import Tree
+from jaxmup.empirical._models import AnyModel, HeldArrays, called, held, measurable
 
 
 def wrap(
-    model: Any,
-    inputs: Any,
+    model: AnyModel,
+    inputs: Tree,
     *,
-    variables: Mapping[str, Any] | None = None,
+    variables: HeldArrays = None,
     modules: Sequence[str] | None = None,
     arguments: Mapping[str, Any] | None = None,
 ) -> Any:
     """The model with scales of 1, which change nothing; a new one.
 
     Args:
-      model: an NNX model, or a Linen module.
-      inputs: what it is called with; only their shapes and dtypes count.
-      variables: of a Linen module.
-      modules: as of `calibrate`.
-      arguments: keyword arguments of the model's call.
+      model: NNX model, Linen module, or `Instance` of either.
+      inputs: Arguments of the call, as for `calibrate`; only their shapes and dtypes count.
+      variables: Variables of a Linen module; of an `Instance` the model, or `None` to draw it.
+      modules: Names of the modules to wrap, as for `calibrate`.
+      arguments: Further keyword arguments of the call.
 
     Returns:
       An NNX model, or the variables of the Linen module.
@@ -34,11 +35,9 @@ def wrap(
       >>> float(wrap(model, jnp.ones((1, 2))).layers[0].scale_actv_y[...])
       1.0
     """
-    subject, _ = make_subject(model, variables, modules, inputs, arguments, _no_loss)
-    ones = {name: jnp.ones(one.lead, one.dtype) for name, one in called(subject).items()}
+    measured, _ = measurable(
+        held(model, variables, inputs, arguments), modules, lambda outputs: outputs
+    )
+    ones = {name: jnp.ones(one.lead, one.dtype) for name, one in called(measured).items()}
     fields = ("scale_actv_y", "scale_grad_x", "scale_grad_y")
-    return subject.scaled({name: dict.fromkeys(fields, one) for name, one in ones.items()})
-
-
-def _no_loss(outputs: Any) -> Any:
-    return outputs
+    return measured.scaled({name: dict.fromkeys(fields, one) for name, one in ones.items()})

@@ -75,6 +75,8 @@ def _follow(
     for i, link in enumerate(links):
         passages.append(Passage(link, update))
         update = link.transform.returns.at(update, theta, rate)
+        # `Scaling.grad` has another value in the other gauge, and so has the rate: what they
+        # multiply moves by the ratio too.
         update *= gradient if link.name in (_OWN_GRADIENT, _OWN_CHAIN) else 1.0
         update *= rate if i == at else 1.0
     return passages, update

@@ -93,7 +93,7 @@ def equivalent(
     """
     require_leaves("specs", specs, ParamSpec, "Use `jaxmup.nnx.specs` or `jaxmup.linen.specs`.")
     family = family_of(optimizer)
-    first, second = (_scalings(rule, specs, family, optimizer) for rule in (p, q))
+    first, second = (_scalings(compared, specs, family, optimizer) for compared in (p, q))
     return Equivalence(differences(first, second))
 
 

@@ -13,7 +13,7 @@ Factors: TypeAlias = dict[str, float | dict[PathName, float]]
 """Factors on hyper-parameters by name: one, or one for each parameter."""
 
 
-class Move(NamedTuple):
+class Shift(NamedTuple):
     """The move of one parameter to another gauge.
 
     Args:
@@ -42,7 +42,7 @@ class MovedOptimizer(NamedTuple):
 def move(
     opt_state: OptState,
     params: Params,
-    moves: Mapping[PathName, Move],
+    moves: Mapping[PathName, Shift],
     chain: Description | None,
     transforms: Mapping[str, Transform] | None,
 ) -> MovedOptimizer:

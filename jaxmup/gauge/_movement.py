@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from jaxmup._opt_state import FIXED, Field, Link, Owners, Path, Walked, where, with_fields
+from jax import Array
+
+from jaxmup._opt_state import FIXED, Field, Link, Owners, StatePath, Walked, where, with_fields
 from jaxmup._tree import OptState, PathName, Tree
 from jaxmup.functional import scale
 from jaxmup.gauge._course import Course, has_own_rate, takes_scalings
@@ -47,7 +49,7 @@ def moved_state(
       ValueError: if something that parameters share would have to move differently for each.
     """
     passing = _passing(courses)
-    moved: dict[Path, Any] = {}
+    moved: dict[StatePath, Tree] = {}
     injected: set[str] = set()
     for link in walked.links:
         here = passing.get(link.path, {})
@@ -57,6 +59,8 @@ def moved_state(
             _shared(f"{link.name} {where(link.path)}", {k: c.theta for k, (_, c) in here.items()})
         for field in link.fields:
             if field.kind == "rates":
+                # These are arguments of what is inside, so their powers are those of the whole
+                # course, from the gradient to the step, and not of this place in the chain.
                 factors = hyperparameters({name: c for name, (_, c) in here.items()})
                 moved[field.path] = _injected(link, field, here, factors, described)
                 injected.update(name for name in factors if name in field.value)
@@ -67,9 +71,9 @@ def moved_state(
 
 def _passing(
     courses: Mapping[PathName, Course],
-) -> dict[Path, dict[PathName, tuple[float, Course]]]:
+) -> dict[StatePath, dict[PathName, tuple[float, Course]]]:
     """For each transform, by its path, what passes it."""
-    passing: dict[Path, dict[PathName, tuple[float, Course]]] = {}
+    passing: dict[StatePath, dict[PathName, tuple[float, Course]]] = {}
     for name, followed in courses.items():
         for link, update in followed.passages:
             passing.setdefault(link.path, {})[name] = (update, followed)
@@ -81,7 +85,7 @@ def _moved_field(field: Field, passing: _Passing, owners: Owners) -> Tree:
         name: field.movement.at(update, c.theta, c.rate) for name, (update, c) in passing.items()
     }
 
-    def moved(owner: PathName | None, x: Any) -> Any:
+    def moved(owner: PathName | None, x: Array) -> Array:
         if owner is None:
             return scale(x, _shared(where(field.path), factors))
         # A leaf without a course is no parameter: its moments stay as it does.
@@ -118,12 +122,13 @@ def _injected(
     passing: _Passing,
     factors: Mapping[str, Mapping[PathName, float]],
     described: bool,
-) -> dict[str, Any]:
+) -> dict[str, Array]:
     """The hyper-parameters that `optax.inject_hyperparams` holds, moved."""
     known = described or all(takes_scalings(c) for _, c in passing.values())
     scheduled = getattr(link.state, "hyperparams_states", {})
     moved = dict(rates.value)
     for name, value in rates.value.items():
+        # `inject_hyperparams` keeps the last value of a schedule, and overwrites it before use.
         if name in factors and name in scheduled:
             raise ValueError(
                 f"A scheduled hyper-parameter cannot be moved in the state: {name!r} at "
@@ -155,7 +160,8 @@ def hyperparameters(
 
 
 def _all_one(factors: Iterable[float]) -> bool:
-    """True if nothing moves: powers that cancel leave a rounding."""
+    """True if nothing moves."""
+    # Powers that cancel, as those of LAMB's learning rate do, leave a rounding.
     return all(math.isclose(factor, 1.0, rel_tol=1e-12) for factor in factors)
 
 
@@ -165,6 +171,8 @@ def _factors_of(followed: Course) -> dict[str, float]:
         for name, power in link.transform.hyperparameters.items():
             if power is not None:
                 factor = power.at(update, followed.theta, followed.rate)
+                # Two transforms may have one name for theirs, as AdamW with adaptive clipping has
+                # two of `eps`; the first keeps the name, which is also that of the optimizer's own.
                 factors[f"{link.name}.{name}" if name in factors else name] = factor
     if not has_own_rate(followed):
         factors.setdefault("learning_rate", followed.rate)

@@ -1,26 +1,18 @@
-"""The parameters of a tree, and what belongs to each by its name."""
+"""The parameters of a tree, and what belongs to each by its name.
+
+Parameters are the floating-point arrays; tables of integers, flags and functions do not train.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 from jaxmup._check import number, same_tree
-from jaxmup._tree import Params, PathName, Tree, leaves_by_path, named_leaves
+from jaxmup._tree import Params, PathName, Tree, is_floating, leaves_by_path, named_leaves
 
 T = TypeVar("T")
-
-
-def is_parameter(leaf: Any) -> bool:
-    """True for floating-point arrays; tables of integers, flags and functions do not train.
-
-    Example:
-      >>> is_parameter(jnp.ones(2)), is_parameter(jnp.arange(2)), is_parameter(jnp.tanh)
-      (True, False, False)
-    """
-    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 def parameters(tree: Params) -> dict[PathName, Array]:
@@ -29,7 +21,7 @@ def parameters(tree: Params) -> dict[PathName, Array]:
     Raises:
       ValueError: if two leaves have one name.
     """
-    return {name: leaf for name, leaf in named_leaves(tree) if is_parameter(leaf)}
+    return {name: leaf for name, leaf in named_leaves(tree) if is_floating(leaf)}
 
 
 def entries_of(what: str, entries: Mapping[PathName, T], tree: Params) -> dict[PathName, T]:
@@ -42,18 +34,18 @@ def entries_of(what: str, entries: Mapping[PathName, T], tree: Params) -> dict[P
     found = {
         name: entry
         for name, entry in entries.items()
-        if name not in leaves or is_parameter(leaves[name])
+        if name not in leaves or is_floating(leaves[name])
     }
     same_tree(what, found, parameters(tree), remedy="Make them from the model that is trained.")
     return found
 
 
 def map_parameters(
-    function: Callable[[Array, Any], Any], tree: Params, entries: Mapping[PathName, Any]
+    function: Callable[[Array, T], Array], tree: Params, entries: Mapping[PathName, T]
 ) -> Params:
     """Maps `function(parameter, entry)` over `tree`, whose other leaves stay as they are."""
     leaves = [
-        function(leaf, entries[name]) if is_parameter(leaf) else leaf
+        function(leaf, entries[name]) if is_floating(leaf) else leaf
         for name, leaf in named_leaves(tree)
     ]
     return jax.tree.unflatten(jax.tree.structure(tree), leaves)
@@ -67,7 +59,8 @@ def thetas_of(theta: Tree, names: Iterable[PathName]) -> dict[PathName, float]:
       ValueError: if a value is not finite and positive.
 
     Example:
-      >>> thetas_of(2.0, ["w", "b"]), thetas_of({"w": jnp.float32(4)}, ["w"])
+      >>> import numpy as np
+      >>> thetas_of(2.0, ["w", "b"]), thetas_of({"w": np.float32(4)}, ["w"])
       ({'w': 2.0, 'b': 2.0}, {'w': 4.0})
     """
     given = {name: _number(name, value) for name, value in named_leaves(theta)}

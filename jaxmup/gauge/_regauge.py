@@ -28,7 +28,7 @@ from jaxmup._tree import (
 from jaxmup.functional import scale
 from jaxmup.gauge._course import Course, has_own_rate, is_invariant
 from jaxmup.gauge._equivalent import differences
-from jaxmup.gauge._move import Factors, Move, move
+from jaxmup.gauge._move import Factors, Shift, move
 from jaxmup.gauge._parameters import entries_of, map_parameters, parameters, thetas_of
 from jaxmup.nnx import regauged
 from jaxmup.nnx import specs as specs_of_model
@@ -114,7 +114,7 @@ def regauge(
     """
     wanted = parameters(params)
     thetas = entries_of("theta", thetas_of(theta, wanted), params)
-    moves = {name: Move(theta) for name, theta in thetas.items()}
+    moves = {name: Shift(theta) for name, theta in thetas.items()}
     moved = move(opt_state, params, moves, chain, transforms)
     return Regauged(_divided(params, moves), moved.opt_state, moved.hyperparameters)
 
@@ -175,12 +175,12 @@ def regauge_run(
     if specs is None and is_module:
         specs = specs_of_model(model)
     old, new = (
-        entries_of(what, _scalings(what, rule, specs), params)
-        for what, rule in (("from_", from_), ("to", to))
+        entries_of(what, _scalings(what, given, specs), params)
+        for what, given in (("from_", from_), ("to", to))
     )
     _require_one_physics(old, new)
     moves = {
-        name: Move(new[name].multiplier / old[name].multiplier, new[name].grad / old[name].grad)
+        name: Shift(new[name].multiplier / old[name].multiplier, new[name].grad / old[name].grad)
         for name in old
     }
     moved = move(opt_state, params, moves, chain, transforms)
@@ -205,33 +205,33 @@ def _with_specs(state: OptState, old: Specs, new: Specs) -> OptState:
         spec = x.get_metadata().get(SPEC) if isinstance(x, nnx.Variable) else None
         if spec not in moved:
             return x
-        x = x.copy()
+        x = x.copy()  # the state that was given goes on with the model that was given
         x.set_metadata(**{SPEC: moved[spec]})
         return x
 
     return jax.tree.map(respecified, state, is_leaf=lambda x: isinstance(x, nnx.Variable))
 
 
-def _divided(params: Params, moves: Mapping[PathName, Move]) -> Params:
-    def divided(w: Array, its: Move) -> Array:
+def _divided(params: Params, moves: Mapping[PathName, Shift]) -> Params:
+    def divided(w: Array, its: Shift) -> Array:
         return scale(w, 1.0 / its.theta)
 
     return map_parameters(divided, params, moves)
 
 
 def _scalings(
-    what: str, rule: Parametrization | Scalings, specs: Specs | None
+    what: str, given: Parametrization | Scalings, specs: Specs | None
 ) -> dict[PathName, Scaling]:
-    if not isinstance(rule, Parametrization):
+    if not isinstance(given, Parametrization):
         remedy = "Or pass a `Parametrization`, with `specs` where the model does not hold them."
-        return require_leaves(what, rule, Scaling, remedy)
+        return require_leaves(what, given, Scaling, remedy)
     if specs is None:
         raise TypeError(
-            f"`specs` must be given for a tree of parameters. Got `{what}` = {rule} and no specs. "
+            f"`specs` must be given for a tree of parameters. Got `{what}` = {given} and no specs. "
             "Use `jaxmup.linen.specs(module, inputs)`, or pass trees of `Scaling`."
         )
     free = jax.tree.map(_without_applied, specs)
-    return leaves_by_path(resolve(free, rule))
+    return leaves_by_path(resolve(free, given))
 
 
 def _without_applied(spec: ParamSpec) -> ParamSpec:
@@ -257,6 +257,8 @@ def _require_family(
     new: Mapping[PathName, Scaling],
 ) -> None:
     """Raises a `ValueError` unless the scalings move the learning rate as the optimizer needs."""
+    # A chain that takes its rates from scalings would take those of the wrong family in silence.
+    # One that works on effective weights needs the rate of another gauge, which it is given.
     wrong = [
         f"{name}: {followed.rate:.6g}, the scalings give {new[name].lr / old[name].lr:.6g}"
         for name, followed in courses.items()
@@ -272,12 +274,12 @@ def _require_family(
         )
 
 
-def _require_layers(specs: Specs, moves: Mapping[PathName, Move]) -> None:
+def _require_layers(specs: Specs, moves: Mapping[PathName, Shift]) -> None:
     """Raises a `ValueError` if a parameter would move that no jaxmup layer applies."""
     loose = [
         f"{name}: theta {moves[name].theta:.6g}"
         for name, spec in leaves_by_path(specs).items()
-        if spec.applied is None and moves[name].theta != 1.0
+        if name in moves and spec.applied is None and moves[name].theta != 1.0
     ]
     if loose:
         raise ValueError(

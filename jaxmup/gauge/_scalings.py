@@ -102,6 +102,8 @@ def reference(scaling: Scaling) -> Scaling:
 
 def _moved(scaling: Scaling, theta: float) -> Scaling:
     family = scaling.family
+    # A step of size η g^k w^j has to shrink as the stored weight does, by 1/θ, while its gradient
+    # grows by θ and its weight shrinks by it.
     rate = theta ** (-1 - family.gradient_degree + family.weight_degree)
     return dataclasses.replace(
         scaling,

@@ -24,21 +24,22 @@ class MultiHeadDotProductAttention(Layer, nn.MultiHeadDotProductAttention):
     only. Multipliers other than 1 act on the kernels.
 
     Args:
-      num_heads: number of heads.
-      parametrization: the rule, or its name (then for the Adam family).
+      num_heads: Number of heads.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
       base_num_heads: `num_heads` of the base model; `None` if it does not grow.
-      base_head_dim: size of a head, `qkv_features / num_heads`, in the base model; `None` if it
+      base_head_dim: Size of a head, `qkv_features / num_heads`, in the base model; `None` if it
         does not grow.
-      base_in_features: size of the last axis of the queries in the base model; `None` if it does
+      base_in_features: Size of the last axis of the queries in the base model; `None` if it does
         not grow. Keys and values have it too, unless `base_in_kv_features` is given.
-      base_in_kv_features: the same of keys and values.
+      base_in_kv_features: Size of the last axis of keys and values in the base model; `None` for
+        `base_in_features`.
       base_out_features: `out_features` of the base model; `None` for `base_in_features` where
         `out_features` is `None` too.
-      zero_query: whether the query kernel starts at zero, so that attention starts uniform at every
+      zero_query: Whether the query kernel starts at zero, so that attention starts uniform at every
         width.
-      zero_out: whether the output kernel starts at zero.
-      lr_scale: factor α on the learning rate of all parameters; dimensionless.
-      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
+      zero_out: Whether the output kernel starts at zero.
+      lr_scale: Factor α on the learning rate of all parameters; dimensionless.
+      depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
 
     Raises:
       ValueError: at the first call, if a size, base or scale is out of range, or a dtype is not a
@@ -114,7 +115,7 @@ class MultiHeadDotProductAttention(Layer, nn.MultiHeadDotProductAttention):
     @nn.nowrap
     def _axes(self, *features: int) -> Mapping[str, LayerAxes]:
         base_in = self.base_in_features
-        base_kv = self.base_in_kv_features or base_in
+        base_kv = base_in if self.base_in_kv_features is None else self.base_in_kv_features
         return once(
             _attention_axes,
             features,

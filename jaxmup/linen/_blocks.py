@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.typing import Dtype
 from jax import Array
 
 from jaxmup import functional
@@ -16,17 +17,17 @@ from jaxmup.linen._linear import Dense, Einsum
 
 
 class _Block(nn.Module, kw_only=True):
-    """What the layers of a block have in common.
+    """The fields that the layers of a block have in common.
 
     Args:
-      base_in_features: size of the last axis of the inputs in the base model; `None` if it does not
+      base_in_features: Size of the last axis of the inputs in the base model; `None` if it does not
         grow.
       base_hidden_features: `hidden_features` of the base model; `None` if it does not grow.
-      parametrization: the rule, or its name (then for the Adam family).
-      lr_scale: factor α on the learning rate of all parameters; dimensionless.
-      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
-      dtype: dtype of the computation; `None` for that of inputs and parameters.
-      param_dtype: dtype of the parameters.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
+      lr_scale: Factor α on the learning rate of all parameters; dimensionless.
+      depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
+      dtype: Dtype of the computation; `None` for that of inputs and parameters.
+      param_dtype: Dtype of the parameters.
     """
 
     base_in_features: int | None = None
@@ -34,8 +35,8 @@ class _Block(nn.Module, kw_only=True):
     parametrization: Parametrization | ParametrizationName = "mup"
     lr_scale: float = 1.0
     depth_ratio: float = 1.0
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
 
     @nn.nowrap
     def shared(self) -> dict[str, Any]:
@@ -48,20 +49,20 @@ class GatedMLP(_Block):
     """A gated feed-forward layer, SwiGLU by default: `down(activation(gate(x)) · up(x))`.
 
     Args:
-      hidden_features: size of the hidden layer.
-      features: size of the last axis of the outputs; `None` for that of the inputs.
-      activation: of the gate.
-      use_bias: whether the three linear layers have biases.
-      base_in_features: size of the last axis of the inputs in the base model; `None` if it does not
+      hidden_features: Size of the hidden layer.
+      features: Size of the last axis of the outputs; `None` for that of the inputs.
+      activation: Activation of the gate.
+      use_bias: Whether the three linear layers have biases.
+      base_in_features: Size of the last axis of the inputs in the base model; `None` if it does not
         grow.
       base_hidden_features: `hidden_features` of the base model; `None` if it does not grow.
-      base_features: the same of `features`; `None` for `base_in_features` where `features` is
-        `None` too.
-      parametrization: the rule, or its name (then for the Adam family).
-      lr_scale: factor α on the learning rate of all parameters; dimensionless.
-      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
-      dtype: dtype of the computation; `None` for that of inputs and parameters.
-      param_dtype: dtype of the parameters.
+      base_features: `features` of the base model; `None` if it does not grow. Where `features` is
+        `None`, it is `base_in_features`.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
+      lr_scale: Factor α on the learning rate of all parameters; dimensionless.
+      depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
+      dtype: Dtype of the computation; `None` for that of inputs and parameters.
+      param_dtype: Dtype of the parameters.
 
     Example:
       >>> import jaxmup
@@ -82,8 +83,9 @@ class GatedMLP(_Block):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Applies the block to `x` of shape `(..., in_features)`: `(..., features)`."""
-        features = self.features or x.shape[-1]
-        base_features = self.base_features if self.features else self.base_in_features
+        features, base_features = self.features, self.base_features
+        if features is None:
+            features, base_features = x.shape[-1], self.base_in_features
         shared = {"use_bias": self.use_bias, **self.shared()}
         inner = {
             "base_in_features": self.base_in_features,
@@ -103,23 +105,23 @@ class MixtureOfExperts(_Block):
     Every expert computes every input, and the gates of those not chosen are zero: exact, with no
     capacity to run over, and `num_experts / top_k` times the work of a dispatched mixture.
 
-    What is not settled: the rule holds for a fixed number of experts. Where their number, `top_k`
+    Not settled: the rule holds for a fixed number of experts. Where their number, `top_k`
     or their granularity grow too, plain muP is not enough (arXiv:2508.09752, arXiv:2605.14200), and
     this layer has no base for them.
 
     Args:
-      hidden_features: size of each expert's hidden layer.
-      num_experts: how many experts there are; the same in every model.
-      top_k: how many of them an input goes to; the same in every model.
-      activation: of the hidden layer.
-      base_in_features: size of the last axis of inputs and outputs in the base model; `None` if it
+      hidden_features: Size of each expert's hidden layer.
+      num_experts: Number of experts; the same in every model.
+      top_k: Number of experts that an input goes to; the same in every model.
+      activation: Activation of the hidden layer.
+      base_in_features: Size of the last axis of inputs and outputs in the base model; `None` if it
         does not grow.
       base_hidden_features: `hidden_features` of the base model; `None` if it does not grow.
-      parametrization: the rule, or its name (then for the Adam family).
-      lr_scale: factor α on the learning rate of all parameters; dimensionless.
-      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
-      dtype: dtype of the computation; `None` for that of inputs and parameters.
-      param_dtype: dtype of the parameters.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
+      lr_scale: Factor α on the learning rate of all parameters; dimensionless.
+      depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
+      dtype: Dtype of the computation; `None` for that of inputs and parameters.
+      param_dtype: Dtype of the parameters.
 
     Raises:
       ValueError: at the first call, if `top_k` is not between 1 and `num_experts`.
@@ -175,9 +177,9 @@ class Residual(nn.Module):
     The layers of the block take the same `depth_ratio`, which their learning rates and eps follow.
 
     Args:
-      block: a Linen module, or any function.
-      depth_ratio: number of residual blocks of the model over that of the base model.
-      parametrization: the rule, whose α (`depth_alpha`) it is, or its name.
+      block: A Linen module, or any function.
+      depth_ratio: Number of residual blocks of the model over that of the base model.
+      parametrization: A `Parametrization`, whose `depth_alpha` is α, or its name.
 
     Raises:
       ValueError: at the first call, if `depth_ratio` is not a finite positive number, or is not 1

@@ -24,13 +24,13 @@ class Embed(Layer, nn.Embed):
     from both uses.
 
     Args:
-      num_embeddings: size of the vocabulary.
-      features: size of an embedding.
-      parametrization: the rule, or its name (then for the Adam family).
+      num_embeddings: Size of the vocabulary.
+      features: Size of an embedding.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
       base_features: `features` of the base model; `None` if it does not grow.
-      init_std: standard deviation of a normal embedding, instead of `embedding_init`.
-      lr_scale: factor α on the learning rate; dimensionless.
-      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
+      init_std: Standard deviation of a normal embedding, instead of `embedding_init`.
+      lr_scale: Factor α on the learning rate; dimensionless.
+      depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
 
     Raises:
       ValueError: at the first call, if a size, base, standard deviation or scale is out of range, a

@@ -1,4 +1,4 @@
-"""What all layers share: parameters for this width, and Flax's layer called with them."""
+"""The steps that all layers share: parameters for this width, and Flax's layer called on them."""
 
 import dataclasses
 import functools
@@ -116,7 +116,7 @@ class Layer(nn.Module):
             )
             for name, parameter in declared.items()
         }
-        multipliers = {
+        multipliers: dict[str, float | Array] = {
             name: self.get_variable(MULTIPLIERS, name, parameter.multiplier)
             for name, parameter in declared.items()
         }
@@ -151,6 +151,7 @@ class Layer(nn.Module):
         own = {name: getattr(self, name) for name in names - {"parent", "name"}}
         # Flax asks an initializer for the shape of a given parameter; the user's is for base width.
         own |= {f"{name}_init": nn.initializers.zeros for name in params if f"{name}_init" in own}
+        # Without a parent, or Linen would take it for a submodule with parameters of its own.
         flax = layer(**{**own, **settings}, parent=None)
         if not state:
             return flax.apply({"params": params}, *args, **kwargs)
@@ -164,7 +165,8 @@ class Layer(nn.Module):
 
     @nn.nowrap
     def _initializer(self, name: str, parameter: Parameter) -> Initializer:
-        # Flax traces the initializer of a parameter that it has, for its shape alone.
+        # Flax traces the initializer of a parameter that exists at every call, for the shape alone;
+        # ours would derive tiles and gain each time.
         if self.has_variable("params", name):
             return nn.initializers.zeros
         return parameter.initializer(getattr(self, f"{name}_init"))

@@ -41,17 +41,18 @@ class Dense(KernelLayer, nn.Dense):
     `flax.linen.Dense`.
 
     Args:
-      features: size of the last axis of the outputs.
-      kernel_init: initializer of the kernel *at base width*; it is called with the base shape, and
+      features: Size of the last axis of the outputs.
+      kernel_init: Initializer of the kernel *at base width*; it is called with the base shape, and
         the values are then tiled and scaled to this width.
-      bias_init: the same of the bias.
-      parametrization: the rule, or its name (then for the Adam family).
-      base_in_features: size of the last axis of the inputs in the base model; `None` if it does not
+      bias_init: Initializer of the bias *at base width*.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
+      base_in_features: Size of the last axis of the inputs in the base model; `None` if it does not
         grow.
       base_features: `features` of the base model; `None` if it does not grow.
-      init_std: standard deviation of a normal kernel at base width, instead of `kernel_init`.
-      bias_init_std: standard deviation of a normal bias at base width, instead of `bias_init`.
-      lr_scale: factor α on the learning rate of kernel and bias; dimensionless.
+      init_std: Standard deviation of a normal kernel at base width, instead of `kernel_init`.
+      bias_init_std: Standard deviation of a normal bias at base width, instead of `bias_init`.
+      lr_scale: Factor α on the learning rate of kernel and bias; dimensionless.
+      depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
 
     Raises:
       ValueError: at the first call, if a size, base, standard deviation or scale is out of range, a
@@ -94,10 +95,10 @@ class DenseGeneral(KernelLayer, nn.DenseGeneral):
     batch axes: each of their elements has a layer of its own.
 
     Args:
-      features: sizes of the axes of the outputs.
-      base_in_features: sizes of the axes in `axis` in the base model, with `None` for one that does
+      features: Sizes of the axes of the outputs.
+      base_in_features: Sizes of the axes in `axis` in the base model, with `None` for one that does
         not grow.
-      base_features: the same of `features`.
+      base_features: `features` of the base model, with `None` for an axis that does not grow.
 
     Raises:
       ValueError: at the first call, if there is not one base for each axis, and as
@@ -141,8 +142,8 @@ class Einsum(KernelLayer, nn.Einsum):
     and `jaxmup.linen.Dense`.
 
     Args:
-      shape: shape of the kernel.
-      einsum_str: the equation of inputs and kernel, such as `"btd,dhk->bthk"`.
+      shape: Shape of the kernel.
+      einsum_str: Equation of inputs and kernel, such as `"btd,dhk->bthk"`.
       base_shape: `shape` of the base model, with `None` for an axis that does not grow.
 
     Raises:
@@ -175,10 +176,11 @@ class Conv(KernelLayer, nn.Conv):
     those of `flax.linen.Conv` and `jaxmup.linen.Dense`.
 
     Args:
-      features: channels of the outputs.
-      base_in_features: channels of the inputs in the base model; `None` if they do not grow.
+      features: Channels of the outputs.
+      base_in_features: Channels of the inputs in the base model; `None` if they do not grow.
       base_features: `features` of the base model; `None` if it does not grow.
-      base_feature_group_count: the same of `feature_group_count`.
+      base_feature_group_count: `feature_group_count` of the base model; `None` if it does not
+        grow.
 
     Raises:
       ValueError: at the first call, if the groups do not divide the channels of the inputs, now or
@@ -216,8 +218,8 @@ class ConvTranspose(KernelLayer, nn.ConvTranspose):
     At base width it is `flax.linen.ConvTranspose` bit for bit; else it is as `jaxmup.linen.Conv`.
 
     Args:
-      features: channels of the outputs.
-      base_in_features: channels of the inputs in the base model; `None` if they do not grow.
+      features: Channels of the outputs.
+      base_in_features: Channels of the inputs in the base model; `None` if they do not grow.
       base_features: `features` of the base model; `None` if it does not grow.
 
     Example:

@@ -1,7 +1,6 @@
 """Normalization layers: gain and bias are weights of an input that is always 1."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -15,7 +14,7 @@ class _Norm(Layer):
     """A norm with gain and bias of its features.
 
     Args:
-      base_features: sizes of the feature axes in the base model; `None` if they do not grow.
+      base_features: Sizes of the feature axes in the base model; `None` if they do not grow.
     """
 
     base_features: Bases = None
@@ -41,11 +40,11 @@ class LayerNorm(_Norm, nn.LayerNorm):
     At base width it is `flax.linen.LayerNorm` bit for bit, whose other arguments it has.
 
     Args:
-      parametrization: the rule, or its name (then for the Adam family).
-      base_features: sizes of the axes in `feature_axes` in the base model; `None` if they do not
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
+      base_features: Sizes of the axes in `feature_axes` in the base model; `None` if they do not
         grow.
-      lr_scale: factor α on the learning rate of gain and bias; dimensionless.
-      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
+      lr_scale: Factor α on the learning rate of gain and bias; dimensionless.
+      depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
 
     Raises:
       ValueError: at the first call, if a base or scale is out of range, or a dtype is not a
@@ -153,6 +152,6 @@ class BatchNorm(_Norm, nn.BatchNorm):
         return y
 
 
-def _sizes(x: Array, axes: Any) -> tuple[int, ...]:
+def _sizes(x: Array, axes: int | Sequence[int]) -> tuple[int, ...]:
     axes = axes if isinstance(axes, Sequence) else (axes,)
     return tuple(jnp.shape(x)[i] for i in sorted(i % jnp.ndim(x) for i in axes))

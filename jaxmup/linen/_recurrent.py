@@ -1,7 +1,7 @@
 """Recurrent cells."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -10,12 +10,14 @@ from jax import Array
 from jaxmup.linen._layer import Layer, Weights, once
 from jaxmup.linen._linear import dense_axes
 
+Carry = TypeVar("Carry", Array, tuple[Array, Array])  # the state of a cell
+
 
 class _Cell(Layer):
     """A cell of linear maps of inputs and state, whose names begin with i and h.
 
     Args:
-      base_in_features: size of the last axis of the inputs in the base model; `None` if it does not
+      base_in_features: Size of the last axis of the inputs in the base model; `None` if it does not
         grow.
       base_features: `features` of the base model; `None` if it does not grow.
     """
@@ -24,8 +26,8 @@ class _Cell(Layer):
     base_features: int | None = None
 
     def call_cell(
-        self, cell: type[nn.Module], has_bias: Mapping[str, bool], carry: Any, inputs: Array
-    ) -> Any:
+        self, cell: type[nn.Module], has_bias: Mapping[str, bool], carry: Carry, inputs: Array
+    ) -> tuple[Carry, Array]:
         """Calls Flax's cell, whose linear maps have the names, and a bias or none, as given."""
         own: Any = self
         weights = {}
@@ -53,13 +55,13 @@ class SimpleCell(_Cell, nn.SimpleCell):
     one. Multipliers act on the kernels.
 
     Args:
-      features: size of the state.
-      parametrization: the rule, or its name (then for the Adam family).
-      base_in_features: size of the last axis of the inputs in the base model; `None` if it does not
+      features: Size of the state.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
+      base_in_features: Size of the last axis of the inputs in the base model; `None` if it does not
         grow.
       base_features: `features` of the base model; `None` if it does not grow.
-      lr_scale: factor α on the learning rate of all parameters; dimensionless.
-      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
+      lr_scale: Factor α on the learning rate of all parameters; dimensionless.
+      depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
 
     Raises:
       ValueError: at the first call, if a size, base or scale is out of range, or a dtype is not a
@@ -115,7 +117,9 @@ class LSTMCell(_Cell, nn.LSTMCell):
     """
 
     @nn.compact
-    def __call__(self, carry: tuple[Array, Array], inputs: Array) -> Any:
+    def __call__(
+        self, carry: tuple[Array, Array], inputs: Array
+    ) -> tuple[tuple[Array, Array], Array]:
         """The new state, and the output."""
         has_bias = {side + gate: side == "h" for side in "ih" for gate in "ifgo"}
         return self.call_cell(nn.LSTMCell, has_bias, carry, inputs)

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import traverse_util
 
+from jaxmup._inputs import take_arrays
 from jaxmup._parameter import Parameter
 from jaxmup._spec import ParamSpec
-from jaxmup._tree import leaves_by_path, listed, map_named, specs_of_leaves
+from jaxmup._tree import Params, Specs, leaves_by_path, listed, map_named, specs_of_leaves
 from jaxmup.linen._layer import MULTIPLIERS, Layer
 
 
@@ -19,20 +20,21 @@ def specs(
     *example_inputs: Any,
     given: Mapping[str, ParamSpec] | None = None,
     **kwargs: Any,
-) -> Any:
+) -> Specs:
     """The `ParamSpec` of every parameter of a module, as a tree like `module.init(...)["params"]`.
 
     The module is initialized abstractly, so nothing is allocated. Axes that `nn.scan` or `nn.vmap`
     has added are batch axes.
 
     Args:
-      module: a Linen module.
-      *example_inputs: what the module is called with; arrays or `jax.ShapeDtypeStruct`s. What is
-        no array, such as a flag, goes by keyword.
-      given: specs of parameters that no jaxmup layer made, by name (`"norm/scale"`).
-      **kwargs: passed on to `module.init`.
+      module: A Linen module.
+      *example_inputs: Inputs of a call. Arrays may be `jax.ShapeDtypeStruct`s; what is no array,
+        such as a flag, stays as Python has it.
+      given: Specs of parameters that no jaxmup layer made, by name (`"norm/scale"`).
+      **kwargs: Keyword arguments of `module.init`.
 
     Raises:
+      TypeError: if `module` is no Linen module.
       ValueError: naming every parameter without a spec, or given names that match nothing.
 
     Example:
@@ -41,6 +43,8 @@ def specs(
       >>> specs(layer, jnp.ones((1, 3)))["kernel"].role
       'input'
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"`module` must be a Linen module. Got {module!r}.")
     declared, variables = _declared(module, example_inputs, kwargs)
     params = variables.get("params", {})
     specs = {name: parameter.spec for name, parameter in declared.items()}
@@ -58,9 +62,9 @@ def multipliers(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> dict[
     `variable_axes={"params": 0, "multipliers": 0}`.
 
     Args:
-      module: a Linen module.
-      *example_inputs: what the module is called with, as in `specs`.
-      **kwargs: passed on to `module.init`.
+      module: A Linen module.
+      *example_inputs: Inputs of a call, as in `specs`.
+      **kwargs: Keyword arguments of `module.init`.
 
     Returns:
       A tree like the parameters of the jaxmup layers, with a scalar at each leaf, in float64 where
@@ -96,17 +100,17 @@ def multipliers(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> dict[
     return traverse_util.unflatten_dict(values, sep="/")
 
 
-def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
+def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
     return {name: tuple(leaf.shape) for name, leaf in leaves_by_path(params).items()}
 
 
 def _declared(
     module: nn.Module, inputs: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[dict[str, Parameter], Any]:
-    """What the layers of a module declare, by name, and its abstract variables.
+    """The parameters that the layers of a module declare, by name, and its abstract variables.
 
-    Those have the collection of multipliers, made by Flax like any other, so with the axes that
-    lifted transformations add to it.
+    The variables have the collection of multipliers, made by Flax like any other, so with the axes
+    that lifted transformations add to it.
     """
     declared: dict[str, Parameter] = {}
 
@@ -122,8 +126,12 @@ def _declared(
                     layer.variable(MULTIPLIERS, name, jnp.float32, parameter.multiplier)
         return made
 
+    arrays, static = take_arrays((inputs, kwargs))
+
+    def init(arrays: list[Any]) -> Any:
+        args, keywords = static.joined(arrays)
+        return nn.unbox(module.init(jax.random.key(0), *args, **keywords))
+
     with nn.intercept_methods(record):
-        variables = jax.eval_shape(
-            lambda *inputs: nn.unbox(module.init(jax.random.key(0), *inputs, **kwargs)), *inputs
-        )
+        variables = jax.eval_shape(init, arrays)
     return declared, variables

@@ -4,6 +4,7 @@ import jax
 from flax import nnx
 from jax import Array
 
+from jaxmup import _check
 from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup.nnx import Conv, GroupNorm, Linear
 
@@ -15,14 +16,14 @@ class CNN(nnx.Module):
     doubles the features. The readout reads their mean over the image.
 
     Args:
-      in_features: number of channels of the images; it does not grow.
-      out_features: size of the last axis of the outputs; it does not grow.
-      width: number of features of the first convolution.
-      num_stages: number of convolutions, at least 1.
+      in_features: Number of channels of the images; it does not grow.
+      out_features: Size of the last axis of the outputs; it does not grow.
+      width: Number of features of the first convolution.
+      num_stages: Number of convolutions, at least 1.
       base_width: `width` of the base model.
-      num_groups: of the group norms; it divides `width`.
-      parametrization: the rule, or its name (then for the Adam family).
-      rngs: where the initial values are drawn from.
+      num_groups: Number of groups of a group norm; it divides `width`.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
+      rngs: Random keys for the initial values.
 
     Raises:
       ValueError: if a size is not a positive integer, or `width` is no multiple of `num_groups`.
@@ -48,10 +49,7 @@ class CNN(nnx.Module):
         parametrization: Parametrization | ParametrizationName = "mup",
         rngs: nnx.Rngs,
     ):
-        if num_stages < 1:
-            raise ValueError(
-                f"`num_stages`, the number of convolutions, must be at least 1. Got {num_stages}."
-            )
+        _check.size("num_stages", num_stages)
         shared = {"parametrization": parametrization, "rngs": rngs}
         sizes = [in_features] + [width * 2**i for i in range(num_stages)]
         bases = [None] + [base_width * 2**i for i in range(num_stages)]

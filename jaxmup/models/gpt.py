@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn.attention import dot_product_attention_weights
+from flax.typing import Dtype
 from jax import Array
 
-from jaxmup import functional
+from jaxmup import _check, functional
 from jaxmup._parameter import as_parametrization
 from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup.nnx import Embed, GatedMLP, LayerNorm, Linear, MultiHeadAttention, RMSNorm, Stack
@@ -28,31 +29,31 @@ class GPT(nnx.Module):
     and biases.
 
     Args:
-      vocabulary: number of tokens; it does not grow.
-      width: of the residual stream.
-      num_layers: number of blocks.
-      num_heads: heads of each block, of `width / num_heads` features each.
+      vocabulary: Number of tokens; it does not grow.
+      width: Number of features of the residual stream.
+      num_layers: Number of blocks.
+      num_heads: Number of heads of each block, of `width / num_heads` features each.
       base_width: `width` of the base model.
       base_num_heads: `num_heads` of the base model; `None` for `num_heads`, so that heads grow in
         size and not in number.
       base_num_layers: `num_layers` of the base model; `None` if it does not grow.
-      hidden_features: of a feed-forward layer; `None` for `4 · width`.
-      base_hidden_features: the same of the base model; `None` for `4 · base_width`. Both or neither
-        must be given.
+      hidden_features: Size of the hidden layer of a feed-forward layer; `None` for `4 · width`.
+      base_hidden_features: `hidden_features` of the base model; `None` for `4 · base_width`. Both
+        or neither must be given.
       positions: `"rotary"` turns queries and keys, `"learned"` adds an embedding per position.
-      context: length of the longest sequence, for learned positions; `None` for rotary ones.
+      context: Length of the longest sequence, for learned positions; `None` for rotary ones.
       norm: `"rms"` or `"layer"`, with an epsilon of 1e-5.
       feed_forward: `"gated"` is SwiGLU, `"plain"` has one hidden layer with GELU's tanh form.
-      use_bias: whether linear layers, but for the readout, and layer norms have biases.
-      tied: whether the readout is the embedding.
-      readout_init: initial values of an untied readout; `None` for those of a linear layer. With
+      use_bias: Whether linear layers, but for the readout, and layer norms have biases.
+      tied: Whether the readout is the embedding.
+      readout_init: Initial values of an untied readout; `None` for those of a linear layer. With
         zeros the initial logits, which fade with the width under muP, do not add to the changes.
-      stacked: whether the blocks are one `jaxmup.nnx.Stack`, which compiles one block whatever
+      stacked: Whether the blocks are one `jaxmup.nnx.Stack`, which compiles one block whatever
         their number, or a list.
-      parametrization: the rule, or its name (then for the Adam family).
-      dtype: what it computes in; `None` for that of the parameters.
-      param_dtype: of the parameters.
-      rngs: where the initial values are drawn from.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
+      dtype: Dtype of the computation; `None` for that of the parameters.
+      param_dtype: Dtype of the parameters.
+      rngs: Random keys for the initial values.
 
     Raises:
       ValueError: if a size is not a positive integer or not divisible as it must be, an option is
@@ -90,24 +91,22 @@ class GPT(nnx.Module):
         readout_init: nnx.Initializer | None = None,
         stacked: bool = False,
         parametrization: Parametrization | ParametrizationName = "mup",
-        dtype: Any = None,
-        param_dtype: Any = jnp.float32,
+        dtype: Dtype | None = None,
+        param_dtype: Dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
         base_num_heads = num_heads if base_num_heads is None else base_num_heads
         base_num_layers = num_layers if base_num_layers is None else base_num_layers
-        _require_layers(num_layers=num_layers, base_num_layers=base_num_layers)
-        _require_heads(width=width, num_heads=num_heads)
-        _require_heads(base_width=base_width, base_num_heads=base_num_heads)
-        _require_both("hidden_features", hidden_features, base_hidden_features)
-        _require_option("norm", norm, get_args(Norm))
-        _require_option("feed_forward", feed_forward, get_args(FeedForward))
-        _require_option("positions", positions, get_args(Positions))
-        _require_context(positions, context)
-        _require_readout(tied, readout_init)
-        dtypes = {"dtype": dtype, "param_dtype": param_dtype}
-        common = {"parametrization": parametrization, "rngs": rngs, **dtypes}
-        features = {"base_features": base_width}
+        _check_options(norm, feed_forward, positions, context)
+        _check_readout(tied, readout_init)
+        _check.size("num_layers", num_layers)
+        _check.size("base_num_layers", base_num_layers)
+        _check_heads(width=width, num_heads=num_heads)
+        _check_heads(base_width=base_width, base_num_heads=base_num_heads)
+        _check_together(hidden_features, base_hidden_features)
+        if hidden_features is None or base_hidden_features is None:
+            hidden_features, base_hidden_features = 4 * width, 4 * base_width
+        layer = {"parametrization": parametrization, "dtype": dtype, "param_dtype": param_dtype}
 
         def make_block(rngs: nnx.Rngs) -> Block:
             return Block(
@@ -115,18 +114,21 @@ class GPT(nnx.Module):
                 num_heads=num_heads,
                 base_width=base_width,
                 base_num_heads=base_num_heads,
-                hidden_features=hidden_features or 4 * width,
-                base_hidden_features=base_hidden_features or 4 * base_width,
+                hidden_features=hidden_features,
+                base_hidden_features=base_hidden_features,
                 rotary=positions == "rotary",
                 norm=norm,
                 feed_forward=feed_forward,
                 use_bias=use_bias,
                 depth_ratio=num_layers / base_num_layers,
-                **{**common, "rngs": rngs},
+                rngs=rngs,
+                **layer,
             )
 
-        self.embed = Embed(vocabulary, width, **features, **common)
-        self.positions = None if context is None else Embed(context, width, **features, **common)
+        common = {"rngs": rngs, **layer}
+        embedding = {"base_features": base_width, **common}
+        self.embed = Embed(vocabulary, width, **embedding)
+        self.positions = None if context is None else Embed(context, width, **embedding)
         self.blocks = (
             Stack(make_block, num_layers, rngs=rngs)
             if stacked
@@ -146,7 +148,7 @@ class GPT(nnx.Module):
         """
         x = self.embed(tokens)
         if self.positions is not None:
-            _require_length(tokens.shape, self.positions.num_embeddings)
+            _check_length(tokens.shape, self.positions.num_embeddings)
             x = x + self.positions(jnp.arange(tokens.shape[-1]))[None]
         if isinstance(self.blocks, Stack):
             x = self.blocks(x)
@@ -241,8 +243,8 @@ def rotate(x: Array, period: float = 10_000.0) -> Array:
     published code; the angles are taken in float32 at least.
 
     Args:
-      x: queries or keys of shape `(..., length, heads, d)`, `d` even.
-      period: of the slowest pair, over 2π.
+      x: Queries or keys of shape `(..., length, heads, d)`, `d` even.
+      period: Number of positions in which the slowest pair would turn once, over 2π.
 
     Raises:
       ValueError: if `d` is odd.
@@ -298,34 +300,29 @@ def _make_norm(
     return LayerNorm(width, use_bias=use_bias, **sizes, **layer)
 
 
-def _require_layers(**numbers: int) -> None:
-    for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"`{name}`, a number of blocks, must be at least 1. Got {number}.")
-
-
-def _require_heads(**sizes: int) -> None:
+def _check_heads(**sizes: int) -> None:
     (width_name, width), (heads_name, heads) = sizes.items()
-    if width < 1 or heads < 1 or width % heads:
+    _check.size(width_name, width)
+    _check.size(heads_name, heads)
+    if width % heads:
         raise ValueError(
-            f"`{width_name}` must be a multiple of `{heads_name}`, both at least 1. "
+            f"`{width_name}` must be a multiple of `{heads_name}`, the features of a head. "
             f"Got {width} and {heads}."
         )
 
 
-def _require_both(name: str, size: int | None, base: int | None) -> None:
-    if (size is None) != (base is None):
+def _check_together(hidden_features: int | None, base_hidden_features: int | None) -> None:
+    if (hidden_features is None) != (base_hidden_features is None):
         raise ValueError(
-            f"`{name}` and `base_{name}` must be given together. Got {size} and {base}."
+            "`hidden_features` and `base_hidden_features` must be given together. "
+            f"Got {hidden_features} and {base_hidden_features}."
         )
 
 
-def _require_option(name: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"`{name}` must be one of {', '.join(known)}. Got {value!r}.")
-
-
-def _require_context(positions: Positions, context: int | None) -> None:
+def _check_options(norm: object, feed_forward: object, positions: object, context: object) -> None:
+    _check.one_of("norm", norm, get_args(Norm))
+    _check.one_of("feed_forward", feed_forward, get_args(FeedForward))
+    _check.one_of("positions", positions, get_args(Positions))
     if (positions == "learned") != (context is not None):
         raise ValueError(
             "`context`, the length of the longest sequence, must be given for learned positions "
@@ -333,7 +330,7 @@ def _require_context(positions: Positions, context: int | None) -> None:
         )
 
 
-def _require_readout(tied: bool, readout_init: nnx.Initializer | None) -> None:
+def _check_readout(tied: bool, readout_init: nnx.Initializer | None) -> None:
     if tied and readout_init is not None:
         raise ValueError(
             "`readout_init` must be left out for a tied readout, which has the values of the "
@@ -341,7 +338,7 @@ def _require_readout(tied: bool, readout_init: nnx.Initializer | None) -> None:
         )
 
 
-def _require_length(shape: tuple[int, ...], context: int) -> None:
+def _check_length(shape: tuple[int, ...], context: int) -> None:
     if shape[-1] > context:
         raise ValueError(
             f"Tokens must be no longer than the learned positions, {context}. Got shape {shape}."

@@ -6,6 +6,7 @@ import jax
 from flax import nnx
 from jax import Array
 
+from jaxmup import _check
 from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup.nnx import Linear
 
@@ -17,14 +18,14 @@ class MLP(nnx.Module):
     output.
 
     Args:
-      in_features: size of the last axis of the inputs.
-      out_features: size of the last axis of the outputs; it does not grow.
-      width: number of units of each hidden layer.
-      depth: number of hidden layers, at least 1.
+      in_features: Size of the last axis of the inputs.
+      out_features: Size of the last axis of the outputs; it does not grow.
+      width: Number of units of each hidden layer.
+      depth: Number of hidden layers, at least 1.
       base_width: `width` of the base model.
-      parametrization: the rule, or its name (then for the Adam family).
-      activation: applied entrywise after each hidden layer.
-      rngs: where the initial values are drawn from.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
+      activation: Function that is applied entrywise after each hidden layer.
+      rngs: Random keys for the initial values.
 
     Raises:
       ValueError: if a size is not a positive integer.
@@ -50,10 +51,7 @@ class MLP(nnx.Module):
         activation: Callable[[Array], Array] = jax.nn.relu,
         rngs: nnx.Rngs,
     ):
-        if depth < 1:
-            raise ValueError(
-                f"`depth`, the number of hidden layers, must be at least 1. Got {depth}."
-            )
+        _check.size("depth", depth)
         sizes = [in_features] + [width] * depth
         bases = [None] + [base_width] * depth
         self.hidden = nnx.List(

@@ -6,6 +6,7 @@ from typing import Any
 from flax import nnx
 from jax.nn.initializers import zeros
 
+from jaxmup._axes import Bases, Sizes
 from jaxmup._parameter import as_parametrization
 from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup._readout import logits_factor
@@ -25,28 +26,29 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
     the QK norm belong to one head, and grow with its size only.
 
     Args:
-      num_heads: number of query heads.
-      in_features: size of the last axis of the queries.
+      num_heads: Number of query heads.
+      in_features: Size of the last axis of the queries.
       qkv_features: `num_heads` times the size of a head; `None` for `in_features`.
-      out_features: size of the last axis of the outputs; `None` for `in_features`.
-      num_kv_heads: number of key and value heads; `None` for `num_heads`.
-      in_kv_features: size of the last axis of keys and values; `None` for `in_features`.
-      parametrization: the rule, or its name (then for the Adam family).
+      out_features: Size of the last axis of the outputs; `None` for `in_features`.
+      num_kv_heads: Number of key and value heads; `None` for `num_heads`.
+      in_kv_features: Size of the last axis of keys and values; `None` for `in_features`.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
       base_num_heads: `num_heads` of the base model; `None` if it does not grow.
-      base_head_dim: size of a head in the base model; `None` if it does not grow.
+      base_head_dim: Size of a head in the base model; `None` if it does not grow.
       base_in_features: `in_features` of the base model; `None` if it does not grow.
-      base_out_features: the same of `out_features`; `None` for `base_in_features` where
-        `out_features` is `None` too.
-      base_num_kv_heads: the same of `num_kv_heads`; `None` for `base_num_heads` where
-        `num_kv_heads` is `None` too.
-      base_in_kv_features: the same of `in_kv_features`.
-      zero_query: whether the query kernel starts at zero, so that attention starts uniform at every
+      base_out_features: `out_features` of the base model; `None` if it does not grow. Where
+        `out_features` is `None`, it is `base_in_features`.
+      base_num_kv_heads: `num_kv_heads` of the base model; `None` if it does not grow. Where
+        `num_kv_heads` is `None`, it is `base_num_heads`.
+      base_in_kv_features: `in_kv_features` of the base model; `None` if it does not grow. Where
+        `in_kv_features` is `None`, it is `base_in_features`.
+      zero_query: Whether the query kernel starts at zero, so that attention starts uniform at every
         width.
-      zero_out: whether the output kernel starts at zero.
-      lr_scale: factor α on the learning rate of all parameters; dimensionless.
-      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
-      rngs: as of `flax.nnx.MultiHeadAttention`.
-      **flax: the other arguments of `flax.nnx.MultiHeadAttention`.
+      zero_out: Whether the output kernel starts at zero.
+      lr_scale: Factor α on the learning rate of all parameters; dimensionless.
+      depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
+      rngs: Random keys, as `flax.nnx.MultiHeadAttention` takes them.
+      **flax: Other arguments of `flax.nnx.MultiHeadAttention`.
 
     Raises:
       ValueError: if a size, base or scale is out of range, or a dtype is not a floating-point one.
@@ -104,57 +106,69 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
             base_in_kv_features = base_in_features
         if num_kv_heads is None:
             base_num_kv_heads = base_num_heads
-        heads = (self.num_heads, self.head_dim), (base_num_heads, base_head_dim)
-        kv_heads = (self.num_kv_heads, self.head_dim), (base_num_kv_heads, base_head_dim)
-        rule = {
+        shared: dict[str, Any] = {
             "parametrization": parametrization,
             "lr_scale": lr_scale,
             "depth_ratio": depth_ratio,
+            "rngs": own_rngs,
         }
-        shared = {**rule, "rngs": own_rngs}
-
-        def project(features: int, base: int | None, heads: Any, **arguments: Any) -> LinearGeneral:
-            sizes = {"base_in_features": base, "base_out_features": heads[1]}
-            arguments = {**_arguments(flax, "qkv"), **arguments}
-            return LinearGeneral(features, heads[0], **sizes, **shared, **arguments)
-
-        zero = {"kernel_init": zeros}
-        self.query = project(in_features, base_in_features, heads, **(zero if zero_query else {}))
-        self.key = project(self.in_kv_features, base_in_kv_features, kv_heads)
-        self.value = project(self.in_kv_features, base_in_kv_features, kv_heads)
+        queries, keys = (in_features, base_in_features), (self.in_kv_features, base_in_kv_features)
+        heads = (self.num_heads, self.head_dim), (base_num_heads, base_head_dim)
+        kv_heads = (self.num_kv_heads, self.head_dim), (base_num_kv_heads, base_head_dim)
+        outputs = self.out_features, base_out_features
+        into = {**_arguments(flax, "qkv"), **shared}
+        onto = {**_arguments(flax, "out"), "axis": (-2, -1), **shared}
+        # In Flax's order, which is that of the draws.
+        self.query = _linear(queries, heads, zero=zero_query, **into)
+        self.key = _linear(keys, kv_heads, **into)
+        self.value = _linear(keys, kv_heads, **into)
         if self.normalize_qk:
-            self.query_ln, self.key_ln = (
-                LayerNorm(
-                    self.head_dim,
-                    base_num_features=base_head_dim,
-                    use_bias=False,
-                    dtype=self.dtype,
-                    param_dtype=self.param_dtype,
-                    promote_dtype=self.ln_promote_dtype,
-                    scale_metadata=flax.get(f"{name}_ln_scale_metadata", {}),
-                    **shared,
-                )
-                for name in ("query", "key")
-            )
-        self.out = LinearGeneral(
-            heads[0],
-            self.out_features,
-            axis=(-2, -1),
-            base_in_features=heads[1],
-            base_out_features=base_out_features,
-            **shared,
-            **{**_arguments(flax, "out"), **(zero if zero_out else {})},
-        )
+            self.query_ln = self._head_norm("query", base_head_dim, flax, shared)
+            self.key_ln = self._head_norm("key", base_head_dim, flax, shared)
+        self.out = _linear(heads, outputs, zero=zero_out, **onto)
         head = Axis("output", self.head_dim, base_head_dim)
         factor = logits_factor(head, as_parametrization(parametrization))
         self.attention_fn = ScaledAttention(self.attention_fn, factor)
+
+    def _head_norm(
+        self, name: str, base_head_dim: int | None, flax: Mapping[str, Any], shared: dict[str, Any]
+    ) -> LayerNorm:
+        return LayerNorm(
+            self.head_dim,
+            base_num_features=base_head_dim,
+            use_bias=False,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            promote_dtype=self.ln_promote_dtype,
+            scale_metadata=flax.get(f"{name}_ln_scale_metadata", {}),
+            **shared,
+        )
 
 
 _INITIALIZERS = ("kernel_init", "bias_init", "out_kernel_init", "out_bias_init")
 
 
+def _linear(
+    inputs: tuple[Sizes, Bases],
+    outputs: tuple[Sizes, Bases],
+    *,
+    zero: bool = False,
+    **arguments: Any,
+) -> LinearGeneral:
+    """A layer between axes given by their sizes, now and in the base model."""
+    if zero:
+        arguments["kernel_init"] = zeros
+    bases = {"base_in_features": inputs[1], "base_out_features": outputs[1]}
+    return LinearGeneral(inputs[0], outputs[0], **bases, **arguments)
+
+
 def _arguments(flax: Mapping[str, Any], part: str) -> dict[str, Any]:
-    """What Flax's attention passes on to the linear layers of a part, `"qkv"` or `"out"`."""
+    """The arguments that Flax's attention passes on to its linear layers.
+
+    Args:
+      flax: Arguments of Flax's attention.
+      part: Part of the attention, `"qkv"` or `"out"`.
+    """
     of_values = ("kernel_init", "bias_init", "kernel_metadata", "bias_metadata")
     own = {name: f"{part}_{name}" for name in ("promote_dtype", "dot_general", "dot_general_cls")}
     names = {name: name for name in (*of_values, "dtype", "param_dtype", "precision", "use_bias")}

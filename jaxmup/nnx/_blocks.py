@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jaxmup import functional
+from jaxmup import _check, functional
 from jaxmup._parameter import as_parametrization, per_expert_init, require_top_k
 from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup.nnx._linear import Einsum, Linear
@@ -18,18 +18,18 @@ class GatedMLP(nnx.Module):
     """A gated feed-forward layer, SwiGLU by default: `down(activation(gate(x)) · up(x))`.
 
     Args:
-      in_features: size of the last axis of the inputs.
-      hidden_features: size of the hidden layer.
-      out_features: size of the last axis of the outputs; `None` for `in_features`.
-      activation: of the gate.
-      use_bias: whether the three linear layers have biases.
+      in_features: Size of the last axis of the inputs.
+      hidden_features: Size of the hidden layer.
+      out_features: Size of the last axis of the outputs; `None` for `in_features`.
+      activation: Activation of the gate.
+      use_bias: Whether the three linear layers have biases.
       base_in_features: `in_features` of the base model; `None` if it does not grow.
-      base_hidden_features: the same of `hidden_features`.
-      base_out_features: the same of `out_features`; `None` for `base_in_features` where
-        `out_features` is `None` too.
-      rngs: random keys.
-      **linear: what the three `jaxmup.nnx.Linear` have in common, such as `parametrization`,
-        `dtype` or `depth_ratio`.
+      base_hidden_features: `hidden_features` of the base model; `None` if it does not grow.
+      base_out_features: `out_features` of the base model; `None` if it does not grow. Where
+        `out_features` is `None`, it is `base_in_features`.
+      rngs: Random keys.
+      **linear: Arguments that the three `jaxmup.nnx.Linear` have in common, such as
+        `parametrization`, `dtype` or `depth_ratio`.
 
     Example:
       >>> from flax import nnx
@@ -80,21 +80,21 @@ class MixtureOfExperts(nnx.Module):
     Every expert computes every input, and the gates of those not chosen are zero: exact, with no
     capacity to run over, and `num_experts / top_k` times the work of a dispatched mixture.
 
-    What is not settled: the rule holds for a fixed number of experts. Where their number, `top_k`
+    Not settled: the rule holds for a fixed number of experts. Where their number, `top_k`
     or their granularity grow too, plain muP is not enough (arXiv:2508.09752, arXiv:2605.14200), and
     this layer has no base for them.
 
     Args:
-      in_features: size of the last axis of inputs and outputs.
-      hidden_features: size of each expert's hidden layer.
-      num_experts: how many experts there are; the same in every model.
-      top_k: how many of them an input goes to; the same in every model.
-      activation: of the hidden layer.
+      in_features: Size of the last axis of inputs and outputs.
+      hidden_features: Size of each expert's hidden layer.
+      num_experts: Number of experts; the same in every model.
+      top_k: Number of experts that an input goes to; the same in every model.
+      activation: Activation of the hidden layer.
       base_in_features: `in_features` of the base model; `None` if it does not grow.
-      base_hidden_features: the same of `hidden_features`.
-      rngs: random keys.
-      **linear: what router and experts have in common, such as `parametrization`, `dtype` or
-        `depth_ratio`.
+      base_hidden_features: `hidden_features` of the base model; `None` if it does not grow.
+      rngs: Random keys.
+      **linear: Arguments that router and experts have in common, such as `parametrization`, `dtype`
+        or `depth_ratio`.
 
     Raises:
       ValueError: if `top_k` is not between 1 and `num_experts`.
@@ -158,9 +158,9 @@ class Residual(nnx.Module):
     The layers of the block take the same `depth_ratio`, which their learning rates and eps follow.
 
     Args:
-      block: an NNX module, or any function.
-      depth_ratio: number of residual blocks of the model over that of the base model.
-      parametrization: the rule, whose α (`depth_alpha`) it is, or its name.
+      block: An NNX module, or any function.
+      depth_ratio: Number of residual blocks of the model over that of the base model.
+      parametrization: A `Parametrization`, whose `depth_alpha` is α, or its name.
 
     Raises:
       ValueError: if `depth_ratio` is not a finite positive number, or is not 1 and the
@@ -200,10 +200,10 @@ class Stack(nnx.Module):
     compiles one block, whatever their number.
 
     Args:
-      make_block: makes a block from random keys, called once under `nnx.vmap`.
-      num_blocks: how many there are.
-      unroll: compile each block on its own.
-      rngs: random keys; each block gets its own.
+      make_block: Function of random keys that makes a block, called once under `nnx.vmap`.
+      num_blocks: Number of blocks.
+      unroll: Whether each block is compiled on its own.
+      rngs: Random keys; each block gets its own.
 
     Example:
       >>> from flax import nnx
@@ -225,6 +225,7 @@ class Stack(nnx.Module):
         unroll: bool = False,
         rngs: nnx.Rngs,
     ):
+        _check.size("num_blocks", num_blocks)
         self.blocks = nnx.split_rngs(splits=num_blocks)(nnx.vmap(make_block))(rngs)
         self.num_blocks = num_blocks
         self.unroll = unroll
@@ -239,5 +240,5 @@ class Stack(nnx.Module):
         return x
 
 
-def _step(x: Array, block: Any) -> Array:
+def _step(x: Array, block: Callable[[Array], Array]) -> Array:
     return block(x)

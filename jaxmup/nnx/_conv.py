@@ -8,7 +8,7 @@ from jax import Array
 
 from jaxmup._axes import Sizes, conv_axes
 from jaxmup._parametrization import Parametrization, ParametrizationName
-from jaxmup.nnx._layer import hold_multipliers, scale_in, scaled_arguments
+from jaxmup.nnx._layer import OutSharding, hold_multipliers, scale_in, scaled_arguments
 
 
 class Conv(nnx.Conv):
@@ -19,14 +19,15 @@ class Conv(nnx.Conv):
     kernel follows the rule of vectors, not of hidden matrices.
 
     Args:
-      in_features: channels of the inputs.
-      out_features: channels of the outputs.
-      kernel_size: sizes of the window.
-      strides: as of `flax.nnx.Conv`.
+      in_features: Channels of the inputs.
+      out_features: Channels of the outputs.
+      kernel_size: Sizes of the window.
+      strides: Strides of the window.
       base_in_features: `in_features` of the base model; `None` if it does not grow.
-      base_out_features: the same of `out_features`.
-      base_feature_group_count: the same of `feature_group_count`.
-      **flax: the other arguments of `flax.nnx.Conv`; those not listed here are as of
+      base_out_features: `out_features` of the base model; `None` if it does not grow.
+      base_feature_group_count: `feature_group_count` of the base model; `None` if it does not
+        grow.
+      **flax: Other arguments of `flax.nnx.Conv`; those not listed here are as of
         `jaxmup.nnx.Linear`.
 
     Raises:
@@ -78,7 +79,7 @@ class Conv(nnx.Conv):
         super().__init__(in_features, out_features, kernel_size, strides, **arguments)
         hold_multipliers(self)
 
-    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
+    def __call__(self, inputs: Array, out_sharding: OutSharding = None) -> Array:
         """Applies the layer to `inputs` of shape `(..., *spatial, in_features)`."""
         layer, inputs = scale_in(self, inputs)
         return nnx.Conv.__call__(layer, inputs, out_sharding)
@@ -90,13 +91,13 @@ class ConvTranspose(nnx.ConvTranspose):
     At base width it is `flax.nnx.ConvTranspose` bit for bit; else it is as `jaxmup.nnx.Conv`.
 
     Args:
-      in_features: channels of the inputs.
-      out_features: channels of the outputs.
-      kernel_size: sizes of the window.
-      strides: as of `flax.nnx.ConvTranspose`.
+      in_features: Channels of the inputs.
+      out_features: Channels of the outputs.
+      kernel_size: Sizes of the window.
+      strides: Strides of the window.
       base_in_features: `in_features` of the base model; `None` if it does not grow.
-      base_out_features: the same of `out_features`.
-      **flax: the other arguments of `flax.nnx.ConvTranspose`; those not listed here are as of
+      base_out_features: `out_features` of the base model; `None` if it does not grow.
+      **flax: Other arguments of `flax.nnx.ConvTranspose`; those not listed here are as of
         `jaxmup.nnx.Linear`.
 
     Example:

@@ -13,6 +13,7 @@ from jaxmup._readout import tied_readout_ratio
 from jaxmup.nnx._layer import (
     SPEC,
     Multiplier,
+    OutSharding,
     hold_multipliers,
     multiplier_of,
     scaled_arguments,
@@ -31,14 +32,14 @@ class Embed(nnx.Embed):
     from both uses.
 
     Args:
-      num_embeddings: size of the vocabulary.
-      features: size of an embedding.
-      parametrization: the rule, or its name (then for the Adam family).
+      num_embeddings: Size of the vocabulary.
+      features: Size of an embedding.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
       base_features: `features` of the base model; `None` if it does not grow.
-      init_std: standard deviation of a normal embedding, instead of `embedding_init`.
-      lr_scale: factor α on the learning rate; dimensionless.
-      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
-      **flax: the other arguments of `flax.nnx.Embed`.
+      init_std: Standard deviation of a normal embedding, instead of `embedding_init`.
+      lr_scale: Factor α on the learning rate; dimensionless.
+      depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
+      **flax: Other arguments of `flax.nnx.Embed`.
 
     Raises:
       ValueError: if a size, base, standard deviation or scale is out of range, a dtype is not a
@@ -83,7 +84,7 @@ class Embed(nnx.Embed):
         hold_multipliers(self)
         self.parametrization = as_parametrization(parametrization)
 
-    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
+    def __call__(self, inputs: Array, out_sharding: OutSharding = None) -> Array:
         """The embeddings of integer `inputs`: one more axis, of size `features`."""
 
         def take(embedding: Array) -> Array:
@@ -93,7 +94,7 @@ class Embed(nnx.Embed):
         multiplier = multiplier_of(self, "embedding")
         return functional.lookup(take, self.embedding[...], inputs.size, multiplier)
 
-    def attend(self, query: Array, out_sharding: Any = None) -> Array:
+    def attend(self, query: Array, out_sharding: OutSharding = None) -> Array:
         """The logits of `query` of shape `(..., features)`: `(..., num_embeddings)`.
 
         Raises:

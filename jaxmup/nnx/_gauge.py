@@ -48,7 +48,7 @@ def trace_multipliers(model: M) -> M:
     multiplication by 1.0, which a constant would save.
 
     Args:
-      model: an NNX module; it is left as it is.
+      model: An NNX module; it is left as it is.
 
     Returns:
       The model with a `Multiplier` at `<parameter>_multiplier` of every jaxmup layer, in float64
@@ -67,6 +67,7 @@ def trace_multipliers(model: M) -> M:
         if not isinstance(multiplier, Multiplier):
             shape = owned.param.shape
             added = added_axes(name_of(owned.path), owned.spec, shape)
+            # One value for each layer of a stack, so that `vmap` and `scan` take them apart alike.
             values = jnp.full([shape[i] for i in added], multiplier, jnp.result_type(float))
             setattr(owned.layer, multiplier_name(owned.name), nnx.data(Multiplier(values)))
     return model
@@ -80,9 +81,9 @@ def regauged(model: M, parametrization: Parametrization) -> M:
     specs say what the layers now apply. The state of an optimizer has to move along.
 
     Args:
-      model: an NNX module; it is left as it is. Its multipliers may be constants or data.
-      parametrization: the rule whose gauge the copy is in. Its initial effective weights must be
-        the model's: another gauge, no other physics.
+      model: An NNX module; it is left as it is. Its multipliers may be constants or data.
+      parametrization: Parametrization whose gauge the copy is in. It must give the same initial
+        effective weights as the model's: another gauge, no other physics.
 
     Raises:
       TypeError: if `parametrization` is no `Parametrization`.

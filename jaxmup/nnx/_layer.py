@@ -1,4 +1,4 @@
-"""What all layers share: making Flax's layer for this width, and scaling what goes into it.
+"""The steps that all layers share: Flax's layer made for this width, and scaled inputs for it.
 
 A layer that owns the parameter `kernel` holds the multiplier `m` of `W = m · kernel` as
 `kernel_multiplier`: a Python float, or a `Multiplier` where multipliers are traced. The parameter
@@ -8,10 +8,11 @@ carries its spec as metadata.
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from flax import nnx
 from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from jaxmup import functional
@@ -20,6 +21,10 @@ from jaxmup._parameter import Initializer, Parameter, declare
 from jaxmup._parametrization import Parametrization, ParametrizationName
 
 M = TypeVar("M", bound=nnx.Module)
+L = TypeVar("L", bound=nnx.Linear | nnx.LinearGeneral | nnx.Einsum | nnx.Conv | nnx.ConvTranspose)
+
+OutSharding: TypeAlias = NamedSharding | PartitionSpec | None
+"""The sharding that Flax's layer gives its outputs."""
 
 SPEC = "mup"  # the metadata key under which an `nnx.Param` carries its spec
 
@@ -114,7 +119,7 @@ def with_arrays(layer: M, **arrays: Array | None) -> M:
     return seen
 
 
-def scale_in(layer: Any, inputs: Array) -> tuple[Any, Array]:
+def scale_in(layer: L, inputs: Array) -> tuple[L, Array]:
     """A linear layer and its inputs for Flax's forward pass, with the multipliers applied.
 
     The kernel's is on the smaller of inputs and kernel.

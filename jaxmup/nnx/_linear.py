@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn import dtypes
 from flax.nnx.nn.linear import default_bias_init, default_kernel_init
-from flax.typing import Dtype, Initializer, PrecisionLike, PromoteDtypeFn
+from flax.typing import DotGeneralT, Dtype, Initializer, PrecisionLike, PromoteDtypeFn
 from jax import Array, lax
 
 from jaxmup._axes import Bases, Sizes, axes_of, einsum_axes, linear_axes
 from jaxmup._parametrization import Parametrization, ParametrizationName
-from jaxmup.nnx._layer import hold_multipliers, scale_in, scaled_arguments
+from jaxmup.nnx._layer import OutSharding, hold_multipliers, scale_in, scaled_arguments
 
 
 class Linear(nnx.Linear):
@@ -23,18 +23,18 @@ class Linear(nnx.Linear):
     not listed here are those of `flax.nnx.Linear`.
 
     Args:
-      in_features: size of the last axis of the inputs.
-      out_features: size of the last axis of the outputs.
-      kernel_init: initializer of the kernel *at base width*; it is called with the base shape, and
+      in_features: Size of the last axis of the inputs.
+      out_features: Size of the last axis of the outputs.
+      kernel_init: Initializer of the kernel *at base width*; it is called with the base shape, and
         the values are then tiled and scaled to this width.
-      bias_init: the same of the bias.
-      parametrization: the rule, or its name (then for the Adam family).
+      bias_init: Initializer of the bias *at base width*.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
       base_in_features: `in_features` of the base model; `None` if it does not grow.
       base_out_features: `out_features` of the base model; `None` if it does not grow.
-      init_std: standard deviation of a normal kernel at base width, instead of `kernel_init`.
-      bias_init_std: standard deviation of a normal bias at base width, instead of `bias_init`.
-      lr_scale: factor α on the learning rate of kernel and bias; dimensionless.
-      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
+      init_std: Standard deviation of a normal kernel at base width, instead of `kernel_init`.
+      bias_init_std: Standard deviation of a normal bias at base width, instead of `bias_init`.
+      lr_scale: Factor α on the learning rate of kernel and bias; dimensionless.
+      depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
 
     Raises:
       ValueError: if a size, base, standard deviation or scale is out of range, a dtype is not a
@@ -65,7 +65,7 @@ class Linear(nnx.Linear):
         precision: PrecisionLike = None,
         kernel_init: Initializer = default_kernel_init,
         bias_init: Initializer = default_bias_init,
-        dot_general: Any = lax.dot_general,
+        dot_general: DotGeneralT = lax.dot_general,
         promote_dtype: PromoteDtypeFn = dtypes.promote_dtype,
         preferred_element_type: Dtype | None = None,
         parametrization: Parametrization | ParametrizationName = "mup",
@@ -108,7 +108,7 @@ class Linear(nnx.Linear):
         super().__init__(in_features, out_features, **arguments)
         hold_multipliers(self)
 
-    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
+    def __call__(self, inputs: Array, out_sharding: OutSharding = None) -> Array:
         """Applies the layer to `inputs` of shape `(..., in_features)`: `(..., out_features)`."""
         layer, inputs = scale_in(self, inputs)
         return nnx.Linear.__call__(layer, inputs, out_sharding)
@@ -122,11 +122,12 @@ class LinearGeneral(nnx.LinearGeneral):
     here are those of `flax.nnx.LinearGeneral` and `jaxmup.nnx.Linear`.
 
     Args:
-      in_features: sizes of the axes of the inputs that are summed over.
-      out_features: sizes of the axes of the outputs.
+      in_features: Sizes of the axes of the inputs that are summed over.
+      out_features: Sizes of the axes of the outputs.
       base_in_features: `in_features` of the base model, with `None` for an axis that does not grow.
-      base_out_features: the same of `out_features`.
-      **flax: the other arguments of `flax.nnx.LinearGeneral`. Axes in `batch_axis` are batch axes:
+      base_out_features: `out_features` of the base model, with `None` for an axis that does not
+        grow.
+      **flax: Other arguments of `flax.nnx.LinearGeneral`. Axes in `batch_axis` are batch axes:
         each of their elements has a linear layer of its own.
 
     Raises:
@@ -176,7 +177,7 @@ class LinearGeneral(nnx.LinearGeneral):
         super().__init__(in_features, out_features, **arguments)
         hold_multipliers(self)
 
-    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
+    def __call__(self, inputs: Array, out_sharding: OutSharding = None) -> Array:
         """Applies the layer along `axis` of `inputs`."""
         layer, inputs = scale_in(self, inputs)
         return nnx.LinearGeneral.__call__(layer, inputs, out_sharding)
@@ -189,13 +190,13 @@ class Einsum(nnx.Einsum):
     are input, output and batch axes, so it is needed here and cannot wait for the call.
 
     Args:
-      einsum_str: the equation of inputs and kernel, such as `"btd,dhk->bthk"`.
-      kernel_shape: shape of the kernel.
-      bias_shape: shape of the bias, the kernel's axes that the output has in its order; `None` for
+      einsum_str: Equation of inputs and kernel, such as `"btd,dhk->bthk"`.
+      kernel_shape: Shape of the kernel.
+      bias_shape: Shape of the bias, the kernel's axes that the output has in its order; `None` for
         no bias.
       base_kernel_shape: `kernel_shape` of the base model, with `None` for an axis that does not
         grow.
-      **flax: the other arguments of `flax.nnx.Einsum`; those not listed here are as of
+      **flax: Other arguments of `flax.nnx.Einsum`; those not listed here are as of
         `jaxmup.nnx.Linear`.
 
     Raises:
@@ -244,7 +245,7 @@ class Einsum(nnx.Einsum):
         hold_multipliers(self)
 
     def __call__(
-        self, inputs: Array, einsum_str: str | None = None, out_sharding: Any = None
+        self, inputs: Array, einsum_str: str | None = None, out_sharding: OutSharding = None
     ) -> Array:
         """Applies the layer to `inputs` of the shape that the equation says."""
         layer, inputs = scale_in(self, inputs)

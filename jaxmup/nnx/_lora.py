@@ -17,15 +17,15 @@ class LoRA(nnx.LoRA):
     rule of a readout and `lora_b` that of an input layer.
 
     Args:
-      in_features: size of the last axis of the inputs.
-      lora_rank: the rank.
-      out_features: size of the last axis of the outputs.
-      parametrization: the rule, or its name (then for the Adam family).
+      in_features: Size of the last axis of the inputs.
+      lora_rank: Rank of the adapter.
+      out_features: Size of the last axis of the outputs.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
       base_in_features: `in_features` of the base model; `None` if it does not grow.
-      base_out_features: the same of `out_features`.
-      lr_scale: factor α on the learning rate of both; dimensionless.
-      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
-      **flax: the other arguments of `flax.nnx.LoRA`, such as the `base_module` that is adapted.
+      base_out_features: `out_features` of the base model; `None` if it does not grow.
+      lr_scale: Factor α on the learning rate of both; dimensionless.
+      depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
+      **flax: Other arguments of `flax.nnx.LoRA`, such as the `base_module` that is adapted.
 
     Raises:
       ValueError: if a size, base or scale is out of range, or a dtype is not a floating-point one.

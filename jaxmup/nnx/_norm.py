@@ -7,11 +7,11 @@ from jax import Array
 
 from jaxmup._axes import axes_of, norm_axes
 from jaxmup._parametrization import Parametrization, ParametrizationName
-from jaxmup.nnx._layer import effective, hold_multipliers, scaled_arguments, with_arrays
+from jaxmup.nnx._layer import M, effective, hold_multipliers, scaled_arguments, with_arrays
 
 
 class _Norm:
-    """What the constructors of all norms do: Flax's norm, with specs and multipliers."""
+    """The constructor of all norms: Flax's norm, with specs and multipliers."""
 
     _has_bias = True
 
@@ -48,12 +48,12 @@ class LayerNorm(_Norm, nnx.LayerNorm):
     At base width it is `flax.nnx.LayerNorm` bit for bit.
 
     Args:
-      num_features: size of the axis that gain and bias have.
-      parametrization: the rule, or its name (then for the Adam family).
+      num_features: Size of the axis that gain and bias have.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
       base_num_features: `num_features` of the base model; `None` if it does not grow.
-      lr_scale: factor α on the learning rate of gain and bias; dimensionless.
-      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
-      **flax: the other arguments of `flax.nnx.LayerNorm`.
+      lr_scale: Factor α on the learning rate of gain and bias; dimensionless.
+      depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
+      **flax: Other arguments of `flax.nnx.LayerNorm`.
 
     Raises:
       ValueError: if a size, base or scale is out of range, or a dtype is not a floating-point one.
@@ -104,10 +104,10 @@ class GroupNorm(_Norm, nnx.GroupNorm):
     `jaxmup.nnx.LayerNorm`.
 
     Args:
-      num_features: number of channels.
-      num_groups: as of `flax.nnx.GroupNorm`.
-      group_size: as of `flax.nnx.GroupNorm`.
-      **flax: the other arguments of `flax.nnx.GroupNorm`.
+      num_features: Number of channels.
+      num_groups: Number of groups; `None` where `group_size` is given.
+      group_size: Number of channels of a group; `None` where `num_groups` is given.
+      **flax: Other arguments of `flax.nnx.GroupNorm`.
 
     Example:
       >>> from flax import nnx
@@ -153,6 +153,6 @@ class BatchNorm(_Norm, nnx.BatchNorm):
         return nnx.BatchNorm.__call__(_effective(self), x, use_running_average, mask=mask)
 
 
-def _effective(layer: Any) -> Any:
+def _effective(layer: M) -> M:
     arrays = {name: effective(layer, name) for name in ("scale", "bias") if hasattr(layer, name)}
     return with_arrays(layer, **arrays)

@@ -14,7 +14,7 @@ _WITHOUT_VALUES = dict.fromkeys(("kernel_init", "recurrent_kernel_init", "bias_i
 
 
 class _Cell:
-    """What the constructors of all cells do: Flax's cell, with jaxmup's linear layers inside."""
+    """The constructor of all cells: Flax's cell, with jaxmup's linear layers inside."""
 
     def __init__(
         self,
@@ -29,17 +29,20 @@ class _Cell:
         rngs: nnx.Rngs,
         **flax: Any,
     ):
-        rule = {
-            "parametrization": parametrization,
-            "lr_scale": lr_scale,
-            "depth_ratio": depth_ratio,
-        }
         own_rngs = nnx.clone(rngs)  # with which our layers draw what Flax's would have drawn
         arguments = {**flax, **_WITHOUT_VALUES}
         super().__init__(in_features, hidden_features, rngs=rngs, **arguments)  # type: ignore[call-arg]
-        defaults = inspect.signature(super().__init__).parameters
-        bases = base_in_features, base_hidden_features
-        _replace_linear(self, defaults, bases, flax, {**rule, "rngs": own_rngs})
+        parameters = inspect.signature(super().__init__).parameters
+        inits = {name: parameters[name].default for name in _WITHOUT_VALUES} | flax
+        if "kernel_init" not in flax:  # Flax's default is that of its linear layer
+            del inits["kernel_init"]
+        shared = {
+            "parametrization": parametrization,
+            "lr_scale": lr_scale,
+            "depth_ratio": depth_ratio,
+            "rngs": own_rngs,
+        }
+        _replace_linear(self, (base_in_features, base_hidden_features), inits, shared)  # type: ignore[arg-type]
 
 
 class SimpleCell(_Cell, nnx.SimpleCell):
@@ -49,15 +52,15 @@ class SimpleCell(_Cell, nnx.SimpleCell):
     hidden or an input matrix, what it does with its state a hidden one.
 
     Args:
-      in_features: size of the last axis of the inputs.
-      hidden_features: size of the state.
-      parametrization: the rule, or its name (then for the Adam family).
+      in_features: Size of the last axis of the inputs.
+      hidden_features: Size of the state.
+      parametrization: A `Parametrization`, or its name (then for the Adam family).
       base_in_features: `in_features` of the base model; `None` if it does not grow.
-      base_hidden_features: the same of `hidden_features`.
-      lr_scale: factor α on the learning rate of all parameters; dimensionless.
-      depth_ratio: number of residual blocks over that of the base model; 1.0 outside of them.
-      rngs: as of `flax.nnx.SimpleCell`.
-      **flax: the other arguments of `flax.nnx.SimpleCell`.
+      base_hidden_features: `hidden_features` of the base model; `None` if it does not grow.
+      lr_scale: Factor α on the learning rate of all parameters; dimensionless.
+      depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
+      rngs: Random keys, as `flax.nnx.SimpleCell` takes them.
+      **flax: Other arguments of `flax.nnx.SimpleCell`.
 
     Raises:
       ValueError: if a size, base or scale is out of range, or a dtype is not a floating-point one.
@@ -102,27 +105,28 @@ class LSTMCell(_Cell, nnx.LSTMCell):
 
 
 def _replace_linear(
-    cell: Any,
-    defaults: Mapping[str, inspect.Parameter],
+    cell: nnx.SimpleCell | nnx.GRUCell | nnx.LSTMCell,
     bases: tuple[int | None, int | None],
-    flax: Mapping[str, Any],
+    given: Mapping[str, Any],
     shared: Mapping[str, Any],
 ) -> None:
     """Puts jaxmup's linear layers in place of those that Flax's constructor has made.
 
-    In the order in which it made them, so that they draw the same values; a layer may have the
-    kernels of several gates side by side.
+    Args:
+      cell: Cell that Flax's constructor has made.
+      bases: Sizes of inputs and state in the base model.
+      given: Initializers and metadata of the cell, by the names of Flax's arguments.
+      shared: Arguments of every layer.
     """
     base_in, base_hidden = bases
     made = [(name, layer) for name, layer in vars(cell).items() if isinstance(layer, nnx.Linear)]
-    for name, layer in made:
+    for name, layer in made:  # in the order in which Flax made them, which is that of the draws
         of_state = name.removeprefix("dense_").startswith("h")
-        gates = layer.out_features // cell.hidden_features
         kernel = "recurrent_kernel" if of_state else "kernel"
-        values = {"bias_init": flax.get("bias_init", defaults["bias_init"].default)}
-        if of_state or "kernel_init" in flax:  # else Flax's default is that of its linear layer
-            init = flax.get(f"{kernel}_init", defaults[f"{kernel}_init"].default)
-            values["kernel_init"] = init
+        names = {"kernel_init": f"{kernel}_init", "kernel_metadata": f"{kernel}_metadata"}
+        names |= {name: name for name in ("bias_init", "bias_metadata")}
+        # A layer may have the kernels of several gates side by side.
+        gates = layer.out_features // cell.hidden_features
         ours = Linear(
             layer.in_features,
             layer.out_features,
@@ -132,9 +136,7 @@ def _replace_linear(
             promote_dtype=layer.promote_dtype,
             base_in_features=base_hidden if of_state else base_in,
             base_out_features=None if base_hidden is None else gates * base_hidden,
-            kernel_metadata=flax.get(f"{kernel}_metadata", {}),
-            bias_metadata=flax.get("bias_metadata", {}),
-            **values,
+            **{name: given[theirs] for name, theirs in names.items() if theirs in given},
             **shared,
         )
         setattr(cell, name, ours)

@@ -16,10 +16,11 @@ def specs(model: nnx.Module, *, given: Mapping[str, ParamSpec] | None = None) ->
     `nnx.vmap` or `nnx.scan` has added are batch axes.
 
     Args:
-      model: an NNX module.
-      given: specs of parameters that no jaxmup layer made, by name (`"norm/scale"`).
+      model: An NNX module.
+      given: Specs of parameters that no jaxmup layer made, by name (`"norm/scale"`).
 
     Raises:
+      TypeError: if `model` is no NNX module.
       ValueError: naming every parameter without a spec, or given names that match nothing.
 
     Example:
@@ -29,6 +30,9 @@ def specs(model: nnx.Module, *, given: Mapping[str, ParamSpec] | None = None) ->
       >>> specs(layer)["kernel"].role
       'input'
     """
+    # NNX takes containers of modules too, and `None` for an empty one.
+    if not isinstance(model, nnx.Module) and not (isinstance(model, list | tuple | dict) and model):
+        raise TypeError(f"`model` must be an NNX module. Got {model!r}.")
     params = nnx.state(model, nnx.Param)
     shapes: dict[str, tuple[int, ...]] = {}
     declared: dict[str, ParamSpec] = {}

@@ -1,17 +1,19 @@
 """The direction of Adagrad, with eps where torch and the paper have it."""
 
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.typing import ArrayLike
 
+from jaxmup import _check
+from jaxmup._tree import OptState, Params, Updates
+from jaxmup.optim._adam import Eps
 from jaxmup.optim._checks import require_not_negative, values_of_leaves
+from jaxmup.optim._leaves import leaves_with_none, like, zeros_like
 
 
 def scale_by_adagrad(
-    eps: Any = 1e-10, *, initial_accumulator_value: float = 0.0
+    eps: Eps = 1e-10, *, initial_accumulator_value: ArrayLike = 0.0
 ) -> optax.GradientTransformation:
     r"""Adagrad's direction as torch computes it: :math:`g / (\sqrt{\sum g^2} + eps)`.
 
@@ -20,16 +22,17 @@ def scale_by_adagrad(
     embedding, and another eps doesn't mend it.
 
     Args:
-      eps: added to the root, in units of the gradient: a number, or a tree of numbers with the
-        paths of the parameters.
-      initial_accumulator_value: what the sum of squares starts from.
+      eps: Constant added to the root, in units of the gradient: a number, or a tree of numbers with
+        the names of the parameters.
+      initial_accumulator_value: Start of the sum of squares, in units of the squared gradient.
 
     Returns:
       A transform with the state of `optax.scale_by_rss`, `optax.ScaleByRssState`.
 
     Raises:
-      ValueError: if `eps` or `initial_accumulator_value` is negative; at `update`, if a tree of eps
-        has other paths than the updates.
+      TypeError: if `eps` or `initial_accumulator_value` is no number.
+      ValueError: if `eps` or `initial_accumulator_value` is negative; at `init` and `update`, if a
+        tree of eps has other names than the parameters.
 
     Example:
       >>> tx = scale_by_adagrad()
@@ -42,25 +45,26 @@ def scale_by_adagrad(
       Optimization", JMLR 12 (2011), Figure 1.
     """
     require_not_negative("eps", eps)
-    require_not_negative("initial_accumulator_value", initial_accumulator_value)
+    _check.number("initial_accumulator_value", initial_accumulator_value, at_least=0)
 
-    def init(params: Any) -> optax.ScaleByRssState:
-        values_of_leaves("eps", eps, params)
-        return optax.ScaleByRssState(optax.tree.full_like(params, initial_accumulator_value))
+    def init(params: Params) -> optax.ScaleByRssState:
+        zeros = zeros_like(params)
+        values_of_leaves("eps", eps, zeros)
+        return optax.ScaleByRssState(optax.tree.full_like(zeros, initial_accumulator_value))
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None
+    ) -> tuple[Updates, optax.ScaleByRssState]:
         del params
-        total = jax.tree.map(lambda g, s: s + jnp.square(g), updates, state.sum_of_squares)
-        leaves, structure = jax.tree.flatten(updates)
-        columns = zip(
-            leaves, jax.tree.leaves(total), values_of_leaves("eps", eps, updates), strict=True
-        )
-        directions = [_direction(g, s, e) for g, s, e in columns]
-        return jax.tree.unflatten(structure, directions), optax.ScaleByRssState(total)
+        gradients, sums = map(leaves_with_none, (updates, state.sum_of_squares))
+        sums = [s if g is None else s + jnp.square(g) for g, s in zip(gradients, sums, strict=True)]
+        columns = zip(gradients, sums, values_of_leaves("eps", eps, updates), strict=True)
+        directions = [None if g is None else _direction(g, s, e) for g, s, e in columns]
+        return like(updates, directions), optax.ScaleByRssState(like(state.sum_of_squares, sums))
 
     return optax.GradientTransformation(init, update)
 
 
-def _direction(gradient: Array, total: Array, eps: Any) -> Array:
+def _direction(gradient: Array, total: Array, eps: ArrayLike) -> Array:
     root = jnp.sqrt(total) + jnp.asarray(eps, total.dtype)
     return jnp.where(gradient == 0, 0.0, gradient / jnp.where(gradient == 0, 1.0, root))

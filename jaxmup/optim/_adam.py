@@ -1,32 +1,37 @@
 """The direction of Adam and AMSGrad, in the conventions of three libraries."""
 
 import math
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
-import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.typing import ArrayLike, DTypeLike
 
+from jaxmup import _check
+from jaxmup._tree import OptState, Params, Tree, Updates
 from jaxmup.optim._checks import (
-    is_plain_number,
     require_decay_rate,
+    require_dtype,
     require_not_negative,
     values_of_leaves,
 )
+from jaxmup.optim._leaves import leaves_with_none, like, zeros_like
 
 Convention = Literal["torch", "labml", "optax"]
+Eps = ArrayLike | Tree  # a number, or a tree of numbers with the names of the parameters
+AdamState = optax.ScaleByAdamState | optax.ScaleByAmsgradState
 
 
 def scale_by_adam(
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: Any = 1e-8,
-    eps_root: Any = 0.0,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.999,
+    eps: Eps = 1e-8,
+    eps_root: Eps = 0.0,
     *,
     amsgrad: bool = False,
     convention: Convention = "torch",
-    mu_dtype: Any = None,
+    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     r"""Adam's or AMSGrad's direction, in the convention of the library that it is to agree with.
 
@@ -44,22 +49,24 @@ def scale_by_adam(
     The two differ by percents, not by rounding.
 
     Args:
-      b1: decay of the first moment, in [0, 1).
-      b2: decay of the second moment, in [0, 1).
-      eps: added to the root, in units of the gradient: a number, or a tree of numbers with the
-        paths of the parameters.
-      eps_root: added inside the root, in units of the squared gradient: a number or a tree.
-      amsgrad: keep the running maximum of the second moment.
-      convention: whose formula to follow, where they differ.
-      mu_dtype: dtype of the first moment; `None` for that of the parameter.
+      b1: Decay of the first moment, in [0, 1).
+      b2: Decay of the second moment, in [0, 1).
+      eps: Constant added to the root, in units of the gradient: a number, or a tree of numbers with
+        the names of the parameters.
+      eps_root: Constant added inside the root, in units of the squared gradient: a number or a
+        tree.
+      amsgrad: Whether to divide by the running maximum of the second moment.
+      convention: Library whose formula to follow, where they differ.
+      mu_dtype: Dtype of the first moment; `None` for that of the parameter.
 
     Returns:
       A transform with the state of the optax transform of the same kind, `optax.ScaleByAdamState`
       or `optax.ScaleByAmsgradState`.
 
     Raises:
+      TypeError: if a decay or an eps is no number, or `mu_dtype` no dtype.
       ValueError: if a decay, an eps or `convention` is out of range; at `init` and `update`, if a
-        tree of eps has other paths than the parameters.
+        tree of eps has other names than the parameters.
 
     Example:
       >>> import jax.numpy as jnp
@@ -76,33 +83,37 @@ def scale_by_adam(
     require_decay_rate("b2", b2)
     require_not_negative("eps", eps)
     require_not_negative("eps_root", eps_root)
-    if convention not in get_args(Convention):
-        raise ValueError(f"`convention` must be one of {get_args(Convention)}. Got {convention!r}.")
+    _check.one_of("convention", convention, get_args(Convention))
+    require_dtype("mu_dtype", mu_dtype)
 
-    def init(params: Any) -> optax.ScaleByAdamState | optax.ScaleByAmsgradState:
-        values_of_leaves("eps", eps, params)
-        values_of_leaves("eps_root", eps_root, params)
-        count, mu = jnp.zeros([], jnp.int32), optax.tree.zeros_like(params, dtype=mu_dtype)
-        nu = optax.tree.zeros_like(params)
+    def init(params: Params) -> AdamState:
+        count, mu, nu = jnp.zeros([], jnp.int32), zeros_like(params, mu_dtype), zeros_like(params)
+        values_of_leaves("eps", eps, nu)
+        values_of_leaves("eps_root", eps_root, nu)
         if amsgrad:
-            return optax.ScaleByAmsgradState(count, mu, nu, optax.tree.zeros_like(params))
+            return optax.ScaleByAmsgradState(count, mu, nu, zeros_like(params))
         return optax.ScaleByAdamState(count, mu, nu)
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None
+    ) -> tuple[Updates, AdamState]:
         del params
         count = jnp.asarray(optax.safe_increment(state.count))
         correction = _Correction.at(b1, b2, count, convention, amsgrad)
-        columns = zip(
-            values_of_leaves("eps", eps, updates),
-            values_of_leaves("eps_root", eps_root, updates),
-            *(jax.tree.leaves(tree) for tree in (updates, *state[1:])),
-            strict=True,
+        eps_of, root_of = (
+            values_of_leaves(name, value, updates)
+            for name, value in (("eps", eps), ("eps_root", eps_root))
         )
-        leaves = [_update_leaf(b1, b2, correction, *column) for column in columns]
-        trees = (
-            _tree_like(tree, [x[i] for x in leaves]) for i, tree in enumerate((updates, *state[1:]))
-        )
-        direction, *moments = trees
+        trees = (updates, *state[1:])
+        columns = zip(eps_of, root_of, *map(leaves_with_none, trees), strict=True)
+        leaves = [
+            _update_leaf(b1, b2, correction, e, root, g, *moments)
+            if g is not None
+            else (None, *moments)
+            for e, root, g, *moments in columns
+        ]
+        # Each tree keeps its own structure: in an NNX state it holds the metadata of a variable.
+        direction, *moments = (like(tree, [x[i] for x in leaves]) for i, tree in enumerate(trees))
         return direction, type(state)(count, *moments)
 
     return optax.GradientTransformation(init, update)
@@ -120,7 +131,9 @@ class _Correction(NamedTuple):
     maximum: Array | None  # on the second moment, before its maximum
 
     @classmethod
-    def at(cls, b1: Any, b2: Any, count: Array, convention: str, amsgrad: bool) -> "_Correction":
+    def at(
+        cls, b1: ArrayLike, b2: ArrayLike, count: Array, convention: Convention, amsgrad: bool
+    ) -> "_Correction":
         c1, c2 = _bias_correction(b1, count), _bias_correction(b2, count)
         one, root = jnp.ones_like(c2), jnp.sqrt(c2)
         if amsgrad and convention == "optax":
@@ -128,18 +141,18 @@ class _Correction(NamedTuple):
         return cls(size=root / c1, eps=one if convention == "labml" else root, maximum=None)
 
 
-def _bias_correction(decay: Any, count: Array) -> Array:
+def _bias_correction(decay: ArrayLike, count: Array) -> Array:
     """`1 - decay^count`; subtracted in float32 it would lose digits while it is small."""
-    log = math.log(decay) if is_plain_number(decay) and decay > 0 else jnp.log(decay)
+    log = math.log(decay) if isinstance(decay, int | float) and decay > 0 else jnp.log(decay)
     return -jnp.expm1(count * log)
 
 
 def _update_leaf(
-    b1: Any,
-    b2: Any,
+    b1: ArrayLike,
+    b2: ArrayLike,
     correction: _Correction,
-    eps: Any,
-    eps_root: Any,
+    eps: ArrayLike,
+    eps_root: ArrayLike,
     g: Array,
     mu: Array,
     nu: Array,
@@ -156,11 +169,7 @@ def _update_leaf(
         v = v if correction.maximum is None else v * correction.maximum.astype(wide)
         v = jnp.maximum(nu_max.astype(wide), v)
         moments = (*moments, v.astype(nu_max.dtype))
-    if not (is_plain_number(eps_root) and eps_root == 0):
+    if not (isinstance(eps_root, int | float) and eps_root == 0):  # adding 0 costs a pass
         v = v + jnp.asarray(eps_root * correction.eps**2, wide)
     direction = m * size / (jnp.sqrt(v) + beside)
-    return direction.astype(g.dtype), *moments
-
-
-def _tree_like(tree: Any, leaves: list[Array]) -> Any:
-    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+    return direction.astype(g.dtype), *moments  # type: ignore[return-value]

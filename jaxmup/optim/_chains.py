@@ -1,42 +1,51 @@
 """Ready optimizers: chains of transforms, without arithmetic of their own."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import optax
+from jax.typing import ArrayLike, DTypeLike
 
+from jaxmup import _check
 from jaxmup._families import FAMILIES
-from jaxmup._spec import require_positive
+from jaxmup._tree import Scalings
 from jaxmup.optim._adam import Convention, scale_by_adam
-from jaxmup.optim._checks import Scalings, is_plain_number, require_not_negative
+from jaxmup.optim._checks import (
+    CheckedScalings,
+    Mask,
+    require_decay_rate,
+    require_dtype,
+    require_learning_rate,
+)
+from jaxmup.optim._leaves import passing_over
 from jaxmup.optim._scale import ReadyChainState, ScaleUpdatesState, scale_by
 from jaxmup.optim._weight_decay import WeightDecay, WeightDecayMode, decay_transform
 
 
 def sgd(
     learning_rate: optax.ScalarOrSchedule,
-    scalings: Any,
-    momentum: float | None = None,
+    scalings: Scalings,
+    momentum: ArrayLike | None = None,
     nesterov: bool = False,
-    accumulator_dtype: Any = None,
+    accumulator_dtype: DTypeLike | None = None,
     *,
-    weight_decay: float | None = None,
+    weight_decay: ArrayLike | None = None,
     weight_decay_mode: WeightDecayMode = "decoupled",
-    mask: Any = None,
-    peak_learning_rate: float | None = None,
+    mask: Mask | None = None,
+    peak_learning_rate: ArrayLike | None = None,
 ) -> optax.GradientTransformation:
     """SGD under a parametrization, with the arguments of `optax.sgd`.
 
     Args:
-      learning_rate: the base model's; a number or a schedule.
-      scalings: a tree of `Scaling` for the family `sgd`.
-      momentum: decay of the trace of gradients; `None` for none.
-      nesterov: Nesterov's momentum.
-      accumulator_dtype: dtype of the trace; `None` for that of the gradient.
-      weight_decay: see `adamw`; `None` for none.
-      weight_decay_mode: see `adamw`.
-      mask: see `adamw`.
-      peak_learning_rate: see `adamw`.
+      learning_rate: Learning rate of the base model; a number or a schedule.
+      scalings: Tree of `Scaling` for the family `sgd`.
+      momentum: Decay of the trace of gradients, in [0, 1); `None` for no momentum.
+      nesterov: Whether the momentum is Nesterov's.
+      accumulator_dtype: Dtype of the trace; `None` for that of the gradient.
+      weight_decay: Coefficient λ at base width, as in `adamw`; `None` for no decay.
+      weight_decay_mode: Quantity that the coefficient is multiplied by; see `adamw`.
+      mask: Leaves that decay; see `adamw`.
+      peak_learning_rate: Largest value of a schedule, for `"independent"`; see `adamw`.
 
     Raises:
       TypeError, ValueError: as `adamw`.
@@ -49,30 +58,33 @@ def sgd(
       >>> tx.update({"bias": jnp.ones(1)}, tx.init({"bias": jnp.ones(1)}))[0]["bias"]
       Array([-2.], dtype=float32)
     """
+    if momentum is not None:
+        require_decay_rate("momentum", momentum)
+    require_dtype("accumulator_dtype", accumulator_dtype)
     direction = (
         optax.identity()
         if momentum is None
         else optax.trace(decay=momentum, nesterov=nesterov, accumulator_dtype=accumulator_dtype)
     )
-    checked = Scalings(scalings, FAMILIES["sgd"])
+    checked = CheckedScalings(scalings, FAMILIES["sgd"])
     decay = WeightDecay(weight_decay, weight_decay_mode, mask, peak_learning_rate)
     return chain(checked, direction, decay, learning_rate)
 
 
 def adam(
     learning_rate: optax.ScalarOrSchedule,
-    scalings: Any,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
-    eps_root: float = 0.0,
-    mu_dtype: Any = None,
+    scalings: Scalings,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.999,
+    eps: ArrayLike = 1e-8,
+    eps_root: ArrayLike = 0.0,
+    mu_dtype: DTypeLike | None = None,
     *,
     convention: Convention = "torch",
-    weight_decay: float | None = None,
+    weight_decay: ArrayLike | None = None,
     weight_decay_mode: WeightDecayMode = "decoupled",
-    mask: Any = None,
-    peak_learning_rate: float | None = None,
+    mask: Mask | None = None,
+    peak_learning_rate: ArrayLike | None = None,
 ) -> optax.GradientTransformation:
     """Adam under a parametrization; `adamw` with no weight decay by default.
 
@@ -92,18 +104,18 @@ def adam(
 
 def adamw(
     learning_rate: optax.ScalarOrSchedule,
-    scalings: Any,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
-    eps_root: float = 0.0,
-    mu_dtype: Any = None,
+    scalings: Scalings,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.999,
+    eps: ArrayLike = 1e-8,
+    eps_root: ArrayLike = 0.0,
+    mu_dtype: DTypeLike | None = None,
     *,
     convention: Convention = "torch",
-    weight_decay: float | None = 1e-4,
+    weight_decay: ArrayLike | None = 1e-4,
     weight_decay_mode: WeightDecayMode = "decoupled",
-    mask: Any = None,
-    peak_learning_rate: float | None = None,
+    mask: Mask | None = None,
+    peak_learning_rate: ArrayLike | None = None,
 ) -> optax.GradientTransformation:
     r"""AdamW under a parametrization, with the arguments and defaults of `optax.adamw`.
 
@@ -120,26 +132,29 @@ def adamw(
       the factor.
 
     Args:
-      learning_rate: the base model's; a number or a schedule.
-      scalings: a tree of `Scaling` for the family `adam`.
-      b1: decay of the first moment.
-      b2: decay of the second moment.
-      eps: the base model's; each leaf gets `eps * Scaling.eps`.
-      eps_root: added inside the root, in units of the squared gradient; each leaf gets
+      learning_rate: Learning rate of the base model; a number or a schedule.
+      scalings: Tree of `Scaling` for the family `adam`.
+      b1: Decay of the first moment, in [0, 1).
+      b2: Decay of the second moment, in [0, 1).
+      eps: Constant beside the root of the second moment in the base model, in units of the
+        gradient; each leaf gets `eps * Scaling.eps`.
+      eps_root: Constant inside the root, in units of the squared gradient; each leaf gets
         `eps_root * Scaling.eps**2`.
-      mu_dtype: dtype of the first moment; `None` for that of the parameter.
-      convention: see `scale_by_adam`.
-      weight_decay: coefficient λ at base width; `None` for none.
-      weight_decay_mode: what the coefficient is multiplied by; see above.
-      mask: tree of booleans, or a function of the parameters that returns one: which leaves decay.
-      peak_learning_rate: the schedule's largest value, for `"independent"`; needed where
+      mu_dtype: Dtype of the first moment; `None` for that of the parameter.
+      convention: Library whose formula to follow; see `scale_by_adam`.
+      weight_decay: Coefficient λ at base width; `None` for no decay.
+      weight_decay_mode: Quantity that the coefficient is multiplied by; see above.
+      mask: Leaves that decay, as a tree of booleans or a function of the parameters that returns
+        one; `None` for all.
+      peak_learning_rate: Largest value of a schedule, for `"independent"`; needed where
         `learning_rate` is not a plain number.
 
     Raises:
-      TypeError: if a leaf of `scalings` is no `Scaling`.
+      TypeError: if a leaf of `scalings` is no `Scaling`, a number is none, or a leaf of `mask` is
+        no boolean.
       ValueError: if a number is out of range, the mode is unknown, or the scalings are for another
-        family; at `init` and `update`, if a leaf has no scaling or a scaling no leaf, naming the
-        paths.
+        family; at `init` and `update`, if a leaf has no scaling or a scaling no leaf, naming them;
+        at `init`, if their shapes differ.
 
     Example:
       >>> import jax.numpy as jnp
@@ -164,18 +179,18 @@ def adamw(
 
 def amsgrad(
     learning_rate: optax.ScalarOrSchedule,
-    scalings: Any,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
-    eps_root: float = 0.0,
-    mu_dtype: Any = None,
+    scalings: Scalings,
+    b1: ArrayLike = 0.9,
+    b2: ArrayLike = 0.999,
+    eps: ArrayLike = 1e-8,
+    eps_root: ArrayLike = 0.0,
+    mu_dtype: DTypeLike | None = None,
     *,
     convention: Convention = "torch",
-    weight_decay: float | None = None,
+    weight_decay: ArrayLike | None = None,
     weight_decay_mode: WeightDecayMode = "decoupled",
-    mask: Any = None,
-    peak_learning_rate: float | None = None,
+    mask: Mask | None = None,
+    peak_learning_rate: ArrayLike | None = None,
 ) -> optax.GradientTransformation:
     """AMSGrad under a parametrization, with the arguments of `adamw`.
 
@@ -201,21 +216,24 @@ def amsgrad(
 class _Formula(NamedTuple):
     """The arguments of Adam's direction in a chain."""
 
-    b1: Any
-    b2: Any
-    eps: Any
-    eps_root: Any
-    mu_dtype: Any
+    b1: ArrayLike
+    b2: ArrayLike
+    eps: ArrayLike
+    eps_root: ArrayLike
+    mu_dtype: DTypeLike | None
     convention: Convention
     amsgrad: bool = False
 
 
 def _adam_chain(
-    learning_rate: Any, scalings: Any, formula: _Formula, decay: WeightDecay
+    learning_rate: optax.ScalarOrSchedule,
+    scalings: Scalings,
+    formula: _Formula,
+    decay: WeightDecay,
 ) -> optax.GradientTransformation:
-    checked = Scalings(scalings, FAMILIES["adam"])
-    require_not_negative("eps", formula.eps)
-    require_not_negative("eps_root", formula.eps_root)
+    checked = CheckedScalings(scalings, FAMILIES["adam"])
+    _check.number("eps", formula.eps, at_least=0)
+    _check.number("eps_root", formula.eps_root, at_least=0)
     eps = jax.tree.map(lambda scaling: formula.eps * scaling.eps, scalings)
     eps_root = jax.tree.map(lambda scaling: formula.eps_root * scaling.eps**2, scalings)
     direction = scale_by_adam(**formula._replace(eps=eps, eps_root=eps_root)._asdict())
@@ -223,16 +241,13 @@ def _adam_chain(
 
 
 def chain(
-    scalings: Scalings,
+    scalings: CheckedScalings,
     direction: optax.GradientTransformation,
     decay: WeightDecay,
-    learning_rate: Any,
-) -> optax.GradientTransformation:
+    learning_rate: optax.ScalarOrSchedule,
+) -> optax.GradientTransformationExtraArgs:
     """The order that the docstring of `jaxmup.optim` explains."""
-    if is_plain_number(learning_rate):
-        require_positive(
-            "learning_rate", learning_rate, "It is the base model's, as a number or a schedule."
-        )
+    require_learning_rate(learning_rate)
     transform = decay_transform(scalings, decay, learning_rate)
     steps = [
         scale_by(scalings, "grad", ReadyChainState()),
@@ -244,4 +259,5 @@ def chain(
         optax.scale_by_learning_rate(learning_rate),
         transform if decay.mode == "absolute" else None,
     ]
-    return optax.chain(*(step for step in steps if step is not None))
+    tx = optax.chain(*(step for step in steps if step is not None))
+    return passing_over(tx, scalings.trained)

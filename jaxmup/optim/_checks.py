@@ -1,34 +1,54 @@
-"""Checks of the arguments of optimizers, and values for the leaves of a tree found by path."""
+"""Refusals of what optimizers are given: hyper-parameters, masks, dtypes, scalings."""
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.typing import ArrayLike, DTypeLike
 
+from jaxmup import _check
 from jaxmup._families import Family, in_one_model
 from jaxmup._scaling import Scaling
-from jaxmup._tree import leaves_by_path, listed, path_name, require_leaves
+from jaxmup._tree import (
+    Params,
+    PathName,
+    Scalings,
+    Tree,
+    Updates,
+    is_floating,
+    leaves_by_path,
+    named_leaves,
+    path_name,
+    require_leaves,
+)
+from jaxmup.optim._leaves import is_none, leaves_with_none, map_leaves, without
+
+Mask = Tree | Callable[[Params], Tree]
+"""Booleans, in a tree like the parameters or a prefix of one, or a function that makes them."""
 
 _RESOLVE = "Use `jaxmup.resolve(specs, parametrization)`."
+_ANEW = "Make the specs from the model that is trained, and resolve those."
+_TRIAL = 2  # elements of a parameter in the trials of `jaxmup.lint`
 
 
-class Scalings:
-    """Scalings of one family by the name of their parameter, checked.
+class CheckedScalings:
+    """Scalings of one family by the name of their parameter.
 
     A family for hidden matrices alone leaves the other parameters to the family `adam`.
 
     Args:
-      tree: a tree with a `Scaling` at each leaf.
-      family: the family that they must be for; `None` for any one.
+      tree: Tree with a `Scaling` at each leaf.
+      family: Family that they must be for; `None` for any one.
 
     Raises:
       TypeError: if a leaf is no `Scaling`.
       ValueError: if the scalings are for another family, or for several.
     """
 
-    def __init__(self, tree: Any, family: Family | None = None):
+    def __init__(self, tree: Scalings, family: Family | None = None):
         self.by_name = require_leaves("scalings", tree, Scaling, _RESOLVE)
         families = {scaling.family for scaling in self.by_name.values()}
         candidates = families if family is None else {family}
@@ -37,20 +57,40 @@ class Scalings:
             others = {n: s.family for n, s in self.by_name.items() if s.family != family}
             got = [f"{name}: {_told_apart(other, family)}" for name, other in others.items()]
             raise ValueError(
-                f"The scalings must be for {wanted}. Got{listed(got)}\n"
+                f"The scalings must be for {wanted}. Got{_check.listed(got)}\n"
                 f"Learning rates of one family are wrong for another. {_RESOLVE}"
             )
 
-    def map(self, function: Callable[..., Any], updates: Any, *rest: Any) -> Any:
-        """The tree of `function(scaling, update, *rest)` of each leaf."""
-        self.require_match(updates)
-        return jax.tree_util.tree_map_with_path(
-            lambda path, *leaves: function(self.by_name[path_name(path)], *leaves), updates, *rest
-        )
+    def map(self, function: Callable[..., Any], updates: Updates, *rest: Tree) -> Tree:
+        """The tree of `function(scaling, update, *rest)` of each leaf that is not `None`."""
+        self.require_names(updates)
+        scalings = iter([self.by_name[name] for name, _ in named_leaves(updates)])
+        return map_leaves(lambda *leaves: function(next(scalings), *leaves), updates, *rest)
 
-    def require_match(self, tree: Any) -> None:
-        """Raises a `ValueError` unless leaves and scalings have the same paths."""
-        require_same_paths("scalings", self.by_name, tree)
+    def require_names(self, tree: Tree) -> None:
+        """Raises a `ValueError` unless leaves and scalings have the same names."""
+        # Not the same shapes: inside `shard_map` or `vmap` an update is a part of its parameter.
+        require_names("scalings", self.by_name, tree)
+
+    def require_parameters(self, params: Params) -> None:
+        """Raises a `ValueError` unless the scalings are those of the parameters, by name and shape.
+
+        A model all of whose parameters have one or two elements is a trial of the transform, as
+        `jaxmup.lint` makes; its shapes are not compared.
+        """
+        leaves = leaves_by_path(self.trained(params))
+        if all(np.size(leaf) <= _TRIAL for leaf in leaves.values()):
+            leaves = dict.fromkeys(leaves)
+        _same_tree("scalings", self.by_name, leaves, params)
+
+    def trained(self, params: Params) -> Params:
+        """`params` with `None` in place of what no optimizer trains.
+
+        That are the leaves without a scaling which are no floating-point arrays: step counters,
+        functions, strings, as Equinox's trees hold them. A floating-point array without a scaling
+        stays, to be refused.
+        """
+        return without(lambda name, x: name not in self.by_name and not is_floating(x), params)
 
 
 def _told_apart(other: Family, family: Family | None) -> str:
@@ -58,62 +98,115 @@ def _told_apart(other: Family, family: Family | None) -> str:
     return other.name if family is None or other.name != family.name else str(other)
 
 
-def values_of_leaves(what: str, value: Any, tree: Any) -> list[Any]:
-    """One value for each leaf of `tree`: `value` itself, or its leaf of the same path."""
-    names = leaves_by_path(tree)
-    if _is_number(value):
-        return [value] * len(names)
+def values_of_leaves(name: str, value: Tree, tree: Tree) -> list[Any]:
+    """One value for each leaf of `tree`: `value` itself, or its leaf of the same name.
+
+    A leaf that is `None` has the value `None`.
+    """
+    leaves = leaves_with_none(tree)
+    if _check.is_number(value) or _check.is_traced(value):
+        return [value] * len(leaves)
     by_name = leaves_by_path(value)
-    require_same_paths(what, by_name, tree)
-    return [by_name[name] for name in names]
+    require_names(name, by_name, tree)
+    names = iter(leaves_by_path(tree))
+    return [None if leaf is None else by_name[next(names)] for leaf in leaves]
 
 
-def require_same_paths(what: str, by_name: Mapping[str, Any], tree: Any) -> None:
-    """Raises a `ValueError` unless `by_name` has the paths of the leaves of `tree`."""
-    leaves = leaves_by_path(tree)
-    missing = [
-        f"{name} {getattr(leaf, 'shape', ())}"
-        for name, leaf in leaves.items()
-        if name not in by_name
-    ]
-    extra = [] if _is_masked(tree) else [name for name in by_name if name not in leaves]
-    if missing or extra:
-        raise ValueError(
-            f"`{what}` must have the paths of the parameters.\n"
-            f"Parameters without an entry:{listed(missing) or ' none'}\n"
-            f"Entries without a parameter:{listed(extra) or ' none'}\n"
-            "Make the specs from the model that is trained, and resolve those."
-        )
+def require_names(name: str, by_name: Mapping[PathName, Any], tree: Tree) -> None:
+    """Raises a `ValueError` unless `by_name` has the names of the leaves of `tree`."""
+    _same_tree(name, dict.fromkeys(by_name), leaves_by_path(tree), tree)
 
 
-def _is_masked(tree: Any) -> bool:
-    """Whether `optax.masked` has taken leaves out of `tree`."""
+def _same_tree(
+    name: str, by_name: Mapping[PathName, Any], leaves: Mapping[PathName, Any], tree: Tree
+) -> None:
+    passed = list(_passed_over(tree)) if by_name.keys() != leaves.keys() else []
+    entries = {
+        entry: value
+        for entry, value in by_name.items()
+        if entry in leaves or not any(_is_in(entry, path) for path in passed)
+    }
+    _check.same_tree(name, entries, leaves, may_have_more=_is_masked(tree), remedy=_ANEW)
+
+
+def _passed_over(tree: Tree) -> Iterator[PathName]:
+    """The names of what is `None`: leaves without a gradient, or subtrees of them."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_none):
+        if leaf is None:
+            yield path_name(path)
+
+
+def _is_in(name: PathName, path: PathName) -> bool:
+    return name == path or path == "" or name.startswith(f"{path}/")
+
+
+def _is_masked(tree: Tree) -> bool:
+    """Says if `optax.masked` has taken leaves out of `tree`."""
     return any(
         isinstance(leaf, optax.MaskedNode)
         for leaf in jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, optax.MaskedNode))
     )
 
 
-def is_plain_number(x: Any) -> bool:
-    """Whether `x` is a Python number: known now, and not an array that a program computes."""
-    return isinstance(x, int | float)
+def require_learning_rate(learning_rate: optax.ScalarOrSchedule) -> None:
+    """Raises unless it is a schedule, or a finite number of at least 0.
+
+    Zero passes: it is where a warm-up starts.
+    """
+    if not callable(learning_rate):
+        remedy = "It is the base model's, as a number or a schedule."
+        _check.number("learning_rate", learning_rate, at_least=0, remedy=remedy)
 
 
-def _is_number(x: Any) -> bool:
-    return is_plain_number(x) or (hasattr(x, "shape") and x.shape == ())
+def require_decay_rate(name: str, value: ArrayLike) -> None:
+    """Raises unless `value` is a number in [0, 1), such as the decay of a moment."""
+    _check.number(name, value, at_least=0, below=1)
 
 
-def require_decay_rate(name: str, value: Any) -> None:
-    """Raises a `ValueError` if `value` is a Python number outside [0, 1)."""
-    if is_plain_number(value) and not 0 <= value < 1:
-        raise ValueError(f"`{name}` must be at least 0 and below 1. Got {value!r}.")
+def require_not_negative(name: str, value: Tree) -> None:
+    """Raises unless `value` is a finite number of at least 0, or a tree of them."""
+    leaves = named_leaves(value) if value is not None else [("", None)]
+    for path, leaf in leaves:
+        _check.number(f"{name} of {path}" if path else name, leaf, at_least=0)
 
 
-def require_not_negative(name: str, value: Any) -> None:
-    """Raises a `ValueError` if a Python number in the tree `value` is negative or not finite."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(value):
-        if is_plain_number(leaf) and not (math.isfinite(leaf) and leaf >= 0):
-            where = f" for {path_name(path)}" if path else ""
-            raise ValueError(
-                f"`{name}` must be a finite number of at least 0. Got {leaf!r}{where}."
-            )
+def require_dtype(name: str, dtype: DTypeLike | None) -> None:
+    """Raises unless `dtype` is one of floating-point numbers, or `None`."""
+    what = f"`{name}` must be a dtype of floating-point numbers, or `None`. Got {dtype!r}."
+    try:
+        is_floating = dtype is None or jnp.issubdtype(jnp.dtype(dtype), jnp.inexact)
+    except TypeError:
+        raise TypeError(f"{what} Use `jax.numpy.float32`, say.") from None
+    if not is_floating:
+        raise ValueError(f"{what} A moment is a mean, which integers cannot hold.")
+
+
+def checked_mask(mask: Mask | None) -> Mask | None:
+    """`mask`, whose leaves are booleans or will be when its function is called.
+
+    Raises:
+      TypeError: if a leaf is no boolean.
+    """
+    if mask is None:
+        return None
+    leaves = jax.tree.leaves(mask)
+    # A module of Equinox may be callable and yet be a tree of booleans.
+    if leaves and all(map(callable, leaves)):
+        return lambda params: _booleans(mask(params))
+    return _booleans(mask)
+
+
+def _booleans(mask: Tree) -> Tree:
+    wrong = [f"{name or '(the mask)'}: {x!r}" for name, x in named_leaves(mask) if not _is_bool(x)]
+    if wrong:
+        raise TypeError(
+            "`mask` must be a tree of booleans, or a function of the parameters that returns one. "
+            f"Got{_check.listed(wrong)}\nTrue is for a leaf whose weight decays."
+        )
+    return mask
+
+
+def _is_bool(x: object) -> bool:
+    if isinstance(x, bool | np.bool_):
+        return True
+    return getattr(x, "shape", None) == () and getattr(x, "dtype", None) == np.bool_

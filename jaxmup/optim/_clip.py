@@ -1,21 +1,23 @@
 """Clipping by a global norm that is the same in every gauge and at every width."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
-from jaxmup._spec import require_positive
+from jaxmup import _check
+from jaxmup._tree import OptState, Params, Scalings, Updates
 from jaxmup.functional import scale
-from jaxmup.optim._checks import Scalings, is_plain_number
+from jaxmup.optim._checks import CheckedScalings
 
 
 class ClipByGlobalNormState(NamedTuple):
     """State of `clip_by_global_norm`, which has none; the type says what stands in the chain."""
 
 
-def clip_by_global_norm(max_norm: Any, scalings: Any) -> optax.GradientTransformation:
+def clip_by_global_norm(max_norm: ArrayLike, scalings: Scalings) -> optax.GradientTransformation:
     r"""Clips gradients by a global norm that does not depend on the gauge, nor on the width.
 
     With g the gradient of a stored parameter and n its `Scaling.norm`, all gradients are multiplied
@@ -31,14 +33,15 @@ def clip_by_global_norm(max_norm: Any, scalings: Any) -> optax.GradientTransform
     It goes first in a chain, before `scale_gradients`: it measures gradients of stored parameters.
 
     Args:
-      max_norm: the base model's threshold: at base width N is the plain norm, unless `lr_scale`
-        acts on the multiplier or the gauge is `unit`. A number or a scalar array.
-      scalings: a tree of `Scaling` with the paths of the parameters.
+      max_norm: Largest norm that is left as it is, of the base model: at base width N is the plain
+        norm, unless `lr_scale` acts on the multiplier or the gauge is `unit`. A number, or an array
+        of rank 0.
+      scalings: Tree of `Scaling` with the names of the parameters.
 
     Raises:
       TypeError: if a leaf of `scalings` is no `Scaling`, or `max_norm` no number.
-      ValueError: if `max_norm` is not a finite positive number; at `init` and `update`, if a leaf
-        has no scaling or a scaling no leaf, naming the paths.
+      ValueError: if `max_norm` is not finite and above 0; at `init` and `update`, if a leaf has no
+        scaling or a scaling no leaf, naming them; at `init`, if their shapes differ.
 
     Example:
       >>> import jaxmup
@@ -53,15 +56,17 @@ def clip_by_global_norm(max_norm: Any, scalings: Any) -> optax.GradientTransform
       Pascanu et al., "On the difficulty of training recurrent neural networks", arXiv:1211.5063,
       Algorithm 1.
     """
-    if is_plain_number(max_norm):
-        require_positive("max_norm", max_norm, "It is the largest norm that is left as it is.")
-    checked = Scalings(scalings)
+    remedy = "It is the largest norm that is left as it is."
+    _check.number("max_norm", max_norm, above=0, remedy=remedy)
+    checked = CheckedScalings(scalings)
 
-    def init(params: Any) -> ClipByGlobalNormState:
-        checked.require_match(params)
+    def init(params: Params) -> ClipByGlobalNormState:
+        checked.require_parameters(params)
         return ClipByGlobalNormState()
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None
+    ) -> tuple[Updates, ClipByGlobalNormState]:
         del params
         squares = checked.map(lambda s, g: _square_norm(g) * s.norm**2, updates)
         norm = jnp.sqrt(sum(jax.tree.leaves(squares)))

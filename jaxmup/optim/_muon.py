@@ -1,44 +1,56 @@
 """Muon on the hidden matrices of a model, Adam on everything else."""
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Literal, get_args
 
 import jax
+import numpy as np
 import optax
+from jax.typing import ArrayLike, DTypeLike
 from optax import contrib
 
+from jaxmup import _check
 from jaxmup._families import FAMILIES
-from jaxmup._spec import AxisKind, ParamSpec, require_positive
-from jaxmup._tree import map_named, require_leaves
+from jaxmup._spec import AxisKind, ParamSpec
+from jaxmup._tree import PathName, Scalings, Specs, Tree, map_named, require_leaves
 from jaxmup.functional import scale
-from jaxmup.optim._checks import Scalings, require_same_paths
-from jaxmup.optim._direction import from_direction
-from jaxmup.optim._weight_decay import WeightDecayMode
+from jaxmup.optim._checks import (
+    CheckedScalings,
+    Mask,
+    require_decay_rate,
+    require_dtype,
+    require_names,
+)
+from jaxmup.optim._direction import chain_at_base
+from jaxmup.optim._weight_decay import WeightDecay, WeightDecayMode
+
+Preconditioning = Literal["frobenius", "spectral", "aol", "schatten"]
 
 _SPECS = "Use `jaxmup.nnx.specs`, `jaxmup.linen.specs` or `jaxmup.infer`."
 
 
 def muon(
     learning_rate: optax.ScalarOrSchedule,
-    scalings: Any,
-    specs: Any,
-    beta: float = 0.95,
-    eps: float = 1e-8,
-    mu_dtype: Any = None,
+    scalings: Scalings,
+    specs: Specs,
+    beta: ArrayLike = 0.95,
+    eps: ArrayLike = 1e-8,
+    mu_dtype: DTypeLike | None = None,
     *,
-    ns_coeffs: Any = (3.4445, -4.7750, 2.0315),
+    ns_coeffs: Sequence[ArrayLike | Sequence[ArrayLike]] = (3.4445, -4.7750, 2.0315),
     ns_steps: int = 5,
     nesterov: bool = True,
-    preconditioning: Any = "frobenius",
+    preconditioning: Preconditioning = "frobenius",
     consistent_rms: float | None = None,
-    adam_b1: float = 0.9,
-    adam_b2: float = 0.999,
-    adam_eps_root: float = 0.0,
-    adam_lr_scale: float = 1.0,
-    weight_decay: float | None = None,
+    adam_b1: ArrayLike = 0.9,
+    adam_b2: ArrayLike = 0.999,
+    adam_eps_root: ArrayLike = 0.0,
+    adam_lr_scale: ArrayLike = 1.0,
+    weight_decay: ArrayLike | None = None,
     weight_decay_mode: WeightDecayMode = "decoupled",
-    mask: Any = None,
-    peak_learning_rate: float | None = None,
+    mask: Mask | None = None,
+    peak_learning_rate: ArrayLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Muon under a parametrization; at base width it is `optax.contrib.muon`.
 
@@ -53,33 +65,35 @@ def muon(
     grows faster than its output learns ever faster with width.
 
     Args:
-      learning_rate: the base model's; a number or a schedule.
-      scalings: a tree of `Scaling` for the family `muon`.
-      specs: the tree of `ParamSpec` that they were resolved from: it says which axes of a kernel
-        are inputs and which are outputs, and the fans at base width.
-      beta: decay of the momentum.
-      eps: the base model's; beside the norm of a matrix in Muon, beside an entry of the root in
-        Adam.
-      mu_dtype: dtype of the first moments; `None` for that of the parameter.
-      ns_coeffs: coefficients of the Newton-Schulz iteration; see `optax.contrib.scale_by_muon`.
-      ns_steps: number of its iterations.
-      nesterov: Nesterov's momentum, in Muon and in Adam.
-      preconditioning: see `optax.contrib.scale_by_muon`.
-      consistent_rms: replaces the factor of the base fans by
+      learning_rate: Learning rate of the base model; a number or a schedule.
+      scalings: Tree of `Scaling` for the family `muon`.
+      specs: Tree of `ParamSpec` that the scalings were resolved from: it says which axes of a
+        kernel are inputs and which are outputs, and the fans at base width.
+      beta: Decay of the momentum, in [0, 1).
+      eps: Constant of the base model beside the norm of a matrix in Muon, and beside an entry of
+        the root in Adam; in units of the gradient.
+      mu_dtype: Dtype of the first moments; `None` for that of the parameter.
+      ns_coeffs: Coefficients of the Newton-Schulz iteration, three or three for each of its steps;
+        see `optax.contrib.scale_by_muon`.
+      ns_steps: Number of Newton-Schulz iterations.
+      nesterov: Whether the momentum is Nesterov's, in Muon and in Adam.
+      preconditioning: Scaling of a matrix before the iteration; see `optax.contrib.scale_by_muon`.
+      consistent_rms: Factor that replaces the one of the base fans by
         :math:`consistent\_rms \sqrt{\max(fan_{in}, fan_{out})}`; 0.2 gives hidden matrices of the
-        base model the step of Adam.
-      adam_b1: decay of Adam's first moment.
-      adam_b2: decay of Adam's second moment.
-      adam_eps_root: added inside Adam's root, in units of the squared gradient.
-      adam_lr_scale: factor on the learning rate of what trains with Adam; dimensionless.
-      weight_decay: see `adamw`; `None` for none.
-      weight_decay_mode: see `adamw`; not `"coupled"`.
-      mask: see `adamw`.
-      peak_learning_rate: see `adamw`.
+        base model the step of Adam. `None` for the factor of the base fans.
+      adam_b1: Decay of Adam's first moment, in [0, 1).
+      adam_b2: Decay of Adam's second moment, in [0, 1).
+      adam_eps_root: Constant inside Adam's root, in units of the squared gradient.
+      adam_lr_scale: Factor on the learning rate of what trains with Adam; dimensionless.
+      weight_decay: Coefficient λ at base width, as in `adamw`; `None` for no decay.
+      weight_decay_mode: Quantity that the coefficient is multiplied by; see `adamw`. Not
+        `"coupled"`.
+      mask: Leaves that decay; see `adamw`.
+      peak_learning_rate: Largest value of a schedule, for `"independent"`; see `adamw`.
 
     Raises:
-      TypeError: if a leaf of `scalings` or `specs` is of another type.
-      ValueError: as `adamw`; also if specs and scalings have other paths, or no scaling is of the
+      TypeError: as `adamw`; also if a leaf of `specs` is no `ParamSpec`, or `ns_steps` no integer.
+      ValueError: as `adamw`; also if specs and scalings have other names, or no scaling is of the
         family `muon`.
 
     Example:
@@ -98,19 +112,23 @@ def muon(
       Optimizers Across Scales", arXiv:2512.05620, Table 1.
       Liu et al., "Muon is Scalable for LLM Training", arXiv:2502.16982 (`consistent_rms`).
     """
-    require_positive("adam_lr_scale", adam_lr_scale, "1.0 leaves the learning rate as it is.")
+    for name, rate in {"beta": beta, "adam_b1": adam_b1, "adam_b2": adam_b2}.items():
+        require_decay_rate(name, rate)
+    _check.number("eps", eps, at_least=0)
+    _check.number("adam_eps_root", adam_eps_root, at_least=0)
+    remedy = "1.0 leaves the learning rate as it is."
+    _check.number("adam_lr_scale", adam_lr_scale, above=0, remedy=remedy)
+    _check.size("ns_steps", ns_steps, may_be_traced=True)
+    _require_coefficients(ns_coeffs)
+    if consistent_rms is not None:
+        _check.number("consistent_rms", consistent_rms, above=0)
+    _check.one_of("preconditioning", preconditioning, get_args(Preconditioning))
+    require_dtype("mu_dtype", mu_dtype)
     by_name = require_leaves("specs", specs, ParamSpec, _SPECS)
-    checked = Scalings(scalings, FAMILIES["muon"])
-    require_same_paths("scalings", checked.by_name, specs)
-    labels = {name: s.family.name for name, s in checked.by_name.items()}
-    if "muon" not in labels.values():
-        raise ValueError(
-            "`scalings` must be of the family 'muon' at the hidden matrices. Got none of that "
-            "family. Use `jaxmup.resolve(specs, jaxmup.parametrization('mup', 'muon'))`; a model "
-            "without matrices both of whose sides grow has nothing for Muon to do."
-        )
+    checked = CheckedScalings(scalings, FAMILIES["muon"])
+    require_names("scalings", checked.by_name, specs)
     orthogonalized = contrib.scale_by_muon(
-        ns_coeffs,
+        ns_coeffs,  # type: ignore[arg-type]
         ns_steps,
         beta,
         eps,
@@ -125,6 +143,7 @@ def muon(
     adam = optax.scale_by_adam(
         adam_b1, adam_b2, eps, adam_eps_root, mu_dtype=mu_dtype, nesterov=nesterov
     )
+    labels = _labels(checked)
     direction = optax.partition(
         {
             "muon": optax.chain(
@@ -135,23 +154,38 @@ def muon(
         },
         lambda params: map_named(lambda _, label: label, params, labels),
     )
-    return from_direction(
-        direction,
-        learning_rate,
-        scalings,
-        optimizer="muon",
-        weight_decay=weight_decay,
-        weight_decay_mode=weight_decay_mode,
-        mask=mask,
-        peak_learning_rate=peak_learning_rate,
-    )
+    decay = WeightDecay(weight_decay, weight_decay_mode, mask, peak_learning_rate)
+    return chain_at_base(direction, learning_rate, checked, FAMILIES["muon"], decay)
 
 
-def muon_dimension_numbers(specs: Any) -> Any:
-    """What `optax.contrib.scale_by_muon` must know of each parameter's axes.
+def _labels(scalings: CheckedScalings) -> dict[PathName, str]:
+    """The name of the family that each parameter trains with."""
+    labels = {name: scaling.family.name for name, scaling in scalings.by_name.items()}
+    if "muon" not in labels.values():
+        raise ValueError(
+            "`scalings` must be of the family 'muon' at the hidden matrices. Got none of that "
+            "family. Use `jaxmup.resolve(specs, jaxmup.parametrization('mup', 'muon'))`; a model "
+            "without matrices both of whose sides grow has nothing for Muon to do."
+        )
+    return labels
+
+
+def _require_coefficients(ns_coeffs: Sequence[ArrayLike | Sequence[ArrayLike]]) -> None:
+    leaves = jax.tree.leaves(ns_coeffs)
+    if any(map(_check.is_traced, leaves)):
+        return
+    numbers = [x for leaf in leaves for x in (np.ravel(leaf) if np.ndim(leaf) else [leaf])]
+    for number in numbers:
+        _check.number("ns_coeffs", number)
+    if not numbers or len(numbers) % 3:
+        raise ValueError(f"`ns_coeffs` must be three numbers, or rows of three. Got {ns_coeffs!r}.")
+
+
+def muon_dimension_numbers(specs: Specs) -> Tree:
+    """The axes of each hidden matrix, as `optax.contrib.scale_by_muon` asks for them.
 
     Args:
-      specs: a tree with a `ParamSpec` at each leaf.
+      specs: Tree with a `ParamSpec` at each leaf.
 
     Returns:
       A tree of the same structure: `optax.contrib.MuonDimensionNumbers` of a hidden matrix, with

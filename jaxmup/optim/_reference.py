@@ -3,20 +3,23 @@
 from typing import Any, NamedTuple
 
 import optax
+from jax import Array
 
 from jaxmup._scaling import Scaling
+from jaxmup._tree import OptState, Params, Scalings, Updates
 from jaxmup.functional import scale
-from jaxmup.optim._checks import Scalings
+from jaxmup.optim._checks import CheckedScalings
+from jaxmup.optim._leaves import alongside
 
 
 class ReferenceGaugeState(NamedTuple):
     """State of `in_reference_gauge`: that of the inner transform, the same in every gauge."""
 
-    inner_state: Any
+    inner_state: OptState
 
 
 def in_reference_gauge(
-    tx: optax.GradientTransformation, scalings: Any
+    tx: optax.GradientTransformation, scalings: Scalings
 ) -> optax.GradientTransformationExtraArgs:
     r"""Runs `tx` on effective weights, whatever the gauge that the parameters are stored in.
 
@@ -34,8 +37,8 @@ def in_reference_gauge(
     of `jaxmup.gauge.reference_scalings(scalings)`, to be given to the chain inside.
 
     Args:
-      tx: any optax transform.
-      scalings: a tree of `Scaling` with the paths of the parameters.
+      tx: Any optax transform.
+      scalings: Tree of `Scaling` with the names of the parameters.
 
     Returns:
       A transform that passes extra arguments on to `tx`. It needs the parameters at `update` only
@@ -43,8 +46,8 @@ def in_reference_gauge(
 
     Raises:
       TypeError: if a leaf of `scalings` is no `Scaling`.
-      ValueError: at `init` and `update`, if a leaf has no scaling or a scaling no leaf, naming the
-        paths.
+      ValueError: at `init` and `update`, if a leaf has no scaling or a scaling no leaf, naming
+        them; at `init`, if their shapes differ.
 
     Example:
       >>> import jax.numpy as jnp
@@ -58,26 +61,34 @@ def in_reference_gauge(
     References:
       Yang et al., "Tensor Programs V", arXiv:2203.03466, Lemma J.1.
     """
-    checked = Scalings(scalings)
+    checked = CheckedScalings(scalings)
     tx = optax.with_extra_args_support(tx)
 
-    def init(params: Any) -> ReferenceGaugeState:
-        return ReferenceGaugeState(tx.init(checked.map(times_multiplier, params)))
+    def init(params: Params) -> ReferenceGaugeState:
+        checked.require_parameters(params)
+        weights = checked.map(times_multiplier, checked.trained(params))
+        return ReferenceGaugeState(tx.init(weights))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(
+        updates: Updates,
+        state: OptState,
+        params: Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[Updates, ReferenceGaugeState]:
+        params = alongside(updates, params)
         weights = None if params is None else checked.map(times_multiplier, params)
         gradients = checked.map(over_multiplier, updates)
-        steps, inner = tx.update(gradients, state.inner_state, weights, **extra)
+        steps, inner = tx.update(gradients, state.inner_state, weights, **extra_args)
         return checked.map(over_multiplier, steps), ReferenceGaugeState(inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def times_multiplier(scaling: Scaling, x: Any) -> Any:
+def times_multiplier(scaling: Scaling, x: Array) -> Array:
     """A stored weight as an effective one."""
     return scale(x, scaling.multiplier)
 
 
-def over_multiplier(scaling: Scaling, x: Any) -> Any:
+def over_multiplier(scaling: Scaling, x: Array) -> Array:
     """An effective weight or step as a stored one, or a stored gradient as the effective one."""
     return scale(x, 1.0 / scaling.multiplier)

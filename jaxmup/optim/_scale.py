@@ -1,11 +1,12 @@
 """The two factors of a parametrization in a chain: on gradients (d) and on updates (c)."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import optax
 
+from jaxmup._tree import OptState, Params, Scalings, Updates
 from jaxmup.functional import scale
-from jaxmup.optim._checks import Scalings
+from jaxmup.optim._checks import CheckedScalings
 
 
 class ScaleGradientsState(NamedTuple):
@@ -20,16 +21,16 @@ class ScaleUpdatesState(NamedTuple):
     """State of `scale_updates`, which has none; the type says what stands in the chain."""
 
 
-def scale_gradients(scalings: Any) -> optax.GradientTransformation:
+def scale_gradients(scalings: Scalings) -> optax.GradientTransformation:
     """Multiplies each gradient by its `Scaling.grad`; first in a chain.
 
     Args:
-      scalings: a tree of `Scaling` with the paths of the parameters; a `State`, a dict, any pytree.
+      scalings: Tree of `Scaling` with the names of the parameters: a `State`, a dict, any pytree.
 
     Raises:
       TypeError: if a leaf of `scalings` is no `Scaling`.
       ValueError: if the scalings are not all for one optimizer family; at `init` and `update`, if a
-        leaf has no scaling or a scaling has no leaf, naming the paths.
+        leaf has no scaling or a scaling no leaf, naming them; at `init`, if their shapes differ.
 
     Example:
       >>> import jax.numpy as jnp
@@ -44,22 +45,22 @@ def scale_gradients(scalings: Any) -> optax.GradientTransformation:
     References:
       Yang and Littwin, "Tensor Programs IVb", arXiv:2308.01814, Definition 2.2.1.
     """
-    return scale_by(Scalings(scalings), "grad", ScaleGradientsState())
+    return scale_by(CheckedScalings(scalings), "grad", ScaleGradientsState())
 
 
-def scale_updates(scalings: Any) -> optax.GradientTransformation:
+def scale_updates(scalings: Scalings) -> optax.GradientTransformation:
     """Multiplies each update by its `Scaling.lr`; anywhere after the optimizer.
 
     The factor is a constant of the chain and not a second schedule, so no scheduler can overwrite
     it. Decay added before it is scaled with the update; decay added after it is not.
 
     Args:
-      scalings: a tree of `Scaling` with the paths of the parameters; a `State`, a dict, any pytree.
+      scalings: Tree of `Scaling` with the names of the parameters: a `State`, a dict, any pytree.
 
     Raises:
       TypeError: if a leaf of `scalings` is no `Scaling`.
       ValueError: if the scalings are not all for one optimizer family; at `init` and `update`, if a
-        leaf has no scaling or a scaling has no leaf, naming the paths.
+        leaf has no scaling or a scaling no leaf, naming them; at `init`, if their shapes differ.
 
     Example:
       >>> import jax.numpy as jnp
@@ -71,19 +72,21 @@ def scale_updates(scalings: Any) -> optax.GradientTransformation:
       >>> tx.update(updates, tx.init(updates))[0]["w"]
       Array([0.25], dtype=float32)
     """
-    return scale_by(Scalings(scalings), "lr", ScaleUpdatesState())
+    return scale_by(CheckedScalings(scalings), "lr", ScaleUpdatesState())
 
 
 def scale_by(
-    scalings: Scalings, field: Literal["grad", "lr"], state: Any
+    scalings: CheckedScalings, field: Literal["grad", "lr"], state: NamedTuple
 ) -> optax.GradientTransformation:
     """Multiplies each leaf by this field of its scaling; `state` says what stands in the chain."""
 
-    def init(params: Any) -> Any:
-        scalings.require_match(params)
+    def init(params: Params) -> OptState:
+        scalings.require_parameters(params)
         return state
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(
+        updates: Updates, state: OptState, params: Params | None = None
+    ) -> tuple[Updates, OptState]:
         del params
         return scalings.map(lambda scaling, u: scale(u, getattr(scaling, field)), updates), state
 

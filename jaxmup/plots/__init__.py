@@ -1,4 +1,13 @@
-"""Figures of what the tools measure; matplotlib without its global state."""
+"""Figures of what the tools measure; matplotlib without its global state.
+
+Each function takes the result of a tool and returns a `matplotlib.figure.Figure`, which belongs to
+no window. `png` and `svg` make files of one::
+
+    figure = plots.transfer_figure(transfer.read_record("transfer.json"))
+    Path("transfer.png").write_bytes(plots.png(figure))
+
+They need matplotlib: `pip install 'jaxmup[cli]'`.
+"""
 
 from jaxmup.plots._coord_check import coord_check_figure as coord_check_figure
 from jaxmup.plots._curves import curves_figure as curves_figure

@@ -28,7 +28,8 @@ _TITLES: dict[Quantity, str] = {
     "eps": "gradient over eps",
 }
 _COLORS: dict[Outcome, str] = {"pass": "#2f8f5b", "not enough seeds": "#c58b00", "fail": "#cf2e2e"}
-_COLUMNS, _HEIGHT = 4, 2.5  # of a panel, in inches
+_COLUMNS = 4  # at most
+_HEIGHT = 2.5  # of a panel, in inches
 
 
 def coord_check_figure(check: CoordCheck, quantities: Sequence[Quantity] = QUANTITIES) -> "Figure":
@@ -39,15 +40,22 @@ def coord_check_figure(check: CoordCheck, quantities: Sequence[Quantity] = QUANT
     The figure belongs to no window and to no `pyplot`; save it with `figure.savefig(path)`.
 
     Args:
-      check: of `jaxmup.coord_check.coord_check`.
-      quantities: which to show, in this order; those without a verdict are left out.
+      check: Result of `jaxmup.coord_check.coord_check`.
+      quantities: Quantities to show, in this order; those without a verdict are left out.
 
     Raises:
       ModuleNotFoundError: if matplotlib is not installed.
+      ValueError: if none of `quantities` has a verdict.
     """
     shown: list[Quantity] = [
         name for name in quantities if any(v.quantity == name for v in check.verdicts)
     ]
+    if not shown:
+        measured = sorted({one.quantity for one in check.verdicts})
+        raise ValueError(
+            f"`quantities` must hold one that was measured. Got {list(quantities)}. Measured were "
+            f"{measured}."
+        )
     columns = min(_COLUMNS, len(shown))
     rows = math.ceil(len(shown) / columns)
     figure = new_figure(0.4 + 3.1 * columns, 1.1 + _HEIGHT * rows)
@@ -94,7 +102,7 @@ def _panel(axis: "Axes", check: CoordCheck, quantity: Quantity) -> None:
 
 
 def _line(axis: "Axes", x: Sequence[int], one: Verdict) -> float:
-    """Draws a line, and returns where it ends if it is to be labeled."""
+    """Draws a line, and returns the value at its end, or NaN if it is not to be labeled."""
     start = one.values[0]
     if not (math.isfinite(start) and start > 0):
         return math.nan

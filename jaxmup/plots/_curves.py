@@ -1,4 +1,4 @@
-"""The figure of the training curves: is wider better at every step?"""
+"""The figure of the training curves, which shows if wider is better at every step."""
 
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ def curves_figure(result: Result) -> "Figure":
     network is ever above a narrower one.
 
     Args:
-      result: of `jaxmup.transfer.measure`, with recorded curves.
+      result: Result of `jaxmup.transfer.measure`, with recorded curves.
 
     Raises:
       ModuleNotFoundError: if matplotlib is not installed.

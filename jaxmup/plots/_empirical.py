@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxmup.empirical import Report, Row
+from jaxmup.empirical import ModuleStatistics, Report
 from jaxmup.plots._style import GRID, INK, MUTED, colors, new_figure, style
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def empirical_figure(report: Report) -> "Figure":
     The figure belongs to no window and to no `pyplot`; save it with `figure.savefig(path)`.
 
     Args:
-      report: of `jaxmup.empirical.report`.
+      report: Result of `jaxmup.empirical.report`.
 
     Raises:
       ModuleNotFoundError: if matplotlib is not installed.
@@ -53,8 +53,8 @@ def _panel(axis: "Axes", report: Report, field: str, title: str) -> None:
     style(axis)
 
 
-def _points(rows: Sequence[Row], field: str) -> tuple[list[int], list[float]]:
-    """Where there is something to see: positive and finite values."""
+def _points(rows: Sequence[ModuleStatistics], field: str) -> tuple[list[int], list[float]]:
+    """The places and values that a logarithmic axis can show: positive and finite ones."""
     values = [getattr(row, field) for row in rows]
     shown = [(i, v) for i, v in enumerate(values) if v is not None and np.isfinite(v) and v > 0]
     return [i for i, _ in shown], [v for _, v in shown]

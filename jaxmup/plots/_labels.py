@@ -23,9 +23,9 @@ def label_ends(axis: "Axes", labels: Sequence[Label], height: float) -> None:
     """Writes labels inside the axes, each as near to the end of its line as the others allow.
 
     Args:
-      axis: whose scales and limits are final.
-      labels: the most important first; those that there is no room for are counted in the last.
-      height: of the axis, in inches.
+      axis: Axes whose scales and limits are final.
+      labels: Labels, the most important first; those without room are counted in the last one.
+      height: Height of the axes, in inches.
     """
     gap = _SIZE * _LINE / 72 / height
     room = max(1, int(1 / gap))
@@ -48,7 +48,7 @@ def label_ends(axis: "Axes", labels: Sequence[Label], height: float) -> None:
             color=one.color,
             bbox={"facecolor": "white", "alpha": 0.9, "linewidth": 0, "pad": 0.3},
             zorder=4,
-        ).set_in_layout(False)
+        ).set_in_layout(False)  # the layout would make room for it outside of the axes
 
 
 def spread(positions: Sequence[float], gap: float) -> list[float]:
@@ -58,6 +58,8 @@ def spread(positions: Sequence[float], gap: float) -> list[float]:
       >>> spread([0.5, 0.9, 0.51, 1.2], gap=0.1)
       [0.5, 0.85, 0.6, 0.95]
     """
+    # Upwards, each label is pushed above the one below it; where that runs out of the axis,
+    # downwards again, each below the one above.
     order = sorted(range(len(positions)), key=positions.__getitem__)
     placed: list[float] = []
     for i in order:

@@ -1,11 +1,11 @@
-"""The figure of the optima: where each width has its best value, and the power law through them."""
+"""The figure of the optima: the best value of each width, and the power law through them."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxmup.plots._style import INK, new_figure, style
+from jaxmup.plots._style import INK, Color, new_figure, style
 from jaxmup.plots._transfer import signed, title
 from jaxmup.transfer import Analysis, Result
 from jaxmup.transfer._names import in_words
@@ -24,7 +24,7 @@ def optima_figure(result: Result) -> "Figure":
     Bars are 95 % intervals of the optima, the band that of the slope.
 
     Args:
-      result: of `jaxmup.transfer.measure`.
+      result: Result of `jaxmup.transfer.measure`.
 
     Raises:
       ModuleNotFoundError: if matplotlib is not installed.
@@ -54,7 +54,7 @@ def optima_panel(axis: "Axes", analyses: Sequence[Analysis]) -> None:
     style(axis)
 
 
-def _optima(axis: "Axes", analysis: Analysis, color: Any, beside: float) -> None:
+def _optima(axis: "Axes", analysis: Analysis, color: Color, beside: float) -> None:
     known = [c for c in analysis.curves if c.optimum is not None]
     x = np.log2([c.width for c in known])
     y = np.array([c.optimum for c in known], float)
@@ -69,7 +69,7 @@ def _optima(axis: "Axes", analysis: Analysis, color: Any, beside: float) -> None
 
 
 def _law(
-    axis: "Axes", analysis: Analysis, slope: float, x: np.ndarray, y: np.ndarray, color: Any
+    axis: "Axes", analysis: Analysis, slope: float, x: np.ndarray, y: np.ndarray, color: Color
 ) -> None:
     """The line of slope β through the middle of the optima, with the band of its interval."""
     interval = analysis.drift_per_doubling_interval

@@ -1,19 +1,26 @@
-"""What every figure shares: colors, axes and how it becomes a file; no global state."""
+"""Colors, axes and files of every figure; no global state."""
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
-from jaxmup import _extras
+from jaxmup import _check, _extras
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Color: TypeAlias = str | tuple[float, float, float, float]
+"""A color as `#rrggbb`, or as red, green, blue and opacity from 0 to 1."""
+
 INK, MUTED, GRID = "#1f2328", "#59636e", "#e6e8eb"
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure that belongs to no window and to no `pyplot`, in inches.
+    """An empty figure that belongs to no window and to no `pyplot`.
+
+    Args:
+      width: Width in inches.
+      height: Height in inches.
 
     Raises:
       ModuleNotFoundError: if matplotlib is not installed.
@@ -23,7 +30,17 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def png(figure: "Figure", dots_per_inch: int = 160) -> bytes:
-    """The figure as the content of a PNG file."""
+    """The figure as the content of a PNG file.
+
+    Args:
+      figure: Figure to draw.
+      dots_per_inch: Pixels per inch of the figure.
+
+    Raises:
+      TypeError: if `dots_per_inch` is no number.
+      ValueError: if it is not above 0.
+    """
+    _check.number("dots_per_inch", dots_per_inch, above=0)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dots_per_inch)
     return buffer.getvalue()
@@ -47,7 +64,7 @@ def log_scale(axis: "Axes") -> None:
     axis.yaxis.set_minor_locator(ticker.NullLocator())
 
 
-def colors(count: int) -> list[Any]:
+def colors(count: int) -> list[Color]:
     """Light to dark, one per width."""
     scale = _extras.require("matplotlib", "A plot").colormaps["viridis_r"]
     return [scale(0.25 + 0.75 * i / max(count - 1, 1)) for i in range(count)]

@@ -3,11 +3,11 @@
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxmup.plots._style import INK, MUTED, colors, log_scale, new_figure, style
+from jaxmup.plots._style import INK, MUTED, Color, colors, log_scale, new_figure, style
 from jaxmup.transfer import Analysis, Curve, Parabola, Result
 from jaxmup.transfer._names import in_words, written
 
@@ -24,7 +24,7 @@ def transfer_figure(result: Result) -> "Figure":
     `figure.savefig(path)`.
 
     Args:
-      result: of `jaxmup.transfer.measure`.
+      result: Result of `jaxmup.transfer.measure`.
 
     Raises:
       ModuleNotFoundError: if matplotlib is not installed.
@@ -62,7 +62,7 @@ def on_scale(analysis: Analysis, values: Sequence[float]) -> list[float]:
 
 
 def axis_label(analysis: Analysis) -> str:
-    """What an axis of the hyper-parameter shows."""
+    """The label of an axis of the hyper-parameter."""
     base = " at base width" if analysis.over == "learning_rate" else ""
     scale = "log2 of the " if analysis.scale == "log2" else ""
     return f"{scale}{in_words(analysis.over)}{base}"
@@ -105,7 +105,7 @@ def _minimum(curve: Curve) -> list[tuple[float, float]]:
     return [] if loss is None or curve.optimum is None else [(curve.optimum, loss)]
 
 
-def _line(axis: "Axes", curve: Curve, x: Sequence[float], color: Any) -> None:
+def _line(axis: "Axes", curve: Curve, x: Sequence[float], color: Color) -> None:
     y = np.array([math.nan if loss is None else loss for loss in curve.losses])
     spread = np.array([0.0 if error is None else error for error in curve.errors])
     axis.fill_between(x, y - spread, y + spread, color=color, alpha=0.15, linewidth=0)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jaxmup import _extras, plots
 from jaxmup.plots import _style
@@ -62,7 +62,7 @@ def _draw_curves(
 
 
 def _curve_limits(result: Result, analysis: Analysis) -> tuple[float, float]:
-    """What matplotlib chooses when it draws the curves."""
+    """The limits that matplotlib chooses when it draws the curves."""
     axis = _style.new_figure(*_SIZE).subplots()
     curves_panel(axis, analysis, result)
     return axis.get_ylim()
@@ -96,7 +96,7 @@ def _plot(result: Result, draw: Callable[["Axes"], None], name: str, label: str)
 def _called(result: Result) -> dict[str, str]:
     """The colors of a figure, by what the page calls them."""
     to_hex = _extras.require("matplotlib.colors", "A plot").to_hex
-    drawn: Sequence[Any] = [*_style.colors(_widths(result)), *hues(len(result.analyses))]
+    drawn: Sequence[_style.Color] = [*_style.colors(_widths(result)), *hues(len(result.analyses))]
     named = {_style.INK: "ink", _style.MUTED: "muted", _style.GRID: "grid", "#ffffff": "card"}
     named |= {to_hex(color): f"s{i}" for i, color in enumerate(drawn)}
     return {color: f"var(--{called})" for color, called in named.items()}

@@ -11,8 +11,8 @@ def markdown(result: Result, *, title: str = "Learning-rate transfer") -> str:
     """A transfer measurement as Markdown: verdicts, a table of optima, the configuration.
 
     Args:
-      result: of `jaxmup.transfer.measure` or `read_record`.
-      title: of the section.
+      result: Result of `jaxmup.transfer.measure` or `read_record`.
+      title: Title of the section.
     """
     verdicts = [
         f"- **{_plain(written(a.parametrization))}** ({a.outcome}): {_plain(text.sentence(a))}"

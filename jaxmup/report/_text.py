@@ -5,7 +5,6 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from jaxmup.transfer import Analysis, Curve, Interval, Result
 from jaxmup.transfer._names import in_words
@@ -75,7 +74,7 @@ def optimum_interval(analysis: Analysis, curve: Curve) -> str:
 
 
 def wider(analysis: Analysis) -> tuple[str, str]:
-    """Whether wider was better at every step, and the detail."""
+    """Yes or no to "Was wider better at every step?", and the detail."""
     if analysis.crossings is None:
         return NONE, "one seed" if analysis.seeds == 1 else "no curves recorded"
     if not analysis.crossings:
@@ -97,7 +96,7 @@ def configuration(result: Result) -> dict[str, str]:
     return {in_words(key): _setting(value) for key, value in filled.items()}
 
 
-def _setting(value: Any) -> str:
+def _setting(value: object) -> str:
     if isinstance(value, Mapping):
         return "; ".join(f"{key}: {_setting(item)}" for key, item in value.items()) or NONE
     if isinstance(value, tuple | list):
@@ -107,17 +106,17 @@ def _setting(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _values(values: Sequence[Any]) -> str:
+def _values(values: Sequence[object]) -> str:
     """All of a few values; of an even grid of powers of two, where it begins, ends and steps.
 
     Example:
       >>> _values((0.25, 0.5, 1.0, 2.0, 4.0))
       '2^−2 to 2^2 in steps of 1 octave (5 values)'
     """
-    floats = len(values) > 4 and all(isinstance(x, float) and x > 0 for x in values)
-    steps = [math.log2(b / a) for a, b in itertools.pairwise(values)] if floats else []
-    if steps and max(steps) - min(steps) < 1e-9:
-        ends = (f"2^{math.log2(x):g}".replace("-", "−") for x in (values[0], values[-1]))
+    rates = [x for x in values if isinstance(x, float) and x > 0]
+    steps = [math.log2(b / a) for a, b in itertools.pairwise(rates)]
+    if len(rates) == len(values) > 4 and max(steps) - min(steps) < 1e-9:
+        ends = (f"2^{math.log2(x):g}".replace("-", "−") for x in (rates[0], rates[-1]))
         step = f"{steps[0]:g} octave" + ("" if steps[0] == 1 else "s")
         return f"{' to '.join(ends)} in steps of {step} ({len(values)} values)"
     return ", ".join(_setting(value) for value in values) or NONE

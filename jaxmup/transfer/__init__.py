@@ -1,4 +1,4 @@
-"""Does the best learning rate of a small network work on a large one? Trains them, and measures.
+"""Trains small networks and large ones, and measures whether the best learning rate transfers.
 
 `measure` trains every width x learning rate x seed of a `Config` under each parametrization, and
 analyzes them::
@@ -15,7 +15,7 @@ A `Task` is any other model, on any data, with any loss::
     transfer.measure(config, task, directory="runs")
 
 With a directory each trial is recorded as it ends, and a measurement that was killed goes on.
-`analyze` serves losses measured elsewhere just as well: it takes any `Trial`s.
+`analyze` takes any `Trial`s, also losses that were measured elsewhere.
 """
 
 import importlib

@@ -17,11 +17,11 @@ from jaxmup.transfer._wider import crossings, transferred_curves
 
 
 class Point(NamedTuple):
-    """What one run was made with, besides width and seed.
+    """The hyper-parameters of a run, besides width and seed.
 
     Args:
-      value: of the hyper-parameter that is analyzed.
-      others: every other one that the sweep varies.
+      value: Value of the hyper-parameter that is analyzed.
+      others: Values of all others that the sweep varies.
     """
 
     value: float
@@ -42,10 +42,10 @@ def analyze(
     seeds is compared on the seeds that it has.
 
     Args:
-      trials: width x point x seed, in any order.
-      over: `learning_rate`, or the name of another hyper-parameter that the trials vary.
-      scale: what distances are measured on; `None` for log2, or for linear where a value is not
-        positive or the hyper-parameter is a decay rate of moments (β, momentum).
+      trials: Runs of every width x point x seed, in any order.
+      over: Name of the hyper-parameter to analyze: `learning_rate`, or another one that varies.
+      scale: Scale on which distances are measured; `None` for log2, or for linear where a value is
+        not positive or the hyper-parameter is a decay rate of moments (β, momentum).
 
     Raises:
       ValueError: if the trials are of several parametrizations, of one width, repeated, or not the
@@ -98,7 +98,7 @@ def point_of(trial: Trial, over: str) -> Point:
 
 
 def _of_every_width(trials: list[Trial]) -> list[Trial]:
-    """Without the settings that some width did not try."""
+    """The trials whose settings every width tried."""
     widths = {t.width for t in trials}
     tried: dict[Setting, set[int]] = {}
     for t in trials:
@@ -141,14 +141,14 @@ def _number(trial: Trial | None) -> float:
 
 
 class Study(NamedTuple):
-    """One width: its curve, and in each resample (the sample first) what is best.
+    """One width in every resample of the seeds, of which the first is the sample itself.
 
     Args:
-      curve: what the sample says.
-      best: index of the best point; shape `(resamples,)`.
-      optimum: on the scale of the analysis; shape `(resamples,)`.
-      uncertainty: what the grid leaves open of the optimum of the sample.
-      losses: of every point; shape `(resamples, points)`.
+      curve: Curve of the sample.
+      best: Index of the best point; shape `(resamples,)`.
+      optimum: Best value on the scale of the analysis; shape `(resamples,)`.
+      uncertainty: Distance that the grid leaves open on either side of the sample's optimum.
+      losses: Loss of every point; shape `(resamples, points)`.
     """
 
     curve: Curve
@@ -165,10 +165,14 @@ def _study(
     means = statistics.means(losses, counts)
     slices = _slices(points)
     x = _on_scale([point.value for point in points], scale)
-    reach = REACH if scale == "log2" else 0.0  # a linear scale has no distance of its own
+    # An octave is a distance whatever the hyper-parameter is. A linear scale has none of its own,
+    # so the basin there is the best value and its two neighbors.
+    reach = REACH if scale == "log2" else 0.0
     found = [minima(x[indices], means[:, indices], reach) for indices in slices]
     lowest = np.stack([means[:, indices].min(axis=1) for indices in slices])
-    chosen = lowest.argmin(axis=0)  # which slice, in each resample
+    # The best setting of the other hyper-parameters is chosen again in each resample: an interval
+    # of the optimum must hold what that choice adds to its noise.
+    chosen = lowest.argmin(axis=0)
     rows = np.arange(len(counts))
     best = np.stack([i[m.best] for i, m in zip(slices, found, strict=True)])[chosen, rows]
     optimum = np.stack([m.at for m in found])[chosen, rows]
@@ -283,7 +287,7 @@ def _reused(small: Study, large: Study) -> np.ndarray:
 def _penalty(
     transferred: np.ndarray, best: np.ndarray, seeds: int
 ) -> tuple[float | None, Interval | None]:
-    """How much more the reused point costs, in percent, and its interval; never below 0."""
+    """Extra loss of the reused point in percent, with an interval that begins at 0 or above."""
     if not (np.isfinite(transferred[0]) and best[0] > 0):
         return None, None
     percent = np.full(len(best), np.nan)

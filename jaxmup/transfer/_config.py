@@ -1,4 +1,4 @@
-"""What a transfer measurement is to do; stdlib only, so that a command line can read it."""
+"""The configuration of a measurement; standard library alone, so that help comes quickly."""
 
 import dataclasses
 import math
@@ -74,36 +74,35 @@ class Config:
     its own, in nats for the models that are named here.
 
     Args:
-      widths: at least two different ones; sorted by whoever reads them.
-      learning_rates: peak learning rates at base width; `None` for a grid that suits the optimizer.
-      seeds: each gives initial values and a data order, the same for every learning rate; at least
-        0.
-      depth: number of hidden layers, convolutions or blocks; a factory of one's own gets it if it
+      widths: Widths of the networks, at least two, in any order.
+      learning_rates: Peak learning rates at base width; `None` for a grid that fits the optimizer.
+      seeds: Seeds of initial values and data order, of at least 0; the same at every learning rate.
+      depth: Number of hidden layers, convolutions or blocks; a factory of one's own gets it if it
         has a parameter `depth`.
-      batch_size: examples per step; data of one's own get it if they have a parameter of that name.
-      steps: optimizer steps of a run.
-      warmup: steps in which the learning rate rises; 0 for none.
-      optimizer: `adam`, `adamw`, `amsgrad` or `sgd` (with momentum 0.9).
-      parametrizations: names of those to compare.
-      base_width: width at which every factor of a parametrization is 1; `None` for the smallest of
+      batch_size: Examples per step; data of one's own get it if they have a parameter of that name.
+      steps: Optimizer steps of a run.
+      warmup: Steps in which the learning rate rises; 0 for none.
+      optimizer: Name of the optimizer: `adam`, `adamw`, `amsgrad` or `sgd` (with momentum 0.9).
+      parametrizations: Names of the parametrizations to compare.
+      base_width: Width at which every factor of a parametrization is 1; `None` for the smallest of
         `widths`.
-      model: `mlp` and `cnn` classify the digits and have their loss on all of them; `gpt` predicts
-        the next byte of a text, and has its loss on text that was held out. Or any other name, for
-        the record, of the model of a `Task`.
-      data: `digits`, `images` (the same, of shape 8 x 8 x 1) or `text`; `None` for those that suit
-        the model. Or any other name, for the record.
-      loss_fn: any name, for the record; `None` for the cross-entropy.
-      text: file with the text; `None` for Python's standard library.
-      context: length of a sequence of text, in bytes.
-      sweep: values of other hyper-parameters, by name: `b1`, `b2`, `eps`, `weight_decay` or
+      model: Name of the model. `mlp` and `cnn` classify the digits and have their loss on all of
+        them; `gpt` predicts the next byte of a text, and has its loss on text that was held out.
+        Any other name stands in the record for the model of a `Task`.
+      data: Name of the data: `digits`, `images` (the digits, of shape 8 x 8 x 1) or `text`; `None`
+        for those that suit the model. Any other name stands in the record for those of a `Task`.
+      loss_fn: Name of the loss function, for the record; `None` for the cross-entropy.
+      text: File with the text; `None` for Python's standard library.
+      context: Length of a sequence of text, in bytes.
+      sweep: Values of other hyper-parameters, by name: `b1`, `b2`, `eps`, `weight_decay` or
         `momentum` of the optimizer; `input_std`, `hidden_std`, `output_std`, a factor on the
         initial values of all matrices of a role (σ); `depth`, `batch_size`, `steps`; or a parameter
         of the model's factory.
-      search: of the settings of `sweep`, `grid` tries all of them, `random` tries `samples` of
-        them, each with every learning rate at every width. `halving` starts with `samples` of them
-        at the smallest width and a fraction of the steps, trains the better half of them twice as
-        long, and so on; the last one is tried at every width.
-      samples: number of settings that are drawn; `None` for all of them.
+      search: Way through the settings of `sweep`. `grid` tries all of them, `random` tries
+        `samples` of them, each with every learning rate at every width. `halving` starts with
+        `samples` of them at the smallest width and a fraction of the steps, trains the better half
+        of them twice as long, and so on; the last one is tried at every width.
+      samples: Number of settings that are drawn; `None` for all of them.
 
     Raises:
       TypeError: if anything is of another type.
@@ -175,12 +174,12 @@ class Config:
         """The width at which every factor of a parametrization is 1."""
         return min(self.widths) if self.base_width is None else self.base_width
 
-    def of(self, name: str, setting: Mapping[str, float]) -> Any:
+    def of(self, name: str, setting: Mapping[str, float]) -> int:
         """The value of `depth`, `batch_size` or `steps` under a setting of the sweep."""
-        return setting.get(name, getattr(self, name))
+        return int(setting.get(name, getattr(self, name)))
 
 
-def _require_swept(name: str, values: object, optimizer: OptimizerName) -> None:
+def _require_swept(name: str, values: tuple[float, ...], optimizer: OptimizerName) -> None:
     if field := _SWEPT_ALWAYS.get(name):
         raise ValueError(f"`sweep` is for other hyper-parameters. Got {name!r}. Use `{field}`.")
     _require_distinct(f"sweep[{name!r}]", values, 1, "Try {'b2': (0.95, 0.999)}.")
@@ -198,7 +197,7 @@ def _require_swept(name: str, values: object, optimizer: OptimizerName) -> None:
 
 
 # What has no range here is a parameter of the model's factory, and may be any number.
-_RANGES: dict[str, dict[str, float]] = {
+_RANGES: dict[str, dict[str, Any]] = {
     **{name: {"at_least": 0, "below": 1} for name in ("b1", "b2", "momentum")},
     **{name: {"at_least": 0} for name in ("eps", "weight_decay")},
     **{name: {"above": 0} for name in STDS},

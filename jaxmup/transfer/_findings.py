@@ -1,4 +1,4 @@
-"""What an analysis finds: optima with their intervals, how far they move, what that costs."""
+"""The findings of an analysis: optima with their intervals, their drift, and its price."""
 
 import dataclasses
 from typing import Literal
@@ -21,8 +21,8 @@ class Interval:
     """A 95 % confidence interval over seeds, in the units of what it is about.
 
     Args:
-      low: its lower end.
-      high: its upper end.
+      low: Lower end.
+      high: Upper end.
     """
 
     low: float
@@ -34,11 +34,11 @@ class Parabola:
     """`loss = minimum + curvature * (x - vertex)^2` for `low <= x <= high`, where it was fitted.
 
     Args:
-      vertex: on the scale of the analysis.
-      minimum: loss there, in nats.
-      curvature: in nats per square of the scale's unit; positive.
-      low: where the fitted points begin.
-      high: where they end.
+      vertex: Place of the minimum on the scale of the analysis.
+      minimum: Loss at the vertex, in nats.
+      curvature: Curvature in nats per square of the scale's unit; positive.
+      low: Smallest of the fitted points.
+      high: Largest of the fitted points.
     """
 
     vertex: float
@@ -53,19 +53,18 @@ class Curve:
     """Loss against the hyper-parameter at one width, the others at this width's best.
 
     Args:
-      width: of the network.
-      values: of the hyper-parameter, increasing.
-      losses: for each value, the mean over the seeds; `None` where any seed diverged.
-      errors: for each value, the standard error of that mean; `None` where a seed diverged or there
-        is only one.
-      best: index of the smallest loss; `None` if every value diverged.
-      optimum: the best value on the scale of the analysis (log2 for learning rates), between the
-        grid's points where a parabola fitted to the basin says so; `None` if every value diverged.
-      interval: of the optimum; `None` with one seed, at an edge, or without optimum.
-      fit: the parabola; `None` where it has too few points or no minimum.
-      at_edge: whether the smallest loss is at an end of the values tried, so that the optimum may
+      width: Width of the network.
+      values: Values of the hyper-parameter, increasing.
+      losses: Mean loss over the seeds at each value; `None` where any seed diverged.
+      errors: Standard error of each mean; `None` where a seed diverged or there is only one.
+      best: Index of the smallest loss; `None` if every value diverged.
+      optimum: Best value on the scale of the analysis (log2 for learning rates), between the grid's
+        points where a parabola fitted to the basin says so; `None` if every value diverged.
+      interval: Interval of the optimum; `None` with one seed, at an edge, or without optimum.
+      fit: Parabola through the basin; `None` where it has too few points or no minimum.
+      at_edge: Whether the smallest loss is at an end of the values tried, so that the optimum may
         be outside.
-      others: the other hyper-parameters that were swept, at the best value of this width.
+      others: Other hyper-parameters that were swept, at the best value of this width.
     """
 
     width: int
@@ -90,12 +89,12 @@ class Crossing:
     """A wider network that was worse than the next narrower one for a tenth of the run.
 
     Args:
-      narrow: the smaller width.
-      wide: the larger width.
-      at: where it was worst, as a fraction of the recorded steps.
-      excess: training loss of the wider network over the narrower one's there, in nats; `None` if
+      narrow: Smaller width.
+      wide: Larger width.
+      at: Step with the largest excess, as a fraction of the recorded steps.
+      excess: Training loss of the wider network there, less the narrower one's, in nats; `None` if
         the wider one diverged.
-      noise: what the seeds explain of it, with 99 % confidence; `None` if the wider one diverged.
+      noise: Excess that the seeds explain, with 99 % confidence; `None` if the wider one diverged.
     """
 
     narrow: int
@@ -106,37 +105,36 @@ class Crossing:
 
     @property
     def certain(self) -> bool:
-        """Whether it is more than the seeds explain."""
+        """True if it is more than the seeds explain."""
         return self.excess is None or self.noise is None or self.excess > self.noise
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Analysis:
-    """What the runs under one parametrization say.
+    """The findings of the runs under one parametrization.
 
     Args:
-      parametrization: its name.
-      over: the hyper-parameter whose best value is followed over the widths.
-      scale: `log2` or `linear`: what optima, drifts and their intervals are measured on.
-      seeds: how many.
-      curves: one per width, by increasing width.
-      drift: by how much the best value moves from the smallest width to the largest, in octaves or
-        in units of a linear scale, along the line that is fitted to all widths by least squares;
+      parametrization: Name of the parametrization.
+      over: Name of the hyper-parameter whose best value is followed over the widths.
+      scale: Scale on which optima, drifts and their intervals are measured: `log2` or `linear`.
+      seeds: Number of seeds.
+      curves: Curves of the widths, by increasing width.
+      drift: Distance that the best value moves from the smallest width to the largest, in octaves
+        or in units of a linear scale, along the line that is fitted to all widths by least squares;
         `None` if either has none.
-      drift_interval: of the drift; `None` with one seed or without drift.
-      drift_per_doubling: the same per doubling of width, the slope of that line: on the log2 scale
-        the exponent β in `best value ~ width^β`.
-      drift_per_doubling_interval: of that.
-      transferred_loss: loss of the largest network at the best value of the smallest one (both on
+      drift_interval: Interval of the drift; `None` with one seed or without drift.
+      drift_per_doubling: Drift per doubling of width, the slope of that line: on the log2 scale the
+        exponent β in `best value ~ width^β`.
+      drift_per_doubling_interval: Interval of the drift per doubling.
+      transferred_loss: Loss of the largest network at the best value of the smallest one (both on
         the grid); `None` if it diverged.
-      best_loss: smallest loss of the largest network; `None` if it always diverged.
-      penalty: by how many percent `transferred_loss` is above `best_loss`; `None` without either.
-      penalty_interval: of the penalty.
-      crossings: where a wider network's training loss was above a narrower one's, both at the best
-        value of the smallest: by more than the seeds explain, or by a percent; one per pair of
-        widths. Empty: wider was better at every step. `None`: not known, for want of recorded
-        curves or of a second seed.
-      verdict: one sentence, and the numbers that decided it.
+      best_loss: Smallest loss of the largest network; `None` if it always diverged.
+      penalty: Excess of `transferred_loss` over `best_loss` in percent; `None` without either.
+      penalty_interval: Interval of the penalty.
+      crossings: Pairs of widths of which the wider had a larger training loss, both at the best
+        value of the smallest: by more than the seeds explain, or by a percent. Empty: wider was
+        better at every step. `None`: not known, for want of recorded curves or of a second seed.
+      verdict: One sentence, with the numbers that decided it.
     """
 
     parametrization: str
@@ -157,7 +155,7 @@ class Analysis:
 
     @property
     def transfers(self) -> bool:
-        """Whether the best value is known and stays.
+        """True if the best value is known and stays.
 
         It stays if it moves by at most `DRIFT_LIMIT` octaves; on a linear scale, if reusing it
         costs at most `PENALTY_LIMIT` percent.
@@ -176,7 +174,7 @@ class Analysis:
 
     @property
     def decided(self) -> bool:
-        """Whether the interval of the number that decides is on one side of the limit."""
+        """True if the interval of the number that decides is on one side of the limit."""
         interval = self.deciding_interval
         if self.edges or interval is None:
             return False
@@ -191,7 +189,10 @@ class Analysis:
 
     @property
     def deciding_interval(self) -> Interval | None:
-        """Its interval; that of a size begins at 0 where the drift's holds 0."""
+        """The interval of the number that decides.
+
+        That of a drift's size begins at 0 where the interval of the drift holds 0.
+        """
         interval = self.drift_interval if self.scale == "log2" else self.penalty_interval
         if interval is None or self.scale == "linear":
             return interval
@@ -200,7 +201,7 @@ class Analysis:
 
     @property
     def limit(self) -> float:
-        """What the number that decides must not exceed."""
+        """The largest number that still counts as transferred."""
         return DRIFT_LIMIT if self.scale == "log2" else PENALTY_LIMIT
 
     @property

@@ -11,7 +11,7 @@ from jaxmup.transfer._trial import Trial
 
 
 def is_mine(index: int) -> bool:
-    """Whether the work of this index is for this process: they take turns."""
+    """True if the work of this index is for this process: they take turns."""
     return index % jax.process_count() == jax.process_index()
 
 
@@ -27,9 +27,10 @@ def exchanged(trials: Iterable[Trial]) -> list[Trial]:
 
 
 def _gathered(content: bytes) -> list[bytes]:
-    """The contents of all processes, in their order; arrays of one size is what JAX can gather."""
+    """The contents of all processes, in their order."""
     from jax.experimental.multihost_utils import process_allgather
 
+    # JAX gathers arrays of one shape alone, so all learn the largest size first and pad to it.
     sizes = np.ravel(process_allgather(np.array([len(content)], np.int32)))
     padded = np.zeros(sizes.max(), np.uint8)
     padded[: len(content)] = np.frombuffer(content, np.uint8)

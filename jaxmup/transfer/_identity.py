@@ -1,4 +1,4 @@
-"""What a measurement is, as JSON types: for its record, and to know it again."""
+"""Configuration and versions as JSON types: for the record, and to know a measurement again."""
 
 import dataclasses
 import importlib.metadata

@@ -14,7 +14,13 @@ from jaxmup.transfer._trial import Trial
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Result:
-    """A measurement: what was asked, every run, and one `Analysis` per parametrization."""
+    """A measurement.
+
+    Args:
+      config: Configuration that was measured.
+      trials: Every run.
+      analyses: One analysis per parametrization, in the order of the configuration.
+    """
 
     config: Config
     trials: tuple[Trial, ...]
@@ -34,13 +40,14 @@ def measure(
     the same machine gives the same bits.
 
     Args:
-      config: what to do.
-      task: what to train on what; `None` for what `config.model` names.
-      progress: called before the runs of each width, between them, and once at the end.
-      directory: where to record each trial at once, in `trials.jsonl`. A measurement that was
-        killed loses those in flight, one on each device or, where runs are so small that they are
-        vectorized, a batch of them; called again with the same arguments it goes on, and ends with
-        the same bits. `None` to record nothing.
+      config: Widths, hyper-parameters, seeds and parametrizations to try.
+      task: Model, data and loss; `None` for those that `config.model` names.
+      progress: Function that is called before the runs of each width, between them, and once at
+        the end.
+      directory: Directory of `trials.jsonl`, which records each trial at once. A measurement that
+        was killed loses those in flight, one on each device or, where runs are so small that they
+        are vectorized, a batch of them; called again with the same arguments it goes on, and ends
+        with the same bits. `None` to record nothing.
 
     Raises:
       ModuleNotFoundError: if the digits are asked for and scikit-learn is not installed.

@@ -1,15 +1,15 @@
 """The tasks that have a name: the models of `jaxmup.models` on the data of `jaxmup.data`."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
+from flax import nnx
 
 from jaxmup import data
 from jaxmup._parametrization import Parametrization
 from jaxmup.models import CNN, GPT, MLP
 from jaxmup.transfer._config import MODELS, Config
-from jaxmup.transfer._task import Task
+from jaxmup.transfer._task import Batch, Task
 
 
 def task_of(config: Config) -> Task:
@@ -34,10 +34,10 @@ def task_of(config: Config) -> Task:
 
 
 def classification(dataset: data.Dataset) -> Task:
-    """`jaxmup.models.MLP` on a data set; the loss at the end is that on all of it."""
+    """`jaxmup.models.MLP` on a data set; the loss at the end is on all of it."""
 
     def make_model(
-        width: int, depth: int, base_width: int, parametrization: Parametrization, rngs: Any
+        width: int, depth: int, base_width: int, parametrization: Parametrization, rngs: nnx.Rngs
     ) -> MLP:
         return MLP(
             dataset.features,
@@ -58,7 +58,7 @@ def images(dataset: data.Dataset) -> Task:
     pixels = dataset.inputs.reshape(-1, side, side, 1)
 
     def make_model(
-        width: int, depth: int, base_width: int, parametrization: Parametrization, rngs: Any
+        width: int, depth: int, base_width: int, parametrization: Parametrization, rngs: nnx.Rngs
     ) -> CNN:
         return CNN(
             1,
@@ -77,13 +77,13 @@ def language_model(text: data.Text, context: int, sequences: int = 256) -> Task:
     """`jaxmup.models.GPT` on the bytes of a text: 4 heads, feed-forward layers of twice the width.
 
     Args:
-      text: what to train on, and what to take the loss at the end on.
-      context: length of a sequence, in bytes.
-      sequences: number of those that the loss at the end is taken on.
+      text: Bytes to train on, and bytes held out for the loss at the end.
+      context: Length of a sequence, in bytes.
+      sequences: Number of held-out sequences.
     """
 
     def make_model(
-        width: int, depth: int, base_width: int, parametrization: Parametrization, rngs: Any
+        width: int, depth: int, base_width: int, parametrization: Parametrization, rngs: nnx.Rngs
     ) -> GPT:
         return GPT(
             256,
@@ -103,8 +103,8 @@ def language_model(text: data.Text, context: int, sequences: int = 256) -> Task:
     return Task(make_model, batches, data.sequences(text.held_out, context, sequences, 0, 0))
 
 
-def _shuffled(dataset: data.Dataset, inputs: np.ndarray) -> Callable[..., Iterator[Any]]:
-    def batches(seed: int, steps: int, batch_size: int) -> Iterator[Any]:
+def _shuffled(dataset: data.Dataset, inputs: np.ndarray) -> Callable[..., Iterator[Batch]]:
+    def batches(seed: int, steps: int, batch_size: int) -> Iterator[Batch]:
         for at in data.batch_order(len(inputs), batch_size, steps, seed):
             yield inputs[at], dataset.labels[at]
 

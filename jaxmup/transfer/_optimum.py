@@ -1,4 +1,4 @@
-"""Where a loss is smallest over a hyper-parameter: the vertex of a parabola through its basin."""
+"""The minimum of a loss over a hyper-parameter: the vertex of a parabola through its basin."""
 
 from typing import NamedTuple
 
@@ -17,12 +17,12 @@ class Minima(NamedTuple):
     """The minimum of each row of losses.
 
     Args:
-      best: index of the smallest loss; shape `(rows,)`.
-      at: where the minimum is; not a number if every loss of the row is infinite.
-      uncertainty: what the grid leaves open: half the way to the farther neighbor where there is
-        no parabola, 0 where there is one.
-      parabola: vertex, minimum, curvature and the ends of the fitted points; shape `(rows, 5)`, not
-        numbers where there is no parabola.
+      best: Index of the smallest loss; shape `(rows,)`.
+      at: Place of the minimum; NaN if every loss of the row is infinite.
+      uncertainty: Distance that the grid leaves open: half the way to the farther neighbor where
+        there is no parabola, 0 where there is one.
+      parabola: Vertex, minimum, curvature and the ends of the fitted points; shape `(rows, 5)`, NaN
+        where there is no parabola.
     """
 
     best: np.ndarray
@@ -39,9 +39,9 @@ def minima(x: np.ndarray, losses: np.ndarray, reach: float = REACH) -> Minima:
     point on either side or no minimum, the best value tried is the answer.
 
     Args:
-      x: the values on the scale of the fit, increasing; shape `(points,)`.
-      losses: infinite where a run diverged; shape `(rows, points)`.
-      reach: half the width of the basin.
+      x: Values on the scale of the fit, increasing; shape `(points,)`.
+      losses: Losses of shape `(rows, points)`, infinite where a run diverged.
+      reach: Half the width of the basin, in units of `x`.
 
     Example:
       >>> x = np.arange(5.0)
@@ -51,18 +51,23 @@ def minima(x: np.ndarray, losses: np.ndarray, reach: float = REACH) -> Minima:
     best = losses.argmin(axis=1)
     low = np.take_along_axis(losses, best[:, None], axis=1)
     basin, fitted = _basin(x, losses, best, low, reach)
-    unit = _farthest(x, best)[:, None]  # distances of order 1, whatever the scale
+    # Distances are from the best value in units of its spacing, and losses from the smallest: the
+    # fourth powers in the normal equations are then of order 1 on any scale, and the fit is good to
+    # a few roundings.
+    unit = _farthest(x, best)[:, None]
     u = np.where(basin, (x - x[best, None]) / unit, 0.0)
     y = np.where(basin, losses - np.where(np.isfinite(low), low, 0.0), 0.0)
     level, slope, bend = _least_squares(u, y, basin, fitted)
     with np.errstate(divide="ignore", invalid="ignore"):
         vertex = np.where(fitted & (bend > 0), -slope / (2 * bend), np.nan)
+    # A vertex beyond the fitted points is extrapolation: the answer is then the outermost of them,
+    # and no parabola is reported, since it has no minimum where anything was measured.
     inside = np.clip(vertex, u.min(axis=1), u.max(axis=1))
     ends = np.stack([u.min(axis=1), u.max(axis=1)], axis=1) * unit + x[best, None]
     at = x[best] + unit[:, 0] * np.nan_to_num(inside)
     bottom = low[:, 0] + level - bend * np.nan_to_num(vertex) ** 2
     parabola = np.stack([at, bottom, bend / unit[:, 0] ** 2, *ends.T], axis=1)
-    parabola[~(vertex == inside)] = np.nan  # also where either is not a number
+    parabola[~(vertex == inside)] = np.nan  # and where there is none: NaN equals nothing
     uncertainty = np.where(np.isnan(vertex), unit[:, 0] / 2, 0.0)
     return Minima(best, np.where(np.isfinite(low[:, 0]), at, np.nan), uncertainty, parabola)
 
@@ -70,11 +75,15 @@ def minima(x: np.ndarray, losses: np.ndarray, reach: float = REACH) -> Minima:
 def _basin(
     x: np.ndarray, losses: np.ndarray, best: np.ndarray, low: np.ndarray, reach: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which points belong to the basin, and whether it has any on both sides of the best."""
+    """A mask of the points in the basin, and one of the rows that have some on both sides.
+
+    Masks and not lists of points: all resamples are fitted at once, each with a basin of its own.
+    """
     steps = np.arange(len(x)) - best[:, None]
     excess = np.where(np.isfinite(losses), losses, 0.0) - np.where(np.isfinite(low), low, 0.0)
     neighbors = (abs(steps) == 1) & np.isfinite(losses)
     wall = WALL * np.max(np.where(neighbors, excess, 0.0), axis=1, keepdims=True)
+    # The values come from logarithms, so that a distance of just an octave may be rounded up.
     near = abs(x - x[best, None]) <= reach * (1 + 1e-9)
     basin = (steps == 0) | neighbors | (near & (excess <= wall))
     return basin & np.isfinite(losses), neighbors.sum(axis=1) == 2
@@ -93,6 +102,7 @@ def _least_squares(
     powers = np.stack([basin * u**k for k in range(5)]).sum(axis=2)  # (5, rows)
     moments = np.stack([(y * u**k).sum(axis=1) for k in range(3)], axis=1)
     gram = np.stack([powers[i : i + 3] for i in range(3)]).transpose(2, 0, 1)
+    # One singular matrix in the stack would fail them all; rows without a fit get any that is not.
     gram = np.where(fitted[:, None, None], gram, np.eye(3))
     found = np.linalg.solve(gram, moments[:, :, None])[:, :, 0]
     return np.where(fitted[:, None], found, 0.0).T

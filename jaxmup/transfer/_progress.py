@@ -1,4 +1,4 @@
-"""How far a measurement has come."""
+"""The progress of a measurement."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Which settings are tried at which width: all of them, some, or the better half of a half."""
+"""The settings that are tried at each width: all of them, some, or the better half of a half."""
 
 import itertools
 import math
@@ -12,12 +12,12 @@ from jaxmup.transfer._trial import Setting, Trial
 
 
 class Cell(NamedTuple):
-    """What is trained at every learning rate and seed of a configuration.
+    """Networks to train at every learning rate and seed of a configuration.
 
     Args:
-      parametrization: its name.
-      width: of the networks.
-      setting: of the other hyper-parameters.
+      parametrization: Name of the parametrization.
+      width: Width of the networks.
+      setting: Values of the other hyper-parameters.
     """
 
     parametrization: ParametrizationName
@@ -47,8 +47,9 @@ def search(config: Config, train: Train) -> list[Trial]:
     """Every trial of a configuration, in an order that it alone decides.
 
     Args:
-      config: what to do.
-      train: trains networks of some cells, and returns their trials in the order of the cells.
+      config: Configuration of the measurement.
+      train: Function that trains the networks of some cells, and returns their trials in the order
+        of the cells.
     """
     names, widths = config.parametrizations, sorted(config.widths)
     if config.search != "halving":
@@ -78,6 +79,7 @@ def budgets(config: Config) -> list[int]:
       >>> budgets(Config(steps=20, sweep={"b2": (0.9, 0.95, 0.99)}, search="halving"))
       [5, 10]
     """
+    # Each round halves the settings and doubles the steps, so that all rounds cost about the same.
     rounds = math.ceil(math.log2(len(settings(config))))
     return [max(config.steps // 2**i, 1) for i in range(rounds, 0, -1)]
 

@@ -13,10 +13,16 @@ RESAMPLES = 4096
 
 
 def resamples(seeds: int) -> np.ndarray:
-    """How often each resample draws each seed; the first row is the sample itself.
+    """Counts of each seed in each resample; the first row is the sample itself.
 
-    All of the `seeds^seeds` resamples where they are few, else `RESAMPLES` random ones, the same in
-    every call.
+    Where there are few, these are all `seeds^seeds` resamples, else `RESAMPLES` random ones, the
+    same in every call.
+
+    Args:
+      seeds: Number of seeds.
+
+    Returns:
+      Integers of shape `(1 + resamples, seeds)`; each row sums to `seeds`.
 
     Example:
       >>> resamples(2)
@@ -26,6 +32,7 @@ def resamples(seeds: int) -> np.ndarray:
              [1, 1],
              [0, 2]])
     """
+    # Up to five seeds, all resamples are fewer than the random ones would be, and have no noise.
     if seeds**seeds <= RESAMPLES:
         drawn = np.array(list(itertools.product(range(seeds), repeat=seeds)))
     else:
@@ -39,18 +46,18 @@ def interval(
 ) -> Interval | None:
     """A 95 % confidence interval for a weighted sum, from its terms in each resample.
 
-    The percentiles of a bootstrap are too narrow with few seeds: a resample of n values has
-    (n - 1) / n of their variance, and Gaussian tails. So the bootstrap gives the variances,
-    corrected for the former, and Student's t the tails. Several terms count as independent, and
-    the degrees of freedom are Welch's. That is on the safe side: what a seed has in common at all
-    widths cancels from differences between them.
+    The bootstrap gives the variance of each term, and Student's t the tails. The terms count as
+    independent, with Welch's degrees of freedom.
 
     Args:
-      values: of each term, in the sample, then in each of `resamples(seeds)`; shape
-        `(terms, resamples)`.
-      seeds: how many; with one there is no interval.
-      uncertainty: added to either side: what no number of seeds resolves.
-      weights: of the terms.
+      values: Value of each term in the sample, then in each resample, in the order of
+        `resamples(seeds)`; shape `(terms, 1 + resamples)`.
+      seeds: Number of seeds.
+      uncertainty: Length added on either side, which no number of seeds resolves.
+      weights: Weight of each term.
+
+    Returns:
+      The interval around the sum of the sample; `None` with one seed, or if a value is not finite.
 
     Example:
       >>> interval(np.array([[0.5, 0.0, 0.5, 0.5, 1.0]]), seeds=2)  # of 0 and 1: 0.5 ± 12.7 / 2
@@ -59,8 +66,16 @@ def interval(
     if seeds < 2 or not np.isfinite(values).all():
         return None
     middle = float(np.asarray(weights) @ values[:, 0])
+    # The percentiles of the resamples would be too narrow with few seeds, twice over. The mean of a
+    # resample of n values has only (n - 1) / n of the variance that a mean of n new values has;
+    # that is put right here. And its tails are Gaussian although the variance is itself an estimate
+    # from n values; that is what Student's t is for.
     parts = np.square(weights) * values[:, 1:].var(axis=1) * seeds / (seeds - 1)
+    # A seed gives every width the same data, so what it does to all optima alike cancels from a
+    # drift. Adding the variances as if the widths were independent counts it all the same: that
+    # errs on the side of a wide interval.
     variance = parts.sum()
+    # Welch's: between n - 1, where one term has all the variance, and n - 1 a term.
     freedom = (seeds - 1) * variance**2 / (parts @ parts) if variance > 0 else seeds - 1
     half = float(special.stdtrit(freedom, (1 + LEVEL) / 2) * np.sqrt(variance)) + uncertainty
     return Interval(middle - half, middle + half)
@@ -71,30 +86,35 @@ def means(losses: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
     A point that lacks seeds, as random search and successive halving leave them, is compared with
     the reference, the point with the most seeds, on the seeds that both have: their mean
-    difference is added to the reference's mean. Seeds differ more than neighboring points do, so
-    means over different seeds are no comparison.
+    difference is added to the reference's mean.
 
     Args:
-      losses: infinite where a run diverged, not a number where there was none; shape
-        `(points, seeds)`.
-      counts: how often each seed counts; shape `(resamples, seeds)`.
+      losses: Losses of shape `(points, seeds)`; infinite where a run diverged, not a number where
+        there was none.
+      counts: Count of each seed in each resample; shape `(resamples, seeds)`.
 
     Returns:
-      Shape `(resamples, points)`.
+      Means of shape `(resamples, points)`.
 
     Example:
       >>> means(np.array([[1.0, 3.0], [np.nan, 2.5], [0.0, np.inf]]), np.array([[1, 1]]))
       array([[2. , 1.5, inf]])
     """
+    # Seeds differ more than neighboring points do. A point that ran on the two luckiest seeds would
+    # win against one that ran on all, so means over different seeds are never compared: all
+    # differences are paired, and only the reference's level is a mean over its own seeds.
     ran, finite = ~np.isnan(losses), np.isfinite(losses)
     usable = ran.any(axis=1) & (ran == finite).all(axis=1)
     if not usable.any():
         return np.full((len(counts), len(losses)), np.inf)
     filled = np.where(finite, losses, 0.0)
+    # Last key first: one that never diverged, then the most seeds, then the smallest sum.
     reference = np.lexsort((filled.sum(axis=1), -ran.sum(axis=1), ~usable))[0]
     shared = ran & ran[reference]
     level = counts @ filled[reference], counts @ ran[reference].astype(float)
     difference = counts @ np.where(shared, filled - filled[reference], 0.0).T
+    # A resample that draws no seed which the point has gives 0 / 0: nothing is known of it there,
+    # and what is not known must not be the best.
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = (level[0] / level[1])[:, None] + difference / (counts @ shared.astype(float).T)
     diverged = (counts @ (ran & ~finite).astype(float).T) > 0
@@ -102,7 +122,10 @@ def means(losses: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def standard_errors(losses: np.ndarray) -> np.ndarray:
-    """Of each row's mean; not a number where fewer than two seeds ran, or one diverged.
+    """Standard error of each row's mean; NaN where fewer than two seeds ran, or one diverged.
+
+    Args:
+      losses: Losses of shape `(points, seeds)`, as `means` takes them.
 
     Example:
       >>> standard_errors(np.array([[1.0, 3.0], [1.0, np.nan], [1.0, np.inf]]))
@@ -121,6 +144,8 @@ def standard_errors(losses: np.ndarray) -> np.ndarray:
 
 def slope_weights(x: np.ndarray) -> np.ndarray:
     """Weights w such that `w @ y` is the slope of the least-squares line through `(x, y)`.
+
+    A slope is a weighted sum of optima, so `interval` serves it as it serves one optimum.
 
     Example:
       >>> slope_weights(np.array([0.0, 1.0, 2.0]))

@@ -24,8 +24,9 @@ class Store:
     """The trials of a sweep on disk: those that are known, and a place for more.
 
     Args:
-      known: the trials that were finished, by any process, by their key.
-      descriptor: of the file that this process appends to; `None` to keep them in memory alone.
+      known: Trials that any process has finished, by their key.
+      descriptor: File descriptor that this process appends to; `None` to keep trials in memory
+        alone.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Store:
 
 
 def key_of(trial: Trial) -> Trial:
-    """What a trial is of: itself, without its losses."""
+    """A trial without its losses: the run that it is of."""
     return dataclasses.replace(trial, loss=None, curve=())
 
 
@@ -58,9 +59,9 @@ def open_store(
     """Opens the trials of a directory, which is made if it is missing, for one sweep at a time.
 
     Args:
-      directory: where `trials.jsonl` stands, and the like of further processes.
-      identity: what makes the sweep this one, as JSON types.
-      process: index of this process, which has a file of its own; 0 if there is but one.
+      directory: Directory of `trials.jsonl`, and of the files of further processes.
+      identity: Facts that tell this sweep from others, as JSON types.
+      process: Index of this process, which has a file of its own; 0 if there is but one.
 
     Raises:
       OSError: if the directory or the file cannot be written.
@@ -101,8 +102,8 @@ def trial_from_json(record: Mapping[str, Any]) -> Trial:
     return Trial(**fields)
 
 
-def differences(found: Any, wanted: Any, name: str = "") -> list[str]:
-    """What differs between two trees of JSON types, a line each.
+def differences(found: object, wanted: object, name: str = "") -> list[str]:
+    """The differences between two trees of JSON types, a line each.
 
     Example:
       >>> differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
@@ -170,6 +171,9 @@ def _line(record: Mapping[str, Any]) -> bytes:
 
 def _append(descriptor: int, content: bytes) -> None:
     """Appends all of it and waits for the disk, or leaves the file as it was."""
+    # One write may take a part of the content, as on a full disk. A line that is cut at the end of
+    # the file is what a crash leaves, and the next start cuts it off; with more behind it, it would
+    # be damage.
     end = os.lseek(descriptor, 0, os.SEEK_END)
     try:
         while content:

@@ -2,8 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +16,22 @@ from jax.sharding import PartitionSpec as P
 from jaxmup import optim
 from jaxmup._infer._parametrized import Parametrized
 from jaxmup._model import Parts
-from jaxmup._tree import leaves_by_path, map_named
+from jaxmup._tree import OptState, Params, Scalings, Tree, leaves_by_path, map_named
 from jaxmup.transfer._config import NUMBERS, STDS, Config, OptimizerName
 from jaxmup.transfer._search import Cell
-from jaxmup.transfer._task import LossFn, Task, run_batches
+from jaxmup.transfer._task import Batch, LossFn, Task, run_batches
 from jaxmup.transfer._trial import Setting, Trial
 
-Numbers = Mapping[str, Any]  # the learning rate and other hyper-parameters, by name
-# (numbers, initial parameters, rest of the state, batches, evaluation) -> loss at the end, and that
-# of the points of the curve. Pure: free to map, compile and shard.
-RunFn = Callable[[Numbers, Any, Any, Any, Any], tuple[Array, Array]]
+Numbers: TypeAlias = Mapping[str, Array]
+"""The learning rate and other hyper-parameters of a run, by name."""
+Losses: TypeAlias = tuple[Array, Array]
+"""The loss at the end, and that at the points of the curve."""
+RunFn: TypeAlias = Callable[[Numbers, Params, Tree, Batch, Batch], Losses]
+"""Trains a network: of numbers, initial parameters, the rest of the model's state, batches and the
+evaluation. It is pure: free to map, compile and shard.
+"""
+Carry: TypeAlias = tuple[Params, Tree, OptState]
+"""Parameters, the rest of the model's state, and the state of the optimizer."""
 
 CURVE_POINTS = 20
 TOGETHER = 16  # runs of a device that are vectorized, where that is faster
@@ -43,9 +49,9 @@ class Group(NamedTuple):
     """Runs that are trained by one call of a compiled program.
 
     Args:
-      keys: which runs these are: trials without their losses.
-      numbers: hyper-parameters of each run, arrays of shape `(runs,)` by name.
-      seeds: index of the seed of each run; shape `(runs,)`.
+      keys: Runs of the group, as trials without their losses.
+      numbers: Hyper-parameters of each run, arrays of shape `(runs,)` by name.
+      seeds: Index of the seed of each run; shape `(runs,)`.
     """
 
     keys: tuple[Trial, ...]
@@ -83,12 +89,12 @@ def program_of(config: Config, cell: Cell) -> Cell:
 
 
 class Trainer(NamedTuple):
-    """What trains the runs of some cells: a compiled program with its data.
+    """The compiled program that trains the runs of some cells, with its data.
 
     Args:
-      size: number of runs that it trains at a time, in equal shares over the local devices.
-      train: trains the runs of a group, at most `size`. Equal groups give equal bits on the same
-        machine and devices.
+      size: Number of runs that are trained at a time, in equal shares over the local devices.
+      train: Function that trains the runs of a group, at most `size`. Equal groups give equal bits
+        on the same machine and devices.
     """
 
     size: int
@@ -99,11 +105,11 @@ def trainer(task: Task, config: Config, cell: Cell, network: Parametrized, runs:
     """The trainer of the cells for which `program_of` is `cell`.
 
     Args:
-      task: what to train.
-      config: how.
-      cell: of the runs, without their numbers.
-      network: of the cell.
-      runs: how many there are.
+      task: Model, data and loss.
+      config: Configuration of the measurement.
+      cell: Cell of the runs, without their numbers.
+      network: Model of the cell.
+      runs: Number of runs.
 
     Raises:
       ValueError: if the data run out, change their shapes or are not finite, or a standard
@@ -114,14 +120,15 @@ def trainer(task: Task, config: Config, cell: Cell, network: Parametrized, runs:
     offered = {"depth": config.depth, **setting, "batch_size": batch_size}
     batches = [run_batches(task.batches, seed, steps, offered) for seed in config.seeds]
     together = faster_together(_examples(batches[0]), cell.width)
-    call, devices = compiled(make_run(network, task.loss_fn, config, steps), together)
+    call = compiled(make_run(network, task.loss_fn, config, steps), together)
     params, rest = initial_state(network, config.seeds)
     _require_matrices(config.sweep, params, _roles(network))
     arguments = on_every_device((params, rest, stacked(batches), task.evaluation))
-    size = group_size(runs, len(devices), TOGETHER if together else 1)
+    size = group_size(runs, jax.local_device_count(), TOGETHER if together else 1)
 
     def train(group: Group) -> list[Trial]:
-        # The last share is filled up with copies, whose losses are dropped.
+        # A group of another size would be another program, with other roundings: the last group is
+        # filled up with copies, whose losses are dropped.
         filled = np.arange(size) % len(group.keys)
         numbers = {name: values[filled] for name, values in group.numbers.items()}
         losses, curves = call(numbers, group.seeds[filled], *arguments)
@@ -147,12 +154,12 @@ def group_size(runs: int, devices: int, most: int) -> int:
     return devices * -(-shares // groups)
 
 
-def _finite(loss: Any) -> float | None:
+def _finite(loss: np.floating) -> float | None:
     return float(loss) if np.isfinite(loss) else None
 
 
-def _examples(run: Any) -> int:
-    """How many examples, or tokens, a step sees: the elements of the smallest part of a batch."""
+def _examples(run: Batch) -> int:
+    """The number of examples or tokens of a step: the elements of the smallest part of a batch."""
     return min(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(run))
 
 
@@ -166,10 +173,10 @@ def initial_state(network: Parametrized, seeds: Sequence[int]) -> Parts:
     return stacked([network.draw(jax.random.key(seed, impl="rbg")) for seed in seeds])
 
 
-def stacked(trees: Sequence[Any]) -> Any:
+def stacked(trees: Sequence[Tree]) -> Tree:
     """Equal trees of arrays as one, with a new first axis."""
 
-    def stack(*leaves: Any) -> Any:
+    def stack(*leaves: Array | np.ndarray) -> Array | np.ndarray:
         is_key = jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key)
         return jnp.stack(leaves) if is_key else np.stack(leaves)
 
@@ -180,25 +187,25 @@ def make_run(network: Parametrized, loss_fn: LossFn, config: Config, steps: int)
     """The function that trains one network and returns its losses.
 
     Args:
-      network: what to train.
-      loss_fn: of a model on a batch.
-      config: of the optimizer and its schedule.
-      steps: length of the schedule.
+      network: Model to train.
+      loss_fn: Loss of a model on a batch.
+      config: Configuration of the optimizer and its schedule.
+      steps: Length of the schedule.
     """
     points = np.linspace(0, steps - 1, min(steps, CURVE_POINTS)).round().astype(np.int32)
     roles = _roles(network)
 
     @network.instance.with_axes
-    def loss_of(params: Any, rest: Any, batch: Any) -> tuple[Array, Any]:
+    def loss_of(params: Params, rest: Tree, batch: Batch) -> tuple[Array, Tree]:
         model, left = network.instance.bind(Parts(params, rest))
         return loss_fn(model, batch), left()
 
     def run(
-        numbers: Numbers, params: Any, rest: Any, batches: Any, evaluation: Any
+        numbers: Numbers, params: Params, rest: Tree, batches: Batch, evaluation: Batch
     ) -> tuple[Array, Array]:
         transform = _transform(config, numbers, network.scalings, steps)
 
-        def step(carry: tuple[Any, Any, Any], batch: Any) -> tuple[tuple[Any, Any, Any], Array]:
+        def step(carry: Carry, batch: Batch) -> tuple[Carry, Array]:
             params, rest, state = carry
             (value, rest), gradients = jax.value_and_grad(loss_of, has_aux=True)(
                 params, rest, batch
@@ -215,7 +222,7 @@ def make_run(network: Parametrized, loss_fn: LossFn, config: Config, steps: int)
 
 
 def _transform(
-    config: Config, numbers: Numbers, scalings: Any, steps: int
+    config: Config, numbers: Numbers, scalings: Scalings, steps: int
 ) -> optax.GradientTransformation:
     peak = numbers["learning_rate"]
     given = {n: x for n, x in numbers.items() if n != "learning_rate" and not n.endswith("_std")}
@@ -233,7 +240,7 @@ def _roles(network: Parametrized) -> dict[str, str]:
     return {name: spec.role for name, spec in leaves_by_path(network.specs).items()}
 
 
-def _require_matrices(sweep: Mapping[str, Any], params: Any, roles: Mapping[str, str]) -> None:
+def _require_matrices(sweep: Iterable[str], params: Params, roles: Mapping[str, str]) -> None:
     """Refuses to sweep the standard deviation of matrices that all start at zero, or are none."""
     drawn = {
         roles[name]
@@ -249,20 +256,20 @@ def _require_matrices(sweep: Mapping[str, Any], params: Any, roles: Mapping[str,
             )
 
 
-def _with_stds(params: Any, roles: Mapping[str, str], numbers: Numbers) -> Any:
+def _with_stds(params: Params, roles: Mapping[str, str], numbers: Numbers) -> Params:
     """The initial values, times what the numbers say of matrices of their role."""
     factors = {name: numbers.get(f"{role}_std") for name, role in roles.items()}
     if not any(factor is not None for factor in factors.values()):
         return params
 
-    def scaled(x: Array, factor: Any) -> Array:
+    def scaled(x: Array, factor: Array | None) -> Array:
         return x if factor is None or x.ndim < 2 else x * factor.astype(x.dtype)
 
     return map_named(scaled, params, factors)
 
 
 def faster_together(batch_size: int, width: int) -> bool:
-    """Whether the runs of a device are faster by `vmap` than one after the other, by `lax.map`.
+    """True if the runs of a device are faster by `vmap` than one after the other, by `lax.map`.
 
     An accelerator always wants one large batch. On a CPU, vectorizing spares overhead until the
     products of a single run fill a core; from there on it only moves more memory. Seconds for 16
@@ -276,22 +283,28 @@ def faster_together(batch_size: int, width: int) -> bool:
     return jax.default_backend() != "cpu" or batch_size * width <= 4096
 
 
-def compiled(run: RunFn, together: bool) -> tuple[Callable[..., tuple[Array, Array]], list[Any]]:
-    """The program that trains many runs, in equal shares over the local devices, and those.
+def compiled(run: RunFn, together: bool) -> Callable[..., Losses]:
+    """The program that trains many runs, in equal shares over the local devices.
 
     It takes the numbers and the index of the seed of each run, with a leading axis that the number
     of devices divides; initial parameters, the rest of the state and batches, with a leading axis
     of seeds; and the evaluation. It returns the losses at the end, and the points of the curves.
 
     Args:
-      run: trains one network.
-      together: vectorize the runs of a device (`vmap`) instead of running one after the other
-        (`lax.map`).
+      run: Function that trains one network.
+      together: Whether the runs of a device are vectorized (`vmap`), and not run one after the
+        other (`lax.map`).
     """
-    devices = jax.local_devices()
 
-    def share(numbers: Any, seeds: Array, params: Any, rest: Any, batches: Any, evaluation: Any):
-        def one(numbers_and_seed: tuple[Any, Array]) -> tuple[Array, Array]:
+    def share(
+        numbers: Numbers,
+        seeds: Array,
+        params: Params,
+        rest: Tree,
+        batches: Batch,
+        evaluation: Batch,
+    ) -> Losses:
+        def one(numbers_and_seed: tuple[Numbers, Array]) -> Losses:
             numbers, seed = numbers_and_seed
             own = jax.tree.map(lambda x: x[seed], (params, rest, batches))
             return run(numbers, own[0], own[1], own[2], evaluation)
@@ -300,15 +313,18 @@ def compiled(run: RunFn, together: bool) -> tuple[Callable[..., tuple[Array, Arr
 
     spread = jax.shard_map(
         share,
-        mesh=Mesh(np.array(devices), ("runs",)),
+        mesh=_mesh(),
         in_specs=(P("runs"), P("runs"), P(), P(), P(), P()),
         out_specs=P("runs"),
         check_vma=False,  # the shares never communicate, so there is nothing to check
     )
-    return jax.jit(spread), devices
+    return jax.jit(spread)
 
 
-def on_every_device(tree: Any) -> Any:
+def on_every_device(tree: Tree) -> Tree:
     """A tree of arrays, copied to all local devices."""
-    mesh = Mesh(np.array(jax.local_devices()), ("runs",))
-    return jax.device_put(tree, NamedSharding(mesh, P()))
+    return jax.device_put(tree, NamedSharding(_mesh(), P()))
+
+
+def _mesh() -> Mesh:
+    return Mesh(np.array(jax.local_devices()), ("runs",))

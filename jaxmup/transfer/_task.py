@@ -1,9 +1,9 @@
-"""What is trained on what: a model's factory, batches, and a loss."""
+"""A task: a model's factory, batches to train on, and a loss."""
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import numpy as np
@@ -13,15 +13,20 @@ if TYPE_CHECKING:  # these load Flax, which reading a record need not
     from jaxmup._infer._rules import Rules
     from jaxmup._model import MakeModel, Model
 
-LossFn = Callable[[Any, Any], Array]
+Batch: TypeAlias = Any
+"""A tree of arrays: all that a step, or the evaluation, sees of the data."""
+Batches: TypeAlias = Iterable[Batch] | Callable[..., Batch | Iterable[Batch]]
+"""The batches of a run, or a function that returns them, or one of them."""
+LossFn: TypeAlias = Callable[[Any, Batch], Array]
+"""A function of a model and a batch that returns a scalar."""
 
 
 def cross_entropy(model: Callable[[Any], Array], batch: tuple[Any, Any]) -> Array:
     """Mean over all labels of the negative log likelihood, in nats.
 
     Args:
-      model: from inputs to logits.
-      batch: inputs and integer labels; the logits have one axis more than the labels.
+      model: Function from inputs to logits.
+      batch: Inputs and integer labels; the logits have one axis more than the labels.
     """
     import optax  # loaded when something is trained, which reading a record is not
 
@@ -31,27 +36,30 @@ def cross_entropy(model: Callable[[Any], Array], batch: tuple[Any, Any]) -> Arra
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is trained on what.
+    """A model of any width, the data it is trained on, and the loss.
 
     The functions get by name what they have parameters for: every hyper-parameter that a `Config`
     sweeps, `depth` and `batch_size`, and what is said below.
 
     Args:
-      make_model: returns a model of some width, its first argument. It may have parameters `rngs`
-        or `key`, `parametrization` and `base_width`. With `parametrization`, a `Parametrization`,
-        it builds layers of `jaxmup.nnx` or `jaxmup.linen` with it. Without, it returns any NNX or
-        Linen module, or tree of arrays, as `jaxmup.infer` takes it, which finds out what grows, and
-        `jaxmup.rescale` draws its initial values.
-      batches: a function with parameters `seed` and `step`, either or none, that returns the batch
+      make_model: Function of the width that returns a model, or a `jaxmup.Model`. It may have
+        parameters `rngs` or `key`, `parametrization` and `base_width`. With `parametrization`, a
+        `Parametrization`, it builds layers of `jaxmup.nnx` or `jaxmup.linen` with it. Without, it
+        returns any NNX or Linen module, or tree of arrays, as `jaxmup.infer` takes it, which finds
+        out what grows, and `jaxmup.rescale` draws its initial values.
+      batches: Function with parameters `seed` and `step`, either or none, that returns the batch
         of a step, or without `step`, an iterable of the batches of a run, in which case it may have
         `steps`; or an iterable, whose first batches every run gets. A batch is any tree of arrays;
         all have the same shapes.
-      evaluation: the batch on which the loss at the end is taken.
-      loss_fn: of a model on a batch, a scalar. It calls the model: a Linen module is a function of
-        its inputs here, a tree of arrays is itself.
-      inputs: what a Linen module is called with, as for `jaxmup.infer`; `None` for the first part
-        of `evaluation`.
-      rules: as for `jaxmup.infer`.
+      evaluation: Batch on which the loss at the end is taken.
+      loss_fn: Function of a model and a batch that returns a scalar. It calls the model: a Linen
+        module is a function of its inputs here, a tree of arrays is itself.
+      inputs: Arguments that a Linen module is called with, as for `jaxmup.infer`; `None` for the
+        first part of `evaluation`.
+      rules: What axes do, by path, for `jaxmup.infer`.
+
+    Raises:
+      TypeError: if `loss_fn` is no function.
 
     Example:
       >>> from flax import nnx
@@ -64,36 +72,43 @@ class Task:
     """
 
     make_model: "MakeModel | Model"
-    batches: Any
-    evaluation: Any
+    batches: Batches
+    evaluation: Batch
     loss_fn: LossFn = cross_entropy
     inputs: Any = None
     rules: "Rules | None" = None
 
+    def __post_init__(self) -> None:
+        if not callable(self.loss_fn):
+            raise TypeError(
+                "`loss_fn` must be a function of a model and a batch that returns a scalar. Got "
+                f"{self.loss_fn!r}. Leave it out for the cross-entropy."
+            )
 
-def replayable(source: Any) -> Any:
+
+def replayable(source: Batches) -> Batches:
     """`Task.batches` that can be read once for each run: what an iterator has given is kept."""
     if not isinstance(source, Iterator):
         return source
-    seen: list[Any] = []
+    seen: list[Batch] = []
 
-    def batches(steps: int) -> list[Any]:
+    def batches(steps: int) -> list[Batch]:
         seen.extend(itertools.islice(source, max(steps - len(seen), 0)))
         return seen
 
     return batches
 
 
-def run_batches(source: Any, seed: int, steps: int, offered: Mapping[str, Any]) -> Any:
+def run_batches(source: Batches, seed: int, steps: int, offered: Mapping[str, Any]) -> Batch:
     """The batches of a run, stacked along a new first axis.
 
     They are checked here, before anything is trained on them.
 
     Args:
-      source: `Task.batches`.
-      seed: of the run.
-      steps: number of batches.
-      offered: hyper-parameters that the source may ask for.
+      source: Batches of a `Task`.
+      seed: Seed of the run.
+      steps: Number of batches.
+      offered: Hyper-parameters that the source may ask for, by name.
 
     Raises:
       ValueError: naming the step, if the data run out, a batch has other shapes than the first, or
@@ -118,7 +133,7 @@ def run_batches(source: Any, seed: int, steps: int, offered: Mapping[str, Any]) 
     return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
 
 
-def require_finite(batch: Any, what: str) -> None:
+def require_finite(batch: Batch, what: str) -> None:
     """Raises a `ValueError` if a number in a tree of arrays is NaN or infinite."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
         leaf = np.asarray(leaf)
@@ -130,7 +145,7 @@ def require_finite(batch: Any, what: str) -> None:
             )
 
 
-def _batches(source: Any, offered: Mapping[str, Any]) -> Any:
+def _batches(source: Batches, offered: Mapping[str, Any]) -> Iterable[Batch]:
     if not callable(source):
         return source
     from jaxmup._model._arguments import asked_for
@@ -139,7 +154,7 @@ def _batches(source: Any, offered: Mapping[str, Any]) -> Any:
     return _step_by_step(source, asked) if "step" in asked else source(**asked)
 
 
-def _step_by_step(source: Callable[..., Any], asked: Mapping[str, Any]) -> Iterator[Any]:
+def _step_by_step(source: Callable[..., Any], asked: Mapping[str, Any]) -> Iterator[Batch]:
     for step in itertools.count():
         try:
             batch = source(**{**asked, "step": step})

@@ -18,7 +18,7 @@ from jaxmup.transfer._progress import Progress
 from jaxmup.transfer._search import Cell, search, settings
 from jaxmup.transfer._store import Store, key_of, open_store
 from jaxmup.transfer._sweep import group_of, keys_of, program_of, trainer
-from jaxmup.transfer._task import Task, replayable, require_finite
+from jaxmup.transfer._task import Batch, Task, replayable, require_finite
 from jaxmup.transfer._trial import Trial
 
 
@@ -51,6 +51,7 @@ def train(
     Those that the store knows are not trained again. A group of runs is always trained as a whole,
     so that a run has the same bits whichever of its neighbors are known.
     """
+    # Cells that differ in numbers alone are trained by one program, which is compiled once.
     sharing: dict[Cell, list[Cell]] = {}
     for cell in cells:
         sharing.setdefault(program_of(config, cell), []).append(cell)
@@ -67,6 +68,8 @@ def train(
             size, train_group = trainer(task, config, at, networks[at], len(keys[at]))
             for i, start in enumerate(range(0, len(keys[at]), size)):
                 group = keys[at][start : start + size]
+                # Programs begin their turns one process later each, so that the first process does
+                # not have a group more of every program.
                 if is_mine(turn + i) and any(key not in store.known for key in group):
                     store.append(train_group(group_of(config, group)))
                 at_end = done + work[at] * (start + len(group))
@@ -79,7 +82,7 @@ def train(
 
 
 def _identity(task: Task, config: Config) -> dict[str, Any]:
-    """What makes a measurement this one: its trials are worth nothing to another.
+    """The facts that tell this measurement from others: to those its trials are worth nothing.
 
     Raises:
       ValueError: if a model cannot be built, or does not grow with the width.
@@ -101,7 +104,7 @@ def _identity(task: Task, config: Config) -> dict[str, Any]:
     }
 
 
-def _digest(tree: Any) -> str:
+def _digest(tree: Batch) -> str:
     digest = hashlib.sha256()
     for leaf in map(np.asarray, jax.tree.leaves(tree)):
         digest.update(f"{leaf.shape} {leaf.dtype}".encode() + leaf.tobytes())

@@ -52,7 +52,7 @@ def _penalty(a: Analysis) -> str:
 
 
 def _worse(a: Analysis) -> str:
-    """What speaks against it beside: a wider network that trains worse."""
+    """The objection beside the numbers: a wider network that trains worse."""
     worse = [c for c in a.crossings or () if c.certain]
     if not worse:
         return ""

@@ -9,7 +9,7 @@ from scipy import special
 from jaxmup.transfer._findings import Analysis, Crossing
 from jaxmup.transfer._trial import Trial
 
-# Of the loss: what a float32 mean over a batch may differ by, and what is worth a word.
+# Relative to the loss: the error of a float32 mean over a batch, and a difference worth a word.
 _ROUNDING, _VISIBLE = 1e-5, 0.01
 
 
@@ -17,7 +17,7 @@ def training_curves(trials: Sequence[Trial]) -> dict[int, dict[int, np.ndarray]]
     """The recorded curves by width and seed; infinite where a run had diverged.
 
     Args:
-      trials: of one point, at every width.
+      trials: Runs of one point, at every width.
 
     Example:
       >>> training_curves([Trial("mup", 64, 0.1, 0, 1.0, curve=(2.0, 1.0))])
@@ -37,8 +37,8 @@ def transferred_curves(
     """The `training_curves` of the analysis's parametrization at the transferred point.
 
     Args:
-      analysis: of the trials of one parametrization.
-      trials: those, and maybe of others.
+      analysis: Analysis of the trials of one parametrization.
+      trials: These trials, and any others.
     """
     small = analysis.curves[0]
     if small.best is None:
@@ -57,14 +57,14 @@ def transferred_curves(
 def crossings(
     curves: Mapping[int, Mapping[int, np.ndarray]],
 ) -> tuple[Crossing, ...] | None:
-    """Where a wider network is worse than the next narrower one by more than the noise.
+    """Widths at which a network is worse than the next narrower one by more than the noise.
 
     A seed gives both networks the same data, so their losses are compared seed by seed. An excess
     counts if, for a tenth of the run, Student's one-sided 99 % bound is above zero, or the mean is
     above a percent of the loss: then it may be noise, which `Crossing.certain` says.
 
     Args:
-      curves: by width, then seed; all of one length.
+      curves: Training losses by width, then seed; all of one length.
 
     Returns:
       For each pair of widths where one counts, the largest excess; `None` without curves, or with
@@ -94,16 +94,22 @@ def crossings(
 def _worst(narrow: int, wide: int, below: np.ndarray, above: np.ndarray) -> list[Crossing]:
     """The largest excess of a pair that counts, if any; losses of shape `(seeds, steps)`."""
     seeds, steps = below.shape
+    # Where the wider network alone diverged no excess is finite, and it is the worst there can be.
     diverged = np.isinf(above).any(axis=0) & np.isfinite(below).all(axis=0)
     if diverged.any():
         return [Crossing(narrow, wide, (int(diverged.argmax()) + 1) / steps, None, None)]
+    # At steps where any run has diverged nothing is compared: an excess of zero is never beyond the
+    # noise.
     both = np.isfinite(below).all(axis=0) & np.isfinite(above).all(axis=0)
     below = np.where(both, below, 0.0)
     excess = np.where(both, above, 0.0) - below
+    # Seed by seed, so that what a seed does to both networks cancels before the error is taken.
     mean, error = excess.mean(axis=0), excess.std(axis=0, ddof=1) / np.sqrt(seeds)
     level = abs(below).mean(axis=0)
     noise = np.maximum(special.stdtrit(seeds - 1, 0.99) * error, _ROUNDING * level)
     beyond, visible = (_lasting(mean > by, steps) for by in (noise, _VISIBLE * level))
+    # What the seeds do not explain goes before what is merely large: with two seeds the bound on
+    # the noise is so wide that a visible excess is worth showing, but as uncertain.
     counts = beyond if beyond.any() else visible
     if not counts.any():
         return []
@@ -119,5 +125,6 @@ def _lasting(flags: np.ndarray, steps: int) -> np.ndarray:
       array([False, False,  True,  True])
     """
     tenth = max(1, steps // 10)
+    # Set wherever all of a window is set, then spread from each such window over all its steps.
     rows = np.lib.stride_tricks.sliding_window_view(flags, tenth).all(axis=1)
     return np.convolve(rows, np.ones(tenth)) > 0

@@ -1,4 +1,4 @@
-"""How large arrays are: sums inside of a compiled run, and what they say outside of it.
+"""The RMS of arrays: sums inside of a compiled run, the rest outside of it.
 
 XLA takes most of a coordinate check to compile, and compiles every sum, root and division on its
 own. So each array is read once, by one operation for both of its sums, and the rest is NumPy's.
@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+from jaxmup._tree import Tree
 
 Quantity = Literal[
     "activation",
@@ -38,12 +40,12 @@ class Measured:
     """One quantity of a module or parameter.
 
     Args:
-      quantity: what was measured.
-      name: of the module or parameter.
-      shape: of one of its values.
-      layered: whether there is one for each layer of a scanned stack; then the last axis is theirs.
-      rms: root mean square, of shape `(seeds, steps)` or `(seeds, steps, layers)`; float32.
-      mean_abs: mean absolute value, likewise; `None` for ratios.
+      quantity: Quantity that was measured.
+      name: Name of the module or parameter.
+      shape: Shape of one of its values.
+      layered: Whether there is one for each layer of a scanned stack; then the last axis is theirs.
+      rms: Root mean square, of shape `(seeds, steps)` or `(seeds, steps, layers)`; float32.
+      mean_abs: Mean absolute value, of the same shape; `None` for ratios.
     """
 
     quantity: Quantity
@@ -61,16 +63,16 @@ class Measured:
 )
 @dataclasses.dataclass(frozen=True)
 class Sums:
-    """What a `Measured` is made of.
+    """Sums over one value, from which a `Measured` is made once the run is over.
 
     Args:
-      quantity: as in `Measured`, like the next three.
-      name: of the module or parameter.
-      shape: of one of its values.
-      layered: whether there is one sum for each layer.
-      entries: the number of values, of each layer.
-      squares: of the values, added up; float32.
-      absolutes: of the values, likewise.
+      quantity: Quantity that the value is.
+      name: Name of the module or parameter.
+      shape: Shape of the value, of one layer.
+      layered: Whether there is one sum for each layer.
+      entries: Number of entries, of each layer.
+      squares: Sum of the squares of the entries; float32.
+      absolutes: Sum of the absolute values of the entries; float32.
     """
 
     quantity: Quantity
@@ -91,7 +93,7 @@ class Sums:
         layered: bool,
         where: Array | None = None,
     ) -> "Sums":
-        """The sums over `values`, as if all were like those of them that `where` says."""
+        """The sums over `values`; with `where` those of the chosen entries, scaled up to all."""
         axes = tuple(range(1 if layered else 0, values.ndim))
         entries = math.prod(values.shape[axis] for axis in axes)
         if where is not None:
@@ -110,12 +112,11 @@ class Sums:
 
 
 def _sums(values: Array, axes: Sequence[int]) -> tuple[Array, Array]:
-    """The sums of squares and of absolute values over the last axes, which are `axes`.
-
-    The very last comes first, since a long sum in float32 loses what is added to it late.
-    """
+    """The sums of squares and of absolute values over the last axes, which are `axes`."""
     values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
     sums = jnp.square(values), jnp.abs(values)
+    # Over the very last axis first: a long sum in float32 loses what is added to it late. Both sums
+    # are one variadic reduction, which reads the array once.
     for some in (tuple(axes[-1:]), tuple(axes[:-1])):
         sums = jax.lax.reduce(sums, (values.dtype.type(0),) * 2, _add, some)
     return sums
@@ -131,9 +132,9 @@ class Packed:
     """Many small arrays as one: XLA takes long to compile a loop that has hundreds of results.
 
     Args:
-      values: all their entries, in order, on the last axis.
-      tree: what they are the leaves of.
-      shapes: of each, without the axes before the last.
+      values: All entries, in order, on the last axis.
+      tree: Structure of the tree that the arrays are the leaves of.
+      shapes: Shape of each array, without the axes before the last.
     """
 
     values: Array
@@ -141,14 +142,14 @@ class Packed:
     shapes: tuple[tuple[int, ...], ...]
 
     @classmethod
-    def of(cls, arrays: Any) -> "Packed":
+    def of(cls, arrays: Tree) -> "Packed":
         """The leaves of a tree of arrays."""
         leaves, tree = jax.tree.flatten(arrays)
         values = jnp.concatenate([jnp.ravel(leaf) for leaf in leaves])
         return cls(values, tree, tuple(np.shape(leaf) for leaf in leaves))
 
-    def unpacked(self) -> Any:
-        """What was packed, as a tree of NumPy arrays."""
+    def unpacked(self) -> Tree:
+        """The packed tree, with NumPy arrays at its leaves."""
         ends = np.cumsum([math.prod(shape) for shape in self.shapes])
         parts = np.split(np.asarray(self.values), ends[:-1], axis=-1)
         leaves = [

@@ -1,0 +1,99 @@
+"""Verdicts on everything that the models of all sizes have in common."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from jaxmup._tree import PathName
+from jaxmup.coord_check._expected import Expected, Theory
+from jaxmup.coord_check._sums import Measured, Quantity
+from jaxmup.coord_check._verdict import Verdict, verdict
+
+# Measured of outputs; all else is of parameters.
+OF_OUTPUTS = ("activation", "activation_change", "logits", "logits_change")
+# Judged as they start; what is learned is judged at the last step.
+JUDGED_FIRST = ("activation", "logits", "weight")
+# Not judged where the weight starts at zero: it is then made of steps, so that a wrong one cancels.
+OVER_WEIGHT = ("update_ratio", "decay_ratio")
+# Of the largest gradient of a model. One below it is zero but for rounding, as that of the bias of
+# keys is, which moves all logits of a query alike; Adam makes steps of any size of it.
+ROUNDED = 1e-5
+
+
+def judged(
+    theory: Theory, runs: Sequence[Sequence[Measured]], tolerance: float, confidence: float
+) -> Iterable[Verdict]:
+    """A verdict on each quantity of each module and parameter that says something.
+
+    Args:
+      theory: Exponents to expect.
+      runs: Quantities of the model of each size.
+      tolerance: Largest effect of a finite size on an exponent; dimensionless.
+      confidence: Confidence of the intervals.
+    """
+    by_key: list[dict[tuple[Quantity, PathName], Measured]] = [
+        {(one.quantity, one.name): one for one in run} for run in runs
+    ]
+    silent = _silent(by_key[0], set.intersection(*map(_rounded, runs)))
+    decays = any(one.quantity == "decay" and one.rms.any() for run in runs for one in run)
+    for quantity, name in by_key[0]:
+        if (quantity, name) in silent or not all((quantity, name) in run for run in by_key):
+            continue
+        of_sizes = [run[quantity, name] for run in by_key]
+        step = 0 if quantity in JUDGED_FIRST else of_sizes[0].rms.shape[1] - 1
+        expected = _expected(theory, of_sizes, decays)
+        for layer, values in of_layers(of_sizes, step):
+            if not values.any():
+                continue
+            slope, outcome = verdict(theory.sizes, values, expected, tolerance, confidence)
+            means = tuple(map(float, values.mean(1)))
+            yield Verdict(quantity, name, layer, step, slope, expected, outcome, means)
+
+
+def _silent(
+    smallest: Mapping[tuple[Quantity, PathName], Measured], rounded: set[PathName]
+) -> set[tuple[Quantity, PathName]]:
+    """The quantities of parameters that say nothing: of rounding, or over a weight of zero."""
+    zero = {
+        name
+        for (quantity, name), one in smallest.items()
+        if quantity == "weight" and not one.rms[:, 0].any()
+    }
+    return {
+        (quantity, name)
+        for quantity, name in smallest
+        if (quantity in OVER_WEIGHT and name in zero)
+        or (quantity not in OF_OUTPUTS and name in rounded)
+    }
+
+
+def _rounded(run: Sequence[Measured]) -> set[PathName]:
+    """The parameters whose gradients are zero but for rounding, at every step of every seed."""
+    largest = {one.name: one.rms.max() for one in run if one.quantity == "gradient"}
+    return {name for name, size in largest.items() if size <= ROUNDED * max(largest.values())}
+
+
+def _expected(theory: Theory, of_sizes: Sequence[Measured], decays: bool) -> Expected:
+    quantity, name = of_sizes[0].quantity, of_sizes[0].name
+    if quantity == "activation_change":
+        return theory.of_change(of_sizes)
+    if quantity in ("activation", "logits"):
+        return theory.of_output(of_sizes)
+    if quantity == "logits_change":  # a few steps may not have aligned queries and keys
+        return Expected.between(theory.of_output(of_sizes).low, 0.0)
+    return theory.of_parameter(quantity, name, decays)
+
+
+def of_layers(of_sizes: Sequence[Measured], step: int) -> Iterable[tuple[int | None, np.ndarray]]:
+    """The values of shape `(sizes, seeds)` of each layer of the model that has the fewest layers.
+
+    Of a deeper model, the layer at the same fraction of its depth.
+    """
+    if not of_sizes[0].layered:
+        yield None, np.stack([one.rms[:, step] for one in of_sizes]).astype(float)
+        return
+    fewest = min(one.rms.shape[2] for one in of_sizes)
+    for layer in range(fewest):
+        same = [(layer + 1) * one.rms.shape[2] // fewest - 1 for one in of_sizes]
+        values = [one.rms[:, step, i] for one, i in zip(of_sizes, same, strict=True)]
+        yield layer, np.stack(values).astype(float)
