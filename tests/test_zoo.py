@@ -104,6 +104,18 @@ def test_the_base_model_is_the_plain_model(case):
         assert (spec.r_in, spec.r_out, spec.forward_gain) == (1, 1, 1), name
 
 
+@pytest.mark.parametrize("case", CARRIED.values(), ids=CARRIED)
+def test_a_target_smaller_than_the_base_model_is_the_inverse(case):
+    depth = {name: size for name, size in case.base.items() if name == "depth"}
+    base = {**case.target, **depth}
+    delta = {**{name: 2 * size for name, size in base.items()}, **depth}
+    for name, spec in infer(case, base=base, delta=delta, target=case.base).items():
+        row = next(row for row in case.rows if fnmatchcase(name, row.pattern))
+        got = (spec.r_in, spec.r_out, spec.forward_gain)
+        for have, want in zip(got, (row.r_in, row.r_out, row.gain), strict=True):
+            assert want is None or have == pytest.approx(1 / want, rel=1e-9), name
+
+
 @pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED)
 def test_what_no_parameter_can_carry_is_an_error_with_its_line(case):
     with pytest.raises(ValueError, match=case.refused):

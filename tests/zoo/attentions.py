@@ -385,3 +385,22 @@ def _(p, tokens):
     v = jnp.einsum("btr,rhd->bthd", latent, p["v"])
     y = attended(q, k, v, q.shape[-1] ** -0.5)
     return (x + jnp.einsum("bthd,hdn->btn", y, p["o"])) @ p["head"]
+
+
+# Reformer: one kernel is on both sides of the product, so its gain is squared.
+@CASES.case(
+    "queries that are the keys",
+    "nd",
+    lambda n, h, d, **_: {**embedded(n), **dict.fromkeys("qv", (n, h, d)), "o": (h, d, n)},
+    ENDS
+    + """
+    q   in* - out*    7   2   2^-1/4
+    v   in* - out*    7   2   1
+    o   in in* out*   2   7   1
+    """,
+)
+def _(p, tokens):
+    x = p["embed"][tokens]
+    q, v = (jnp.einsum("btn,nhd->bthd", x, p[name]) for name in "qv")
+    y = attended(q, q, v, q.shape[-1] ** -0.5)
+    return (x + jnp.einsum("bthd,hdn->btn", y, p["o"])) @ p["head"]

@@ -74,10 +74,10 @@ class Block(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    def __init__(self, width, heads, head_size, d_ff, *, tied=False, qk_norm=False, rngs):
+    def __init__(self, width, heads, head_size, d_ff, depth=2, *, tied=False, qk_norm=False, rngs):
         self.embed = nnx.Embed(VOCABULARY, width, rngs=rngs)
         self.blocks = nnx.List(
-            [Block(width, heads, head_size, d_ff, qk_norm, rngs=rngs) for _ in range(2)]
+            [Block(width, heads, head_size, d_ff, qk_norm, rngs=rngs) for _ in range(depth)]
         )
         self.norm = nnx.RMSNorm(width, rngs=rngs)
         self.head = None if tied else nnx.Linear(width, VOCABULARY, use_bias=False, rngs=rngs)
@@ -117,6 +117,20 @@ CASES = {
         head/kernel       in* -    7   1   1
         """,
         **SIZES,
+    ),
+    # A deeper target: base and delta have one depth, so it does not belong to the width.
+    "untied, deeper": Case(
+        Decoder,
+        PLAIN
+        + """
+        embed/embedding   - out*   1   7   1
+        norm/scale        out*     1   7   1
+        head/kernel       in* -    7   1   1
+        """,
+        base={**SIZES["base"], "depth": 2},
+        delta={**{name: 2 * size for name, size in SIZES["base"].items()}, "depth": 2},
+        target={**SIZES["target"], "depth": 4},
+        inputs=SIZES["inputs"],
     ),
     # The table is of order 0 as an embedding, so the logits, a sum over the width, grow as it: the
     # last norm carries the inverse.

@@ -8,7 +8,7 @@ import jax
 from flax import linen as nn
 from flax import nnx
 
-from zoo.small import FEATURES, LENGTH, VOCABULARY, attended, of
+from zoo.small import FEATURES, LENGTH, TOKENS, VOCABULARY, attended, of
 
 
 class Mha(nnx.Module):
@@ -74,6 +74,39 @@ class LinenScan(nn.Module):
         )
         x, _ = stack(self.h, self.d, self.f, name="blocks")(x, None)
         return nn.Dense(VOCABULARY, name="head")(nn.LayerNorm(name="ln")(x))
+
+
+class LinenFlag(nn.Module):
+    """A layer that is called with a flag."""
+
+    n: int
+
+    @nn.compact
+    def __call__(self, tokens, train):
+        x = nn.Embed(VOCABULARY, self.n, name="embed")(tokens)
+        x = nn.relu(nn.BatchNorm(use_running_average=not train, name="norm")(x))
+        return nn.Dense(VOCABULARY, name="head")(nn.Dropout(0.1, deterministic=not train)(x))
+
+
+class NnxStack(nnx.Module):
+    """Layers that lie along axis 1 of their parameters."""
+
+    def __init__(self, n, *, rngs):
+        @nnx.split_rngs(splits=3)
+        @nnx.vmap(axis_size=3, in_axes=0, out_axes=nnx.StateAxes({nnx.Param: 1, ...: 0}))
+        def layers(rngs):
+            return nnx.Linear(n, n, rngs=rngs)
+
+        self.embed = nnx.Embed(VOCABULARY, n, rngs=rngs)
+        self.layers = layers(rngs)
+        self.head = nnx.Linear(n, VOCABULARY, rngs=rngs)
+
+    def __call__(self, tokens):
+        @nnx.scan(in_axes=(nnx.StateAxes({nnx.Param: 1, ...: 0}), nnx.Carry), out_axes=nnx.Carry)
+        def through(layer, x):
+            return x + nnx.tanh(layer(x))
+
+        return self.head(through(self.layers, self.embed(tokens)))
 
 
 class EquinoxTransformer(eqx.Module):
@@ -158,6 +191,36 @@ CASES = {
         blocks/down/bias       - out*            1   7   1
         blocks/ln?/*           - out*            1   7   1
         ln/*                   out*              1   7   1
+        """
+        + DENSE,
+    ),
+    "nn.Dropout, called for training": of(
+        LinenFlag,
+        "n",
+        """
+        embed/embedding   - out*   1   7   1
+        norm/*            out*     1   7   1
+        """
+        + DENSE,
+        inputs=(TOKENS, True),
+    ),
+    "nn.Dropout, called for evaluation": of(
+        LinenFlag,
+        "n",
+        """
+        embed/embedding   - out*   1   7   1
+        norm/*            out*     1   7   1
+        """
+        + DENSE,
+        inputs=(TOKENS, False),
+    ),
+    "nnx.scan along axis 1": of(
+        NnxStack,
+        "n",
+        """
+        embed/embedding   - out*       1   7   1
+        layers/kernel     in* - out*   7   7   1
+        layers/bias       out* -       1   7   1
         """
         + DENSE,
     ),

@@ -138,3 +138,15 @@ CASES.case(
     lambda n, **_: {**embedded(n), "maker": (3, n, n)},
     refused=at(__file__, "made"),
 )(made_by_another)
+
+
+# The norm of all entries is √n, of which the scalar in front carries the inverse of its inverse.
+@CASES.case(
+    "norm of a whole matrix",
+    "n",
+    lambda n, **_: {**hidden(n), "g": ()},
+    ENDS + HIDDEN + "g   ()   1   1   7^1/2",
+)
+def _(p, tokens):
+    w = p["g"] * p["w"] / jnp.sqrt(jnp.sum(p["w"] ** 2))
+    return jnp.tanh(p["embed"][tokens] @ w) @ p["head"]

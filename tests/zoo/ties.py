@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from zoo.case import at
 from zoo.small import (
+    BATCH,
     FEATURES,
     LENGTH,
     VOCABULARY,
@@ -81,6 +82,24 @@ def _(p, tokens):
     angles = jnp.arange(LENGTH)[:, None] * 1e4 ** -(jnp.arange(0, n, 2) / n)
     x = p["embed"][tokens] * jnp.sqrt(n) + jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
     return rms(x) @ p["head"]
+
+
+# A class token is a row beside the others, so theirs must be of its order.
+@CASES.case(
+    "√n on an embedding, a token of its own beside it",
+    "n",
+    lambda n, **_: {**embedded(n), "token": (1, 1, n), "w": (n, n)},
+    """
+    embed   - out*     1   7   7^-1/2
+    token   - - out*   1   7   1
+    w       in* out*   7   7   1
+    head    in* -      7   1   1
+    """,
+)
+def _(p, tokens):
+    x = p["embed"][tokens] * math.sqrt(p["w"].shape[0])
+    x = jnp.concatenate([jnp.broadcast_to(p["token"], (BATCH, 1, x.shape[-1])), x], 1)
+    return (x + jnp.tanh(x @ p["w"]))[:, 0] @ p["head"]
 
 
 # A table looked up by a product with one-hot vectors is summed over a vocabulary that stays.
