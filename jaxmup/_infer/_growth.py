@@ -68,7 +68,7 @@ class Growth:
         """Natural logarithm of the number over the base model's, at a size by number.
 
         Example:
-          >>> math.exp(of_ratios([Fraction(2), Fraction(16)]).log(1))
+          >>> round(math.exp(of_ratios([Fraction(2), Fraction(16)]).log(1)), 9)
           16.0
         """
         return math.fsum(

@@ -1,4 +1,4 @@
-"""The specs of an unmodified model, from the shapes of its parameters at three sizes."""
+"""The specs of an unmodified model, from its program or its layers at three sizes."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -35,9 +35,13 @@ def infer(
     r"""The `ParamSpec` of every parameter of a model that knows nothing of parametrizations.
 
     Two questions are asked of every axis. *Does it grow?* It does if its size differs between
-    `base` and `delta`; `target` says nothing about that. *What does it do?* The layers of Flax
-    answer by their type. For other parameters, such as `self.param` or `nnx.Param` of a module of
-    your own or any leaf of a plain tree, the axes are given in one of three ways:
+    `base` and `delta`; `target` says nothing about that. *What does it do?* With `inputs`, the
+    program of a call answers, whatever it is written in: at `base`, `delta` and `target` it is
+    traced abstractly, and each parameter is followed to the places where it is multiplied, added or
+    looked up. No rules are needed. Without `inputs` nothing can be traced: the layers of Flax
+    answer by their type, and for all other parameters you do.
+
+    The answers can be given, and such an answer wins over the program, in one of three ways:
 
     - a rule for a path, `rules={"blocks/*/kernel": ("input", "output")}`; `*` matches any text;
     - metadata: `nnx.Param(values, mup_axes=("input", "output"))`, or in Linen
@@ -45,27 +49,28 @@ def infer(
     - a rule for the axis names that a sharded model has on its parameters already,
       `rules={("embed", "mlp"): ("input", "output")}`.
 
-    A parameter for which none of these answers is an error, and so is a rule that contradicts the
-    layer. jaxmup layers keep the specs that they declare. Axes that `scan` and `vmap` add are batch
-    axes; a target may have another number of scanned layers, or of unrolled layers of one kind.
+    jaxmup layers keep the specs that they declare. A target may have another number of scanned
+    layers, or of unrolled layers of one kind. A parameter that is the same at all sizes needs no
+    answer.
 
     A plain model applies no multipliers, so `resolve` takes the specs in gauges that ask for none:
     `jaxmup.parametrization("mup", "adam", gauge="table3")`. `jaxmup.rescale` makes the initial
     values that belong to them.
 
-    **Attention.** Flax's attention divides its logits by :math:`\sqrt{d}`, muP by
-    :math:`d / \sqrt{d_0}`. Where the head size grows from d₀ to d, the missing factor
-    :math:`\sqrt{d_0 / d}` is the `forward_gain` of the query kernel and bias, or with
-    `normalize_qk=True`, where a norm of the queries undoes what their kernel is multiplied by, of
-    the scale of that norm. The initial values and learning rates carry it, so the unmodified model
-    trains as muP does. Factors that commute with a dot product, such as rotary embeddings, change
-    nothing about it. Attention of your own is not seen: divide its logits by :math:`d / \sqrt{d_0}`
-    yourself, or grow the number of heads instead of their size.
+    **Factors.** What muP asks for in the forward pass and the program lacks becomes the
+    `forward_gain` of parameters, which initial values and learning rates carry, so that the
+    unmodified model trains as muP does. The program says how each value grows once its parameters
+    follow muP, as an exact power of every size by itself: logits of attention that are divided by
+    :math:`\sqrt{d}` lack :math:`\sqrt{d_0 / d}`, those of a tied embedding lack
+    :math:`n_0 / n`, an embedding that is multiplied by :math:`\sqrt{n}` lacks
+    :math:`\sqrt{n_0 / n}`, and a norm undoes whatever it normalizes. Where the program adds values
+    or applies what is not homogeneous, they must agree, and the gains are the fewest that make
+    them. What no gain can do, as for the queries of a norm with the gain `1 + scale`, is an error
+    that names the line and the factor. Sums are taken as aligned, inputs and state as of one size.
+    In a model with jaxmup layers, which apply their own factors, none is looked for.
 
-    **Tied embeddings.** muP keeps the standard deviation of an embedding and divides its logits by
-    r. One tensor in an unmodified forward pass cannot do both, so `Embed.attend` in a Linen module,
-    and an embedding in a model with no readout, are errors: use jaxmup's `Embed`. If the embedding
-    is not tied, or you divide the logits yourself, say so by a rule for it, `("batch", "output")`.
+    Without `inputs`, Flax's attention alone is known to lack its factor; attention of your own and
+    a tied embedding are not seen, unless the model has no readout, which is an error.
 
     Args:
       make_model: Function of a size that returns an NNX module, a Linen module, or any tree with
@@ -75,7 +80,8 @@ def infer(
       delta: Size at which every axis that belongs to the width differs from `base`, and no other;
         all larger or all smaller. Small numbers will do: `{"width": 128}` beside `{"width": 64}`.
       target: Size of the model to train, larger or smaller than `base`.
-      inputs: Arguments of a call, as in `jaxmup.Model`. A Linen module needs them.
+      inputs: Arguments of a call, as in `jaxmup.Model`: shapes will do. A Linen module needs them;
+        an NNX module without is read by the types of its layers, any other tree by rules alone.
       apply: Function that calls the model, as in `jaxmup.Model`.
       wrt: Parameters that train, as in `jaxmup.Model`; the specs are theirs alone.
       rules: Kind of each axis, `"input"`, `"output"` or `"batch"`, by path or axis names.
@@ -89,8 +95,15 @@ def infer(
       TypeError: if there are no `inputs` for a Linen module, or a rule is no rule.
       ValueError: naming the parameters: if the structures of the models differ, nothing grows, some
         axes grow and others shrink, an axis that does not grow has another size at the target
-        though a layer sums over it, axes are unknown, a rule does not fit, a tensor is too large to
-        address, or a tied embedding or unknown attention cannot be muP unmodified.
+        though a layer sums over it, axes are unknown, a rule does not fit, or a tensor is too large
+        to address. Naming lines of the program: if it does other things at other sizes, has an
+        operation of which nobody knows how it grows, makes a matrix itself, or lacks a factor that
+        no parameter can carry. Without `inputs`: if a tied embedding or unknown attention cannot be
+        muP unmodified.
+
+    Warns:
+      UserWarning: if parts of one axis grow unlike each other, as in a projection whose columns are
+        of fixed and of growing number: one number for the tensor cannot be right for both.
 
     Example:
       >>> from flax import nnx
@@ -102,6 +115,22 @@ def infer(
       >>> specs["layers"][0]["kernel"].role, specs["layers"][1]["kernel"].role
       ('hidden', 'output')
 
+      Read off the program of any function, a tied readout beside a norm that can carry its factor:
+
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> def make_params(width):
+      ...     return {"embed": jnp.zeros((50, width)), "scale": jnp.ones(width)}
+      >>> def apply(params, tokens):
+      ...     x = params["embed"][tokens]
+      ...     x = x / jnp.sqrt((x**2).mean(-1, keepdims=True)) * params["scale"][None]
+      ...     return x @ params["embed"].T
+      >>> tokens = jax.ShapeDtypeStruct((8,), "int32")
+      >>> sizes = {"base": 64, "delta": 128, "target": 1024}
+      >>> specs = jaxmup.infer(make_params, **sizes, inputs=tokens, apply=apply)
+      >>> specs["embed"].role, specs["scale"].forward_gain
+      ('input', 0.0625)
+
     References:
       Yang et al., "Tensor Programs V", arXiv:2203.03466, Appendix B (kinds of parameters) and
       Definition 4.1 (attention); the comparison of base and delta: Appendix H.
@@ -109,15 +138,16 @@ def infer(
     model = as_model(make_model, inputs=inputs, apply=apply, wrt=wrt)
     # What is frozen says of the model what it is, such as whether it has a readout.
     whole = dataclasses.replace(model, wrt=None)
-    small, other, large = (
-        describe(whole.at(size, what))
-        for what, size in (("base", base), ("delta", delta), ("target", target))
+    at_base, at_delta, at_target = (
+        whole.at(size, what)
+        for size, what in ((base, "base"), (delta, "delta"), (target, "target"))
     )
+    small, other, large = map(describe, (at_base, at_delta, at_target))
     _require_same_structure(small, other, "delta")
     like = {name: (leaf.shape, other[name].shape, leaf.placed) for name, leaf in small.items()}
     names = counterparts(like, large)
     _require_same_structure({name: small[names[name]] for name in names}, large, "target")
-    programs = programs_of(whole, base, delta, target)
+    programs = programs_of(at_base, at_delta, at_target, lambda size: whole.at(size, "target"))
     leaves = {
         name: leaf.agreeing(small[names[name]]).agreeing(other[names[name]])
         for name, leaf in large.items()
@@ -133,7 +163,7 @@ def infer(
         name: leaf.with_fixed_axes(small[names[name]], other[names[name]])
         for name, leaf in leaves.items()
     }
-    require_kinds({name: leaves[name] for name in trained.parameters})
+    require_kinds({name: leaves[name] for name in trained.parameters}, programs is not None)
     sizes = {
         name: Sizes(leaf, small[names[name]].shape, other[names[name]].shape)
         for name, leaf in leaves.items()

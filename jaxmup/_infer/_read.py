@@ -15,7 +15,7 @@ from jaxmup._infer._growth import NONE, Growth, of_sizes
 from jaxmup._infer._leaf import Kinds
 from jaxmup._infer._orders import HALF, Equation, Orders, Unknown, direction_of
 from jaxmup._infer._uses import Use, Uses, natures, uneven
-from jaxmup._model import Instance, Model
+from jaxmup._model import Instance
 from jaxmup._program import ClosedJaxpr, Flat, Node, flatten
 from jaxmup._spec import AxisKind
 from jaxmup._tree import PathName, Size
@@ -35,11 +35,19 @@ class Programs(NamedTuple):
     knows_target: bool
 
 
-def programs_of(model: Model, base: Size, delta: Size, target: Size) -> Programs | None:
+def programs_of(
+    small: Instance, other: Instance, large: Instance, with_depth: Callable[[Size], Instance]
+) -> Programs | None:
     """The programs of a model, all with the base model's structure.
 
     A target of another depth stands for itself with the base model's depth: whatever base and delta
     have alike does not belong to the width.
+
+    Args:
+      small: The base model.
+      other: The model beside it.
+      large: The target.
+      with_depth: Function of a size to the model of that size.
 
     Returns:
       `None` if nobody has said what the model is called with.
@@ -47,20 +55,18 @@ def programs_of(model: Model, base: Size, delta: Size, target: Size) -> Programs
     Raises:
       ValueError: if the model cannot be called with its inputs.
     """
-    small = model.at(base, "base")
     if not small.is_callable:
         return None
     names = list(small.parameters)
-    instances = [small, model.at(delta, "delta")]
-    large: Instance | None = model.at(target, "target")
-    if large is not None and list(large.parameters) != names:
-        like = _with_depth_of_base(base, delta, target)
-        large = None if like is None else model.at(like, "target")
-        if large is not None and list(large.parameters) != names:
-            large = None
-    instances.append(instances[1] if large is None else large)
-    programs: dict[int, ClosedJaxpr] = {id(one): one.program() for one in instances}
-    return Programs([programs[id(one)] for one in instances], names, large is not None)
+    alike: Instance | None = large
+    if list(large.parameters) != names:
+        like = _with_depth_of_base(small.size, other.size, large.size)
+        alike = None if like is None else with_depth(like)
+        if alike is not None and list(alike.parameters) != names:
+            alike = None
+    programs = [small.program(), other.program()]
+    programs.append(programs[1] if alike is None else alike.program())
+    return Programs(programs, names, alike is not None)
 
 
 def _with_depth_of_base(base: Size, delta: Size, target: Size) -> Size | None:

@@ -18,6 +18,9 @@ HOW = (
     "with one of " + ", ".join(map(repr, KINDS)) + " for each axis."
 )
 
+UNUSED = "The outputs of the model do not depend on them."
+READ = "Pass `inputs`, and `apply` if the model is no module, so that its program is read."
+
 
 def with_rules(leaves: Mapping[str, Leaf], rules: Rules | None) -> dict[str, Leaf]:
     """The leaves, each with what a rule or its own axis names say of its axes.
@@ -50,13 +53,14 @@ def with_rules(leaves: Mapping[str, Leaf], rules: Rules | None) -> dict[str, Lea
     return found
 
 
-def require_kinds(leaves: Mapping[str, Leaf]) -> None:
+def require_kinds(leaves: Mapping[str, Leaf], has_program: bool) -> None:
     """Raises a `ValueError` naming every leaf of whose axes nothing is known."""
     unknown = {name: leaf for name, leaf in leaves.items() if leaf.kinds is None}
     if unknown:
         raise ValueError(
-            "The axes of a parameter must be known from the type of its layer, from axis names or "
-            f"from a rule. {len(unknown)} are not:{listed(_described(unknown))}\n{HOW}"
+            "The axes of a parameter must be known from its uses in the program, from the type of "
+            f"its layer, from axis names or from a rule. {len(unknown)} are not:"
+            f"{listed(_described(unknown))}\n{UNUSED if has_program else READ} {HOW}"
         )
 
 

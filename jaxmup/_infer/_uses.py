@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -107,17 +108,15 @@ class Uses:
         """The uses of a parameter."""
         return self._by_name.get(name, [])
 
-    @property
+    @functools.cached_property
     def _by_name(self) -> dict[str, list[Use]]:
-        if not hasattr(self, "_cached"):
-            found: dict[str, list[Use]] = collections.defaultdict(list)
-            for name, kinds, verb, node in self._met:
-                settled: dict[int, AxisKind] = {
-                    axis: self._settled(kind) for axis, kind in kinds.items()
-                }
-                found[name].append(Use(settled, verb, node))
-            self._cached = dict(found)
-        return self._cached
+        found: dict[str, list[Use]] = collections.defaultdict(list)
+        for name, kinds, verb, node in self._met:
+            settled: dict[int, AxisKind] = {}
+            for axis, kind in kinds.items():
+                settled[axis] = self._settled(kind)
+            found[name].append(Use(settled, verb, node))
+        return dict(found)
 
     def _settled(self, kind: Kind) -> AxisKind:
         if isinstance(kind, frozenset):
@@ -293,7 +292,8 @@ class Uses:
         elif node.op == "conv_general_dilated":
             numbers = params_of(node)["dimension_numbers"]
             spec = numbers.rhs_spec if position == 1 else numbers.lhs_spec
-            kinds = ["batch"] * ndim
+            for axis in range(ndim):
+                kinds[axis] = "batch"
             kinds[spec[0]], kinds[spec[1]] = "output", "input"
         elif node.op == "gather" and position == 0:
             for axis in gathered(node)[0]:
@@ -307,7 +307,8 @@ class Uses:
                 origins = self._origins.get(other)
                 if origins is not None and len(origins) == ndim:
                     experts = [frozenset(o for o in each if o >= 0) for each in origins]
-                    kinds = [o or kind for o, kind in zip(experts, kinds, strict=True)]
+                    for axis, origin in enumerate(experts):
+                        kinds[axis] = origin or kinds[axis]
         self._meet(node, weight, kinds, verb)
 
     def _meet(self, node: Node, weight: Node, kinds: Sequence[Kind], verb: str) -> None:
@@ -408,9 +409,10 @@ class Uses:
 
 def _decided(by_kind: Mapping[Kind, bool]) -> Kind:
     """What an axis does of which parts do several things: what the parts that grow do."""
-    kinds = [kind for kind, is_growing in by_kind.items() if is_growing] or list(by_kind)
-    first: tuple[AxisKind, AxisKind] = ("input", "output")
-    return next((kind for kind in first if kind in kinds), kinds[0])
+    growing_kinds = [kind for kind, is_growing in by_kind.items() if is_growing]
+    kinds: list[Kind] = growing_kinds or list(by_kind)
+    ranks = {"input": 0, "output": 1}  # of all others, the first
+    return min(kinds, key=lambda kind: ranks.get(kind, 2) if isinstance(kind, str) else 2)
 
 
 def _outputs(node: Node) -> list[Kind]:
