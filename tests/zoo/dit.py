@@ -35,15 +35,12 @@ class Block(nn.Module):
         return x + gate2[:, None] * nn.Dense(width, name="down")(h)
 
     def attention(self, x):
+        width = x.shape[-1]
         qkv = nn.DenseGeneral((3, self.heads, self.head_size), name="qkv")(x)
         q, k, v = jnp.moveaxis(qkv, 2, 0)
         weights = nn.softmax(jnp.einsum("bthd,bshd->bhts", q, k) * self.head_size**-0.5)
         x = jnp.einsum("bhts,bshd->bthd", weights, v)
-        return nn.DenseGeneral(self.out, axis=(-2, -1), name="out")(x)
-
-    @property
-    def out(self):
-        return self.parent.width
+        return nn.DenseGeneral(width, axis=(-2, -1), name="out")(x)
 
 
 class DiT(nn.Module):
