@@ -13,6 +13,7 @@ from zoo.small import (
     LENGTH,
     Table,
     embedded,
+    hidden,
     rms,
 )
 
