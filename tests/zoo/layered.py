@@ -271,3 +271,17 @@ def _(p, tokens):
     x = jax.device_put(first) + sum(others)
     x = jnp.tanh(x @ p["w"]).at[0].multiply(0.5)
     return jnp.polyval(jnp.array([0.5, 1.0, 0.0]), jnp.log2(1 + x * x)) @ p["head"]
+
+
+# A sum that runs over the width has as many terms at its end as a sum.
+@CASES.case(
+    "running sum over the width",
+    "n",
+    embedded,
+    """
+    embed   - out*   1   7   7^-1
+    head    in* -    7   1   1
+    """,
+)
+def _(p, tokens):
+    return jnp.tanh(jnp.cumsum(p["embed"][tokens], -1)) @ p["head"]

@@ -1,6 +1,7 @@
 """Mixture of experts in plain functions: a top-2 router, sorted tokens or a dense combination."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -93,3 +94,20 @@ for name, dispatch in DISPATCHES.items():
     CASES[f"{name}, more experts"] = Case(
         make_model, GROWING, base=base, target={"width": 112, "d_ff": 120, "experts": 12}, **how
     )
+
+
+def scaled(params, tokens):
+    """Experts that read an embedding times √width: its table is what can be smaller."""
+    x = params["embed"][tokens.reshape(-1)] * math.sqrt(params["embed"].shape[-1])
+    x = jnp.tanh(sorted_tokens(params, x)) + jnp.tanh(x)
+    return x @ params["head"]
+
+
+CASES["sorted tokens, √width"] = Case(
+    functools.partial(make_model, experts=4),
+    FIXED.replace("embed     - out*       1   7   1", "embed     - out*       1   7   7^-1/2"),
+    base={"width": 16, "d_ff": 24},
+    target={"width": 112, "d_ff": 120},
+    inputs=jnp.zeros((2, LENGTH), jnp.int32),
+    apply=scaled,
+)

@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from zoo.case import at
 from zoo.small import (
@@ -253,3 +254,42 @@ def _(p, x):
     distances = jnp.sum(p["codes"] ** 2, -1) - 2 * x @ p["codes"].T
     nearest = p["codes"][jnp.argmin(distances, -1)]
     return (x + jax.lax.stop_gradient(nearest - x)) @ p["head"], nearest - x
+
+
+# √n goes through whatever is homogeneous: a ReLU, a maximum, sums of segments, experts of sorted
+# tokens, rows that are written.
+def through(name, shapes, answer, **expected):
+    def add(function):
+        def model(p, tokens):
+            x = p["embed"][tokens.reshape(-1)] * math.sqrt(p["embed"].shape[1])
+            return jnp.tanh(function(p, x, tokens)) @ p["head"]
+
+        table = "embed   - out*   1   7   7^-1/2\nhead   in* -   7   1   1\n" + answer
+        CASES.case(
+            f"√n through {name}",
+            "n",
+            lambda n, **_: {**embedded(n), **shapes(n)},
+            table,
+            **expected,
+        )(model)
+
+    return add
+
+
+through("a ReLU", lambda n: {}, "")(lambda p, x, _: jax.nn.relu(x))
+through("a maximum", lambda n: {"b": (n,)}, "b   out*   1   7   1")(
+    lambda p, x, _: jnp.maximum(x, jnp.tanh(x / math.sqrt(x.shape[-1]) * p["b"]))
+)
+through("sums of segments", lambda n: {}, "")(
+    lambda p, x, tokens: jax.ops.segment_sum(x, tokens.reshape(-1), 4)
+)
+through("rows that are written", lambda n: {}, "")(
+    lambda p, x, _: jnp.zeros((20, x.shape[-1])).at[: len(x)].set(x)
+)
+through("a slice that is written", lambda n: {}, "")(
+    lambda p, x, tokens: jax.lax.dynamic_update_slice(x, x[:2], (tokens[0, 0], 0))
+)
+through("a power", lambda n: {}, "")(lambda p, x, _: (jnp.abs(x) + 1e-6) ** 1.5)
+through("a largest and an average of neighbours", lambda n: {}, "")(
+    lambda p, x, _: nn.avg_pool(nn.max_pool(x, (3,)), (2,))
+)
