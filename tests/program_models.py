@@ -396,3 +396,32 @@ def uneven_parts(params, h):
 
 def python_loop(params, h):
     return jnp.stack([h[:, i] for i in range(h.shape[-1])], -1) * params["gain"]
+
+
+def quantized(params, h):
+    """Weights of three values, as of BitNet."""
+    w = params["w"]
+    scale = jnp.abs(w).mean() + 1e-6
+    return jnp.tanh(h @ (jnp.clip(jnp.round(w / scale), -1, 1) * scale))
+
+
+def adapted_queries(params, h):
+    """Attention whose query kernel has an adapter of low rank."""
+    q = h @ (params["a"] @ params["b"] + params["q"])
+    k = h @ params["k"]
+    return jax.nn.softmax(q @ k.T / jnp.sqrt(q.shape[-1])) @ h
+
+
+def linear_loop(params, h):
+    step = lambda h, _: (h @ params["w"] / jnp.sqrt(h.shape[-1]), None)  # noqa: E731
+    return jax.lax.scan(step, h, length=3)[0]
+
+
+def running_sum(params, h):
+    """A norm undoes what all that is summed up has in common."""
+
+    def step(total, now):
+        return total + now * jnp.sqrt(now.shape[-1]), total
+
+    total, _ = jax.lax.scan(step, jnp.zeros_like(h[0]), h)
+    return rms_norm(total, params["gain"])[None]

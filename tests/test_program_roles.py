@@ -144,6 +144,27 @@ ROLES = {  # program, sizes, kinds
         WIDTH,
         {"k": "input* output output*", "o": "input input* output*"},
     ),
+    "a barrier, and a sort by the inputs": (
+        network(
+            lambda p, h: (
+                jnp.multiply(*jax.lax.optimization_barrier((h @ p["w"], p["gain"][None])))
+                + jax.lax.sort((h, h @ p["w"]), num_keys=1)[1]
+            ),
+            square("w", gain=lambda n: (n,)),
+        ),
+        WIDTH,
+        {"w": "input* output*", "gain": "output*"},
+    ),
+    "quantized weights": (
+        network(models.quantized, square("w")),
+        WIDTH,
+        {"w": "input* output*"},
+    ),
+    "a running sum that is normalized": (
+        network(models.running_sum, lambda n: {"gain": (n,)}),
+        WIDTH,
+        {"gain": "output*"},
+    ),
     "layers on axis 1": (
         network(models.stacked_on_axis_1, lambda n: {"w": (n, 3, n)}),
         WIDTH,
@@ -262,6 +283,22 @@ GAINS = {
         WIDTH,
         {"embed": ROOT_5},
     ),
+    "queries with an adapter": (
+        network(models.adapted_queries, square("q", "k", a=lambda n: (n, 4), b=lambda n: (4, n))),
+        WIDTH,
+        {"k": ROOT_5},
+    ),
+    "queries with an adapter, of frozen keys": (
+        network(models.adapted_queries, square("q", "k", a=lambda n: (n, 4), b=lambda n: (4, n))),
+        WIDTH,
+        {"a": ROOT_5, "q": ROOT_5},
+        "[!k]*",
+    ),
+    "a loop that is linear": (
+        network(models.linear_loop, square("w")),
+        WIDTH,
+        {"w": 5**0.5},
+    ),
     "the neural tangent parametrization": (
         network(lambda p, h: jnp.tanh(h @ p["w"] / jnp.sqrt(h.shape[-1])), square("w")),
         WIDTH,
@@ -270,9 +307,13 @@ GAINS = {
 }
 
 
-@pytest.mark.parametrize(("program", "sizes", "expected"), cases(GAINS))
-def test_missing_factors(program, sizes, expected):
-    assert gains(infer(program, sizes)) == pytest.approx(expected)
+@pytest.mark.parametrize(
+    ("program", "sizes", "expected", "wrt"),
+    cases({name: (*case, None)[:4] for name, case in GAINS.items()}),
+)
+def test_missing_factors(program, sizes, expected, wrt):
+    """What does not train carries nothing."""
+    assert gains(infer(program, sizes, wrt=wrt)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("norm", [False, True])

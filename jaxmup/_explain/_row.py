@@ -50,6 +50,7 @@ class ParameterRow:
             "axes": [dataclasses.asdict(axis) for axis in spec.axes],
             "role": self.role,
             "reason": self.reason,
+            "uses": spec.reason,
             "r_in": spec.r_in,
             "r_out": spec.r_out,
             "depth_ratio": spec.depth_ratio,

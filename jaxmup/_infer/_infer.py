@@ -155,7 +155,7 @@ def infer(
     if programs is not None:
         leaves = {name: leaf.without_type() for name, leaf in leaves.items()}
     leaves = with_rules(leaves, rules)
-    trained = model.at(target, "target")
+    trained = at_target if model.wrt is None else model.at(target, "target")
     if programs is not None:
         frozen = {names[name] for name in names if name not in trained.parameters}
         leaves = _read(programs, leaves, names, frozen)

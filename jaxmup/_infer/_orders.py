@@ -31,6 +31,7 @@ HUGE = 1e4
 Unknown = str | int
 """A gain: the name of a parameter, or the number of a value that comes around in a loop."""
 HALF = Fraction(1, 2)
+_BESIDE = "a term of another order is beside it"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -345,25 +346,20 @@ def _sum_of(select: Callable[[Node], Sequence[Node]]) -> Callable[[Orders, Node]
         kept = [term for term in terms if not orders._is_small(term)]
         if node.op == "select_n" and orders.nature(node) != "constant":
             kept = [term for term in kept if orders.nature(term) != "constant"]
-        if not kept:
-            kept = terms[:1]
-        if not kept:
+        pairs = [(term, pair) for term in kept or terms[:1] if (pair := orders[term]) is not None]
+        if not pairs:
             return None
-        first = orders[kept[0]]
-        assert first is not None
+        nature = orders.nature(node)
+        if nature == "weight":  # a threshold does not say how a matrix grows
+            pairs.sort(key=lambda each: orders.nature(each[0]) != "weight")
+        (_, first), *others = pairs
         typical = first.typical
-        for term in kept[1:]:
-            pair = orders[term]
-            assert pair is not None
-            if orders.nature(node) == "constant":
-                typical = orders.larger(typical, pair.typical)
-            elif orders.nature(node) == "weight":
-                why = f"it is added to another of order zero by `{node.op}`"
-                orders._equate(pair.aligned - first.aligned, term, node, why)
-                typical = orders.larger(typical, pair.typical)
-            else:
-                why = "a term of another order is beside it"
-                orders._equate(pair.typical - first.typical, term, node, why)
+        for term, pair in others:
+            if nature == "weight" and orders.nature(term) == nature:
+                orders._equate(pair.aligned - first.aligned, term, node, _BESIDE)
+            elif nature != "constant":
+                orders._equate(pair.typical - typical, term, node, _BESIDE)
+            typical = orders.larger(typical, pair.typical)
         return Pair(first.aligned, typical)
 
     return row
@@ -441,7 +437,7 @@ def _rows() -> dict[str, Row]:
         "sharding_constraint name pvary real imag conj mesh_cast broadcast_in_dim reshape squeeze "
         "expand_dims transpose slice dynamic_slice rev stack pad split sort gather psum_invariant "
         "all_gather all_to_all ppermute shard unshard tile layout_constraint pbroadcast pmean "
-        "cumprod_ to_edtype from_edtype reshard unvary",
+        "device_put to_edtype from_edtype reshard unvary",
     )
     put(
         _size,

@@ -119,7 +119,7 @@ class Reader:
         fixed: Collection[PathName],
         has_gains: bool,
     ):
-        self.flat: Flat = flatten(*programs.programs)
+        self.flat: Flat = _one_by_one(flatten(*programs.programs))
         self.names = programs.names
         self.inputs = dict(zip(self.names, self.flat.inputs, strict=False))
         self.uses = Uses(self.flat, {node: name for name, node in self.inputs.items()})
@@ -262,12 +262,22 @@ class Reader:
         return node
 
 
+def _one_by_one(flat: Flat) -> Flat:
+    """The program, in which no value follows from those that only go through beside it."""
+    for node in flat.nodes:
+        if node.op in _SIDE_BY_SIDE and len(node.parents) > 1:
+            node.parents = [node.parents[node.output]]
+    return flat
+
+
 def _described(node: Node) -> str:
     return (
         f"`{node.op}` at {node.line or 'an unknown line'}, of {node.parents[0].shapes[0]} in `base`"
     )
 
 
+_SIDE_BY_SIDE = frozenset({"device_put", "optimization_barrier", "psum", "pmax", "pmin", "sort"})
+"""Operations of several values, each of which makes one result."""
 _OWN = {"looked up": 0.08, "added": 0.1}
 """What a parameter costs by its use, beside what it moves."""
 _NO_TARGET = (
