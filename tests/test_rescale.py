@@ -478,9 +478,10 @@ def alike(x, y):
 for kind in AxisType.Auto, AxisType.Explicit:
     mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind, kind))
     inputs = dict(inputs=lambda width: jnp.ones((2, width)))
-    one = jaxmup.infer(Boxed, base=6, delta=12, target=64, **inputs)  # 6 is no multiple of 4
-    on_one_device = {{}}
+    on_one_device = {{}}  # a base of 6 does not divide the mesh
     for name, model, of in ("nnx", make, {{}}), ("linen", Boxed, inputs):
+        if kind is AxisType.Explicit and name == "linen":
+            continue  # Flax's own `init` refuses boxed values there
         with nnx.use_eager_sharding(False):
             specs = jaxmup.infer(model, base=6, delta=12, target=64, **of)
             on_one_device[name] = np.asarray(kernel(ours(model, specs, **of)()))
