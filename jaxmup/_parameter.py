@@ -185,7 +185,7 @@ def grown_initializer(init: Initializer, base_shape: tuple[int, ...], gain: floa
             drawn = init(key, base_shape, dtype)
         else:
             keys = jax.random.split(key, math.prod(tiles))
-            drawn = jax.vmap(lambda tile_key: init(tile_key, base_shape, dtype))(keys)
+            drawn = draw_tiles(lambda tile_key: init(tile_key, base_shape, dtype), keys, tiles)
             drawn = jax.tree.map(lambda x: join_tiles(x, tiles, base_shape), drawn)
         window = tuple(slice(size) for size in shape)
         return jax.tree.map(lambda x: scale(x if x.shape == shape else x[window], gain), drawn)
@@ -193,8 +193,18 @@ def grown_initializer(init: Initializer, base_shape: tuple[int, ...], gain: floa
     return grown
 
 
+def draw_tiles(draw: Callable[..., Any], keys: jax.Array, tiles: tuple[int, ...]) -> Any:
+    """The draws of a grid of tiles, with an axis for each axis along which there are several."""
+    # On one axis of all tiles they could be sharded over devices by the first factor alone, and
+    # every device would draw the whole of the others.
+    several = tuple(n for n in tiles if n > 1)
+    for _ in several:
+        draw = jax.vmap(draw)
+    return draw(keys.reshape(several + keys.shape[1:]))
+
+
 def join_tiles(x: jax.Array, tiles: tuple[int, ...], base_shape: tuple[int, ...]) -> jax.Array:
-    """The tiles `x[i]` laid out on a grid of `tiles`, as one array."""
+    """The tiles `x[i]` or `x[i, j, ...]` laid out on a grid of `tiles`, as one array."""
     rank = len(tiles)
     grid = x.reshape(tiles + base_shape)
     interleaved = grid.transpose([axis for i in range(rank) for axis in (i, rank + i)])

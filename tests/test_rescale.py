@@ -462,7 +462,9 @@ class Boxed(nn.Module):
         return nn.Dense(4 * self.width, use_bias=False, kernel_init=init)(x)
 
 def kernel(model):
-    return model.kernel[...] if isinstance(model, nnx.Module) else model["params"]["Dense_0"]["kernel"].value
+    if isinstance(model, nnx.Module):
+        return model.kernel[...]
+    return model["params"]["Dense_0"]["kernel"].value
 
 def boxed(width):
     return Boxed(width).init(KEY, jnp.ones((2, 64)))
@@ -470,15 +472,16 @@ def boxed(width):
 def ours(make, specs, **kwargs):
     return lambda: jaxmup.rescale(make, specs, TABLE3, base=6, target=64, key=KEY, **kwargs)
 
-def typed(x):
-    return x.sharding.spec, jax.typeof(x)
+def alike(x, y):
+    return x.sharding.is_equivalent_to(y.sharding, 2) and jax.typeof(x) == jax.typeof(y)
 
 for kind in AxisType.Auto, AxisType.Explicit:
     mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind, kind))
     inputs = dict(inputs=lambda width: jnp.ones((2, width)))
-    one = jaxmup.infer(Boxed, base=6, delta=12, target=64, **inputs)  # 6 is no multiple of 4
-    on_one_device = {{}}
+    on_one_device = {{}}  # a base of 6 does not divide the mesh
     for name, model, of in ("nnx", make, {{}}), ("linen", Boxed, inputs):
+        if kind is AxisType.Explicit and name == "linen":
+            continue  # Flax's own `init` refuses boxed values there
         with nnx.use_eager_sharding(False):
             specs = jaxmup.infer(model, base=6, delta=12, target=64, **of)
             on_one_device[name] = np.asarray(kernel(ours(model, specs, **of)()))
@@ -492,7 +495,7 @@ for kind in AxisType.Auto, AxisType.Explicit:
                 for f in (flax, ours(model, specs, **of))
             ]
             for theirs, own in (eager, jitted, asked):
-                assert typed(theirs) == typed(own), (kind, name, typed(theirs), typed(own))
+                assert alike(theirs, own), (kind, name, theirs.sharding, own.sharding)
                 error = np.abs(np.asarray(own) - on_one_device[name]).max()
                 assert error <= 1e-6, (kind, name, error)
 

@@ -291,7 +291,7 @@ def _is_of_keys(equation: Equation) -> bool:
 
 
 def _is_key(aval: Any) -> bool:
-    if jax.dtypes.issubdtype(aval.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(aval.dtype, jax.dtypes.prng_key):
         return True
     return jnp.issubdtype(aval.dtype, jnp.integer) and math.prod(aval.shape) <= _MOST_NUMBERS
 

@@ -1,0 +1,131 @@
+"""Claim: `rescale` costs at most 1.3 times the jitted constructor, a second key at most 0.1 of it.
+
+CPU seconds with compilation counted, and peak memory, each in a fresh interpreter: constructor,
+jitted constructor, `rescale` with a first and with a second key.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from _record import RESULTS, write_record
+from flax import nnx
+
+import jaxmup
+
+MOST_FIRST, MOST_AGAIN = 1.3, 0.1
+OUT = RESULTS / "initial_cost.json"
+RULE = jaxmup.parametrization("mup", "adam", gauge="table3")
+BASE, TARGET = 32, 128
+WAYS = ("constructor", "jitted constructor", "rescale")
+
+
+def mlp(width: int, rngs: nnx.Rngs) -> nnx.Module:
+    """Four layers."""
+    sizes = [width] * 4
+    return nnx.Sequential(*(nnx.Linear(n, width, rngs=rngs) for n in (16, *sizes[1:])))
+
+
+def resnet(width: int, rngs: nnx.Rngs) -> nnx.Module:
+    """Convolutions of three widths, with norms."""
+    channels = [width // 2, width // 2, width, width, 2 * width, 2 * width]
+    pairs = zip([3, *channels], channels, strict=False)
+    return nnx.Sequential(*(_conv(a, b, rngs) for a, b in pairs))
+
+
+def unet(width: int, rngs: nnx.Rngs) -> nnx.Module:
+    """Convolutions down and up, the latter of twice as many channels."""
+    down = [(3, width), (width, 2 * width), (2 * width, 4 * width)]
+    up = [(8 * width, 2 * width), (4 * width, width), (2 * width, width)]
+    return nnx.Sequential(*(_conv(a, b, rngs) for a, b in down + up))
+
+
+def unrolled(width: int, rngs: nnx.Rngs) -> nnx.Module:
+    """Eight blocks of attention."""
+    return nnx.Sequential(*(_block(width, rngs) for _ in range(8)))
+
+
+def scanned(width: int, rngs: nnx.Rngs) -> nnx.Module:
+    """Eight blocks of attention, stacked."""
+    blocks = nnx.vmap(lambda rngs: _block(width, rngs))
+    return nnx.split_rngs(splits=8)(blocks)(rngs)
+
+
+def _conv(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Module:
+    norm = nnx.BatchNorm(outputs, rngs=rngs)
+    return nnx.Sequential(nnx.Conv(inputs, outputs, (3, 3), rngs=rngs), norm)
+
+
+def _block(width: int, rngs: nnx.Rngs) -> nnx.Module:
+    attention = nnx.MultiHeadAttention(width // 16, width, decode=False, rngs=rngs)
+    up, down = nnx.Linear(width, 4 * width, rngs=rngs), nnx.Linear(4 * width, width, rngs=rngs)
+    return nnx.Sequential(nnx.LayerNorm(width, rngs=rngs), attention, up, down)
+
+
+MODELS = {
+    "MLP": mlp,
+    "ResNet": resnet,
+    "U-Net": unet,
+    "GPT unrolled": unrolled,
+    "GPT scanned": scanned,
+}
+
+
+def measured(name: str, way: str) -> dict[str, float]:
+    """CPU seconds of a first and a second key, and the peak of memory in MiB."""
+    make = MODELS[name]
+    sizes = {"base": BASE, "target": TARGET}
+    specs = jaxmup.infer(make, delta=2 * BASE, **sizes)
+    jitted = jax.jit(lambda key: nnx.state(make(TARGET, nnx.Rngs(key))))
+    draw: dict[str, Callable[[Any], Any]] = {
+        "constructor": lambda key: nnx.state(make(TARGET, nnx.Rngs(key))),
+        "jitted constructor": jitted,
+        "rescale": lambda key: nnx.state(jaxmup.rescale(make, specs, RULE, key=key, **sizes)),
+    }
+    keys = [jax.random.key(seed) for seed in (0, 1)]
+    seconds = []
+    for key in keys:
+        start = time.process_time()
+        jax.block_until_ready(jax.tree.leaves(draw[way](key)))
+        seconds.append(time.process_time() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return {"first_s": seconds[0], "again_s": seconds[1], "peak_mib": peak}
+
+
+def main() -> None:
+    """Measures, prints a table and writes the record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--one", nargs=2, metavar=("MODEL", "WAY"))
+    parser.add_argument("--out", type=Path, default=OUT)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measured(*args.one)))
+        return
+    found: dict[str, Any] = {}
+    holds = True
+    for name in args.models:
+        rows = {}
+        for way in WAYS:
+            command = [sys.executable, __file__, "--one", name, way]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            rows[way] = json.loads(done.stdout.splitlines()[-1])
+            print(f"{name:14s} {way:20s}", *(f"{k} {v:8.2f}" for k, v in rows[way].items()))
+        jitted, ours = rows["jitted constructor"]["first_s"], rows["rescale"]
+        first, again = ours["first_s"] / jitted, ours["again_s"] / jitted
+        print(f"{name:14s} over the jitted constructor: first {first:.2f}, again {again:.3f}")
+        found[name] = {**rows, "first": first, "again": again}
+        holds = holds and first <= MOST_FIRST and again <= MOST_AGAIN
+    measured_all = {"claim": {"first": MOST_FIRST, "again": MOST_AGAIN, "holds": holds}}
+    write_record(args.out, measured_all | found, "jax", "flax", "jaxmup")
+
+
+if __name__ == "__main__":
+    main()
