@@ -425,3 +425,11 @@ def running_sum(params, h):
 
     total, _ = jax.lax.scan(step, jnp.zeros_like(h[0]), h)
     return rms_norm(total, params["gain"])[None]
+
+
+def multi_query(params, h):
+    """Many heads of queries, one of keys and values."""
+    q = jnp.einsum("tm,mhd->thd", h, params["q"])
+    k, v = h @ params["k"], h @ params["v"]
+    weights = jax.nn.softmax(jnp.einsum("thd,sd->hts", q, k) / k.shape[-1])
+    return jnp.einsum("hts,sd->thd", weights, v).reshape(h.shape[0], -1) @ params["o"]

@@ -155,6 +155,17 @@ ROLES = {  # program, sizes, kinds
         WIDTH,
         {"w": "input* output*", "gain": "output*"},
     ),
+    "one head of keys and values": (
+        network(
+            models.multi_query,
+            lambda n: (
+                {"q": (n, n // 4, n // 4), "k": (n, n // 4), "v": (n, n // 4)}
+                | {"o": (n * n // 16, n)}
+            ),
+        ),
+        WIDTH,
+        {"q": "input* output* output*", "k": "input* output*", "o": "input* output*"},
+    ),
     "quantized weights": (
         network(models.quantized, square("w")),
         WIDTH,

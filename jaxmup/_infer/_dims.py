@@ -69,6 +69,8 @@ def moved(node: Node, parent: int, dims: Dims) -> Dims:
         return dims[1:]
     if op == "stack":
         return (EMPTY, *dims)
+    if op == "unstack":
+        return tuple(d for axis, d in enumerate(dims) if axis != params["axis"])
     if op == "reshape":
         return _reshaped(node.parents[0].shapes, node.shapes, dims)
     if op == "transpose":

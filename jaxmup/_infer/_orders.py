@@ -240,6 +240,8 @@ class Orders:
             return _one_number(node.value)
         if self.nature(node) != "constant" or node.output or not node.parents or not node.equations:
             return None
+        if jnp.issubdtype(node.types[0].dtype, np.complexfloating):
+            return None
         values = [self.uniform.get(parent) for parent in node.parents]
         if any(value is None for value in values):
             return None
@@ -437,7 +439,7 @@ def _rows() -> dict[str, Row]:
         "sharding_constraint name pvary real imag conj mesh_cast broadcast_in_dim reshape squeeze "
         "expand_dims transpose slice dynamic_slice rev stack pad split sort gather psum_invariant "
         "all_gather all_to_all ppermute shard unshard tile layout_constraint pbroadcast pmean "
-        "device_put to_edtype from_edtype reshard unvary",
+        "device_put unstack broadcast_to to_edtype from_edtype reshard unvary",
     )
     put(
         _size,
@@ -449,7 +451,7 @@ def _rows() -> dict[str, Row]:
         "exp exp2 log log1p expm1 tanh logistic sin cos tan asin acos atan sinh cosh asinh acosh "
         "atanh erf erfc erf_inv round floor ceil clamp atan2 rem lgamma digamma igamma igammac "
         "reduce_prod cumprod cumlogsumexp bessel_i0e bessel_i1e regularized_incomplete_beta "
-        "polygamma zeta complex",
+        "polygamma zeta complex log2",
     )
     put(_fourier, "fft")
     put(_times, "mul")

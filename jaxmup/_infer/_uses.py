@@ -377,7 +377,9 @@ class Uses:
         free = [axis for axis in growing(weight) if axis not in summed]
         sizes = list(zip(*weight.shapes, strict=True))
         squares = [of_sizes(sizes[axis]) * 2 for axis in growing(weight)]
-        if len(free) < 2 and not any(of_sizes(sizes[axis]) in squares for axis in free):
+        # Queries of many heads are a matrix too, but one that a sum over the width has made.
+        is_merged = len(free) > 1 and not any(grows(weight, axis) for axis in contracted[position])
+        if not is_merged and not any(of_sizes(sizes[axis]) in squares for axis in free):
             return (EMPTY,) * len(node.shapes[0])
         marks = [
             frozenset({-1 - self._origin(node, axis)}) if axis in free else EMPTY
