@@ -1,5 +1,6 @@
 """Tied readouts, and embeddings times a power of the width."""
 
+import functools
 import math
 
 import jax
@@ -291,3 +292,28 @@ through("a power", lambda n: {}, "")(lambda p, x, _: (jnp.abs(x) + 1e-6) ** 1.5)
 through("a largest and an average of neighbours", lambda n: {}, "")(
     lambda p, x, _: nn.avg_pool(nn.max_pool(x, (3,)), (2,))
 )
+
+# What is not homogeneous wants what it takes to be of order 0.
+CURVES = {
+    "sigmoid": jax.nn.sigmoid,
+    "erf": jax.lax.erf,
+    "sin": jnp.sin,
+    "exp": jnp.exp,
+    "softplus": jax.nn.softplus,
+    "log": lambda x: jnp.log(jnp.abs(x) + 1e-6),
+    "clip": lambda x: jnp.clip(x, 0, 6),
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+}
+
+
+def into(curve, p, tokens):
+    return curve(p["embed"][tokens] * math.sqrt(p["embed"].shape[1])) @ p["head"]
+
+
+for name, curve in CURVES.items():
+    CASES.case(
+        f"√n into {name}",
+        "n",
+        embedded,
+        "embed   - out*   1   7   7^-1/2\nhead   in* -   7   1   1",
+    )(functools.partial(into, curve))
