@@ -196,6 +196,8 @@ class Orders:
             self.uniform[node] = uniform
             growth = self.constants.growth(uniform, resolution_of(node.types[0].dtype))
             return None if growth is None else both(Order(growth))
+        if self._chooses_by_growing_count(node):
+            self.unread.setdefault(node.op, node)
         if node.op in ("constant", "test") or not _is_floating(node):
             return both(Order(self._of_count(node)) if node.op == "iota" else ZERO)
         if node.op == "carry":
@@ -221,6 +223,16 @@ class Orders:
 
     def _of_count(self, node: Node) -> Growth:
         return self.growth(node, [params_of(node)["dimension"]]) if node.op == "iota" else NONE
+
+    def _chooses_by_growing_count(self, node: Node) -> bool:
+        """True for the comparison of a `one_hot` along an axis that grows.
+
+        It has a single one however long the axis is, which a sum over it must not take for as many
+        terms as the axis has. No row says so yet, so it is refused.
+        """
+        if node.op not in ("eq", "eq_to") or self.nature(node) == "constant":
+            return False
+        return any(self._of_count(_counted(parent)) != NONE for parent in node.parents)
 
     def _carry(self, node: Node) -> Pair | None:
         start = self.orders[node.parents[0]]
@@ -414,6 +426,13 @@ def _contraction(orders: Orders, node: Node) -> Pair | None:
         weight, act = weights[1]
     summed = orders.larger(weight.aligned.grown(count), weight.typical.grown(count * HALF))
     return both(summed + act.typical)
+
+
+def _counted(node: Node) -> Node:
+    """The value that an array of integers repeats along other axes."""
+    while node.op in ("broadcast_in_dim", "reshape", "convert_element_type", "squeeze"):
+        node = node.parents[0]
+    return node
 
 
 Row = Callable[[Orders, Node], Pair | None]
