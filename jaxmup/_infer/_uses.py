@@ -410,11 +410,13 @@ class Uses:
 
 
 def _decided(by_kind: Mapping[Kind, bool]) -> Kind:
-    """What an axis does of which parts do several things: what the parts that grow do."""
-    growing_kinds = [kind for kind, is_growing in by_kind.items() if is_growing]
-    kinds: list[Kind] = growing_kinds or list(by_kind)
+    """The kind of an axis whose parts do several things: that of the parts that grow."""
+    growing_kinds: list[Kind] = [kind for kind, is_growing in by_kind.items() if is_growing]
     ranks = {"input": 0, "output": 1}  # of all others, the first
-    return min(kinds, key=lambda kind: ranks.get(kind, 2) if isinstance(kind, str) else 2)
+    return min(
+        growing_kinds or by_kind,
+        key=lambda kind: ranks.get(kind, 2) if isinstance(kind, str) else 2,
+    )
 
 
 def _outputs(node: Node) -> list[Kind]:
