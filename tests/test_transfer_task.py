@@ -14,7 +14,7 @@ from helpers import require_close
 
 import jaxmup
 from jaxmup import transfer
-from jaxmup._model import Parts
+from jaxmup._model import Model, Parts
 from jaxmup.transfer import _network, _search, _task, _train
 from jaxmup.transfer._models import classification, images, language_model
 from jaxmup.transfer._search import Cell
@@ -378,3 +378,28 @@ def test_cross_entropy_is_that_of_optax():
     inputs, labels = EVALUATION
     expected = optax.losses.safe_softmax_cross_entropy(inputs, jax.nn.one_hot(labels, 5)).mean()
     require_close(transfer.cross_entropy(lambda x: x, (inputs, labels)), expected, *RUN)
+
+
+class Noisy(linen.Module):
+    """Has statistics that change, draws random numbers, and takes a flag."""
+
+    width: int
+
+    @linen.compact
+    def __call__(self, x, train=True):
+        x = linen.BatchNorm(use_running_average=not train)(linen.Dense(self.width)(x))
+        x = linen.Dropout(0.1, deterministic=not train)(linen.relu(x))
+        return linen.Dense(5)(x)
+
+
+def test_a_linen_module_keeps_statistics_draws_noise_and_trains_in_part():
+    model = Model(Noisy, wrt="*/kernel")
+    network = _network.network(task(model), CONFIG, Cell("mup", 8))
+    assert set(network.shapes) == {"Dense_0/kernel", "Dense_1/kernel"}
+    start = network.draw(jax.random.key(0))
+    bound, left = network.instance.bind(start)
+    first = bound(EVALUATION[0])
+    bound, _ = network.instance.bind(Parts(start.params, left()))
+    assert not np.array_equal(first, bound(EVALUATION[0]))  # another key, other statistics
+    [trial] = train(task(model), CONFIG)
+    assert math.isfinite(trial.loss)
