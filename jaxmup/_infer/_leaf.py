@@ -3,12 +3,10 @@
 import dataclasses
 import itertools
 import math
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
+from jaxmup._infer._reading import Reading
 from jaxmup._spec import AxisKind, ParamSpec
-
-if TYPE_CHECKING:
-    from jaxmup._infer._read import Read
 
 Kinds = tuple[AxisKind, ...]
 # "logits": its last axis is a head size d, and attention divides the logits that it scales by √d.
@@ -80,7 +78,7 @@ class Leaf:
         """This leaf without what the type of its layer says."""
         return dataclasses.replace(self, placed=(), uses=frozenset())
 
-    def with_read(self, read: "Read") -> "Leaf":
+    def with_read(self, read: Reading) -> "Leaf":
         """This leaf with what the program says of it, but for axes that a rule has given."""
         kinds = self.placed
         known: Kinds = tuple(kind for kind in read.kinds if kind is not None)

@@ -1,7 +1,6 @@
-"""What the program of a model says of its parameters: kinds of axes, forward gains, and why."""
+"""The program of a model, read: kinds of axes of its parameters, forward gains, and why."""
 
 import collections
-import dataclasses
 import functools
 import math
 import warnings
@@ -14,7 +13,8 @@ from jaxmup._infer._gains import Solution, at, solve
 from jaxmup._infer._growth import NONE, Growth, of_sizes
 from jaxmup._infer._leaf import Kinds
 from jaxmup._infer._orders import HALF, Equation, Orders, Unknown, direction_of
-from jaxmup._infer._uses import Use, Uses, natures, uneven
+from jaxmup._infer._reading import Reading
+from jaxmup._infer._uses import Uses, natures, uneven
 from jaxmup._model import Instance
 from jaxmup._program import ClosedJaxpr, Flat, Node, flatten
 from jaxmup._spec import AxisKind
@@ -78,30 +78,6 @@ def _with_depth_of_base(base: Size, delta: Size, target: Size) -> Size | None:
     return {**kept, **{name: target[name] for name in grown if name in target}}
 
 
-@dataclasses.dataclass(frozen=True)
-class Read:
-    """What a program says of a parameter.
-
-    Args:
-      kinds: What each of its axes does; `None` for one of which the program says nothing.
-      gain: Its forward gain, as a growth.
-      uses: Where it is used.
-      carries: What its gain makes up for.
-    """
-
-    kinds: tuple[AxisKind | None, ...]
-    gain: Growth
-    uses: Sequence[Use]
-    carries: str = ""
-
-    @property
-    def reason(self) -> str:
-        """Such as *looked up at model.py:115, multiplied at model.py:119*."""
-        lines = list(dict.fromkeys(map(str, self.uses)))
-        more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
-        return ", ".join(lines[:3]) + more + self.carries
-
-
 class Reader:
     """The programs of a model, read once.
 
@@ -133,11 +109,11 @@ class Reader:
             if self.solution.gains and not programs.knows_target:
                 raise ValueError(_NO_TARGET)
 
-    def read(self, name: PathName) -> Read:
+    def read(self, name: PathName) -> Reading:
         """What the program says of a parameter."""
         gain = self.solution.gains.get(name, NONE)
         carries = f"; carries {self.factor(gain)}" if gain else ""
-        return Read(self.kinds[name], gain, self.uses.of(name), carries)
+        return Reading(self.kinds[name], gain, self.uses.of(name), carries)
 
     # ---- roles
 
