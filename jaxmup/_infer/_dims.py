@@ -1,4 +1,4 @@
-"""Where the axes of a value come from, through what only moves its elements."""
+"""Axes of a value, followed through what only moves its elements."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -55,7 +55,7 @@ def gathered(node: Node) -> tuple[list[int], list[int], list[int]]:
 
 
 def moved(node: Node, parent: int, dims: Dims) -> Dims:
-    """What the axes of a value are made of, from those of one of its parents.
+    """The marks of the axes of a value, from those of one of its parents.
 
     Args:
       node: The value.

@@ -1,4 +1,4 @@
-"""How every value of a program grows with the sizes of the model, once parameters follow muP.
+"""Orders: the growth of each value of a program with the sizes, once parameters follow muP.
 
 Sums are taken as aligned, the worst case after training. A value's order is a growth times unknown
 gains, forward gains of parameters and what comes around in loops, each to some degree. Where values

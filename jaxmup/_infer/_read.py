@@ -110,7 +110,7 @@ class Reader:
                 raise ValueError(_NO_TARGET)
 
     def read(self, name: PathName) -> Reading:
-        """What the program says of a parameter."""
+        """All that the program says of a parameter."""
         gain = self.solution.gains.get(name, NONE)
         carries = f"; carries {self.factor(gain)}" if gain else ""
         return Reading(self.kinds[name], gain, self.uses.of(name), carries)

@@ -154,7 +154,7 @@ def _whole(large: Instance, own: Collection[str], key: Any) -> Parts:
 
 
 def _places(params: Any) -> dict[str, Place]:
-    """How the constructor lays each parameter out over devices."""
+    """The layout over devices that the constructor gives each parameter."""
     with_paths, _ = jax.tree_util.tree_flatten_with_path(
         params, is_leaf=lambda x: isinstance(x, nnx.Variable)
     )

@@ -1,4 +1,4 @@
-"""What a program does with its parameters: where each meets an activation, and on which axes."""
+"""Uses of the parameters of a program: where each meets an activation, and on which axes."""
 
 import collections
 import dataclasses

@@ -47,7 +47,7 @@ def run_seeds(
 
     Args:
       subject: Model.
-      training: How it trains.
+      training: Settings of the training.
       together: Whether all seeds run at once, or one after the other.
       seeds: Seeds, uint32.
       batches: Batch of every step, or those of all steps stacked.
