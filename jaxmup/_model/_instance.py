@@ -78,8 +78,11 @@ class Instance:
         def draw(arrays: list[Any]) -> Parts:
             return self.framework.draw(made, jax.random.key(0), static.joined(arrays))
 
-        wanted = f"The model of `{self.what}` = {self.size!r} must be called with its `inputs`"
-        return call_users(wanted, jax.eval_shape, self.with_axes(draw), arrays)
+        return call_users(self._must_be_called, jax.eval_shape, self.with_axes(draw), arrays)
+
+    @property
+    def _must_be_called(self) -> str:
+        return f"The model of `{self.what}` = {self.size!r} must be called with its `inputs`"
 
     @property
     def params(self) -> Params:
@@ -178,14 +181,12 @@ class Instance:
         parts = jax.eval_shape(self._for_calls, self.parts, key)
 
         def run(params: Params, rest: Tree, arrays: list[Any]) -> Any:
-            model, _ = self.bind(Parts(params, rest))
-            args, kwargs = static.joined(arrays)
-            return model(*args, **kwargs)
+            return self.call(Parts(params, rest), static.joined(arrays))[0]
 
         shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
-        wanted = f"The model of `{self.what}` = {self.size!r} must be called with its `inputs`"
-        trace = jax.make_jaxpr(self.with_axes(run))
-        return call_users(wanted, trace, parts.params, parts.rest, shapes)
+        return call_users(
+            self._must_be_called, jax.make_jaxpr(run), parts.params, parts.rest, shapes
+        )
 
     def with_axes(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function`, a pure one of arrays, run inside of the axes that the model reduces over."""
