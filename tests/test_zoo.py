@@ -21,6 +21,7 @@ MODELS = (
     "decoder",
     "deltanet",
     "depthwise",
+    "directions",
     "dit",
     "encoder_decoder",
     "gemma",
@@ -38,6 +39,7 @@ MODELS = (
     "ties",
     "unet",
     "vit",
+    "wholes",
 )
 
 

@@ -31,6 +31,7 @@ def infer(
     apply: Callable[..., Any] | None = None,
     wrt: Any = None,
     rules: Rules | None = None,
+    input_scale: Callable[..., Any] | None = None,
 ) -> Specs:
     r"""The `ParamSpec` of every parameter of a model that knows nothing of parametrizations.
 
@@ -85,6 +86,9 @@ def infer(
       apply: Function that calls the model, as in `jaxmup.Model`.
       wrt: Parameters that train, as in `jaxmup.Model`; the specs are theirs alone.
       rules: Kind of each axis, `"input"`, `"output"` or `"batch"`, by path or axis names.
+      input_scale: Function of a size that returns the typical size of the coordinates of `inputs`:
+        a number, or one for each array in a tree like `inputs`; only their ratios count. Such as
+        `lambda width: width**0.5` for features that grow so. All of one size if left out.
 
     Returns:
       A tree like the parameters of the target, `nnx.state(model, nnx.Param)` or
@@ -147,7 +151,9 @@ def infer(
     like = {name: (leaf.shape, other[name].shape, leaf.placed) for name, leaf in small.items()}
     names = counterparts(like, large)
     _require_same_structure({name: small[names[name]] for name in names}, large, "target")
-    programs = programs_of(at_base, at_delta, at_target, lambda size: whole.at(size, "target"))
+    programs = programs_of(
+        at_base, at_delta, at_target, lambda size: whole.at(size, "target"), input_scale
+    )
     leaves = {
         name: leaf.agreeing(small[names[name]]).agreeing(other[names[name]])
         for name, leaf in large.items()
