@@ -16,7 +16,8 @@ from jaxmup._infer._leaf import Kinds
 from jaxmup._infer._order import HALF, Equation, Unknown, rank_of
 from jaxmup._infer._orders import Orders
 from jaxmup._infer._reading import Reading
-from jaxmup._infer._uses import Uses, natures, uneven
+from jaxmup._infer._uneven import uneven
+from jaxmup._infer._uses import Uses, natures
 from jaxmup._inputs import take_arrays
 from jaxmup._model import Instance, call_with_size
 from jaxmup._program import ClosedJaxpr, Flat, Node, flatten

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from jaxmup._infer._dims import (
     EMPTY,
@@ -19,7 +19,7 @@ from jaxmup._infer._dims import (
     params_of,
     rearranged_by,
 )
-from jaxmup._infer._growth import NONE, of_sizes
+from jaxmup._infer._growth import of_sizes
 from jaxmup._infer._selections import is_positive
 from jaxmup._infer._shares import Shares
 from jaxmup._program import Flat, Node
@@ -539,33 +539,6 @@ def _looked_up(node: Node) -> list[int]:
 
 def _outputs(node: Node) -> list[Kind]:
     return ["output"] * len(node.shapes[0])
-
-
-def uneven(flat: Flat, nature: Callable[[Node], Nature]) -> list[Node]:
-    """Values that take a part of an axis, or join parts, that grow unlike the whole."""
-
-    def growth(node: Node, axis: int) -> Any:
-        return of_sizes(tuple(shape[axis] for shape in node.shapes))
-
-    found = []
-    for node in flat.nodes:
-        if not node.equations or nature(node) == "constant":
-            continue
-        if node.op in ("slice", "split", "dynamic_slice"):
-            whole = node.parents[0]
-            if whole.op == "sort":  # the first or last of all
-                continue
-            axes = range(len(node.shapes[0]))
-            wrong = any(growth(whole, axis) not in (NONE, growth(node, axis)) for axis in axes)
-        elif node.op == "concatenate":
-            axis = params_of(node)["dimension"]
-            parts = [part for part in node.parents if nature(part) != "constant"]
-            wrong = any(growth(part, axis) != growth(node, axis) for part in parts)
-        else:
-            wrong = False
-        if wrong:
-            found.append(node)
-    return found
 
 
 def natures(uses: Uses) -> Callable[[Node], Nature]:

@@ -44,6 +44,27 @@ def _(p, tokens):
     return (x + attention(p, x, 1 / p["q"].shape[-1])) @ p["head"]
 
 
+# Two of each head's numbers are rotated and put back before the others: the sum is over all.
+@CASES.case(
+    "a part of each head is rotated",
+    "nd",
+    with_attention,
+    ENDS + LARGER_HEADS + "q   in* - out*   7   2   1",
+)
+def _(p, tokens):
+    x = p["embed"][tokens]
+    q, k, v = (jnp.einsum("btn,nhd->bthd", x, p[name]) for name in "qkv")
+    angles = jnp.arange(LENGTH)[None, :, None, None] * jnp.ones(2)
+
+    def rotated(y):
+        a, b = y[..., :2], y[..., 2:]
+        turned = jnp.stack([-a[..., 1], a[..., 0]], -1)
+        return jnp.concatenate([a * jnp.cos(angles) + turned * jnp.sin(angles), b], -1)
+
+    y = attended(rotated(q), rotated(k), v, 1 / q.shape[-1])
+    return (x + jnp.einsum("bthd,hdn->btn", y, p["o"])) @ p["head"]
+
+
 # T5 divides by nothing: all of d is missing.
 @CASES.case("no scale", "nd", with_attention, ENDS + LARGER_HEADS + "q   in* - out*   7   2   2^-1")
 def _(p, tokens):
