@@ -1,5 +1,6 @@
 """Weights from PyTorch to Flax and back."""
 
+import warnings
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -98,7 +99,12 @@ def from_torch(
         no arrays are carried along.
       pairs: Paths of Flax for names that don't say it themselves: from a tensor or module of
         PyTorch to a leaf or layer, such as `{"h.*.ln_1": "blocks/*/attention_norm"}`. Several
-        modules with one layer are tied. `None` for a path leaves a tensor out.
+        modules with one layer are tied. `None` for a path leaves a tensor out. A path may come
+        with how PyTorch stores the tensor: `("attention", "q|k|v")` holds layers under
+        `attention`, one after another, `"heads q|k|v"` head by head, `"4 q|v|k"` in four blocks;
+        `("fc", "flatten 512,7,7")` takes a feature map that was flattened with its channels first;
+        `"linear"`, `"conv1d"` (inputs first), `"conv"` and `"conv_transpose"` say which of two
+        layouts a square weight has.
       specs: For a tree, the `ParamSpec` of its parameters, if its layers apply multipliers. An NNX
         module has its own.
       multipliers: Multipliers of PyTorch's layers that apply any, by the name of the tensor;
@@ -115,6 +121,9 @@ def from_torch(
         if tensors or leaves are left over, cannot be told apart, or hold NaN, if two leaves have
         one name, if specs are of another model, or if JAX would change a dtype.
 
+    Warns:
+      UserWarning: if a dense layer may take a flattened feature map, and no pair says so.
+
     Example:
       >>> from flax import nnx
       >>> state = {"weight": np.arange(6.0, dtype="f4").reshape(3, 2), "bias": np.zeros(3, "f4")}
@@ -126,6 +135,7 @@ def from_torch(
     checkpoint = open_checkpoint(state_dict_or_file)
     opened = open_model(model, specs)
     made = plan_of(checkpoint, opened, pairs, multipliers)
+    _warn(made)
     return opened.build(
         made.leaves(lambda entry: converted(entry, checkpoint, allow_nan=allow_nan))
     )
@@ -171,10 +181,16 @@ def to_torch(
     checkpoint = open_checkpoint(like)
     opened = open_model(model, specs)
     made = plan_of(checkpoint, opened, pairs, multipliers)
+    _warn(made)
     leaves = _values(opened)
     if not allow_nan:
         _refuse_nan(leaves)
     return made.backward(leaves.__getitem__)
+
+
+def _warn(made: Plan) -> None:
+    for note in made.notes:
+        warnings.warn(note, stacklevel=3)
 
 
 def converted(entry: Entry, checkpoint: Checkpoint, *, allow_nan: bool) -> list[np.ndarray]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from jaxmup._check import listed
+from jaxmup.bridge import _hints
 from jaxmup.bridge._units import FlaxLayer, TorchLayer
 
 Fits: TypeAlias = Mapping[int, frozenset[int]]
@@ -230,6 +231,10 @@ def _left_over(
             )
     if any(us and vs and len(us) > len(vs) for us, vs in components):
         parts.append("If they are tied, lead each of them to the one layer by a pair.")
+    parts += _hints.packed(
+        [torch[u] for us, _ in components for u in us],
+        [flax[v] for _, vs in components for v in vs],
+    )
     return "\n".join([*parts, _REMEDY])
 
 

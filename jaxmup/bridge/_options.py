@@ -17,7 +17,15 @@ from jaxmup.bridge._layouts import (
     transposed_convolution,
 )
 from jaxmup.bridge._plan import Entry, Place
-from jaxmup.bridge._units import CELLS, QKV, FlaxLayer, TorchLayer, fits_matrix, is_packed
+from jaxmup.bridge._units import (
+    CELLS,
+    QKV,
+    FlaxLayer,
+    TorchLayer,
+    fits_matrix,
+    is_conv1d,
+    is_stacked,
+)
 
 Option: TypeAlias = tuple[Entry, ...]
 """One way to convert a module: an entry for each of its tensors, that of its weight first."""
@@ -36,10 +44,12 @@ def options(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
         case "cell", "cell":
             return _cell(torch, flax)
         case (("in_proj" | "layer"), "attention"):
-            return _attention(torch, flax) if is_packed(torch) else []
+            return _attention(torch, flax) if is_stacked(torch) else []
+        case (("in_proj" | "layer"), "packed"):
+            return _packed_layers(torch, flax)
         case "array", "array":
             return _array(torch, flax)
-        case "layer", ("attention" | "cell" | "array"):
+        case "layer", ("cell" | "array"):
             return []
         case "layer", _:
             return _layer(torch, flax)
@@ -136,6 +146,26 @@ def _attention(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
         return [tuple(fixed)] if len(fixed) == 3 + bool(biases) else []
     if "weight" not in tensors or tensors.keys() - {"weight", "bias"}:
         return []
+    source = tensors["weight"]
+    ways = [
+        way for way in _packed(source.shape, kernels) if way == INPUT_FIRST or not is_conv1d(torch)
+    ]
+    return [(Entry((source,), kernels, way), *fixed) for way in ways]
+
+
+def _packed_layers(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
+    """Several layers in one tensor, in the order that a pair gives, and their biases in another."""
+    kernels, biases = (
+        tuple(place for name, place in flax.places.items() if name.endswith(f"/{leaf}"))
+        for leaf in ("kernel", "bias")
+    )
+    tensors = {local.removeprefix("in_proj_"): source for local, source in torch.tensors.items()}
+    wanted = {"weight", "bias"} if biases else {"weight"}
+    if tensors.keys() != wanted or len(kernels) + len(biases) != len(flax.places):
+        return []
+    if biases and tensors["bias"].shape != (sum(math.prod(place.shape) for place in biases),):
+        return []
+    fixed = [Entry((tensors["bias"],), biases, COPY)] if biases else []
     source = tensors["weight"]
     return [(Entry((source,), kernels, way), *fixed) for way in _packed(source.shape, kernels)]
 

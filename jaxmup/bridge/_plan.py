@@ -80,10 +80,12 @@ class Plan:
       entries: Tensors with the leaves that they become. Every tensor and every leaf is in exactly
         one entry, a leaf that stacks layers once for each row.
       shapes: Shape of each leaf by path.
+      notes: What names and shapes leave open and a person should look at.
     """
 
     entries: tuple[Entry, ...]
     shapes: Mapping[str, Shape]
+    notes: tuple[str, ...] = ()
 
     def rows(self) -> Iterator[tuple[str, str, str, str]]:
         """Source, target, shapes and transform of each entry, in words."""
@@ -99,10 +101,11 @@ class Plan:
     def __str__(self) -> str:
         rows = list(self.rows())
         widths = [max(map(len, column), default=0) for column in zip(*rows, strict=True)]
-        return "\n".join(
+        lines = [
             "  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip()
             for row in rows
-        )
+        ]
+        return "\n".join([*lines, *(f"Look at this: {note}" for note in self.notes)])
 
     def forward(self, read: Callable[[str], np.ndarray]) -> dict[str, np.ndarray]:
         """The leaves by path, from a function that reads a tensor by its name.

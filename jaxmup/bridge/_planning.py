@@ -6,7 +6,7 @@ from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from jaxmup._check import listed
-from jaxmup.bridge import _pairs
+from jaxmup.bridge import _hints, _pairs
 from jaxmup.bridge._layouts import DROPPED, INPUT_FIRST, LINEAR, Layout, tied
 from jaxmup.bridge._match import Fits, match
 from jaxmup.bridge._options import Option, options
@@ -17,7 +17,8 @@ from jaxmup.bridge._units import (
     FlaxLeaf,
     TorchLayer,
     flax_layers,
-    is_packed,
+    is_conv1d,
+    is_stacked,
     torch_layers,
 )
 
@@ -49,7 +50,8 @@ def make_plan(
     parsed = _pairs.parse(pairs)
     torch = torch_layers(sources)
     weights = [source.shape for source in sources if len(source.shape) > 1]
-    flax = flax_layers(leaves, weights, packed=any(map(is_packed, torch)))
+    owners = _pairs.packed_owners(parsed, torch)
+    flax = flax_layers(leaves, weights, owners, stacked=any(map(is_stacked, torch)))
     settled = _pairs.apply(parsed, torch, flax)
     fits = _fits(torch, flax, settled)
     by_pairs = _copies_by_pairs(settled, fits)
@@ -68,9 +70,11 @@ def make_plan(
         for source in torch[u].tensors.values()
     ]
     own = {leaf.path: leaf.multiplier for leaf in leaves}
+    said = {torch[u].name for u in settled.storages}
     return Plan(
         tuple(_with_factor(entry, own, multipliers or {}) for entry in entries),
         {leaf.path: leaf.shape for leaf in leaves},
+        tuple(_hints.flattened(torch, entries, said)),
     )
 
 
@@ -88,8 +92,9 @@ def _fits(torch: Sequence[TorchLayer], flax: Sequence[FlaxLayer], settled: Settl
     fits: dict[int, frozenset[int]] = {}
     for u, module in enumerate(torch):
         shapes = tuple((local, source.shape) for local, source in module.tensors.items())
-        # All that `options` and `among` look at; of the name that is only if it says "packed".
-        key = (module.kind, is_packed(module), shapes, settled.layouts.get(u))
+        # All that `options` and `among` look at; of the name that is only if it says "stacked".
+        stacked = is_stacked(module), is_conv1d(module)
+        key = (module.kind, stacked, shapes, settled.storages.get(u))
         if key not in found:
             fitting = (
                 vs for vs in alike.values() if settled.among(u, options(module, flax[vs[0]]))

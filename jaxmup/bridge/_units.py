@@ -64,15 +64,16 @@ class FlaxLayer(NamedTuple):
     Args:
       name: Name of the layer.
       words: Words of the name.
-      kind: Kind of the layer; `"attention"` for the group of query, key and value, `"cell"` for
-        that of a recurrent cell, `"array"` for a leaf on its own; `None` if nothing says it.
+      kind: Kind of the layer; `"attention"` for the group of query, key and value, `"packed"` for
+        one that a pair makes, `"cell"` for that of a recurrent cell, `"array"` for a leaf on its
+        own; `None` if nothing says it.
       places: Places by their local name; in a group with that of the layer, such as
         `"query/kernel"`.
     """
 
     name: str
     words: Words
-    kind: LayerKind | Literal["attention", "cell", "array"] | None
+    kind: LayerKind | Literal["attention", "packed", "cell", "array"] | None
     places: Mapping[str, Place]
 
     def __str__(self) -> str:
@@ -85,8 +86,10 @@ _CELL = re.compile(r"(weight|bias)_(ih|hh)((?:_l\d+)?)((?:_reverse)?)")
 _UNSCALED = "_unscaled"  # the abcd layer of torch_ref and of Cellarium
 _FLAX_LOCAL = ("kernel", "bias", "scale", "embedding", "mean", "var")
 COLLECTIONS = ("params", "batch_stats")
-# Shapes don't say it: a matrix with three times as many outputs may be anything.
-PACKED_NAMES = ("in_proj", "qkv", "c_attn", "Wqkv", "wqkv", "qkv_proj")
+# Names that all published code uses for query, key and value one after another. `qkv`, `wqkv` and
+# `qkv_proj` are none: each stands for several orders.
+STACKED_NAMES = ("Wqkv", "W_pack")
+CONV1D_STACKED = "c_attn"  # GPT-2's; as a Linear, in GPT-BigCode, it goes head by head
 QKV = ("query", "key", "value")
 CELLS = MappingProxyType(
     {
@@ -133,13 +136,29 @@ def torch_layers(sources: Iterable[Source]) -> list[TorchLayer]:
     ]
 
 
-def is_packed(layer: TorchLayer) -> bool:
-    """True if a module of PyTorch has query, key and value in one tensor, one after another."""
-    return layer.kind == "in_proj" or layer.name.rpartition(".")[2] in PACKED_NAMES
+def is_stacked(layer: TorchLayer) -> bool:
+    """True if a module of PyTorch surely has query, key and value one after another."""
+    name = layer.name.rpartition(".")[2]
+    return layer.kind == "in_proj" or name in STACKED_NAMES or is_conv1d(layer)
+
+
+def is_conv1d(layer: TorchLayer) -> bool:
+    """True if a module is GPT-2's query, key and value, whose weight has its inputs first."""
+    weight = layer.tensors.get("weight")
+    return (
+        layer.name.rpartition(".")[2] == CONV1D_STACKED
+        and weight is not None
+        and len(weight.shape) == 2
+        and weight.shape[0] < weight.shape[1]
+    )
 
 
 def flax_layers(
-    leaves: Sequence[FlaxLeaf], weights: Iterable[Shape], *, packed: bool
+    leaves: Sequence[FlaxLeaf],
+    weights: Iterable[Shape],
+    owners: Mapping[str, tuple[str, ...]],
+    *,
+    stacked: bool,
 ) -> list[FlaxLayer]:
     """The leaves of a model, layer by layer; of a layer that is stacked, each row.
 
@@ -147,7 +166,11 @@ def flax_layers(
       leaves: Leaves of the model.
       weights: Shapes of PyTorch's weights, by which a kernel of a tree without types is seen to be
         a stack.
-      packed: Whether query, key and value of an attention belong together.
+      owners: Paths whose layers belong together, with the names of those layers in their order.
+      stacked: Whether query, key and value of every attention belong together.
+
+    Raises:
+      ValueError: naming the layers, if a name of `owners` is that of none or of several.
     """
     owned: dict[str, dict[str, FlaxLeaf]] = {}
     for leaf in leaves:
@@ -158,7 +181,7 @@ def flax_layers(
     layers = [
         layer for name, parts in owned.items() for layer in _rows_of_layer(name, parts, known)
     ]
-    return _grouped(layers, packed=packed)
+    return _grouped(layers, owners, stacked=stacked)
 
 
 def without_collection(path: str) -> str:
@@ -228,8 +251,10 @@ def fits_matrix(weight: Shape, kernel: Shape) -> bool:
     )
 
 
-def _grouped(layers: Sequence[FlaxLayer], *, packed: bool) -> list[FlaxLayer]:
-    """The layers, with those of a recurrent cell, and of a packed attention, as one.
+def _grouped(
+    layers: Sequence[FlaxLayer], owners: Mapping[str, tuple[str, ...]], *, stacked: bool
+) -> list[FlaxLayer]:
+    """The layers, with those of a recurrent cell, and of a packed projection, as one.
 
     Query, key and value are one layer only where PyTorch packs them: apart, each is matched alone.
     """
@@ -244,15 +269,34 @@ def _grouped(layers: Sequence[FlaxLayer], *, packed: bool) -> list[FlaxLayer]:
     for (owner, row), children in siblings.items():
         rest = dict(children)
         name = owner + (str(list(row)) if row else "")
-        for names in [*CELLS, *([frozenset(QKV)] if packed else [])]:
+        words = read(owner).at(*row)
+        if parts := owners.get(without_collection(owner)):
+            names = [_named(part, rest, name) for part in parts]
+            found.append(FlaxLayer(name, words, "packed", _places(names, rest)))
+            rest = {n: layer for n, layer in rest.items() if n not in names}
+        for names in [*CELLS, *([frozenset(QKV)] if stacked else [])]:
             if names <= rest.keys() and all(rest[n].kind != "array" for n in names):
                 kind = "attention" if names == frozenset(QKV) else "cell"
-                group = {n: rest.pop(n) for n in sorted(names)}
-                places = {
-                    f"{n}/{local}": place
-                    for n, layer in group.items()
-                    for local, place in layer.places.items()
-                }
-                found.append(FlaxLayer(name, read(owner).at(*row), kind, places))
+                found.append(FlaxLayer(name, words, kind, _places(sorted(names), rest)))
+                rest = {n: layer for n, layer in rest.items() if n not in names}
         found += rest.values()
     return found
+
+
+def _named(part: str, layers: Mapping[str, FlaxLayer], owner: str) -> str:
+    """The layer that a pair calls so, or by a word for the same, such as `q` for `query`."""
+    words = read(part).words
+    found = [part] if part in layers else [name for name in layers if read(name).words == words]
+    if len(found) != 1:
+        raise ValueError(
+            f"Each part of a packed tensor must be a layer. {part!r} is {len(found)} of those of "
+            f"{owner or 'the model'}: {', '.join(layers)}."
+        )
+    return found[0]
+
+
+def _places(names: Sequence[str], layers: Mapping[str, FlaxLayer]) -> dict[str, Place]:
+    """The places of several layers, in this order of the layers."""
+    return {
+        f"{name}/{local}": place for name in names for local, place in layers[name].places.items()
+    }

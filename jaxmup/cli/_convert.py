@@ -173,6 +173,8 @@ def _show(plan: "Plan") -> None:
         console.print(table)
     else:
         console.print(Text(str(plan)), no_wrap=True, overflow="ignore", crop=False)
+    for note in plan.notes if fits else ():
+        console.print(Text(f"Look at this: {note}"))
 
 
 def _write(conversion: "Conversion", destination: Path, *, allow_nan: bool) -> None:
