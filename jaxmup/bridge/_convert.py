@@ -10,7 +10,7 @@ from flax import nnx
 from jaxmup import _check
 from jaxmup._check import listed
 from jaxmup._tree import Specs, Tree
-from jaxmup.bridge._flax_model import FlaxModel, open_model
+from jaxmup.bridge._flax_model import FlaxModel, LeafArrays, open_model
 from jaxmup.bridge._pairs import Pairs
 from jaxmup.bridge._plan import Entry, Plan
 from jaxmup.bridge._planning import make_plan
@@ -99,7 +99,8 @@ def from_torch(
         no arrays are carried along.
       pairs: Paths of Flax for names that don't say it themselves: from a tensor or module of
         PyTorch to a leaf or layer, such as `{"h.*.ln_1": "blocks/*/attention_norm"}`. Several
-        modules with one layer are tied. `None` for a path leaves a tensor out. A path may come
+        modules with one layer are tied. `None` for a path leaves a tensor out, and paths under the
+        name `""`, such as `{"": "rope/*"}`, keep the values of the model. A path may come
         with how PyTorch stores the tensor: `("attention", "q|k|v")` holds layers under
         `attention`, one after another, `"heads q|k|v"` head by head, `"4 q|v|k"` in four blocks;
         `("fc", "flatten 512,7,7")` takes a feature map that was flattened with its channels first;
@@ -136,9 +137,9 @@ def from_torch(
     opened = open_model(model, specs)
     made = plan_of(checkpoint, opened, pairs, multipliers)
     _warn(made)
-    return opened.build(
-        made.leaves(lambda entry: converted(entry, checkpoint, allow_nan=allow_nan))
-    )
+    kept = _values({path: opened.values[path] for path in made.kept})
+    leaves = made.leaves(lambda entry: converted(entry, checkpoint, allow_nan=allow_nan))
+    return opened.build({**leaves, **kept})
 
 
 def to_torch(
@@ -182,7 +183,7 @@ def to_torch(
     opened = open_model(model, specs)
     made = plan_of(checkpoint, opened, pairs, multipliers)
     _warn(made)
-    leaves = _values(opened)
+    leaves = _values(opened.values)
     if not allow_nan:
         _refuse_nan(leaves)
     return made.backward(leaves.__getitem__)
@@ -238,11 +239,14 @@ def _count_nan(array: np.ndarray) -> int:
     return 0 if _is_integer(array.dtype) else int(np.count_nonzero(array != array))
 
 
-def _values(opened: FlaxModel) -> dict[str, np.ndarray]:
-    abstract = [path for path, x in opened.values.items() if not hasattr(x, "__array__")]
+def _values(leaves: LeafArrays) -> dict[str, np.ndarray]:
+    abstract = [path for path, x in leaves.items() if not hasattr(x, "__array__")]
     if abstract:
-        raise ValueError(f"A model must have values to convert. These have none:{listed(abstract)}")
-    return {path: np.asarray(x) for path, x in opened.values.items()}
+        raise ValueError(
+            "What is converted or kept must have values in the model. These are abstract:"
+            f"{listed(abstract)}"
+        )
+    return {path: np.asarray(x) for path, x in leaves.items()}
 
 
 def _require_floats(made: Plan, opened: FlaxModel) -> None:

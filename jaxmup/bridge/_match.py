@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 
 from jaxmup._check import listed
 from jaxmup.bridge import _hints
-from jaxmup.bridge._units import FlaxLayer, TorchLayer
+from jaxmup.bridge._units import FlaxLayer, TorchLayer, without_collection
 
 Fits: TypeAlias = Mapping[int, frozenset[int]]
 """The layers that each module could be by its shapes, both as indices."""
@@ -222,7 +222,11 @@ def _left_over(
     if alone_t:
         parts.append(f"Of PyTorch these fit no leaf:{listed(map(str, alone_t))}")
     if alone_f:
-        parts.append(f"Of Flax these fit no tensor:{listed(map(str, alone_f))}")
+        path = without_collection(next(iter(alone_f[0].places.values())).path)
+        parts.append(
+            f"Of Flax these fit no tensor:{listed(map(str, alone_f))}\nUnder an empty name a leaf "
+            f'keeps the values of the model: {{"": "{path}"}}.'
+        )
     for us, vs in components:
         if us and vs:
             parts.append(

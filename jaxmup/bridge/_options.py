@@ -57,8 +57,11 @@ def options(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
 
 
 def _array(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
-    (source,), (place,) = torch.tensors.values(), flax.places.values()
-    return [(Entry((source,), (place,), COPY),)] if source.shape == place.shape else []
+    (source,), ((local, place),) = torch.tensors.values(), flax.places.items()
+    if local == "kernel" and (layouts := [*kernel_layouts(source.shape, place.shape, None)]):
+        return [(Entry((source,), (place,), layout),) for layout in layouts]
+    fits = _fits(source.shape, place.shape, flat=local == "bias")
+    return [(Entry((source,), (place,), COPY),)] if fits else []
 
 
 def _layer(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:

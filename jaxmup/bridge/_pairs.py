@@ -2,17 +2,21 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
 from jaxmup._check import listed
+from jaxmup._tree import PathName
 from jaxmup.bridge import _storage
 from jaxmup.bridge._options import Option
 from jaxmup.bridge._storage import LAYOUTS, Storage
 from jaxmup.bridge._units import FlaxLayer, TorchLayer, without_collection
 
-Pairs: TypeAlias = Mapping[str, str | tuple[str, str] | None]
-"""Paths of Flax by names of PyTorch; a path with the storage; or `None` for what is left out."""
+Pairs: TypeAlias = Mapping[str, str | tuple[str, ...] | None]
+"""Paths of Flax by names of PyTorch; a path with the storage; or `None` for what is left out.
+
+Paths under the name `""` keep the values of the model.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,14 +42,22 @@ class Pair:
           >>> Pair("h.*.ln_1", "blocks/*/attention_norm").expanded("h.7.ln_1.weight")
           'blocks/7/attention_norm'
         """
-        # Stars are replaced after escaping, the longer first, so that they are all that is special.
-        pattern = re.escape(self.pattern).replace(r"\*\*", "(.*)").replace(r"\*", "([^.]*)")
-        # A pattern ends where a part of the name does: "h.1" is not about "h.10".
-        found = re.match(rf"{pattern}(?=\.|$)", name)
+        found = self._match(name)
         if found is None:
             return None
         parts = iter(found.groups())
         return re.sub(r"\*", lambda _: next(parts), self.path or "")
+
+    def owner(self, name: str) -> str:
+        """The part of a name, whole or that of a module, that the pattern is about."""
+        found = self._match(name)
+        return found.group() if found else ""
+
+    def _match(self, name: str) -> re.Match[str] | None:
+        # Stars are replaced after escaping, the longer first, so that they are all that is special.
+        pattern = re.escape(self.pattern).replace(r"\*\*", "(.*)").replace(r"\*", "([^.]*)")
+        # A pattern ends where a part of the name does: "h.1" is not about "h.10".
+        return re.match(rf"{pattern}(?=\.|$)", name)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -68,7 +80,31 @@ def parse(pairs: Pairs | None) -> tuple[Pair, ...]:
     pairs = {} if pairs is None else pairs
     if not isinstance(pairs, Mapping):
         raise TypeError(f"`pairs` must map names to paths. Got {pairs!r}.")
-    return tuple(_parsed(pattern, value) for pattern, value in pairs.items())
+    return tuple(_parsed(pattern, value) for pattern, value in pairs.items() if pattern != "")
+
+
+def kept(pairs: Pairs | None, paths: Sequence[PathName]) -> frozenset[PathName]:
+    """Leaves that keep the values of the model, which the pairs have under an empty name.
+
+    Raises:
+      TypeError: if something else than paths stands there.
+      ValueError: if a path is that of no leaf.
+    """
+    value = (pairs or {}).get("", ())
+    patterns = (value,) if isinstance(value, str) else value
+    if not isinstance(patterns, list | tuple) or not all(isinstance(p, str) for p in patterns):
+        raise TypeError(f"A pair of an empty name must lead to paths that are kept. Got {value!r}.")
+    found: set[PathName] = set()
+    for pattern in patterns:
+        regex = re.escape(pattern).replace(r"\*\*", ".*").replace(r"\*", "[^/]*")
+        led = {p for p in paths if re.fullmatch(regex, without_collection(p))}
+        if not led:
+            raise ValueError(
+                f"A pair must lead to a leaf of the model. {''!r}: {pattern!r} leads to none of"
+                f"{listed(paths)}"
+            )
+        found |= led
+    return frozenset(found)
 
 
 def _parsed(pattern: object, value: object) -> Pair:
@@ -169,6 +205,29 @@ def packed_owners(pairs: Sequence[Pair], torch: Sequence[TorchLayer]) -> dict[st
             paths = (pair.expanded(source.name) for source in module.tensors.values())
             found |= {without_collection(p): pair.parts for p in paths if p is not None}
     return found
+
+
+def standing_alone(
+    pairs: Sequence[Pair], names: Sequence[str], paths: Collection[str]
+) -> dict[str, str]:
+    """Tensors that a pair leads to one leaf, whatever their names say, with the path of the leaf.
+
+    They leave their modules, and the leaves their layers: so `gamma` becomes the scale of a norm.
+
+    Args:
+      pairs: The pairs.
+      names: Names of the tensors.
+      paths: Paths of the leaves, without the names of Linen's collections.
+    """
+    led: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        pair = next((pair for pair in pairs if pair.expanded(name) is not None), None)
+        if pair is not None and pair.path and not pair.parts:
+            path = without_collection(str(pair.expanded(name)))
+            if path in paths:
+                led.setdefault((pair.owner(name), path), []).append(name)
+    # A module of several tensors cannot be one leaf.
+    return {tensors[0]: path for (_, path), tensors in led.items() if len(tensors) == 1}
 
 
 def _first(pairs: Sequence[Pair], module: TorchLayer) -> Pair | None:

@@ -77,14 +77,16 @@ class Plan:
     """A conversion that can be looked at, run and turned around; `jaxmup.bridge.plan` makes it.
 
     Args:
-      entries: Tensors with the leaves that they become. Every tensor and every leaf is in exactly
-        one entry, a leaf that stacks layers once for each row.
+      entries: Tensors with the leaves that they become. Every tensor and every leaf that is not
+        kept is in exactly one entry, a leaf that stacks layers once for each row.
       shapes: Shape of each leaf by path.
+      kept: Paths of the leaves that keep the values of the model.
       notes: What names and shapes leave open and a person should look at.
     """
 
     entries: tuple[Entry, ...]
     shapes: Mapping[str, Shape]
+    kept: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def rows(self) -> Iterator[tuple[str, str, str, str]]:
@@ -97,6 +99,8 @@ class Plan:
                 f"{_shapes(p.shape for p in entry.targets) or '(none)'}",
                 entry.transform,
             )
+        for path in self.kept:
+            yield "(none)", path, f"(none) → {shown(self.shapes[path])}", "kept"
 
     def __str__(self) -> str:
         rows = list(self.rows())

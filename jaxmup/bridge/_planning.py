@@ -19,7 +19,9 @@ from jaxmup.bridge._units import (
     flax_layers,
     is_conv1d,
     is_stacked,
+    namesakes,
     torch_layers,
+    without_collection,
 )
 
 Copies: TypeAlias = Mapping[int, int]
@@ -48,10 +50,17 @@ def make_plan(
         pairs that are about nothing.
     """
     parsed = _pairs.parse(pairs)
-    torch = torch_layers(sources)
+    kept = _pairs.kept(pairs, [leaf.path for leaf in leaves])
+    shapes = {leaf.path: leaf.shape for leaf in leaves}
+    leaves = [leaf for leaf in leaves if leaf.path not in kept]
+    paths = {without_collection(leaf.path) for leaf in leaves}
+    alone = namesakes(sources, leaves)
+    alone |= _pairs.standing_alone(parsed, [source.name for source in sources], paths)
+    torch = torch_layers(sources, alone)
     weights = [source.shape for source in sources if len(source.shape) > 1]
     owners = _pairs.packed_owners(parsed, torch)
-    flax = flax_layers(leaves, weights, owners, stacked=any(map(is_stacked, torch)))
+    stacked = any(map(is_stacked, torch))
+    flax = flax_layers(leaves, weights, owners, set(alone.values()), stacked=stacked)
     settled = _pairs.apply(parsed, torch, flax)
     fits = _fits(torch, flax, settled)
     by_pairs = _copies_by_pairs(settled, fits)
@@ -73,7 +82,8 @@ def make_plan(
     said = {torch[u].name for u in settled.storages}
     return Plan(
         tuple(_with_factor(entry, own, multipliers or {}) for entry in entries),
-        {leaf.path: leaf.shape for leaf in leaves},
+        shapes,
+        tuple(path for path in shapes if path in kept),
         tuple(_hints.flattened(torch, entries, said)),
     )
 
@@ -175,7 +185,10 @@ def _chosen(
         if u in chosen:
             continue
         by_layout = {option[0].layout: option for option in ways}
-        layout = _evident(by_layout.keys(), _local_name(torch[u]), known)
+        name = _local_name(torch[u])
+        # A parameter of one's own is no Linear: only its code says which axis is that of inputs.
+        is_layers = torch[u].kind != "array" or name == "weight"
+        layout = _evident(by_layout.keys(), name, known) if is_layers else None
         if layout is None:
             unclear.append(f"{torch[u]}: {' or '.join(layout.name for layout in by_layout)}")
         else:

@@ -3,7 +3,7 @@
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -105,8 +105,10 @@ CELLS = MappingProxyType(
 """
 
 
-def torch_layers(sources: Iterable[Source]) -> list[TorchLayer]:
-    """The tensors of a state dict, module by module.
+def torch_layers(
+    sources: Iterable[Source], alone: Collection[str] = frozenset()
+) -> list[TorchLayer]:
+    """The tensors of a state dict, module by module; those of the names `alone` on their own.
 
     Example:
       >>> shapes = {"fc.weight": (3, 2), "fc.bias": (3,), "scale": ()}
@@ -118,7 +120,9 @@ def torch_layers(sources: Iterable[Source]) -> list[TorchLayer]:
     for source in sources:
         owner, _, local = source.name.rpartition(".")
         plain = local.removesuffix(_UNSCALED)
-        if cell := _CELL.fullmatch(local):
+        if source.name in alone:
+            found.setdefault((source.name, "array"), {})[local] = source
+        elif cell := _CELL.fullmatch(local):
             # A module of PyTorch may hold several layers, each in both directions. In Flax each is
             # a cell of its own, so the parts of the name become parts of a path.
             part, side, layer, direction = cell.groups()
@@ -134,6 +138,22 @@ def torch_layers(sources: Iterable[Source]) -> list[TorchLayer]:
         TorchLayer(name, read(name), kind, tensors)  # type: ignore[arg-type]
         for (name, kind), tensors in found.items()
     ]
+
+
+def namesakes(sources: Iterable[Source], leaves: Iterable[FlaxLeaf]) -> dict[str, str]:
+    """Tensors and leaves of one name and shape, where the name is a layer's on one side alone.
+
+    Such as a parameter of one's own that is called `scale`.
+    """
+    shapes = {without_collection(leaf.path): leaf.shape for leaf in leaves}
+    found: dict[str, str] = {}
+    for source in sources:
+        path = source.name.replace(".", "/")
+        local = path.rpartition("/")[2]
+        is_layers = bool(_TORCH_LOCAL.fullmatch(local.removesuffix(_UNSCALED)))
+        if shapes.get(path) == source.shape and is_layers != (local in _FLAX_LOCAL):
+            found[source.name] = path
+    return found
 
 
 def is_stacked(layer: TorchLayer) -> bool:
@@ -157,6 +177,7 @@ def flax_layers(
     leaves: Sequence[FlaxLeaf],
     weights: Iterable[Shape],
     owners: Mapping[str, tuple[str, ...]],
+    alone: Collection[str] = frozenset(),
     *,
     stacked: bool,
 ) -> list[FlaxLayer]:
@@ -167,19 +188,29 @@ def flax_layers(
       weights: Shapes of PyTorch's weights, by which a kernel of a tree without types is seen to be
         a stack.
       owners: Paths whose layers belong together, with the names of those layers in their order.
+      alone: Paths of leaves that are no part of a layer, without the names of collections.
       stacked: Whether query, key and value of every attention belong together.
 
     Raises:
       ValueError: naming the layers, if a name of `owners` is that of none or of several.
     """
     owned: dict[str, dict[str, FlaxLeaf]] = {}
+    arrays: dict[str, dict[str, FlaxLeaf]] = {}
     for leaf in leaves:
         owner, _, local = without_collection(leaf.path).rpartition("/")
-        name, local = (owner, local) if local in _FLAX_LOCAL else (leaf.path, "")
-        owned.setdefault(name, {})[local] = leaf
+        path = without_collection(leaf.path)
+        if path in alone:
+            arrays[leaf.path] = {local: leaf}
+        elif local in _FLAX_LOCAL:
+            owned.setdefault(owner, {})[local] = leaf
+        else:
+            arrays[leaf.path] = {"": leaf}
     known = frozenset(weights)
     layers = [
-        layer for name, parts in owned.items() for layer in _rows_of_layer(name, parts, known)
+        layer
+        for is_array, group in ((False, owned), (True, arrays))
+        for name, parts in group.items()
+        for layer in _rows_of_layer(name, parts, known, is_array=is_array)
     ]
     return _grouped(layers, owners, stacked=stacked)
 
@@ -191,12 +222,12 @@ def without_collection(path: str) -> str:
 
 
 def _rows_of_layer(
-    name: str, parts: Mapping[str, FlaxLeaf], weights: frozenset[Shape]
+    name: str, parts: Mapping[str, FlaxLeaf], weights: frozenset[Shape], *, is_array: bool
 ) -> list[FlaxLayer]:
     stacked = _stacked_axes(parts, weights)
     words = read(without_collection(name))
     first = next(iter(parts.values()))
-    kind = "array" if "" in parts else first.kind
+    kind = "array" if is_array else first.kind
     return [
         FlaxLayer(
             name + (str(list(row)) if row else ""),
