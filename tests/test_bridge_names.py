@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from flax import linen, nnx
 
 from jaxmup import bridge
 
@@ -159,3 +159,68 @@ def test_to_keep_nothing_is_refused():
         bridge.plan({"fc.weight": OTHER}, Rotated(), {"": "rope/*"})
     with pytest.raises(ValueError, match="abstract"):
         bridge.from_torch({"fc.weight": OTHER}, nnx.eval_shape(Rotated), {"": "*"})
+
+
+# ------------------------------------------------------------------------------- weight norm
+
+HOOK = ("weight_g", "weight_v")
+PARAMETRIZED = ("parametrizations.weight.original0", "parametrizations.weight.original1")
+
+
+class NormedByWeight(nnx.Module):
+    def __init__(self, inner: nnx.Module):
+        self.dense = nnx.WeightNorm(inner, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        return self.dense(x)
+
+
+def effective(scale: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """The weight that PyTorch's documentation gives: g · v / ‖v‖ for each output."""
+    axes = tuple(range(1, direction.ndim))
+    return scale * direction / np.sqrt((direction**2).sum(axes, keepdims=True))
+
+
+@pytest.mark.parametrize("names", [HOOK, PARAMETRIZED], ids=["hook", "parametrized"])
+@pytest.mark.parametrize("framework", ["nnx", "linen"])
+def test_weight_norm_computes_what_pytorch_documents(names, framework):
+    rng = np.random.default_rng(0)
+    scale, direction = rng.normal(size=(7, 1)).astype("f4"), rng.normal(size=(7, 5)).astype("f4")
+    bias, x = rng.normal(size=7).astype("f4"), rng.normal(size=(3, 5)).astype("f4")
+    state = {"dense.bias": bias, f"dense.{names[0]}": scale, f"dense.{names[1]}": direction}
+    if framework == "nnx":
+        model = NormedByWeight(nnx.Linear(5, 7, rngs=nnx.Rngs(0)))
+        made = bridge.from_torch(state, model)
+        got = made(x)
+    else:
+        module = linen.WeightNorm(linen.Dense(7))
+        model = module.init(jax.random.key(0), x)
+        made = bridge.from_torch(state, model)
+        got = module.apply(made, x)
+    want = x @ effective(scale, direction).T + bias
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    back = bridge.to_torch(bridge.from_torch(state, model), state)
+    assert back.keys() == state.keys()
+    for name, tensor in state.items():
+        np.testing.assert_array_equal(back[name], tensor)
+
+
+def test_weight_norm_of_a_convolution():
+    rng = np.random.default_rng(0)
+    scale, direction = rng.normal(size=(4, 1, 1)), rng.normal(size=(4, 2, 3))
+    state = {"dense.weight_g": scale.astype("f4"), "dense.weight_v": direction.astype("f4")}
+    inner = nnx.Conv(2, 4, (3,), use_bias=False, rngs=nnx.Rngs(0))
+    made = bridge.from_torch(state, NormedByWeight(inner))
+    x = rng.normal(size=(1, 3, 2)).astype("f4")  # the output in the middle sees all of it
+    want = np.einsum("oiw,wi->o", effective(scale, direction), x[0])
+    np.testing.assert_allclose(made(x)[0, 1], want, rtol=1e-4)
+
+
+def test_weights_without_a_norm_do_not_fill_a_normed_layer():
+    state = {"dense.weight": np.ones((7, 5), "f4"), "dense.bias": np.ones(7, "f4")}
+    with pytest.raises(ValueError, match=r"Of Flax these fit no tensor"):
+        bridge.plan(state, NormedByWeight(nnx.Linear(5, 7, rngs=nnx.Rngs(0))))
+    normed = {"dense.bias": state["dense.bias"], "dense.weight_g": np.ones((7, 1), "f4")}
+    normed["dense.weight_v"] = state["dense.weight"]
+    with pytest.raises(ValueError, match=r"Of PyTorch these fit no leaf"):
+        bridge.plan(normed, nnx.Linear(5, 7, rngs=nnx.Rngs(0)))

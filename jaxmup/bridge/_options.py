@@ -19,6 +19,7 @@ from jaxmup.bridge._layouts import (
 from jaxmup.bridge._plan import Entry, Place
 from jaxmup.bridge._units import (
     CELLS,
+    NORM_SCALE,
     QKV,
     FlaxLayer,
     TorchLayer,
@@ -30,7 +31,7 @@ from jaxmup.bridge._units import (
 Option: TypeAlias = tuple[Entry, ...]
 """One way to convert a module: an entry for each of its tensors, that of its weight first."""
 _ROLES = {"weight": ("kernel", "scale", "embedding"), "bias": ("bias",)}
-_ROLES |= {"running_mean": ("mean",), "running_var": ("var",)}
+_ROLES |= {"running_mean": ("mean",), "running_var": ("var",), NORM_SCALE: (NORM_SCALE,)}
 _COUNTER = "num_batches_tracked"  # of batches that a running average has seen; Flax keeps none
 
 
@@ -80,7 +81,7 @@ def _layer(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
         if role == "kernel":
             layouts = kernel_layouts(source.shape, place.shape, flax.kind)
             kernels = [Entry((source,), (place,), layout) for layout in layouts]
-        elif _fits(source.shape, place.shape, flat=role == "bias"):
+        elif _fits(source.shape, place.shape, flat=role in ("bias", NORM_SCALE)):
             fixed.append(Entry((source,), (place,), COPY))
         else:
             return []
@@ -90,8 +91,13 @@ def _layer(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
 
 
 def _fits(source: Shape, place: Shape, *, flat: bool) -> bool:
-    """True if shapes are equal; `flat` for a bias, whose heads may have an axis of their own."""
-    return source == place or (flat and source == (math.prod(place),))
+    """True if shapes are equal.
+
+    With `flat`, of one axis at least that is longer than 1: heads may have an axis of their own in
+    a bias, and the scale of a norm keeps the axes of the weight.
+    """
+    one = [size for size in source if size > 1]
+    return source == place or (flat and len(one) < 2 and math.prod(source) == math.prod(place))
 
 
 def kernel_layouts(weight: Shape, kernel: Shape, kind: str | None) -> Iterator[Layout]:

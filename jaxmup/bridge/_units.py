@@ -83,6 +83,9 @@ class FlaxLayer(NamedTuple):
 _TORCH_LOCAL = re.compile(r"weight|bias|running_mean|running_var|num_batches_tracked")
 _IN_PROJ = re.compile(r"in_proj_weight|in_proj_bias|[qkv]_proj_weight")
 _CELL = re.compile(r"(weight|bias)_(ih|hh)((?:_l\d+)?)((?:_reverse)?)")
+# PyTorch's two ways to write weight norm, whose weight is g · v / ‖v‖ for each output.
+_NORMED = re.compile(r"(?:(.*)\.)?(?:weight_([gv])|parametrizations\.weight\.original([01]))")
+NORM_SCALE = "norm_scale"
 _UNSCALED = "_unscaled"  # the abcd layer of torch_ref and of Cellarium
 _FLAX_LOCAL = ("kernel", "bias", "scale", "embedding", "mean", "var")
 COLLECTIONS = ("params", "batch_stats")
@@ -122,6 +125,10 @@ def torch_layers(
         plain = local.removesuffix(_UNSCALED)
         if source.name in alone:
             found.setdefault((source.name, "array"), {})[local] = source
+        elif normed := _NORMED.fullmatch(source.name):
+            name, letter, number = normed.groups()
+            part = NORM_SCALE if letter == "g" or number == "0" else "weight"
+            found.setdefault((name or "", "layer"), {})[part] = source
         elif cell := _CELL.fullmatch(local):
             # A module of PyTorch may hold several layers, each in both directions. In Flax each is
             # a cell of its own, so the parts of the name become parts of a path.
@@ -205,6 +212,7 @@ def flax_layers(
             owned.setdefault(owner, {})[local] = leaf
         else:
             arrays[leaf.path] = {"": leaf}
+    _join_weight_norms(owned, arrays)
     known = frozenset(weights)
     layers = [
         layer
@@ -213,6 +221,26 @@ def flax_layers(
         for layer in _rows_of_layer(name, parts, known, is_array=is_array)
     ]
     return _grouped(layers, owners, stacked=stacked)
+
+
+def _join_weight_norms(
+    owned: dict[str, dict[str, FlaxLeaf]], arrays: dict[str, dict[str, FlaxLeaf]]
+) -> None:
+    """Puts the scales of a `WeightNorm` to the layers that they are of.
+
+    NNX keeps them beside the layer, in `scales`; Linen under the path of the layer's kernel, which
+    stands below the name of the `WeightNorm`.
+    """
+    for path in list(arrays):
+        above, found, _ = path.rpartition("scales/('kernel',)")
+        if found and "kernel" in owned.get(name := f"{above}layer_instance", {}):
+            owned[name][NORM_SCALE] = arrays.pop(path)[""]
+    for name in [name for name, parts in owned.items() if parts.keys() == {"scale"}]:
+        *parts, last = name.split("/")
+        paths = ["/".join(parts[:i] + parts[i + 1 :]) for i in range(len(parts))]
+        layers = [p for p in ("/".join(parts), *paths) if "kernel" in owned.get(p, {})]
+        if last == "kernel" and layers:
+            owned[layers[0]][NORM_SCALE] = owned.pop(name)["scale"]
 
 
 def without_collection(path: str) -> str:
