@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
@@ -138,7 +138,7 @@ def _memory(tensor: TensorLike) -> Hashable:
 
 def _from_safetensors(path: Path) -> Checkpoint:
     file = _safetensors.Reader(path)
-    return Checkpoint(str(path), file.sources, file.read)
+    return Checkpoint(str(path), file.sources, file.read, _tied_by_aliases([file]))
 
 
 def _from_index(path: Path) -> Checkpoint:
@@ -149,12 +149,23 @@ def _from_index(path: Path) -> Checkpoint:
     for name, shard in shard_of.items():
         if name not in found or found[name][1] is not files[shard]:
             raise ValueError(f"{path}: {name} must be in {shard}, and is not.")
-    if extra := [name for name in found if name not in shard_of]:
+    aliases = {alias for file in files.values() for alias in file.aliases}
+    if extra := [name for name in found if name not in shard_of and name not in aliases]:
         raise ValueError(
             f"{path}: the shards hold tensors that the index lacks: {extra[:_NAMED_IN_ERRORS]}."
         )
-    sources = tuple(found[name][0] for name in shard_of)
-    return Checkpoint(str(path), sources, lambda name: found[name][1].read(name))
+    sources = tuple(s for s, _ in found.values())
+    tied = _tied_by_aliases(files.values())
+    return Checkpoint(str(path), sources, lambda name: found[name][1].read(name), tied)
+
+
+def _tied_by_aliases(files: Iterable[_safetensors.Reader]) -> tuple[tuple[str, ...], ...]:
+    """The names of each tensor that has several."""
+    names: dict[str, list[str]] = {}
+    for file in files:
+        for alias, name in file.aliases.items():
+            names.setdefault(name, [name]).append(alias)
+    return tuple(map(tuple, names.values()))
 
 
 def _weight_map(path: Path) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The state of an optimizer of torch, checked, by the names of its tensors."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,8 +41,17 @@ class TorchRun(NamedTuple):
     step: int | None
 
     def group_of(self) -> dict[str, TorchGroup]:
-        """The group of each tensor."""
+        """The group of each tensor that is trained."""
         return {self.names[i]: group for group in self.groups for i in group.indices}
+
+    def without(self, names: Collection[str]) -> "TorchRun":
+        """The run with some tensors untrained: in the optimizer, and never moved by it."""
+        groups = tuple(
+            group._replace(indices=tuple(i for i in group.indices if self.names[i] not in names))
+            for group in self.groups
+        )
+        moments = {name: held for name, held in self.moments.items() if name not in names}
+        return self._replace(groups=groups, moments=moments)
 
 
 def read_run(torch_state: Mapping[str, Any], names: Sequence[str] | None) -> TorchRun:
@@ -53,8 +62,9 @@ def read_run(torch_state: Mapping[str, Any], names: Sequence[str] | None) -> Tor
       names: Names of the tensors in the order of their indices, where the groups hold none.
 
     Raises:
-      ValueError: if it is no state, or of an optimizer that is not in the table, or a moment is
-        not finite, or the tensors have made different numbers of steps.
+      ValueError: if it is no state, or of an optimizer that is not in the table, or names its
+        tensors otherwise than `names`, or a moment is not finite, or those of the tensors that
+        have made steps have made different numbers of them.
     """
     if not {"state", "param_groups"} <= set(torch_state):
         raise ValueError(
@@ -83,7 +93,12 @@ def read_run(torch_state: Mapping[str, Any], names: Sequence[str] | None) -> Tor
         for name in (by_index[i] for i in group.indices)
         if name not in counts
     }
-    return TorchRun(groups, by_index, kept, _one_step(counts))
+    # torch passes over what has no gradient: a frozen tensor, or one that the loss does not see.
+    untrained = (
+        {name for name, count in counts.items() if not count} if any(counts.values()) else ()
+    )
+    counts = {name: count for name, count in counts.items() if name not in untrained}
+    return TorchRun(groups, by_index, kept, _one_step(counts)).without(untrained)
 
 
 def _group(position: int, group: Mapping[str, Any]) -> TorchGroup:
@@ -117,9 +132,16 @@ def _number(value: Any) -> Any:
 
 def _names(groups: Sequence[Mapping[str, Any]], names: Sequence[str] | None) -> dict[int, str]:
     indices = [i for group in groups for i in group["params"]]
-    if names is None and all("param_names" in group for group in groups):
-        held = [name for group in groups for name in group["param_names"]]
-        return dict(zip(indices, held, strict=True))
+    held = [name for group in groups for name in group.get("param_names", ())]
+    if len(held) == len(indices):
+        by_index = dict(zip(indices, held, strict=True))
+        given = dict(zip(sorted(indices), names or (), strict=False))
+        if names is not None and (given != by_index or len(names) != len(held)):
+            raise ValueError(
+                "`names` must be those that the state has, if it has any. The state has "
+                f"{[by_index[i] for i in sorted(indices)]}; `names` are {list(names)}."
+            )
+        return by_index
     names = () if names is None else names
     if len(indices) != len(names) or len(set(names)) != len(names):
         raise ValueError(
