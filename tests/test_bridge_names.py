@@ -224,3 +224,10 @@ def test_weights_without_a_norm_do_not_fill_a_normed_layer():
     normed["dense.weight_v"] = state["dense.weight"]
     with pytest.raises(ValueError, match=r"Of PyTorch these fit no leaf"):
         bridge.plan(normed, nnx.Linear(5, 7, rngs=nnx.Rngs(0)))
+
+
+def test_the_direction_of_a_normed_weight_is_no_weight():
+    state = {"fc.weight_g": np.ones((7, 1), "f4"), "fc.weight_v": np.ones((7, 5), "f4")}
+    model = {"fc": {"kernel": jax.ShapeDtypeStruct((5, 7), "f4")}}
+    with pytest.raises(ValueError, match=r"(?s)v without g is another weight.*fc"):
+        bridge.plan(state, model, {"fc.weight_v": "fc/kernel", "fc.weight_g": None})

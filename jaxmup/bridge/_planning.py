@@ -13,6 +13,7 @@ from jaxmup.bridge._options import Option, options
 from jaxmup.bridge._pairs import Pairs, Settled
 from jaxmup.bridge._plan import Entry, Plan, Source
 from jaxmup.bridge._units import (
+    NORM_SCALE,
     FlaxLayer,
     FlaxLeaf,
     TorchLayer,
@@ -20,6 +21,7 @@ from jaxmup.bridge._units import (
     is_conv1d,
     is_stacked,
     namesakes,
+    norm_part,
     torch_layers,
     without_collection,
 )
@@ -73,6 +75,7 @@ def make_plan(
         # Memory alone is no proof that Flax ties the two as well: it may have a leaf for each copy,
         # which the first attempt left over.
         entries = list(_entries(torch, flax, settled, fits, by_pairs))
+    _require_norms_whole(torch, settled)
     entries += [
         Entry((source,), (), DROPPED)
         for u in sorted(settled.dropped)
@@ -113,6 +116,23 @@ def _fits(torch: Sequence[TorchLayer], flax: Sequence[FlaxLayer], settled: Settl
         if u not in settled.dropped:
             fits[u] = found[key] & settled.allowed(u)
     return fits
+
+
+def _require_norms_whole(torch: Sequence[TorchLayer], settled: Settled) -> None:
+    """Raises a `ValueError` if the scale of a weight norm is left out and its direction is not."""
+    parts: dict[tuple[str, str], bool] = {}
+    for u, module in enumerate(torch):
+        for source in module.tensors.values():
+            if part := norm_part(source.name):
+                parts[part] = u in settled.dropped
+    alone = [owner for (owner, part), left_out in parts.items() if left_out and part == NORM_SCALE]
+    alone = [owner for owner in alone if not parts.get((owner, "weight"), True)]
+    if alone:
+        raise ValueError(
+            "A weight under weight norm is g · v / ‖v‖, and v without g is another weight. Pairs "
+            f"leave g out of{listed(alone)}\nConvert to a `WeightNorm` of Flax, or take the norm "
+            "off in PyTorch with `torch.nn.utils.parametrize.remove_parametrizations`."
+        )
 
 
 def _copies_by_pairs(settled: Settled, fits: Fits) -> dict[int, int]:

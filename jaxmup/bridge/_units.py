@@ -125,10 +125,9 @@ def torch_layers(
         plain = local.removesuffix(_UNSCALED)
         if source.name in alone:
             found.setdefault((source.name, "array"), {})[local] = source
-        elif normed := _NORMED.fullmatch(source.name):
-            name, letter, number = normed.groups()
-            part = NORM_SCALE if letter == "g" or number == "0" else "weight"
-            found.setdefault((name or "", "layer"), {})[part] = source
+        elif normed := norm_part(source.name):
+            name, part = normed
+            found.setdefault((name, "layer"), {})[part] = source
         elif cell := _CELL.fullmatch(local):
             # A module of PyTorch may hold several layers, each in both directions. In Flax each is
             # a cell of its own, so the parts of the name become parts of a path.
@@ -161,6 +160,20 @@ def namesakes(sources: Iterable[Source], leaves: Iterable[FlaxLeaf]) -> dict[str
         if shapes.get(path) == source.shape and is_layers != (local in _FLAX_LOCAL):
             found[source.name] = path
     return found
+
+
+def norm_part(name: str) -> tuple[str, str] | None:
+    """The module of a weight under weight norm and the part of it that a tensor is, if it is one.
+
+    Example:
+      >>> norm_part("fc.weight_g"), norm_part("fc.weight")
+      (('fc', 'norm_scale'), None)
+    """
+    found = _NORMED.fullmatch(name)
+    if found is None:
+        return None
+    owner, letter, number = found.groups()
+    return owner or "", NORM_SCALE if letter == "g" or number == "0" else "weight"
 
 
 def is_stacked(layer: TorchLayer) -> bool:
