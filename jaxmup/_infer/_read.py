@@ -37,7 +37,7 @@ class Programs(NamedTuple):
 
 def programs_of(
     small: Instance, other: Instance, large: Instance, with_depth: Callable[[Size], Instance]
-) -> Programs | None:
+) -> Programs:
     """The programs of a model, all with the base model's structure.
 
     A target of another depth stands for itself with the base model's depth: whatever base and delta
@@ -49,14 +49,10 @@ def programs_of(
       large: The target.
       with_depth: Function of a size to the model of that size.
 
-    Returns:
-      `None` if nobody has said what the model is called with.
-
     Raises:
-      ValueError: if the model cannot be called with its inputs.
+      TypeError: if the model is nothing that can be called.
+      ValueError: if the model refuses its inputs.
     """
-    if not small.is_callable:
-        return None
     names = list(small.parameters)
     alike: Instance | None = large
     if list(large.parameters) != names:
@@ -83,9 +79,13 @@ class Reader:
 
     Args:
       programs: The programs.
-      given: Kinds of the axes of parameters that the user has given rules for.
+      given: Kinds of the axes of parameters that the user, or a jaxmup layer, has given.
       fixed: Names of the parameters that cannot carry a gain, as those that do not train.
       has_gains: False if layers apply factors of their own, so that no factor is missing.
+
+    Attributes:
+      shown: Kind of each axis of each parameter as the program alone shows it.
+      kinds: The same, but for those that are given.
     """
 
     def __init__(
@@ -102,7 +102,8 @@ class Reader:
         if self.uses.made_matrices:
             raise ValueError(_MADE.format(listed(map(_described, self.uses.made_matrices))))
         self._warn_of_uneven_parts()
-        self.kinds = {name: given.get(name) or self._kinds(name) for name in self.names}
+        self.shown = {name: self._kinds(name) for name in self.names}
+        self.kinds = self.shown | dict(given)
         self.solution = Solution({}, [])
         if has_gains:
             self._solve(fixed)
