@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
+import jax.numpy as jnp
+
 from jaxmup._check import listed
 from jaxmup._infer._gains import Solution, at, solve
 from jaxmup._infer._growth import NONE, Growth, of_sizes
@@ -96,6 +98,7 @@ class Reader:
         has_gains: bool,
     ):
         self.flat: Flat = _one_by_one(flatten(*programs.programs))
+        _require_same_lengths(self.flat)
         self.names = programs.names
         self.inputs = dict(zip(self.names, self.flat.inputs, strict=False))
         self.uses = Uses(self.flat, {node: name for name, node in self.inputs.items()})
@@ -247,6 +250,19 @@ def _one_by_one(flat: Flat) -> Flat:
     return flat
 
 
+def _require_same_lengths(flat: Flat) -> None:
+    """Raises a `ValueError` if iterations that build on each other are of a growing number."""
+    wrong = [
+        f"{scan.line or 'an unknown line'}: {scan.lengths[0]} in `base`, {scan.lengths[1]} in "
+        "`delta`"
+        for scan in flat.scans
+        if scan.lengths[0] != scan.lengths[1]
+        and any(jnp.issubdtype(node.types[0].dtype, jnp.inexact) for node in scan.carry)
+    ]
+    if wrong:
+        raise ValueError(_LENGTHS.format(listed(wrong)))
+
+
 def _described(node: Node) -> str:
     return (
         f"`{node.op}` at {node.line or 'an unknown line'}, of {node.parents[0].shapes[0]} in `base`"
@@ -261,6 +277,11 @@ _NO_TARGET = (
     "muP asks for factors that this model lacks, and base and delta alone do not tell how large "
     "they are at a target of another depth. Give `base`, `delta` and `target` as mappings, with "
     "the depth as an entry of its own."
+)
+_LENGTHS = (
+    "A loop that hands values on must have as many iterations in `base` as in `delta`: layers and "
+    "steps are no width. It differs at{}\n"
+    "Give both the same number; that of `target` may be another."
 )
 _UNREAD = (
     "Every operation of the model must be one of which it is known how its result grows with the "

@@ -201,7 +201,7 @@ class Instance:
             function = function.func
         function = inspect.unwrap(function)
         code = getattr(function, "__code__", None)
-        name = getattr(function, "__qualname__", repr(function))
+        name = getattr(function, "__qualname__", repr(function)).rpartition("<locals>.")[2]
         return (
             name
             if code is None
