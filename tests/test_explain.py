@@ -263,7 +263,7 @@ SHOWN = {
     "every layer": ("models_here:mlp --target 64 --every", ["hidden/1/kernel", "hidden/2/kernel"]),
     "another family": ("models_here:mlp --target 64 --optimizer sgd", ["mup/table8 (sgd)", "4"]),
     "a plain model": (
-        "models_here:plain --base 16 --target 64",
+        "models_here:plain --base 16 --target 64 --inputs models_here:inputs",
         ["mup/table3 (adam)", "layers/1/kernel", "base * 0.25"],
     ),
     "Linen": ("models_here:dense --target 64 --inputs models_here:inputs", ["in 8, out 16->64"]),
@@ -306,12 +306,16 @@ REFUSED = {
     ),
     "the model fails": ("models_here:raises", "NameError: name 'undefined' is not defined"),
     "the base model fails": (
-        "models_here:raises_at_base --base 16",
+        "models_here:raises_at_base --base 16 --inputs models_here:inputs",
         "The model of width 16 could not be built: TypeError",
     ),
     "no inputs": ("models_here:dense", "Got no `--inputs`"),
     "no base": ("models_here:plain", "Got no `--base`"),
-    "a tree without roles": ("models_here:tree --base 16", "The axes of a parameter must be known"),
+    "a plain model without inputs": ("models_here:plain --base 16", "Got no `--inputs`"),
+    "a tree that cannot be called": (
+        "models_here:tree --base 16 --inputs models_here:inputs",
+        "`apply` for a model that cannot be called",
+    ),
     "no such family": ("models_here:mlp --optimizer x", "`optimizer` must be one of 'sgd'"),
     "no such gauge": ("models_here:mlp --gauge x", "`gauge` must be one of 'table3'"),
     "another gauge than the layers'": ("models_here:mlp --gauge table3", "readout/kernel"),

@@ -83,7 +83,8 @@ def rescale(
       >>> import jaxmup
       >>> make_model = lambda width, rngs: nnx.Linear(width, 10, rngs=rngs)
       >>> rule = jaxmup.parametrization("mup", "adam", gauge="table3")
-      >>> specs = jaxmup.infer(make_model, base=64, delta=128, target=1024)
+      >>> inputs = lambda width: jax.ShapeDtypeStruct((1, width), "float32")
+      >>> specs = jaxmup.infer(make_model, base=64, delta=128, target=1024, inputs=inputs)
       >>> model = jaxmup.rescale(
       ...     make_model, specs, rule, base=64, target=1024, key=jax.random.key(0)
       ... )

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from flax import nnx
 
     from jaxmup import Model, Parametrization
-    from jaxmup._model import Instance
     from jaxmup._tree import Specs, Tree
     from jaxmup.bridge import Conversion, Plan
     from jaxmup.bridge._pairs import Pairs
@@ -120,26 +119,7 @@ def _abstract(model: "Model", size: int) -> tuple["nnx.Module | Tree", "Specs | 
     held = instance.join(instance.parts)
     if instance.kind != "linen":
         return held, None
-    return linen.unbox(held), _specs(instance)
-
-
-def _specs(instance: "Instance") -> "Specs":
-    """The specs of jaxmup's layers in a Linen module, by name; other layers multiply by nothing."""
-    from jaxmup import Axis, ParamSpec, linen
-    from jaxmup._tree import leaves_by_path
-
-    if instance.specs is not None:
-        return instance.specs
-    args, kwargs = instance.inputs or ((), {})
-    module = instance.make(None)
-    declared = leaves_by_path(linen.multipliers(module, *args, **kwargs))
-    plain = {
-        name: ParamSpec(tuple(Axis("output", size) for size in x.shape))
-        for name, x in instance.parameters.items()
-        if name not in declared
-    }
-    specs = leaves_by_path(instance.declared(plain))
-    return {name: specs[name] for name in declared}
+    return linen.unbox(held), instance.specs_of_layers
 
 
 def _parametrization(gauge: str, optimizer: str) -> "Parametrization":

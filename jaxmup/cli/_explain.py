@@ -141,6 +141,13 @@ def _specs(
             "Not every parameter is of a jaxmup layer, so models must be compared to find what "
             "grows. Got no `--base`. Pass the width of the base model."
         )
+    if model.inputs is None:
+        raise BadInputError(
+            "Not every parameter is of a jaxmup layer, so the model must be called to find what "
+            "each does. Got no `--inputs`. Pass a function of the width that returns what it is "
+            "called with, such as package.module:make_inputs. For a tree of parameters name a "
+            "jaxmup.Model, which has an `apply`."
+        )
     import jax
 
     from jaxmup import infer

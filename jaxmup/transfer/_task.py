@@ -54,8 +54,9 @@ class Task:
       evaluation: Batch on which the loss at the end is taken.
       loss_fn: Function of a model and a batch that returns a scalar. It calls the model: a Linen
         module is a function of its inputs here, a tree of arrays is itself.
-      inputs: Arguments that a Linen module is called with, as for `jaxmup.infer`; `None` for the
-        first part of `evaluation`.
+      inputs: Arguments that the model is called with, as for `jaxmup.infer`; `None` for the first
+        part of `evaluation` for a Linen module or a `Model` with an `apply`, and for any other as
+        `loss_fn` calls it on `evaluation`.
       rules: What axes do, by path, for `jaxmup.infer`.
 
     Raises:
