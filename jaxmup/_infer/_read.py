@@ -14,7 +14,8 @@ from jaxmup._check import listed
 from jaxmup._infer._gains import Solution, at, solve
 from jaxmup._infer._growth import NONE, Growth, of_sizes
 from jaxmup._infer._leaf import Kinds
-from jaxmup._infer._orders import HALF, Equation, Orders, Unknown, direction_of
+from jaxmup._infer._order import HALF, Equation, Unknown, direction_of
+from jaxmup._infer._orders import Orders
 from jaxmup._infer._reading import Reading
 from jaxmup._infer._uses import Uses, natures, uneven
 from jaxmup._model import Instance
