@@ -342,6 +342,19 @@ def test_mixture_of_experts(api, x64):
     assert abs(np.std(up) / 0.25 - 1) < z_bound(up.size)  # 4^-1/2 of the stored kernel, times 1/2
 
 
+@each_api
+def test_experts_of_variance_one(api):
+    arguments = MLP | {"parametrization": parametrization("mup", gauge="unit")}
+    if api == "nnx":
+        block = jaxmup.nnx.MixtureOfExperts(16, 32, 3, 2, **arguments, rngs=nnx.Rngs(0))
+    else:
+        block = jaxmup.linen.MixtureOfExperts(32, 3, 2, **arguments)
+    params, _, specs = block_params(block, draw(2, 3, 16))
+    for name, w in params.items():
+        assert abs(np.std(w) - 1) < z_bound(w.size)
+    assert specs["up/kernel"].init_std == 0.5  # base width 4, whatever the number of experts
+
+
 DEEP = parametrization("mup", depth_alpha=1.0)
 DEPTH = {"parametrization": DEEP, "depth_ratio": 4.0}
 

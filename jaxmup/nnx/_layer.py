@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 
 from jaxmup import functional
 from jaxmup._axes import LayerAxes
-from jaxmup._parameter import Initializer, Parameter, declare
+from jaxmup._parameter import Initializer, Parameter, declare, known_initializers
 from jaxmup._parametrization import Parametrization, ParametrizationName
 
 M = TypeVar("M", bound=nnx.Module)
@@ -75,6 +75,7 @@ def scaled_arguments(
         axes,
         parametrization,
         default_inits=[name for name in inits if inits[name] is defaults[name]],
+        known=known_initializers(inits),
         dtype=given.get("dtype"),
         param_dtype=given.get("param_dtype"),
         **constants,

@@ -7,6 +7,7 @@ from typing import Any
 from flax import nnx
 from jax.nn.initializers import zeros
 
+from jaxmup._parameter import orthogonal
 from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup.nnx._linear import Linear
 
@@ -33,7 +34,9 @@ class _Cell:
         arguments = {**flax, **_WITHOUT_VALUES}
         super().__init__(in_features, hidden_features, rngs=rngs, **arguments)  # type: ignore[call-arg]
         parameters = inspect.signature(super().__init__).parameters
-        inits = {name: parameters[name].default for name in _WITHOUT_VALUES} | flax
+        inits = {name: parameters[name].default for name in _WITHOUT_VALUES}
+        inits["recurrent_kernel_init"] = orthogonal(inits["recurrent_kernel_init"])
+        inits |= flax
         if "kernel_init" not in flax:  # Flax's default is that of its linear layer
             del inits["kernel_init"]
         shared = {
