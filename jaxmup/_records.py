@@ -6,6 +6,7 @@ equal to 1. A record holds none of that, so a file that does was edited or damag
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import types
@@ -39,8 +40,8 @@ class Document(NamedTuple):
     def error(self, message: str, at: At = ()) -> ValueError:
         """An error about the part at these names and positions, or the nearest that is there."""
         line = self.line + self.text.count("\n", 0, _start(self.text, at))
-        place = f" At {'/'.join(map(str, at))}:" if at else ""
-        return ValueError(f"{self.path}, line {line}:{place} {message}")
+        place = f", at {'/'.join(map(str, at))}" if at else ""
+        return ValueError(f"{self.path}, line {line}{place}: {message}")
 
     @contextlib.contextmanager
     def building(self, what: str, at: At = ()) -> Iterator[None]:
@@ -53,7 +54,7 @@ class Document(NamedTuple):
         try:
             yield
         except _PlacedError as error:
-            raise self.error(f"It must be {what}. {error.message}", (*at, *error.at)) from None
+            raise self.error(error.message, (*at, *error.at)) from None
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise self.error(f"It must be {what}. {_words(error)}", at) from error
 
@@ -156,7 +157,7 @@ def build(hint: Any, value: Any, readers: Mapping[Any, Callable[[Any], Any]], at
       at: Where the value stands.
     """
     if hint in readers:
-        with _placed(at):
+        with _placed(at, is_inside=True):
             return readers[hint](value)
     if hint is Any:
         return value
@@ -181,6 +182,18 @@ def build(hint: Any, value: Any, readers: Mapping[Any, Callable[[Any], Any]], at
     is_kind, what = _KINDS[hint]
     _require(is_kind(value), at, what, value)
     return value
+
+
+def as_json(value: Any) -> Any:
+    """A value as it comes back from JSON, which has lists alone.
+
+    Example:
+      >>> as_json({"sizes": (1, 2)})
+      {'sizes': [1, 2]}
+    """
+    if isinstance(value, Mapping):
+        return {name: as_json(held) for name, held in value.items()}
+    return [as_json(held) for held in value] if isinstance(value, tuple | list) else value
 
 
 def difference(found: Any, written: Any, at: At = ()) -> tuple[At, Any, Any] | None:
@@ -208,14 +221,17 @@ def same(found: Any, written: Any) -> bool:
     return difference(found, written) is None
 
 
+_hints = functools.cache(hints_of)
+
+
 def _dataclass(cls: Any, value: Any, readers: Mapping[Any, Callable[[Any], Any]], at: At) -> Any:
     _require(isinstance(value, dict), at, "an object", value)
-    hints = hints_of(cls)
+    hints = _hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]
     missing = [name for name in names if name not in value]
     more = [name for name in value if name not in names]
     if missing or more:
-        message = f"{cls.__name__} must have the fields {', '.join(names)}."
+        message = f"It must have the fields {', '.join(names)}."
         message += f" It lacks {', '.join(missing)}." if missing else ""
         message += f" It has {', '.join(more)} too." if more else ""
         raise _PlacedError((*at, *more[:1]), message)
@@ -225,12 +241,12 @@ def _dataclass(cls: Any, value: Any, readers: Mapping[Any, Callable[[Any], Any]]
 
 
 @contextlib.contextmanager
-def _placed(at: At) -> Iterator[None]:
+def _placed(at: At, *, is_inside: bool = False) -> Iterator[None]:
     """Says where the value stands of which a constructor complains."""
     try:
         yield
-    except _PlacedError:
-        raise
+    except _PlacedError as error:
+        raise _PlacedError((*at, *error.at) if is_inside else error.at, error.message) from None
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise _PlacedError(at, _words(error)) from error
 

@@ -23,9 +23,10 @@ def digest(program: ClosedJaxpr) -> str:
     the program calls back is not looked into.
 
     Example:
-      >>> digest(jax.make_jaxpr(lambda x: 2 * x)(1.0)) == digest(jax.make_jaxpr(lambda y: 2 * y)(1.0))
+      >>> program = jax.make_jaxpr(lambda x: 2 * x)(1.0)
+      >>> digest(program) == digest(jax.make_jaxpr(lambda renamed: 2 * renamed)(1.0))
       True
-      >>> digest(jax.make_jaxpr(lambda x: 2 * x)(1.0)) == digest(jax.make_jaxpr(lambda x: 3 * x)(1.0))
+      >>> digest(program) == digest(jax.make_jaxpr(lambda x: 3 * x)(1.0))
       False
     """
     return hashlib.sha256("\n".join(_lines(program)).encode()).hexdigest()[:16]
@@ -58,7 +59,9 @@ def _lines(program: ClosedJaxpr) -> list[str]:
         outputs = " ".join(map(new, equation.outvars))
         return f"{outputs} = {equation.primitive.name} {_parameters(equation.params)} {inputs}"
 
-    constants = [f"{new(v)} = {_constant(x)}" for v, x in zip(jaxpr.constvars, program.consts)]
+    constants = [
+        f"{new(v)} = {_constant(x)}" for v, x in zip(jaxpr.constvars, program.consts, strict=True)
+    ]
     inputs = " ".join(map(new, jaxpr.invars))
     equations = [line(equation) for equation in jaxpr.eqns]
     return [*constants, f"in {inputs}", *equations, f"out {' '.join(map(read, jaxpr.outvars))}"]
