@@ -125,7 +125,9 @@ def coord_check(
         raise BadInputError("`--sizes` must be given for `--over depth`. Try --sizes 2,4,8,16.")
     numbers = _sizes(sizes)
     make_model = model_of(model)
-    loss_fn = calling(default_loss, "The loss") if loss is None else function(loss, "--loss")
+    loss_fn = (
+        calling(default_loss, "The loss") if loss is None else function(loss, "--loss", as_loss)
+    )
     call = _function(apply, "--apply")
     make = _function(make_tx, "--make-tx") or _make_tx(optimizer, learning_rate, weight_decay)
     with bad_input(ValueError, TypeError):

@@ -16,14 +16,22 @@ from typing import Any
 from jaxmup.cli._errors import BadInputError, UsersCodeError
 
 
-def function(reference: str, option: str) -> Callable[..., Any]:
-    """The function that `package.module:name` names; an error of a call says so in one line."""
+def function(
+    reference: str, option: str, check: Callable[[Any], object] = lambda found: None
+) -> Callable[..., Any]:
+    """The function that `package.module:name` names; an error of a call says so in one line.
+
+    Args:
+      reference: Module and name, joined by a colon.
+      option: Option that the reference was given for, for errors.
+      check: Function that refuses what a call has returned.
+    """
     found = named(reference, option)
     if not callable(found):
         raise BadInputError(
             f"`{option}` must be a function. Got {reference!r}, which is {found!r}."
         )
-    return calling(found, f"`{option}` {reference}")
+    return calling(found, f"`{option}` {reference}", check)
 
 
 def named(reference: str, option: str) -> Any:
@@ -40,8 +48,8 @@ def named(reference: str, option: str) -> Any:
     module_name, colon, name = reference.partition(":")
     if not (colon and all(map(str.isidentifier, (*module_name.split("."), *name.split("."))))):
         raise BadInputError(
-            f"`{option}` must be a module and a function of it, as Python imports them. Got "
-            f"{reference!r}. Try package.module:make_model."
+            f"`{option}` must be a module and a function of it. Got {reference!r}. Try "
+            "package.module:make_model."
         )
     here = _here()
     if here not in sys.path:
@@ -81,19 +89,27 @@ def _imported(module_name: str, reference: str, here: str) -> types.ModuleType:
             ) from error
 
 
-def calling(users: Callable[..., Any], what: str) -> Callable[..., Any]:
+def calling(
+    users: Callable[..., Any], what: str, check: Callable[[Any], object] = lambda found: None
+) -> Callable[..., Any]:
     """`users`, whose errors say what it was called with.
 
     What it returns is watched too if it is an iterator, which runs the user's code later.
+
+    Args:
+      users: Function of the user's, or one of ours that runs the user's code.
+      what: What it is, for errors.
+      check: Function that refuses what it has returned.
     """
     if isinstance(users, functools.partial):  # whose keywords count as given
-        return functools.partial(calling(users.func, what), *users.args, **users.keywords)
+        return functools.partial(calling(users.func, what, check), *users.args, **users.keywords)
 
     @functools.wraps(users, updated=())
     def call(*args: Any, **kwargs: Any) -> Any:
         shown = _arguments(args, kwargs)
         with running(f"{what} failed{shown}", passes=_may_end(kwargs)):
             found = users(*args, **kwargs)
+            check(found)
         return watched(found, f"{what} failed{shown}")
 
     # Its parameters decide what it is given; of a class, a metaclass may hide them.

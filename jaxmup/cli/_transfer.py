@@ -216,6 +216,8 @@ def _join(distributed: str | None) -> bool:
 @bad_input(ValueError, OSError)
 def _task(config: Config, evaluation: str | None) -> Task:
     """The task that the configuration names, with the functions of the user's own."""
+    from jaxmup._model import as_loss
+    from jaxmup._model._arguments import open_parameters
     from jaxmup.transfer import cross_entropy, task_of
 
     if ":" not in config.model:
@@ -224,12 +226,21 @@ def _task(config: Config, evaluation: str | None) -> Task:
     loss_fn = (
         calling(cross_entropy, "The loss")
         if config.loss_fn is None
-        else function(config.loss_fn, "--loss")
+        else function(config.loss_fn, "--loss", as_loss)
     )
     if config.data is None or evaluation is None:
         return dataclasses.replace(task_of(config), make_model=make_model, loss_fn=loss_fn)
-    batches, make_batch = function(config.data, "--data"), function(evaluation, "--evaluation")
+    make_batch = function(evaluation, "--evaluation", _require_batch)
+    batches = function(config.data, "--data")
+    if "step" in open_parameters(batches):
+        batches = function(config.data, "--data", _require_batch)
     return Task(make_model, batches, make_batch(), loss_fn)
+
+
+def _require_batch(batch: object) -> None:
+    from jaxmup.transfer._task import require_arrays
+
+    require_arrays(batch, "batch")
 
 
 def _use_every_core() -> None:

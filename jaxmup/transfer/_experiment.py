@@ -22,15 +22,11 @@ Networks = Callable[[Cell], Parametrized]
 """The network of a cell without its numbers."""
 
 
-def identity(task: Task, config: Config, networks: Networks) -> dict[str, Any]:
-    """The facts of a measurement, as JSON types.
-
-    The code of the user has no name that says what it does: that it is the same is told by the
-    programs that it makes, and by the first batch of its data.
+def require_models(config: Config, networks: Networks) -> dict[int, int]:
+    """The number of parameters at each width, once models can be built and grow with it.
 
     Raises:
-      ValueError: if a model cannot be built, or does not grow with the width; if there is no first
-        batch.
+      ValueError: if a model cannot be built, or does not grow with the width.
     """
     name, setting = config.parametrizations[0], settings(config)[0]
     by_width = {
@@ -39,11 +35,24 @@ def identity(task: Task, config: Config, networks: Networks) -> dict[str, Any]:
     }
     ends = min(config.widths), max(config.widths)
     require_growth(by_width[ends[0]], by_width[ends[1]], ends)
+    return {width: network.num_parameters for width, network in by_width.items()}
+
+
+def identity(task: Task, config: Config, networks: Networks) -> dict[str, Any]:
+    """The facts of a measurement, as JSON types.
+
+    The code of the user has no name that says what it does: that it is the same is told by the
+    programs that it makes, and by the first batch of its data.
+
+    Raises:
+      ValueError: as `require_models`; or if there is no first batch.
+    """
+    parameters = require_models(config, networks)
     devices = jax.local_devices()
-    batch = first_batch(task.batches, config.seeds[0], *_of_data(config, setting))
+    batch = first_batch(task.batches, config.seeds[0], *_of_data(config, settings(config)[0]))
     return {
         "config": config_to_json(config),
-        "parameters": {str(width): net.num_parameters for width, net in by_width.items()},
+        "parameters": {str(width): count for width, count in parameters.items()},
         "programs": _programs(task, config, networks, batch),
         "first_batch": digest_of_arrays(batch),
         "evaluation": digest_of_arrays(task.evaluation),

@@ -28,11 +28,20 @@ def cross_entropy(model: Callable[[Any], Array], batch: tuple[Any, Any]) -> Arra
     Args:
       model: Function from inputs to logits.
       batch: Inputs and integer labels; the logits have one axis more than the labels.
+
+    Raises:
+      ValueError: if they have not.
     """
     import optax  # loaded when something is trained, which reading a record is not
 
     inputs, labels = batch
-    return optax.softmax_cross_entropy_with_integer_labels(model(inputs), labels).mean()
+    logits = model(inputs)
+    if np.shape(logits)[:-1] != np.shape(labels) or np.ndim(logits) == 0:
+        raise ValueError(
+            "Logits must have one axis more than the labels. Got logits of shape "
+            f"{np.shape(logits)} for labels of shape {np.shape(labels)}."
+        )
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import jax
 
 from jaxmup.transfer._config import Config
-from jaxmup.transfer._experiment import Networks, identity
+from jaxmup.transfer._experiment import Networks, identity, require_models
 from jaxmup.transfer._hosts import exchanged, is_mine
 from jaxmup.transfer._network import network
 from jaxmup.transfer._progress import Progress
@@ -30,10 +30,11 @@ def train_all(
     require_arrays(task.evaluation, "evaluation")
     task = dataclasses.replace(task, batches=replayable(task.batches))
     networks = functools.cache(lambda cell: network(task, config, cell))
-    facts = identity(task, config, networks)
+    require_models(config, networks)
     with contextlib.ExitStack() as stack:
         store = Store()
         if directory is not None:
+            facts = identity(task, config, networks)
             store = stack.enter_context(open_store(directory, facts, jax.process_index()))
         return search(config, lambda cells: train(task, config, cells, store, progress, networks))
 
