@@ -211,7 +211,7 @@ def _show(plan: "Plan") -> None:
 
 def _write(conversion: "Conversion", destination: Path, *, allow_nan: bool) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console(stderr=True)) as progress:
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
         task = progress.add_task("Converting", total=len(conversion.plan.entries))
         conversion.write(
             destination,

@@ -1,5 +1,6 @@
 """The command `jaxmup coord-check`."""
 
+import dataclasses
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -18,7 +19,7 @@ from jaxmup.cli._out import out_folder
 from jaxmup.cli._terminal import console, on_one_line
 
 if TYPE_CHECKING:
-    from jaxmup import Parametrization
+    from jaxmup import Model, Parametrization
     from jaxmup.coord_check import CoordCheck, MakeTx, Verdict
 
 _COLORS = {"pass": "green", "fail": "red", "not enough seeds": "yellow"}
@@ -115,6 +116,7 @@ def coord_check(
     Example: jaxmup coord-check my_project.model:make_model --data my_project.model:make_batch
     """
     from jaxmup._files import write_atomically
+    from jaxmup._model import as_loss
     from jaxmup.coord_check import coord_check, write_record
     from jaxmup.coord_check._coord_check import default_loss
     from jaxmup.plots import coord_check_figure, png
@@ -124,11 +126,12 @@ def coord_check(
     if over == "depth" and "sizes" not in given:
         raise BadInputError("`--sizes` must be given for `--over depth`. Try --sizes 2,4,8,16.")
     numbers = _sizes(sizes)
-    make_model = model_of(model)
+    user_model = model_of(model)
     loss_fn = (
         calling(default_loss, "The loss") if loss is None else function(loss, "--loss", as_loss)
     )
-    call = _function(apply, "--apply")
+    if apply is not None:
+        user_model = _applied(user_model, apply)
     make = _function(make_tx, "--make-tx") or _make_tx(optimizer, learning_rate, weight_decay)
     with bad_input(ValueError, TypeError):
         asked = _parametrization(parametrization, optimizer, gauge, depth_alpha)
@@ -136,7 +139,7 @@ def coord_check(
     with out_folder(out, _FILES):
         with measuring("The check could not be run"):
             check = coord_check(
-                make_model,
+                user_model,
                 numbers,
                 batches,
                 make,
@@ -145,7 +148,6 @@ def coord_check(
                 seeds=seeds,
                 steps=steps,
                 loss_fn=loss_fn,
-                apply=call,
             )
         with bad_input(OSError, ValueError, prefix="The results could not be written. "):
             write_record(check, out / "coord_check.jsonl")
@@ -163,6 +165,14 @@ def _require_used(given: Collection[str]) -> None:
                 f"`--{name.replace('_', '-')}` must be left out with `--make-tx`, whose optimizer "
                 "has its own."
             )
+
+
+def _applied(model: "Model", apply: str) -> "Model":
+    if model.apply is not None:
+        raise BadInputError(
+            f"`--apply` must be left out for a Model that has a function `apply`. Got {apply!r}."
+        )
+    return dataclasses.replace(model, apply=function(apply, "--apply"))
 
 
 def _sizes(text: str) -> tuple[int, ...]:

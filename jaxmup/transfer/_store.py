@@ -80,8 +80,14 @@ def open_store(
     try:
         _lock(descriptor, directory)
         known = _known(directory, identity)  # again, now that no other process of ours changes it
-        _begin(descriptor, path, identity)
-        yield Store(known, descriptor)
+        is_new = os.fstat(descriptor).st_size == 0
+        size = _begin(descriptor, path, identity)
+        try:
+            yield Store(known, descriptor)
+        except BaseException:
+            if is_new and os.fstat(descriptor).st_size == size:
+                os.unlink(path)  # the measurement could not be made, and nothing is lost
+            raise
     finally:
         os.close(descriptor)  # the lock goes with it, also when the process is killed
 
@@ -227,8 +233,12 @@ _IS_FOREIGN = "The file must begin with the header of a sweep, and is none of ou
 _REMEDY = "Take another directory, or remove the file."
 
 
-def _begin(descriptor: int, path: Path, identity: Mapping[str, Any]) -> None:
-    """Ends the last line of a file of this sweep, or cuts it; writes the first if there is none."""
+def _begin(descriptor: int, path: Path, identity: Mapping[str, Any]) -> int:
+    """Ends the last line of a file of this sweep, or cuts it; writes the first if there is none.
+
+    Returns:
+      The size of the file.
+    """
     content = path.read_bytes()
     whole = content.rfind(b"\n") + 1
     if whole < len(content):
@@ -240,6 +250,7 @@ def _begin(descriptor: int, path: Path, identity: Mapping[str, Any]) -> None:
     if whole == 0:
         _append(descriptor, _line(_header(identity)))
         sync_folder(path.parent)
+    return os.fstat(descriptor).st_size
 
 
 def _header(identity: Mapping[str, Any]) -> dict[str, Any]:
