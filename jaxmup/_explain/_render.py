@@ -1,5 +1,6 @@
 """Rows as text: a wide table, a narrow one, a list, markdown."""
 
+import re
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -67,8 +68,23 @@ def markdown(rows: Sequence[ParameterRow]) -> str:
     """The whole table in GitHub's markdown."""
     shown = columns(rows)
     rule = ["---:" if column.is_number else "---" for column in shown]
-    lines = [[column.title for column in shown], rule, *zip(*(c.cells for c in shown), strict=True)]
+    cells = (map(_in_markdown, column.cells) for column in shown)
+    lines = [[column.title for column in shown], rule, *zip(*cells, strict=True)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _in_markdown(cell: str) -> str:
+    r"""A cell that Markdown shows as it stands, and that ends no row.
+
+    Example:
+      >>> print(_in_markdown("a|b\n*c* __d__ e_f"))
+      a\|b \*c\* \_\_d\_\_ e_f
+    """
+    return " ".join(_MARKUP.sub(r"\\\g<0>", cell).split())
+
+
+# A star between spaces and a line inside of a word mark nothing.
+_MARKUP = re.compile(r"[\\`|<\[\]~]|(?<! )\*|\*(?! )|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
 def legend(rows: Sequence[ParameterRow], width: int | None, bullet: str = "") -> str:
