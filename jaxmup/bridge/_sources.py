@@ -160,9 +160,7 @@ def _from_index(path: Path) -> Checkpoint:
     sources = tuple(found[name][0] for name in (*shard_of, *sorted(aliases)))
     tied = _tied_by_aliases(files.values())
     read = (path, *(path.parent / name for name in files))
-    return Checkpoint(
-        str(path), sources, lambda name: found[name][1].read(name), tied, files=read
-    )
+    return Checkpoint(str(path), sources, lambda name: found[name][1].read(name), tied, files=read)
 
 
 def _tied_by_aliases(files: Iterable[_safetensors.Reader]) -> tuple[tuple[str, ...], ...]:
