@@ -8,6 +8,7 @@ from jaxmup._check import listed
 from jaxmup._infer._depth import counterparts
 from jaxmup._infer._describe import describe
 from jaxmup._infer._leaf import Leaf
+from jaxmup._infer._meshes import off_mesh
 from jaxmup._infer._read import Programs, Reader, programs_of
 from jaxmup._infer._rules import Rules, with_rules
 from jaxmup._infer._sizes import (
@@ -138,6 +139,10 @@ def infer(
       Definition 4.1 (attention); the comparison of base and delta: Appendix H.
     """
     model = as_model(make_model, inputs=inputs, apply=apply, wrt=wrt)
+    return off_mesh(lambda: _inferred(model, base, delta, target, rules))
+
+
+def _inferred(model: Model, base: Size, delta: Size, target: Size, rules: Rules | None) -> Specs:
     # What is frozen says of the model what it is, such as whether it has a readout.
     whole = dataclasses.replace(model, wrt=None)
     at_base, at_delta, at_target = (

@@ -53,7 +53,7 @@ class Replayed:
 
 def _next(stream: Any) -> Array:
     """The next key of a stream of `nnx.Rngs`, which counts it."""
-    if type(stream) is not nnx.RngStream:
+    if type(stream) is not nnx.RngStream or not isinstance(stream.count[...], jax.Array):
         return stream()
     # As the stream itself does, but that Flax asks the count for its sharding. To say that a traced
     # one has none, JAX goes through all that was traced before: seconds in a model of many layers.
