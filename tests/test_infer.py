@@ -667,9 +667,8 @@ class Tied(nn.Module):
     def __call__(self, tokens):
         embed = nn.Embed(11, self.width, name="embed")
         x = embed(tokens)
-        if self.readout:
-            nn.Dense(3, name="value")(x)
-        return embed.attend(x) if self.tied else x
+        values = [nn.Dense(3, name="value")(x)] if self.readout else []
+        return [*values, embed.attend(x) if self.tied else x]
 
 
 LOOKUP = {"rules": {"embed/embedding": ("batch", "output")}}

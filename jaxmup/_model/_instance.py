@@ -16,7 +16,7 @@ from jaxmup._inputs import Call, take_arrays
 from jaxmup._model._arguments import KEYS, asked_for, open_parameters
 from jaxmup._model._parts import Apply, Framework, Kind, Parts
 from jaxmup._model._users import call_users
-from jaxmup._program import ClosedJaxpr
+from jaxmup._program import ClosedJaxpr, without_dead_code
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import (
     Params,
@@ -211,6 +211,9 @@ class Instance:
     def program(self) -> ClosedJaxpr:
         """The program of a call, from parameters, the rest and the arguments to what it returns.
 
+        What the call computes and does not return is no part of it, such as new batch statistics,
+        or a slice of features of which only the shape is used.
+
         Raises:
           TypeError: if there are no inputs, or nothing that can be called.
           ValueError: if the model refuses its inputs.
@@ -230,9 +233,11 @@ class Instance:
             return self.call(Parts(params, rest), static.joined(arrays))[0]
 
         shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
-        return call_users(
+        traced: ClosedJaxpr = call_users(
             self._must_be_called, jax.make_jaxpr(run), parts.params, parts.rest, shapes
         )
+        every_output = [True] * len(traced.jaxpr.outvars)
+        return without_dead_code(traced, every_output, keep_inputs=True)[0]
 
     def with_axes(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function`, a pure one of arrays, run inside of the axes that the model reduces over."""

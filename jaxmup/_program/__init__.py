@@ -41,6 +41,7 @@ from jaxmup._program._jax import as_function as as_function
 from jaxmup._program._jax import bind as bind
 from jaxmup._program._jax import inner_programs as inner_programs
 from jaxmup._program._jax import scopes as scopes
+from jaxmup._program._jax import without_dead_code as without_dead_code
 from jaxmup._program._loops import Choice as Choice
 from jaxmup._program._loops import Loop as Loop
 from jaxmup._program._loops import While as While
