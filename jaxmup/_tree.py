@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxmup import _scaling
 from jaxmup._check import listed
@@ -116,6 +117,42 @@ def is_floating(leaf: object) -> bool:
     """
     dtype = getattr(leaf, "dtype", None)
     return dtype is not None and jnp.issubdtype(dtype, jnp.inexact)
+
+
+def require_floating(what: str, leaves: Mapping[PathName, object], remedy: str) -> None:
+    """Refuses leaves that are no floating-point numbers, as arrays of integers and flags are none.
+
+    A multiplier or a step would round them away. Leaves without a dtype pass otherwise, such as the
+    placeholders of `optax.tree.map_params`.
+
+    Raises:
+      TypeError: naming each of them with its dtype and shape.
+
+    Example:
+      >>> require_floating("params", {"w": 3}, "Leave it out of the specs.")
+      Traceback (most recent call last):
+      ...
+      TypeError: `params` must be arrays of floating-point numbers. Got
+        w: int
+      Leave it out of the specs.
+    """
+    wrong = [
+        f"{name or '(the tree itself)'}: {_kind(x)}" for name, x in leaves.items() if _whole(x)
+    ]
+    if wrong:
+        raise TypeError(
+            f"`{what}` must be arrays of floating-point numbers. Got{listed(wrong)}\n{remedy}"
+        )
+
+
+def _whole(leaf: object) -> bool:
+    return isinstance(leaf, int | str | bytes) or (hasattr(leaf, "dtype") and not is_floating(leaf))
+
+
+def _kind(leaf: Any) -> str:
+    if not hasattr(leaf, "dtype"):
+        return type(leaf).__name__
+    return f"{'float0' if leaf.dtype == jax.dtypes.float0 else leaf.dtype} {np.shape(leaf)}"
 
 
 def require_leaves(what: str, tree: Any, kind: type[T], remedy: str) -> dict[str, T]:

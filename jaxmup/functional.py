@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import DTypeLike
 
 
 def scale(x: Array, factor: float | Array) -> Array:
@@ -21,14 +22,34 @@ def scale(x: Array, factor: float | Array) -> Array:
       factor: A Python number, of which 1.0 returns `x` itself, or a scalar array, which is always
         multiplied by; dimensionless.
 
+    Raises:
+      TypeError: if `x` is an array of integers or flags, which the product would be cut to.
+
     Example:
       >>> scale(jnp.array(3.0, jnp.bfloat16), 1 / 3)
       Array(1, dtype=bfloat16)
     """
-    wide = jnp.promote_types(x.dtype, jnp.float32)
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        raise TypeError(
+            f"`x` must be an array of floating-point numbers. Got {x.dtype} {x.shape}. The product "
+            "would be cut to whole numbers: convert `x` first."
+        )
+    dtype = wide(x.dtype)
     if isinstance(factor, float | int):
-        return x if factor == 1.0 else (x.astype(wide) * factor).astype(x.dtype)
-    return (x.astype(wide) * factor.astype(wide)).astype(x.dtype)
+        return x if factor == 1.0 else (x.astype(dtype) * factor).astype(x.dtype)
+    return (x.astype(dtype) * factor.astype(dtype)).astype(x.dtype)
+
+
+def wide(dtype: DTypeLike) -> jnp.dtype:
+    """The dtype to compute in: `dtype`, or float32 if it has fewer bits.
+
+    Example:
+      >>> wide(jnp.bfloat16), wide(jnp.float8_e4m3fn), wide(jnp.complex128)
+      (dtype('float32'), dtype('float32'), dtype('complex128'))
+    """
+    held = jnp.dtype(dtype)
+    # JAX promotes floats of eight bits to nothing.
+    return jnp.dtype(jnp.float32) if held.itemsize < 2 else jnp.promote_types(held, jnp.float32)
 
 
 def scale_smaller(inputs: Array, kernel: Array, multiplier: float | Array) -> tuple[Array, Array]:
@@ -114,10 +135,10 @@ def top_k_gates(logits: Array, k: int) -> Array:
       >>> top_k_gates(jnp.array([1.0, 3.0, 3.0]), 2)
       Array([0. , 0.5, 0.5], dtype=float32)
     """
-    wide = jnp.promote_types(logits.dtype, jnp.float32)
-    largest, chosen = lax.top_k(logits.astype(wide), k)
+    dtype = wide(logits.dtype)
+    largest, chosen = lax.top_k(logits.astype(dtype), k)
     # A product with one-hot rows: what is not chosen is exactly zero, its gradient too.
-    rows = jax.nn.one_hot(chosen, logits.shape[-1], dtype=wide)
+    rows = jax.nn.one_hot(chosen, logits.shape[-1], dtype=dtype)
     return jnp.einsum("...k,...ke->...e", jax.nn.softmax(largest), rows).astype(logits.dtype)
 
 
