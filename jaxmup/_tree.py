@@ -7,6 +7,7 @@ The types of trees name what stands at the leaves. They are open to every contai
 registered or not yet, which Python's types cannot say; so a type checker takes them for `Any`.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, TypeVar
@@ -14,6 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from jaxmup import _scaling
 from jaxmup._check import listed
@@ -119,6 +121,18 @@ def is_floating(leaf: object) -> bool:
     return dtype is not None and jnp.issubdtype(dtype, jnp.inexact)
 
 
+def wide(dtype: DTypeLike) -> jnp.dtype:
+    """The dtype to compute in: `dtype`, or float32 if it has fewer bits.
+
+    Example:
+      >>> wide(jnp.bfloat16), wide(jnp.float8_e4m3fn), wide(jnp.complex128)
+      (dtype('float32'), dtype('float32'), dtype('complex128'))
+    """
+    held = jnp.dtype(dtype)
+    # JAX promotes floats of eight bits to nothing.
+    return jnp.dtype(jnp.float32) if held.itemsize < 2 else jnp.promote_types(held, jnp.float32)
+
+
 def require_floating(what: str, leaves: Mapping[PathName, object], remedy: str) -> None:
     """Refuses leaves that are no floating-point numbers, as arrays of integers and flags are none.
 
@@ -210,9 +224,13 @@ def resolve(specs: Any, parametrization: Parametrization) -> Any:
         )
     require_leaves("specs", specs, ParamSpec, "Use `jaxmup.nnx.specs` or `jaxmup.linen.specs`.")
 
+    @functools.cache  # layers have equal specs
+    def resolved(spec: ParamSpec) -> Scaling:
+        return _scaling.resolve(spec, parametrization)
+
     def at_leaf(path: tuple[Any, ...], spec: ParamSpec) -> Scaling:
         try:
-            return _scaling.resolve(spec, parametrization)
+            return resolved(spec)
         except ValueError as error:
             raise ValueError(f"{path_name(path) or 'spec'}: {error}") from None
 

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.typing import DTypeLike
+
+from jaxmup._tree import wide
 
 
 def scale(x: Array, factor: float | Array) -> Array:
@@ -38,18 +39,6 @@ def scale(x: Array, factor: float | Array) -> Array:
     if isinstance(factor, float | int):
         return x if factor == 1.0 else (x.astype(dtype) * factor).astype(x.dtype)
     return (x.astype(dtype) * factor.astype(dtype)).astype(x.dtype)
-
-
-def wide(dtype: DTypeLike) -> jnp.dtype:
-    """The dtype to compute in: `dtype`, or float32 if it has fewer bits.
-
-    Example:
-      >>> wide(jnp.bfloat16), wide(jnp.float8_e4m3fn), wide(jnp.complex128)
-      (dtype('float32'), dtype('float32'), dtype('complex128'))
-    """
-    held = jnp.dtype(dtype)
-    # JAX promotes floats of eight bits to nothing.
-    return jnp.dtype(jnp.float32) if held.itemsize < 2 else jnp.promote_types(held, jnp.float32)
 
 
 def scale_smaller(inputs: Array, kernel: Array, multiplier: float | Array) -> tuple[Array, Array]:

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 
 from jaxmup._lint._finding import Finding
 from jaxmup._scaling import Scaling
-from jaxmup._tree import PathName, is_floating
-from jaxmup.functional import wide
+from jaxmup._tree import PathName, is_floating, wide
 
 # On top of the statistical error: draws in bfloat16 are off by up to a percent.
 _ROUNDING = 0.02

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from jaxmup._lint._finding import Finding
 from jaxmup._opt_state import FIXED, SQUARE, Link, Owners, walk
 from jaxmup._scaling import Scaling
-from jaxmup._tree import OptState, PathName, Tree
-from jaxmup.functional import wide
+from jaxmup._tree import OptState, PathName, Tree, wide
 
 _SHARE = 0.25  # of the entries that have had a gradient
 

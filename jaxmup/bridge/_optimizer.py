@@ -20,7 +20,7 @@ from jaxmup.bridge._agreement import (
 from jaxmup.bridge._moments import Tensor, tensors_of, trained_by_path
 from jaxmup.bridge._optax_states import Moments, Standing, fields_of, filled, moments_of
 from jaxmup.bridge._plan import Plan, put
-from jaxmup.bridge._torch_run import TorchGroup, TorchRun, read_run
+from jaxmup.bridge._torch_run import TorchGroup, TorchRun, read_run, require_linear
 
 
 class ParameterGroup(NamedTuple):
@@ -206,6 +206,8 @@ def optimizer_to_torch(
         degrees = tensor.group.optimizer.moments(tensor.group.hyperparameters)
         for key, degree in degrees.items():
             arrays = [held[key][place.path][place.row] for place in tensor.places]
+            for place, array in zip(tensor.places, arrays, strict=True):
+                require_linear(place.path, key, array, degree)
             for name in tensor.names:
                 by_name.setdefault(name, {})[key] = tensor.to_torch(arrays, degree)
     return {"state": _torch_states(run, by_name, step), "param_groups": torch_state["param_groups"]}

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxmup._check import listed
-from jaxmup.bridge._sources import to_numpy
+from jaxmup.bridge._tensors import to_numpy
 from jaxmup.bridge._torch_optimizers import TORCH_OPTIMIZERS, Group, TorchOptimizer
 
 
@@ -148,9 +148,25 @@ def _moments(name: str, group: TorchGroup, state: Mapping[str, Any]) -> dict[str
             f"{group.optimizer.name} keeps {sorted(wanted)}. For {name} the state lacks {missing}."
         )
     for key, array in found.items():
-        if not np.all(np.isfinite(array.astype(np.float64))):
+        require_linear(name, key, array, wanted[key])
+        wide = array if np.iscomplexobj(array) else array.astype(np.float64)
+        if not np.all(np.isfinite(wide)):
             raise ValueError(f"Moments must be finite. `{key}` of {name} is not.")
     return found
+
+
+def require_linear(name: str, key: str, moment: np.ndarray, degree: float) -> None:
+    """Raises a `ValueError` for a second moment of complex numbers.
+
+    torch squares real and imaginary parts apart, optax the absolute value: neither can be had from
+    the other.
+    """
+    if degree != 1 and np.iscomplexobj(moment):
+        raise ValueError(
+            f"A second moment must be real. `{key}` of {name} is {moment.dtype}: torch keeps the "
+            "squares of real and imaginary parts, optax that of the absolute value. Start the "
+            "optimizer anew, or train the two parts as real parameters."
+        )
 
 
 def _step(name: str, value: Any) -> int:

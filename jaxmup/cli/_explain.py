@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jaxmup import Explanation, Finding, Model, Parametrization, ParamSpec
     from jaxmup._tree import Specs, Tree
 
+_LONGEST = 500  # rows of a table of rich, which measures every cell
 _COLORS = {"hidden": "cyan", "input": "green", "output": "magenta", "fixed": "dim"}
 
 
@@ -154,12 +155,20 @@ def _specs(
 
 def _show(explanation: "Explanation", findings: list["Finding"]) -> None:
     console = Console(highlight=False)
+    if len(explanation.rows) > _LONGEST:
+        print(explanation.text(console.width))
+        _show_findings(console, findings)
+        return
     title, body, legend = explanation.text(console.width).split("\n\n")
     table = _table(explanation)
     wide = console.options.update(max_width=10_000)
     fits = console.measure(table, options=wide).maximum <= console.width
     shown = table if fits else Text(body, no_wrap=True, overflow="ignore")
     console.print(Text(title), "", shown, "", Text(legend, style="dim"), sep="\n")
+    _show_findings(console, findings)
+
+
+def _show_findings(console: Console, findings: list["Finding"]) -> None:
     for finding in findings:
         console.print("", Text(finding.text(console.width), style="yellow"), sep="\n")
 

@@ -9,8 +9,7 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxmup import _check
-from jaxmup._tree import OptState, Params, Tree, Updates
-from jaxmup.functional import wide
+from jaxmup._tree import OptState, Params, Tree, Updates, wide
 from jaxmup.optim._checks import (
     require_decay_rate,
     require_dtype,
