@@ -35,7 +35,13 @@ class Explanation:
         Args:
           width: number of characters that a line may have; `None` for as many as it takes. A wider
             table gives each path a line of its own; if that is too wide too, it becomes a list.
+
+        Raises:
+          TypeError: if `width` is no integer.
+          ValueError: if `width` is below 1.
         """
+        if width is not None:
+            _check.size("width", width, remedy="It is a number of characters.")
         table = _render.Table(self.rows)
         title = f"{self.parametrization}, base -> target"
         return "\n\n".join([title, table.text(width), table.legend(width)])

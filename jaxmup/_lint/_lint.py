@@ -82,7 +82,7 @@ def lint(
 
     Raises:
       TypeError: if a leaf of `specs` or `scalings` is of another type, `parametrization` is no
-        `Parametrization`, or `eps` or `b2` no number.
+        `Parametrization`, `tx` no transform, or `eps` or `b2` no number.
       ValueError: if `eps` or `b2` is out of range, `tx` or `opt_state` comes with neither
         `parametrization` nor `scalings`, or `opt_state` is abstract.
 
@@ -108,6 +108,8 @@ def lint(
     by_path = require_leaves("specs", specs, ParamSpec, "Use `jaxmup.nnx.specs`.")
     _check.number("eps", eps, at_least=0, may_be_traced=False)
     _check.number("b2", b2, at_least=0, below=1, may_be_traced=False)
+    if tx is not None:
+        _check.transform("tx", tx)
     if parametrization is None and scalings is None and not (tx is None and opt_state is None):
         raise ValueError(
             "`tx` and `opt_state` are compared with what a parametrization asks for. Got neither "

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from jaxmup import _check
 from jaxmup._check import listed
 from jaxmup._opt_state import FieldKind, Owners
 from jaxmup._tree import OptState, Params, PathName, leaves_by_path
@@ -258,6 +259,8 @@ def _held(state: OptState, owners: Owners) -> dict[str, dict[PathName, np.ndarra
 
 def _standing(run: TorchRun, scheduler: Mapping[str, Any] | None, step: int | None) -> Standing:
     """The standing of torch's run."""
+    if step is not None:
+        _check.size("step", step, at_least=0, remedy="It is the number of steps made.")
     if None not in (step, run.step) and step != run.step:
         raise ValueError(f"`step` must be what torch has counted, {run.step}. Got {step}.")
     step = run.step if step is None else step

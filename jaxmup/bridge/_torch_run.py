@@ -53,9 +53,15 @@ def read_run(torch_state: Mapping[str, Any], names: Sequence[str] | None) -> Tor
       names: Names of the tensors in the order of their indices, where the groups hold none.
 
     Raises:
+      TypeError: if it is no mapping.
       ValueError: if it is no state, or of an optimizer that is not in the table, or a moment is
         not finite, or the tensors have made different numbers of steps.
     """
+    if not isinstance(torch_state, Mapping):
+        raise TypeError(
+            "`torch_state` must be the state of a torch optimizer, a mapping. Got "
+            f"{type(torch_state).__name__}. Pass `optimizer.state_dict()`."
+        )
     if not {"state", "param_groups"} <= set(torch_state):
         raise ValueError(
             "The state of a torch optimizer has the keys 'state' and 'param_groups'. Got "

@@ -155,7 +155,8 @@ def value_and_update(
       A function from `(params, tx's state, *args, **kwargs)` to `(value, params, state)`.
 
     Raises:
-      TypeError: if `update_size` is no integer; at the step, if the loss is no real scalar.
+      TypeError: if `loss_fn` is no function, `tx` no transform, `has_aux` no boolean, `clip` no
+        `GlobalNormClip`, or `update_size` no integer; at the step, if the loss is no real scalar.
       ValueError: if `update_size` is negative; at the step, before anything is computed: if no
         block runs over stacked parameters, the optimizer couples parameters or layers, or its state
         is laid out in a way that is not known.
@@ -172,6 +173,14 @@ def value_and_update(
       >>> round(float(params["w"][0, 0, 0]), 3)
       0.9
     """
+    _check.function("loss_fn", loss_fn)
+    _check.transform("tx", tx)
+    _check.flag("has_aux", has_aux)
+    if not isinstance(clip, GlobalNormClip | None):
+        raise TypeError(
+            "`clip` must be what `jaxmup.fused.global_norm_clip` makes, or `None`. Got "
+            f"{clip!r}. Use `clip=global_norm_clip(1.0, scalings)`, say."
+        )
     if update_size is not None:
         remedy = "It is how many numbers to update at a time; 0 is for whole layers."
         _check.size("update_size", update_size, at_least=0, remedy=remedy)

@@ -13,7 +13,6 @@ from jaxmup._tree import OptState, Params, Tree, Updates, wide
 from jaxmup.optim._checks import (
     require_decay_rate,
     require_dtype,
-    require_flag,
     require_gradients,
     require_not_negative,
     values_of_leaves,
@@ -96,8 +95,8 @@ def scale_by_adam(
     require_not_negative("eps_root", eps_root)
     _check.one_of("convention", convention, get_args(Convention))
     require_dtype("mu_dtype", mu_dtype)
-    require_flag("amsgrad", amsgrad)
-    require_flag("nesterov", nesterov)
+    _check.flag("amsgrad", amsgrad)
+    _check.flag("nesterov", nesterov)
 
     def init(params: Params) -> AdamState:
         count, mu, nu = jnp.zeros([], jnp.int32), zeros_like(params, mu_dtype), zeros_like(params)

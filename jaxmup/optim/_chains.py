@@ -15,7 +15,6 @@ from jaxmup.optim._checks import (
     Mask,
     require_decay_rate,
     require_dtype,
-    require_flag,
     require_learning_rate,
 )
 from jaxmup.optim._leaves import passing_over, standing_still
@@ -62,7 +61,7 @@ def sgd(
       >>> tx.update({"bias": jnp.ones(1)}, tx.init({"bias": jnp.ones(1)}))[0]["bias"]
       Array([-2.], dtype=float32)
     """
-    require_flag("nesterov", nesterov)
+    _check.flag("nesterov", nesterov)
     require_dtype("accumulator_dtype", accumulator_dtype)
     checked = CheckedScalings(scalings, FAMILIES["sgd"])
     decay = WeightDecay(weight_decay, weight_decay_mode, mask, peak_learning_rate)

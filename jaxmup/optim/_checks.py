@@ -163,12 +163,6 @@ def require_gradients(updates: Updates) -> None:
     require_floating("updates", leaves_by_path(updates), "Integers have the gradient `None`.")
 
 
-def require_flag(name: str, value: object) -> None:
-    """Raises a `TypeError` unless `value` is a boolean: a number would be taken for true."""
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"`{name}` must be True or False. Got {value!r}.")
-
-
 def require_decay_rate(name: str, value: ArrayLike) -> None:
     """Raises unless `value` is a number in [0, 1), such as the decay of a moment."""
     _check.number(name, value, at_least=0, below=1)
@@ -181,7 +175,9 @@ def require_not_negative(name: str, value: Tree) -> None:
         _check.number(f"{name} of {path}" if path else name, leaf, at_least=0)
 
 
-def require_dtype(name: str, dtype: DTypeLike | None) -> None:
+def require_dtype(
+    name: str, dtype: DTypeLike | None, reason: str = "A moment is a mean, which integers lose."
+) -> None:
     """Raises unless `dtype` is one of floating-point numbers, or `None`."""
     what = f"`{name}` must be a dtype of floating-point numbers, or `None`. Got {dtype!r}."
     try:
@@ -189,7 +185,7 @@ def require_dtype(name: str, dtype: DTypeLike | None) -> None:
     except TypeError:
         raise TypeError(f"{what} Use `jax.numpy.float32`, say.") from None
     if not is_floating:
-        raise ValueError(f"{what} A moment is a mean, which integers cannot hold.")
+        raise ValueError(f"{what} {reason}")
 
 
 def checked_mask(name: str, mask: Mask | None) -> Mask | None:

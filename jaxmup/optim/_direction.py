@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from jaxmup import _check
 from jaxmup._families import Family, OptimizerName, family_of
 from jaxmup._scaling import Scaling
 from jaxmup._tree import OptState, Params, Scalings, Updates
@@ -62,7 +63,7 @@ def from_direction(
       peak_learning_rate: Largest value of a schedule, for `"independent"`; see `adamw`.
 
     Raises:
-      TypeError: as `adamw`.
+      TypeError: as `adamw`; also if `direction` is no transform.
       ValueError: as `adamw`; also if `optimizer` is unknown, weight decay is coupled in a family
         other than `sgd` and `adam`, or `direction` steps against the gradient, as one with a
         learning rate does.
@@ -77,6 +78,7 @@ def from_direction(
       >>> tx.update({"w": jnp.ones(1)}, tx.init({"w": jnp.ones(1)}))[0]["w"]
       Array([-0.125], dtype=float32)
     """
+    _check.transform("direction", direction, remedy="Use `optax.scale_by_adam()`, say.")
     checked = CheckedScalings(scalings, family_of(optimizer))
     _require_ahead(direction, scalings)
     decay = WeightDecay(weight_decay, weight_decay_mode, mask, peak_learning_rate)

@@ -15,11 +15,11 @@ from jaxmup import _check
 from jaxmup._families import FAMILIES
 from jaxmup._spec import AxisKind, ParamSpec
 from jaxmup._tree import (
+    Params,
     PathName,
     Scalings,
     Specs,
     Tree,
-    Updates,
     map_named,
     named_leaves,
     require_leaves,
@@ -31,7 +31,6 @@ from jaxmup.optim._checks import (
     checked_mask,
     require_decay_rate,
     require_dtype,
-    require_flag,
     require_names,
 )
 from jaxmup.optim._direction import chain_at_base
@@ -142,7 +141,7 @@ def muon(
         _check.number("consistent_rms", consistent_rms, above=0)
     _check.one_of("preconditioning", preconditioning, get_args(Preconditioning))
     require_dtype("mu_dtype", mu_dtype)
-    require_flag("nesterov", nesterov)
+    _check.flag("nesterov", nesterov)
     by_name = require_leaves("specs", specs, ParamSpec, _SPECS)
     checked = CheckedScalings(scalings, FAMILIES["muon"])
     require_names("scalings", checked.by_name, specs)
@@ -154,7 +153,9 @@ def muon(
         mu_dtype,
         nesterov=nesterov,
         preconditioning=preconditioning,
-        weight_dimension_numbers=lambda updates: _axes_of_matrices(updates, by_name),
+        weight_dimension_numbers=lambda updates: map_named(
+            lambda _, spec: _dimension_numbers(spec), updates, by_name
+        ),
     )
     fans = {name: _fan_factor(spec, consistent_rms) for name, spec in by_name.items()}
     adam = optax.scale_by_adam(
@@ -169,27 +170,30 @@ def muon(
             ),
             "adam": optax.chain(adam, optax.scale(adam_lr_scale)),
         },
-        lambda params: map_named(lambda _, label: label, params, labels),
+        lambda params: _labelled(params, labels),
     )
     mask = checked_mask("weight_decay_mask", weight_decay_mask)
     decay = WeightDecay(weight_decay, weight_decay_mode, mask, peak_learning_rate)
     return chain_at_base(direction, learning_rate, checked, FAMILIES["muon"], decay)
 
 
-def _axes_of_matrices(updates: Updates, specs: Mapping[PathName, ParamSpec]) -> Tree:
-    """The axes of each matrix that Muon trains.
+def _labelled(params: Params, labels: Mapping[PathName, str]) -> Tree:
+    """The name of the family that each parameter trains with, at its place in the tree.
 
     Raises:
-      TypeError: if one is complex, whose transpose the iteration would take unconjugated.
+      TypeError: if a matrix of Muon is complex: the iteration takes its transpose unconjugated.
     """
-    found = [n for n, x in named_leaves(updates) if jnp.issubdtype(x.dtype, jnp.complexfloating)]
+    found = [
+        name
+        for name, x in named_leaves(params)
+        if labels[name] == "muon" and jnp.issubdtype(x.dtype, jnp.complexfloating)
+    ]
     if found:
         raise TypeError(
             "Muon orthogonalizes real matrices. Got complex numbers in"
-            f"{_check.listed(found)}\nTrain them with `jaxmup.optim.adam`, by "
-            "`optax.partition`."
+            f"{_check.listed(found)}\nTrain them with `jaxmup.optim.adam`, by `optax.partition`."
         )
-    return map_named(lambda _, spec: _dimension_numbers(spec), updates, specs)
+    return map_named(lambda _, label: label, params, labels)
 
 
 def _labels(scalings: CheckedScalings) -> dict[PathName, str]:
@@ -205,6 +209,11 @@ def _labels(scalings: CheckedScalings) -> dict[PathName, str]:
 
 
 def _require_coefficients(ns_coeffs: Sequence[ArrayLike | Sequence[ArrayLike]]) -> None:
+    if isinstance(ns_coeffs, str):
+        raise TypeError(
+            f"`ns_coeffs` must be three numbers, or rows of three. Got {ns_coeffs!r}, a name that "
+            "optax has for some. Pass the numbers."
+        )
     leaves = jax.tree.leaves(ns_coeffs)
     if any(map(_check.is_traced, leaves)):
         return

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import optax
 from jax import Array
 
+from jaxmup import _check
 from jaxmup._scaling import Scaling
 from jaxmup._tree import OptState, Params, Scalings, Updates
 from jaxmup.functional import scale
@@ -45,8 +46,8 @@ def in_reference_gauge(
       if `tx` does, or where a parameter has no gradient; that one is left as it is.
 
     Raises:
-      TypeError: if a leaf of `scalings` is no `Scaling`; at `init` and `update`, if a leaf with a
-        scaling is no array of floating-point numbers.
+      TypeError: if `tx` is no transform, or a leaf of `scalings` no `Scaling`; at `init` and
+        `update`, if a leaf with a scaling is no array of floating-point numbers.
       ValueError: at `init` and `update`, if a leaf has no scaling or a scaling no leaf, naming
         them; at `init`, if their shapes differ; at `update`, if a parameter has no gradient and
         the parameters are missing.
@@ -63,6 +64,7 @@ def in_reference_gauge(
     References:
       Yang et al., "Tensor Programs V", arXiv:2203.03466, Lemma J.1.
     """
+    _check.transform("tx", tx)
     checked = CheckedScalings(scalings)
     tx = optax.with_extra_args_support(tx)
 

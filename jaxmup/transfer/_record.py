@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from jaxmup import _check
 from jaxmup._files import write_atomically
 from jaxmup.transfer._identity import config_from_json, config_to_json, versions
 from jaxmup.transfer._measure import Result, result_of
@@ -22,6 +23,7 @@ def to_record(result: Result) -> dict[str, Any]:
     The grid and the base width are written out also where the configuration left them to the
     defaults.
     """
+    _check.made("result", result, "Result", "jaxmup.transfer.measure")
     return {
         "format": FORMAT,
         "version": VERSION,

@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from jax import Array
 
+from jaxmup import _check
+
 if TYPE_CHECKING:  # these load Flax, which reading a record need not
     from jaxmup._infer._rules import Rules
     from jaxmup._model import MakeModel, Model
@@ -31,7 +33,13 @@ def cross_entropy(model: Callable[[Any], Array], batch: tuple[Any, Any]) -> Arra
     import optax  # loaded when something is trained, which reading a record is not
 
     inputs, labels = batch
-    return optax.softmax_cross_entropy_with_integer_labels(model(inputs), labels).mean()
+    logits = model(inputs)
+    if logits.shape[:-1] != labels.shape:
+        raise ValueError(
+            "The logits must have one axis more than the labels. Got logits of shape "
+            f"{logits.shape} and labels of shape {labels.shape}."
+        )
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +87,8 @@ class Task:
     rules: "Rules | None" = None
 
     def __post_init__(self) -> None:
+        if not callable(self.make_model):  # what is no function of the width is a `Model`
+            _check.made("make_model", self.make_model, "Model", "jaxmup.Model")
         if not callable(self.loss_fn):
             raise TypeError(
                 "`loss_fn` must be a function of a model and a batch that returns a scalar. Got "
