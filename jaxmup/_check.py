@@ -354,10 +354,10 @@ def _shaped(name: str, entry: Any) -> str:
 
 
 def _message(name: str, what: str, value: object, remedy: str) -> str:
-    return f"`{name}` must be {what}. Got {_text(value)}. {remedy}".rstrip()
+    return f"`{name}` must be {what}. Got {shown(value)}. {remedy}".rstrip()
 
 
-def _text(value: object) -> str:
+def shown(value: object) -> str:
     """`repr(value)` on one line, cut where it is long."""
     try:
         text = " ".join(repr(value).split())

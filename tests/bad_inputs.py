@@ -734,19 +734,23 @@ FUSED = [
     ),
     Bad(
         "fused.value_and_update",
-        lambda: fused.value_and_update(lambda p: p["w"], optax.sgd(0.1))(
-            PARAMS, optax.sgd(0.1).init(PARAMS)
+        lambda: jax.eval_shape(
+            fused.value_and_update(lambda p: p["w"], optax.sgd(0.1)),
+            PARAMS,
+            optax.sgd(0.1).init(PARAMS),
         ),
         (TypeError, ValueError),
         "loss",
     ),
     Bad(
         "fused.Step",
-        lambda: fused.value_and_update(lambda p: jnp.sum(0.5 * p["w"]), optax.sgd(0.1))(
-            {"w": jnp.ones(2, int)}, optax.sgd(0.1).init({"w": jnp.ones(2)})
+        lambda: jax.eval_shape(
+            fused.value_and_update(lambda p: jnp.sum(p["w"]), optax.sgd(0.1)),
+            PARAMS,
+            optax.sgd(0.1).init(PARAMS),
         ),
-        TypeError,
-        "w",
+        ValueError,
+        "must run a block over stacked parameters",
     ),
     Bad("fused.global_norm_clip", lambda: fused.global_norm_clip(-1.0), ValueError, "`max_norm`"),
     Bad("fused.global_norm_clip", lambda: fused.global_norm_clip("1"), TypeError, "`max_norm`"),

@@ -272,13 +272,13 @@ ODD_STATES += (np.array(None, object), np.float32("nan"), np.ones((0,)), {0: 1},
 
 def optimizer_states(count: int, seed: int) -> dict[str, int]:
     """The number of damaged states of torch's SGD by what comes of them."""
-    plan = bridge.plan({"w": ARRAYS["w"], "b": ARRAYS["b"]}, PARAMS, {"w": "kernel", "b": "bias"})
+    plan = bridge.plan({"weight": ARRAYS["w"], "bias": ARRAYS["b"]}, PARAMS)
     tx = optax.sgd(0.1, momentum=0.9)
     rng, found = random.Random(seed), dict[str, int]()
     for _ in range(count):
         state = mutated_tree(STATE, rng, ODD_STATES)
         try:
-            bridge.optimizer_from_torch(state, plan, tx, PARAMS, names=["w", "b"])
+            bridge.optimizer_from_torch(state, plan, tx, PARAMS, names=["weight", "bias"])
             result = "accepted"
         except (ValueError, TypeError):
             result = "refused"

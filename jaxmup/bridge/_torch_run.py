@@ -6,9 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxmup import _check
 from jaxmup._check import listed
-from jaxmup.bridge._tensors import to_numpy
+from jaxmup.bridge._sources import naming
+from jaxmup.bridge._tensors import dtype_of, to_numpy
 from jaxmup.bridge._torch_optimizers import TORCH_OPTIMIZERS, Group, TorchOptimizer
+from jaxmup.bridge._torch_state import require_hyperparameters, require_state
 
 
 class TorchGroup(NamedTuple):
@@ -57,16 +60,7 @@ def read_run(torch_state: Mapping[str, Any], names: Sequence[str] | None) -> Tor
       ValueError: if it is no state, or of an optimizer that is not in the table, or a moment is
         not finite, or the tensors have made different numbers of steps.
     """
-    if not isinstance(torch_state, Mapping):
-        raise TypeError(
-            "`torch_state` must be the state of a torch optimizer, a mapping. Got "
-            f"{type(torch_state).__name__}. Pass `optimizer.state_dict()`."
-        )
-    if not {"state", "param_groups"} <= set(torch_state):
-        raise ValueError(
-            "The state of a torch optimizer has the keys 'state' and 'param_groups'. Got "
-            f"{sorted(map(str, torch_state))}. Pass `optimizer.state_dict()`."
-        )
+    require_state(torch_state)
     groups = tuple(_group(i, group) for i, group in enumerate(torch_state["param_groups"]))
     by_index = _names(torch_state["param_groups"], names)
     loose = [i for i in torch_state["state"] if i not in by_index]
@@ -108,6 +102,7 @@ def _group(position: int, group: Mapping[str, Any]) -> TorchGroup:
             "True for AdamW."
         )
     held = {name: _number(value) for name, value in group.items() if name not in _NOT_NUMBERS}
+    require_hyperparameters(position, held)
     return TorchGroup(optimizer, held, tuple(group["params"]))
 
 
@@ -118,7 +113,8 @@ def _number(value: Any) -> Any:
     """A hyper-parameter without the tensor around it."""
     if isinstance(value, tuple | list):
         return tuple(map(_number, value))
-    return value.item() if hasattr(value, "item") else value
+    is_one = getattr(value, "shape", None) == () and hasattr(value, "item")
+    return value.item() if is_one else value
 
 
 def _names(groups: Sequence[Mapping[str, Any]], names: Sequence[str] | None) -> dict[int, str]:
@@ -147,7 +143,7 @@ def _moments(name: str, group: TorchGroup, state: Mapping[str, Any]) -> dict[str
             f"{group.optimizer.name} with these hyper-parameters keeps {sorted(wanted)}. For "
             f"{name} the state holds {sorted(extra)} too. Is it of another optimizer?"
         )
-    found = {key: to_numpy(state[key]) for key in wanted if state.get(key) is not None}
+    found = {key: _array(name, key, state[key]) for key in wanted if state.get(key) is not None}
     missing = [key for key in wanted if key not in found]
     if found and missing:
         raise ValueError(
@@ -159,6 +155,16 @@ def _moments(name: str, group: TorchGroup, state: Mapping[str, Any]) -> dict[str
         if not np.all(np.isfinite(wide)):
             raise ValueError(f"Moments must be finite. `{key}` of {name} is not.")
     return found
+
+
+def _array(name: str, key: str, value: Any) -> np.ndarray:
+    if not (hasattr(value, "shape") and hasattr(value, "dtype")):
+        raise ValueError(
+            f"A moment must be a tensor. `{key}` of {name} is of type {type(value).__name__}."
+        )
+    with naming("", f"`{key}` of {name}"):
+        dtype_of(value)
+        return to_numpy(value)
 
 
 def require_linear(name: str, key: str, moment: np.ndarray, degree: float) -> None:
@@ -176,7 +182,9 @@ def require_linear(name: str, key: str, moment: np.ndarray, degree: float) -> No
 
 
 def _step(name: str, value: Any) -> int:
-    step = float(_number(value))
+    value = _number(value)
+    _check.number(f"step of {name}", value, at_least=0, may_be_traced=False)
+    step = float(value)
     if not (math.isfinite(step) and step >= 0 and step.is_integer()):
         raise ValueError(f"A number of steps is an integer, 0 or more. {name} has {step}.")
     return int(step)
