@@ -746,6 +746,16 @@ FUSED = [
         "fused.Step",
         lambda: jax.eval_shape(
             fused.value_and_update(lambda p: jnp.sum(p["w"]), optax.sgd(0.1)),
+            {**PARAMS, "table": jnp.arange(3)},
+            optax.sgd(0.1).init(PARAMS),
+        ),
+        TypeError,
+        "table: int32 (3,)",
+    ),
+    Bad(
+        "fused.Step",
+        lambda: jax.eval_shape(
+            fused.value_and_update(lambda p: jnp.sum(p["w"]), optax.sgd(0.1)),
             PARAMS,
             optax.sgd(0.1).init(PARAMS),
         ),

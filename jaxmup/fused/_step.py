@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxmup import _check
 from jaxmup._check import is_traced, listed
 from jaxmup._program import ClosedJaxpr, Traced, as_function, trace, type_of
-from jaxmup._tree import OptState, Params, leaves_by_path
+from jaxmup._tree import OptState, Params, leaves_by_path, require_floating
 from jaxmup.fused import _loop, _tape
 from jaxmup.fused._clip import GlobalNormClip, squared_norm
 from jaxmup.fused._loop import Arrays, LayerInputs, Visitor
@@ -77,10 +77,13 @@ class Step:
         """The loss as a program of the parameters alone; it holds the other arguments.
 
         Raises:
-          TypeError: if the loss is no real scalar.
+          TypeError: if the loss is no real scalar, or a parameter no array of floating-point
+            numbers.
           ValueError: if a loop runs over stacks of unequal lengths.
         """
         types = jax.tree.map(type_of, params)
+        remedy = "Pass integers and flags beside the parameters, as an argument of the loss."
+        require_floating("params", leaves_by_path(types), remedy)
         try:
             traced = trace(lambda params: self.loss_fn(params, *args, **kwargs), types)
         except ValueError as error:
@@ -156,7 +159,8 @@ def value_and_update(
 
     Raises:
       TypeError: if `loss_fn` is no function, `tx` no transform, `has_aux` no boolean, `clip` no
-        `GlobalNormClip`, or `update_size` no integer; at the step, if the loss is no real scalar.
+        `GlobalNormClip`, or `update_size` no integer; at the step, if the loss is no real scalar
+        or a parameter no array of floating-point numbers.
       ValueError: if `update_size` is negative; at the step, before anything is computed: if no
         block runs over stacked parameters, the optimizer couples parameters or layers, or its state
         is laid out in a way that is not known.
