@@ -259,7 +259,7 @@ def made(name: str, value: object, kind: str, by: str) -> None:
       ...
       TypeError: `result` must be of type `Result`. Got 3. `jaxmup.transfer.measure` makes it.
     """
-    if not any(base.__name__ == kind for base in type(value).__mro__):
+    if not any(base.__name__ == kind for base in value.__class__.__mro__):
         raise TypeError(_message(name, f"of type `{kind}`", value, f"`{by}` makes it."))
 
 

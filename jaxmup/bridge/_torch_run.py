@@ -66,6 +66,8 @@ def read_run(torch_state: Mapping[str, Any], names: Sequence[str] | None) -> Tor
     loose = [i for i in torch_state["state"] if i not in by_index]
     if loose:
         raise ValueError(f"The state is of tensors in no parameter group: {loose}.")
+    for i, group in enumerate(groups):
+        require_hyperparameters(i, group.hyperparameters)
     kept = {
         by_index[i]: _moments(by_index[i], group, torch_state["state"].get(i, {}))
         for group in groups
@@ -94,7 +96,7 @@ def _group(position: int, group: Mapping[str, Any]) -> TorchGroup:
             f"{position} has the hyper-parameters {sorted(set(group) - {'params'})}. Known are"
             f"{listed(f'{row.name}: {sorted(row.marks)}' for row in TORCH_OPTIMIZERS)}"
         )
-    if "betas" in group and group["weight_decay"] and "decoupled_weight_decay" not in group:
+    if "betas" in group and group.get("weight_decay") and "decoupled_weight_decay" not in group:
         raise ValueError(
             "Adam adds its weight decay to the gradient, AdamW does not, and a state that an older "
             f"torch has saved does not say which of them it is of. Group {position} decays by "
@@ -102,7 +104,6 @@ def _group(position: int, group: Mapping[str, Any]) -> TorchGroup:
             "True for AdamW."
         )
     held = {name: _number(value) for name, value in group.items() if name not in _NOT_NUMBERS}
-    require_hyperparameters(position, held)
     return TorchGroup(optimizer, held, tuple(group["params"]))
 
 

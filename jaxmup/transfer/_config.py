@@ -47,8 +47,8 @@ def log2_grid(low: float, high: float, step: float = 0.5) -> tuple[float, ...]:
       (0.125, 0.25, 0.5)
     """
     for name, value in {"low": low, "high": high, "step": step}.items():
-        remedy = "It is a logarithm of base 2."
-        _check.number(name, value, may_be_traced=False, remedy=remedy)
+        if not _check.is_number(value):
+            raise TypeError(f"`{name}` must be a real number, a log2. Got {value!r}.")
     if not (all(map(math.isfinite, (low, high, step))) and step > 0 and -120 <= low <= high <= 120):
         raise ValueError(
             "A range of log2 learning rates must have finite bounds, -120 <= low <= high <= 120, "
