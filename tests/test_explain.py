@@ -323,7 +323,7 @@ REFUSED = {
     "the model fails": ("models_here:raises", "NameError: name 'undefined' is not defined"),
     "the base model fails": (
         "models_here:raises_at_base --base 16",
-        "The model of width 16 could not be built: TypeError",
+        "models_here:raises_at_base failed for size 16: TypeError",
     ),
     "no inputs": ("models_here:dense", "Got no `--inputs`"),
     "no base": ("models_here:plain", "Got no `--base`"),

@@ -1,5 +1,6 @@
 """Rows as text: a wide table, a narrow one, a list, markdown."""
 
+import re
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -68,7 +69,7 @@ class Table:
     def markdown(self) -> str:
         """The whole table in GitHub's markdown."""
         rule = ["---:" if column.is_number else "---" for column in self.columns]
-        rows = zip(*(column.cells for column in self.columns), strict=True)
+        rows = zip(*(map(_in_markdown, c.cells) for c in self.columns), strict=True)
         lines = [[column.title for column in self.columns], rule, *rows]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -88,6 +89,20 @@ class Table:
         if width is not None:
             lines = [part for line in lines for part in textwrap.wrap(line, width)]
         return "\n".join(lines)
+
+
+def _in_markdown(cell: str) -> str:
+    r"""A cell that Markdown shows as it stands, and that ends no row.
+
+    Example:
+      >>> print(_in_markdown("a|b\n*c* __d__ e_f"))
+      a\|b \*c\* \_\_d\_\_ e_f
+    """
+    return " ".join(_MARKUP.sub(r"\\\g<0>", cell).split())
+
+
+# A star between spaces and a line inside of a word mark nothing.
+_MARKUP = re.compile(r"[\\`|<\[\]~]|(?<! )\*|\*(?! )|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
 def _columns(rows: Sequence[ParameterRow]) -> list[Column]:

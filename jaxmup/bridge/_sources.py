@@ -30,12 +30,14 @@ class Checkpoint(NamedTuple):
       read: Function from the name of a tensor to its values, a view of a memory-mapped file where
         there is one.
       tied: Names of tensors that share their memory.
+      files: Every file that is read, which none that is written may replace.
     """
 
     where: str
     sources: tuple[Source, ...]
     read: Callable[[str], np.ndarray]
     tied: tuple[tuple[str, ...], ...] = ()
+    files: tuple[Path, ...] = ()
 
 
 def open_checkpoint(source: StateDictOrFile) -> Checkpoint:
@@ -56,7 +58,7 @@ def open_checkpoint(source: StateDictOrFile) -> Checkpoint:
     if path.suffix == ".safetensors":
         return _from_safetensors(path)
     if path.suffix in (".pt", ".pth", ".bin"):
-        return _from_mapping(_pickle.load(path), where=str(path))
+        return _from_mapping(_pickle.load(path), where=str(path))._replace(files=(path,))
     raise ValueError(
         f"A checkpoint must end in .safetensors, {INDEX}, .pt, .pth or .bin. Got {path}."
     )
@@ -105,7 +107,7 @@ def _memory(tensor: TensorLike) -> Hashable:
 
 def _from_safetensors(path: Path) -> Checkpoint:
     file = _safetensors.Reader(path)
-    return Checkpoint(str(path), file.sources, file.read)
+    return Checkpoint(str(path), file.sources, file.read, files=(path,))
 
 
 def _from_index(path: Path) -> Checkpoint:
@@ -121,7 +123,8 @@ def _from_index(path: Path) -> Checkpoint:
             f"{path}: the shards hold tensors that the index lacks: {extra[:_NAMED_IN_ERRORS]}."
         )
     sources = tuple(found[name][0] for name in shard_of)
-    return Checkpoint(str(path), sources, lambda name: found[name][1].read(name))
+    read = (path, *(path.parent / name for name in files))
+    return Checkpoint(str(path), sources, lambda name: found[name][1].read(name), files=read)
 
 
 def _weight_map(path: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from jaxmup import _check
 from jaxmup.coord_check import QUANTITIES, CoordCheck, Outcome, Quantity, Verdict
 from jaxmup.plots._labels import Label, label_ends
-from jaxmup.plots._style import INK, MUTED, new_figure, style
+from jaxmup.plots._style import INK, MUTED, as_is, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,7 +96,7 @@ def _panel(axis: "Axes", check: CoordCheck, quantity: Quantity) -> None:
     style(axis)
     axis.tick_params(labelsize=8)
     labels = [
-        Label(name, x[-1], end, _COLORS[one.outcome])
+        Label(as_is(name), x[-1], end, _COLORS[one.outcome])
         for name, (end, one) in ends.items()
         if math.isfinite(end)
     ]
@@ -135,5 +135,6 @@ def _headline(check: CoordCheck) -> str:
 def _caption(check: CoordCheck) -> str:
     return (
         f"RMS over {check.over}, relative to {check.over} {check.sizes[0]}; mean of "
-        f"{len(check.seeds)} seeds, {check.steps} steps; {check.parametrization}. Dashed: expected."
+        f"{len(check.seeds)} seeds, {check.steps} steps; {as_is(check.parametrization)}. Dashed: "
+        "expected."
     )

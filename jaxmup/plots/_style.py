@@ -49,6 +49,17 @@ def png(figure: "Figure", dots_per_inch: int = 160) -> bytes:
     return buffer.getvalue()
 
 
+def as_is(name: str) -> str:
+    r"""A name that matplotlib draws as it stands, and takes no mathematics or line breaks from.
+
+    Example:
+      >>> as_is("a$b\n")
+      'a\\$b?'
+    """
+    shown = "".join(c if c.isprintable() else "?" for c in name)
+    return shown.replace("$", r"\$")
+
+
 def style(axis: "Axes") -> None:
     """A light grid behind the lines, and no frame around them."""
     axis.grid(color=GRID, linewidth=0.8)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxmup import _check
-from jaxmup.plots._style import INK, MUTED, Color, colors, log_scale, new_figure, style
+from jaxmup.plots._style import INK, MUTED, Color, as_is, colors, log_scale, new_figure, style
 from jaxmup.transfer import Analysis, Curve, Parabola, Result
 from jaxmup.transfer._names import in_words, written
 
@@ -67,7 +67,7 @@ def axis_label(analysis: Analysis) -> str:
     """The label of an axis of the hyper-parameter."""
     base = " at base width" if analysis.over == "learning_rate" else ""
     scale = "log2 of the " if analysis.scale == "log2" else ""
-    return f"{scale}{in_words(analysis.over)}{base}"
+    return f"{scale}{as_is(in_words(analysis.over))}{base}"
 
 
 def title(parametrization: str) -> str:
@@ -77,7 +77,7 @@ def title(parametrization: str) -> str:
       >>> title("mup")
       'muP'
     """
-    return written(parametrization).replace("$", r"\$")
+    return as_is(written(parametrization))
 
 
 def signed(value: float, digits: int = 2) -> str:
