@@ -4,11 +4,13 @@ import dataclasses
 import json
 import math
 import sys
+import time
 
 import pytest
 from helpers import cases, named
 
 from jaxmup import Axis, ParamSpec, cli, explain
+from jaxmup.cli._explain import _show
 
 IN, OUT = Axis("input", 1024, base=64), Axis("output", 256, base=64)
 VOCABULARY, LAYERS = Axis("output", 50), Axis("batch", 12)
@@ -195,6 +197,20 @@ def test_columns_come_and_go_with_what_they_say():
 def test_a_learning_rate_must_be_a_number_above_zero(rate):
     with pytest.raises(ValueError, match="`learning_rate` must be a finite number above 0"):
         explain(STACK, named("mup adam"), learning_rate=rate)
+
+
+def test_twenty_thousand_parameters_are_a_matter_of_seconds(capsys):
+    """Of minutes, where a cell asks all cells of its column for their width."""
+    specs = {f"layer{i}": ParamSpec((IN, OUT)) for i in range(20_000)}
+    begun = time.process_time()
+    explanation = explain(specs, named("mup adam"))
+    lines = str(explanation).splitlines()
+    assert time.process_time() - begun < 10  # 1 to 2 seconds
+    assert lines[20_002].split()[0] == "layer9999"  # in the order of names
+    begun = time.process_time()
+    _show(explanation, [])
+    assert time.process_time() - begun < 10
+    assert capsys.readouterr().out.count("\nlayer") == 20_000
 
 
 def test_bad_trees_are_refused():

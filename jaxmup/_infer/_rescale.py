@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
+from jaxmup import _check
 from jaxmup._check import listed
 from jaxmup._infer._depth import counterparts
 from jaxmup._infer._draws import Draws, Grid, cut, in_turn, repeated
@@ -95,6 +96,7 @@ def rescale(
     References:
       Yang et al., "Tensor Programs V", arXiv:2203.03466, Table 3.
     """
+    _check.key("key", key)
     scalings = leaves_by_path(resolve(specs, parametrization))
     by_name = leaves_by_path(specs)
     model = as_model(make_model, inputs=inputs, apply=apply, wrt=wrt)

@@ -66,6 +66,12 @@ def plan_of(
     """
     for name, multiplier in (multipliers or {}).items():
         _check.number(f"multipliers[{name!r}]", multiplier, above=0)
+    unknown = [n for n in multipliers or {} if n not in {s.name for s in checkpoint.sources}]
+    if unknown:
+        raise ValueError(
+            f"`multipliers` must be of tensors of the checkpoint. Not in it:{listed(unknown)}\n"
+            "`jaxmup.bridge.abcd_multipliers` makes those of abcd layers."
+        )
     with naming(checkpoint.where, ""):
         made = make_plan(checkpoint.sources, opened.leaves, pairs, checkpoint.tied, multipliers)
         _require_floats(made, opened)

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from jaxmup import _check
 from jaxmup._check import listed
 from jaxmup._opt_state import FieldKind, Owners
 from jaxmup._tree import OptState, Params, PathName, leaves_by_path
@@ -20,7 +21,7 @@ from jaxmup.bridge._agreement import (
 from jaxmup.bridge._moments import Tensor, tensors_of, trained_by_path
 from jaxmup.bridge._optax_states import Moments, Standing, fields_of, filled, moments_of
 from jaxmup.bridge._plan import Plan, put
-from jaxmup.bridge._torch_run import TorchGroup, TorchRun, read_run
+from jaxmup.bridge._torch_run import TorchGroup, TorchRun, read_run, require_linear
 
 
 class ParameterGroup(NamedTuple):
@@ -208,6 +209,8 @@ def optimizer_to_torch(
         degrees = tensor.group.optimizer.moments(tensor.group.hyperparameters)
         for key, degree in degrees.items():
             arrays = [held[key][place.path][place.row] for place in tensor.places]
+            for place, array in zip(tensor.places, arrays, strict=True):
+                require_linear(place.path, key, array, degree)
             for name in tensor.names:
                 by_name.setdefault(name, {})[key] = tensor.to_torch(arrays, degree)
     return {"state": _torch_states(run, by_name, step), "param_groups": torch_state["param_groups"]}
@@ -276,6 +279,8 @@ def _left_still(
 
 def _standing(run: TorchRun, scheduler: Mapping[str, Any] | None, step: int | None) -> Standing:
     """The standing of torch's run."""
+    if step is not None:
+        _check.size("step", step, at_least=0, remedy="It is the number of steps made.")
     if None not in (step, run.step) and step != run.step:
         raise ValueError(f"`step` must be what torch has counted, {run.step}. Got {step}.")
     step = run.step if step is None else step

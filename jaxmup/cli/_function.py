@@ -174,7 +174,7 @@ def _is_ours(error: BaseException) -> bool:
 
 def failed(what: str, error: BaseException) -> UsersCodeError:
     """An error of the user's code, with the line of it that raised."""
-    place = _place(error)
+    place = "" if isinstance(error, SyntaxError) else _place(error)  # which says it itself
     text = f"{type(error).__name__}: {error}".rstrip(": ")
     return UsersCodeError(f"{what}: {text}{place}")
 
@@ -186,8 +186,6 @@ def _place(error: BaseException) -> str:
         for frame in _frames(error)
         if "importlib" not in frame.filename and not frame.filename.startswith("<")
     ]
-    if isinstance(error, SyntaxError) and error.filename:
-        places.append((Path(error.filename), error.lineno or 1))
     own = [place for place in places if not _is_library(place[0])]
     if not own:
         return ""

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxmup import _check
+
 if TYPE_CHECKING:  # these load Flax, which reading a record need not
     from jaxmup._infer._rules import Rules
     from jaxmup._model import MakeModel, Model
@@ -90,6 +92,8 @@ class Task:
     rules: "Rules | None" = None
 
     def __post_init__(self) -> None:
+        if not callable(self.make_model):  # what is no function of the width is a `Model`
+            _check.made("make_model", self.make_model, "Model", "jaxmup.Model")
         if not callable(self.loss_fn):
             raise TypeError(
                 "`loss_fn` must be a function of a model and a batch that returns a scalar. Got "
