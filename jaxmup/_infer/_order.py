@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmup._infer._growth import NONE, Growth, of_sizes
+from jaxmup._infer._shares import Shares
 from jaxmup._infer._uses import TINY, Nature
 from jaxmup._program import Flat, Node
 
@@ -94,19 +95,19 @@ class Known:
     Args:
       flat: The program at several sizes.
       nature: The nature of a value.
+      shares: The axes over which values sum up to the order of one element.
 
     Attributes:
       orders: The orders of each value; `None` for what is exactly zero.
-      uniform: The number that all elements of a constant are, at each size.
       equations: What must hold.
       unread: Operations of which no row says how they grow, with a value of each.
     """
 
-    def __init__(self, flat: Flat, nature: Callable[[Node], Nature]):
-        self.flat, self.nature = flat, nature
+    def __init__(self, flat: Flat, nature: Callable[[Node], Nature], shares: Shares):
+        self.flat, self.nature, self.shares = flat, nature, shares
+        self.uniform = shares.numbers
         self.direction = direction_of(flat)
         self.orders: dict[Node, Pair | None] = {}
-        self.uniform: Mapping[Node, tuple[float, ...]] = {}
         self.equations: list[Equation] = []
         self.unread: dict[str, Node] = {}
         self._seen: set[Any] = set()

@@ -15,9 +15,9 @@ from fractions import Fraction
 
 from jaxmup._infer._dims import params_of
 from jaxmup._infer._growth import NONE, Constants, Growth, of_sizes, resolution_of
-from jaxmup._infer._numbers import numbers
 from jaxmup._infer._order import ZERO, Known, Order, Pair, Unknown, both, is_floating
 from jaxmup._infer._rows import ROWS
+from jaxmup._infer._shares import Shares
 from jaxmup._infer._uses import Nature
 from jaxmup._program import Flat, Node
 
@@ -28,6 +28,7 @@ class Orders(Known):
     Args:
       flat: The program at several sizes.
       nature: The nature of a value.
+      shares: The axes over which values sum up to the order of one element.
       coordinates: The orders of the coordinates of each parameter under muP, by its input.
       gains: Name of the gain of each parameter that may have one, by its input.
     """
@@ -36,13 +37,13 @@ class Orders(Known):
         self,
         flat: Flat,
         nature: Callable[[Node], Nature],
+        shares: Shares,
         coordinates: Mapping[Node, tuple[Growth, Growth]],
         gains: Mapping[Node, str],
     ):
-        super().__init__(flat, nature)
+        super().__init__(flat, nature, shares)
         self.coordinates, self.gains = coordinates, gains
         self.constants = Constants(_sizes_of(flat))
-        self.uniform = numbers(flat)
         self._carries: list[Node] = []
         for node in flat.nodes:
             self.orders[node] = self._order(node)
@@ -70,7 +71,7 @@ class Orders(Known):
         if uniform is not None:
             growth = self.constants.growth(uniform, resolution_of(node.types[0].dtype))
             return None if growth is None else both(Order(growth))
-        if self._chooses_by_growing_count(node):
+        if self.nature(node) != "constant" and self.shares.selections.is_unknown(node):
             self.unread.setdefault(node.op, node)
         if node.op in ("constant", "test") or not is_floating(node):
             return both(Order(self._of_count(node)) if node.op == "iota" else ZERO)
@@ -98,16 +99,6 @@ class Orders(Known):
     def _of_count(self, node: Node) -> Growth:
         return self.growth(node, [params_of(node)["dimension"]]) if node.op == "iota" else NONE
 
-    def _chooses_by_growing_count(self, node: Node) -> bool:
-        """True for the comparison of a `one_hot` along an axis that grows.
-
-        It has a single one however long the axis is, which a sum over it must not take for as many
-        terms as the axis has. No row says so yet, so it is refused.
-        """
-        if node.op not in ("eq", "eq_to") or self.nature(node) == "constant":
-            return False
-        return any(self._of_count(_counted(parent)) != NONE for parent in node.parents)
-
     def _carry(self, node: Node) -> Pair | None:
         start = self.orders[node.parents[0]]
         if self.nature(node) == "constant":
@@ -117,13 +108,6 @@ class Orders(Known):
             # Zero at first: what the iterations make of it, whatever that is.
             return both(Order(NONE, {len(self._carries): Fraction(1)}))
         return start
-
-
-def _counted(node: Node) -> Node:
-    """The value that an array of integers repeats along other axes."""
-    while node.op in ("broadcast_in_dim", "reshape", "convert_element_type", "squeeze"):
-        node = node.parents[0]
-    return node
 
 
 def _sizes_of(flat: Flat) -> list[Growth]:

@@ -165,7 +165,7 @@ class Reader:
             kinds: dict[int, AxisKind] = {a: kind for a, kind in known if kind is not None}
             coordinates[node] = self._coordinates(name, kinds)
         gains = {node: name for name, node in self.inputs.items() if name not in fixed}
-        self.orders = Orders(self.flat, natures(self.uses), coordinates, gains)
+        self.orders = Orders(self.flat, natures(self.uses), self.uses.shares, coordinates, gains)
         if self.orders.unread:
             unread = [f"`{op}` at {node.line}" for op, node in self.orders.unread.items()]
             raise ValueError(_UNREAD.format(listed(unread)))

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
-from jaxmup._infer._dims import dot_axes, params_of
+from jaxmup._infer._dims import params_of
 from jaxmup._infer._growth import Growth
 from jaxmup._infer._order import HALF, ZERO, Known, Pair, both
+from jaxmup._infer._selections import sum_of_exponentials
 from jaxmup._program import Node
 
 _BESIDE = "a term of another order is beside it"
@@ -31,6 +32,13 @@ def _nonlinear(known: Known, node: Node) -> Pair:
     pair = known[node.parents[0]] if node.parents else None
     # Weights that are rounded stay a random matrix.
     return pair if pair is not None and known.nature(node) == "weight" else both(ZERO)
+
+
+def _log(known: Known, node: Node) -> Pair:
+    """Of a sum of exponentials it grows as the logarithm of their number, which is no power."""
+    if sum_of_exponentials(node) is not None:
+        return both(ZERO)
+    return _nonlinear(known, node)
 
 
 def _power(exponent: Fraction) -> Callable[[Known, Node], Pair | None]:
@@ -66,6 +74,8 @@ def _over(known: Known, node: Node) -> Pair | None:
     x, y = (known[parent] for parent in node.parents)
     if x is None or y is None:
         return x
+    if known.shares.is_softmax(node):  # the largest is of order 0, as it is once one is chosen
+        return both(ZERO)
     return Pair(x.aligned - y.typical, x.typical - y.typical)
 
 
@@ -99,7 +109,7 @@ def _reduce_sum(known: Known, node: Node) -> Pair | None:
     pair = known[x]
     params = params_of(node)
     axes = params["axes"] if "axes" in params else (params["axis"],) if "axis" in params else ()
-    return None if pair is None else _summed(known, pair, known.growth(x, axes))
+    return None if pair is None else _summed(known, pair, known.shares.count(x, axes))
 
 
 def _summed(known: Known, pair: Pair, count: Growth) -> Pair:
@@ -120,10 +130,9 @@ def _contraction(known: Known, node: Node) -> Pair | None:
     if x is None or y is None:
         return None
     if node.op == "conv_general_dilated":
-        axes = [params_of(node)["dimension_numbers"].rhs_spec[1]]
+        count = known.growth(right, [params_of(node)["dimension_numbers"].rhs_spec[1]])
     else:
-        axes = dot_axes(node)[0][1]
-    count = known.growth(right, axes)
+        count = known.shares.count_of_product(node)
     natures = known.nature(left), known.nature(right)
     if left is right:
         return both((x.typical * 2).grown(count))
@@ -175,11 +184,12 @@ def _rows() -> dict[str, Row]:
     )
     put(
         _nonlinear,
-        "exp exp2 log log1p expm1 tanh logistic sin cos tan asin acos atan sinh cosh asinh acosh "
+        "exp exp2 log1p expm1 tanh logistic sin cos tan asin acos atan sinh cosh asinh acosh "
         "atanh erf erfc erf_inv round floor ceil clamp atan2 rem lgamma digamma igamma igammac "
         "reduce_prod cumprod cumlogsumexp bessel_i0e bessel_i1e regularized_incomplete_beta "
         "polygamma zeta complex log2",
     )
+    put(_log, "log")
     put(_fourier, "fft")
     put(_times, "mul")
     put(_over, "div")
