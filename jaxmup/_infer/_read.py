@@ -3,13 +3,13 @@
 import collections
 import functools
 import math
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from jaxmup import _check
 from jaxmup._check import listed
 from jaxmup._infer._gains import Solution, at, solve
 from jaxmup._infer._growth import NONE, Growth, of_sizes
@@ -125,7 +125,7 @@ class Reader:
     def _warn_of_uneven_parts(self) -> None:
         parts = dict.fromkeys(map(_described, uneven(self.flat, natures(self.uses))))
         if parts:
-            warnings.warn(_UNEVEN.format(listed(parts)), stacklevel=5)
+            _check.warn(_UNEVEN.format(listed(parts)))
 
     @functools.cached_property
     def _direction(self) -> int:
