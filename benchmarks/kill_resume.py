@@ -26,8 +26,8 @@ from _record import RESULTS, write_record
 from jaxmup import bridge
 
 FILES = ("transfer.json", "trials.jsonl")
-TRANSFER = "transfer --width 16,32,48 --depth 1 --steps 10 --batch-size 256 --seeds 2 "
-TRANSFER += "--log2-range -10:-4:0.5 --out"
+TRANSFER = "transfer --width 16,32,48 --depth 1 --steps 10 --batch-size 64 --seeds 1 "
+TRANSFER += "--log2-range -8:-5:0.5 --out"
 CONVERT = "convert source.safetensors out.safetensors --to flax --model kill_model:make --size 2048"
 MODEL = """
 from flax import nnx

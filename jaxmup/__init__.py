@@ -15,7 +15,6 @@ import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
-from jaxmup._explain import ParameterRow as ParameterRow
 from jaxmup._families import OPTIMIZERS as OPTIMIZERS
 from jaxmup._families import Family as Family
 from jaxmup._families import shampoo as shampoo
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from jaxmup import report as report
     from jaxmup import transfer as transfer
     from jaxmup._explain import Explanation as Explanation
+    from jaxmup._explain import ParameterRow as ParameterRow
     from jaxmup._explain import explain as explain
     from jaxmup._infer import infer as infer
     from jaxmup._infer import rescale as rescale
@@ -80,6 +80,7 @@ _LATER = {
     "Explanation": "_explain",
     "Finding": "_lint",
     "Model": "_model",
+    "ParameterRow": "_explain",
     "explain": "_explain",
     "infer": "_infer",
     "lint": "_lint",
