@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
@@ -135,9 +135,9 @@ def conversion(
             "To write for PyTorch, its names and shapes must be known. Got no `like`: a state dict "
             "of the module, or a file of one."
         )
-    _require_leaves(checkpoint, opened)
     named = open_checkpoint(like)
     made = plan_of(named, opened, pairs)
+    _require_leaves(checkpoint, opened, made.kept)
     inputs = (*checkpoint.files, *named.files)
     return Conversion(made, to, checkpoint, _tensors(made, checkpoint), inputs)
 
@@ -189,9 +189,9 @@ def _tensors(made: Plan, leaves: Checkpoint) -> dict[str, ShapeDtype]:
     }
 
 
-def _require_leaves(checkpoint: Checkpoint, opened: FlaxModel) -> None:
+def _require_leaves(checkpoint: Checkpoint, opened: FlaxModel, kept: Sequence[str]) -> None:
     held = {s.name: s.shape for s in checkpoint.sources}
-    asked = {leaf.path: leaf.shape for leaf in opened.leaves}
+    asked = {leaf.path: leaf.shape for leaf in opened.leaves if leaf.path not in kept}
     wrong = [
         f"{name}: {held.get(name, 'not there')} in the file, {asked.get(name, 'not there')} in "
         "the model"

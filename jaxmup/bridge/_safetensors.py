@@ -7,7 +7,8 @@ and place of every tensor, and the bytes of the tensors one after another.
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -87,14 +88,21 @@ class Reader:
     Args:
       path: Path of the file.
 
+    Attributes:
+      aliases: Names that the header has for tensors which share their memory, with the name that
+        the tensor is stored under.
+
     Raises:
       OSError: if the file cannot be read.
-      ValueError: naming the file, if it is no whole file of safetensors.
+      ValueError: naming the file, if it is no whole file of safetensors, or an alias is of no
+        tensor.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        self._entries, self._start = _header(path)
+        self._entries, metadata, self._start = _header(path)
+        self.aliases = _aliases(path, metadata, self._entries.keys())
+        self._entries |= {alias: self._entries[name] for alias, name in self.aliases.items()}
         self.sources = tuple(
             Source(name, tuple(entry["shape"]), _dtype(path, name, entry["dtype"]))
             for name, entry in self._entries.items()
@@ -112,8 +120,8 @@ class Reader:
         return np.memmap(self.path, dtype, "r", self._start + first, shape)
 
 
-def _header(path: Path) -> tuple[dict[str, _Tensor], int]:
-    """The entries of the header, and the byte at which the data begins."""
+def _header(path: Path) -> tuple[dict[str, _Tensor], dict[str, str], int]:
+    """The entries of the header, its metadata, and the byte at which the data begins."""
     safetensors = _extras.require("safetensors", "Reading safetensors", _REQUIREMENT)
     with path.open("rb"):  # an error of the system names the file; that of safetensors does not
         pass
@@ -127,8 +135,31 @@ def _header(path: Path) -> tuple[dict[str, _Tensor], int]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         entries = json.loads(file.read(length), object_pairs_hook=_once(path))
-    entries.pop("__metadata__", None)
-    return entries, 8 + length
+    metadata = entries.pop("__metadata__", None) or {}
+    return entries, metadata, 8 + length
+
+
+def _aliases(path: Path, metadata: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
+    """Other names of stored tensors, as `safetensors.torch.save_model` notes them.
+
+    The metadata may hold anything; a name of a weight or a bias is an alias.
+    """
+    aliases = {alias: name for alias, name in metadata.items() if name in names}
+    for alias, name in metadata.items():
+        if alias in aliases and alias in names:
+            raise ValueError(
+                f"{path}: a tensor must not be an alias as well. The metadata say that {alias} is "
+                f"{name}, and the file holds both."
+            )
+        if alias not in aliases and _LOOKS_LIKE_A_TENSOR.fullmatch(alias):
+            raise ValueError(
+                f"{path}: an alias must be of a tensor in the file. The metadata say that {alias} "
+                f"is {name}, which is not there."
+            )
+    return aliases
+
+
+_LOOKS_LIKE_A_TENSOR = re.compile(r"(.+\.)?(weight|bias)")
 
 
 def _once(path: Path) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:

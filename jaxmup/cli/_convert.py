@@ -15,13 +15,12 @@ from jaxmup.cli._errors import BadInputError
 from jaxmup.cli._function import measuring
 from jaxmup.cli._model import at_width, model_of, require_no_inputs
 from jaxmup.cli._options import MakeInputs, path_of
-from jaxmup.cli._terminal import console, on_one_line
+from jaxmup.cli._terminal import cleaned, console, on_one_line
 
 if TYPE_CHECKING:
     from flax import nnx
 
     from jaxmup import Model, Parametrization
-    from jaxmup._model import Instance
     from jaxmup._tree import Specs, Tree
     from jaxmup.bridge import Conversion, Plan
     from jaxmup.bridge._pairs import Pairs
@@ -154,26 +153,7 @@ def _abstract(
     if instance.kind != "linen":
         require_no_inputs(inputs, "a Linen module")
         return held, None
-    return linen.unbox(held), _specs(instance)
-
-
-def _specs(instance: "Instance") -> "Specs":
-    """The specs of jaxmup's layers in a Linen module, by name; other layers multiply by nothing."""
-    from jaxmup import Axis, ParamSpec, linen
-    from jaxmup._tree import leaves_by_path
-
-    if instance.specs is not None:
-        return instance.specs
-    args, kwargs = instance.inputs or ((), {})
-    module = instance.make(None)
-    declared = leaves_by_path(linen.multipliers(module, *args, **kwargs))
-    plain = {
-        name: ParamSpec(tuple(Axis("output", size) for size in x.shape))
-        for name, x in instance.parameters.items()
-        if name not in declared
-    }
-    specs = leaves_by_path(instance.declared(plain))
-    return {name: specs[name] for name in declared}
+    return linen.unbox(held), instance.specs_of_layers
 
 
 def _parametrization(gauge: str, optimizer: str) -> "Parametrization":
@@ -206,7 +186,9 @@ def _show(plan: "Plan") -> None:
     if fits:
         terminal.print(table)
     else:
-        terminal.print(Text(str(plan)), no_wrap=True, overflow="ignore", crop=False)
+        terminal.print(Text(cleaned(str(plan))), no_wrap=True, overflow="ignore", crop=False)
+    for note in plan.notes if fits else ():
+        terminal.print(Text(f"Look at this: {on_one_line(note)}"))
 
 
 def _write(conversion: "Conversion", destination: Path, *, allow_nan: bool) -> None:

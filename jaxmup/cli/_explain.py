@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
 
 import typer
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from jaxmup import Explanation, Finding, Model, Parametrization, ParamSpec
     from jaxmup._tree import Specs, Tree
 
+_LONGEST = 500  # rows of a table of rich, which measures every cell
 _COLORS = {"hidden": "cyan", "input": "green", "output": "magenta", "fixed": "dim"}
 
 
@@ -153,6 +155,13 @@ def _specs(
             "Not every parameter is of a jaxmup layer, so models must be compared to find what "
             "grows. Got no `--base`. Pass the width of the base model."
         )
+    if model.inputs is None:
+        raise BadInputError(
+            "Not every parameter is of a jaxmup layer, so the model must be called to find what "
+            "each does. Got no `--inputs`. Pass a function of the width that returns what it is "
+            "called with, such as package.module:make_inputs. For a tree of parameters name a "
+            "jaxmup.Model, which has an `apply`."
+        )
     import jax
 
     from jaxmup import infer
@@ -174,12 +183,20 @@ def _fenced(finding: "Finding") -> str:
 
 def _show(explanation: "Explanation", findings: list["Finding"]) -> None:
     terminal = console()
+    if len(explanation.rows) > _LONGEST:
+        print(cleaned(explanation.text(terminal.width)))
+        _show_findings(terminal, findings)
+        return
     title, body, legend = explanation.text(terminal.width).split("\n\n")
     table = _table(explanation)
     wide = terminal.options.update(max_width=10_000)
     fits = terminal.measure(table, options=wide).maximum <= terminal.width
     shown = table if fits else Text(body, no_wrap=True, overflow="ignore")
     terminal.print(Text(title), "", shown, "", Text(legend, style="dim"), sep="\n")
+    _show_findings(terminal, findings)
+
+
+def _show_findings(terminal: Console, findings: list["Finding"]) -> None:
     for finding in findings:
         terminal.print("", Text(finding.text(terminal.width), style="yellow"), sep="\n")
 

@@ -27,8 +27,8 @@ MakeInputs = Annotated[
     str | None,
     typer.Option(
         metavar="MODULE:FUNCTION",
-        help="For a Linen module: a function of the width that returns its example inputs, an "
-        "array or a tuple.",
+        help="A function of the width that returns what the model is called with, an array or a "
+        "tuple: for a Linen module, and for a model of other layers than jaxmup's.",
     ),
 ]
 ParametrizationName = Annotated[

@@ -9,6 +9,7 @@ import platform
 from pathlib import Path
 from typing import Any, Literal
 
+from jaxmup import _check
 from jaxmup._families import Family, family_record, read_family
 from jaxmup._files import write_atomically
 from jaxmup._records import as_json, build, read_lines
@@ -25,6 +26,7 @@ _PACKAGES = ("jaxmup", "jax", "jaxlib", "flax", "optax", "numpy")
 
 def to_lines(check: CoordCheck) -> list[dict[str, Any]]:
     """A check as plain dicts: first what was run, then every verdict, then every measurement."""
+    _check.made("check", check, "CoordCheck", "jaxmup.coord_check.coord_check")
     run = {
         field.name: getattr(check, field.name)
         for field in dataclasses.fields(check)

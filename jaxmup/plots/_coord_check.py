@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from jaxmup import _check
 from jaxmup.coord_check import QUANTITIES, CoordCheck, Outcome, Quantity, Verdict
 from jaxmup.plots._labels import Label, label_ends
 from jaxmup.plots._style import INK, MUTED, as_is, new_figure, style
@@ -47,6 +48,7 @@ def coord_check_figure(check: CoordCheck, quantities: Sequence[Quantity] = QUANT
       ModuleNotFoundError: if matplotlib is not installed.
       ValueError: if none of `quantities` has a verdict.
     """
+    _check.made("check", check, "CoordCheck", "jaxmup.coord_check.coord_check")
     shown: list[Quantity] = [
         name for name in quantities if any(v.quantity == name for v in check.verdicts)
     ]

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from jaxmup import _check
 from jaxmup.fused import MemoryReport
 from jaxmup.plots._style import INK, MUTED, as_is, colors, new_figure, style
 
@@ -23,6 +24,7 @@ def memory_figure(report: MemoryReport) -> "Figure":
     Raises:
       ModuleNotFoundError: if matplotlib is not installed.
     """
+    _check.made("report", report, "MemoryReport", "jaxmup.fused.memory_report")
     forms = [as_is(name) for name in report.forms]
     largest = max(memory.peak for memory in report.forms.values())
     size, unit = next(pair for pair in _UNITS if largest >= pair[0])

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxmup import _check
 from jaxmup.plots._style import INK, Color, as_is, new_figure, style
 from jaxmup.plots._transfer import signed, title
 from jaxmup.transfer import Analysis, Result
@@ -29,6 +30,7 @@ def optima_figure(result: Result) -> "Figure":
     Raises:
       ModuleNotFoundError: if matplotlib is not installed.
     """
+    _check.made("result", result, "Result", "jaxmup.transfer.measure")
     figure = new_figure(5.6, 4.2)
     axis = figure.subplots()
     optima_panel(axis, result.analyses)

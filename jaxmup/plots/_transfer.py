@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxmup import _check
 from jaxmup.plots._style import INK, MUTED, Color, as_is, colors, log_scale, new_figure, style
 from jaxmup.transfer import Analysis, Curve, Parabola, Result
 from jaxmup.transfer._names import in_words, written
@@ -29,6 +30,7 @@ def transfer_figure(result: Result) -> "Figure":
     Raises:
       ModuleNotFoundError: if matplotlib is not installed.
     """
+    _check.made("result", result, "Result", "jaxmup.transfer.measure")
     panels = len(result.analyses)
     figure = new_figure(1.2 + 4.6 * panels, 4.9)
     axes = figure.subplots(1, panels, sharex=True, sharey=True, squeeze=False)[0]

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from jaxmup import _check
 from jaxmup._files import PathLike, write_atomically
 from jaxmup._records import Document, read_document
 from jaxmup.transfer._config import Config
@@ -26,6 +27,7 @@ def to_record(result: Result) -> dict[str, Any]:
     The grid and the base width are written out also where the configuration left them to the
     defaults.
     """
+    _check.made("result", result, "Result", "jaxmup.transfer.measure")
     return {
         "format": FORMAT,
         "version": VERSION,

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxmup import _check
+
 if TYPE_CHECKING:  # these load Flax, which reading a record need not
     from jaxmup._infer._rules import Rules
     from jaxmup._model import MakeModel, Model
@@ -64,8 +66,9 @@ class Task:
       evaluation: Batch on which the loss at the end is taken.
       loss_fn: Function of a model and a batch that returns a scalar. It calls the model: a Linen
         module is a function of its inputs here, a tree of arrays is itself.
-      inputs: Arguments that a Linen module is called with, as for `jaxmup.infer`; `None` for the
-        first part of `evaluation`.
+      inputs: Arguments that the model is called with, as for `jaxmup.infer`; `None` for the first
+        part of `evaluation` for a Linen module or a `Model` with an `apply`, and for any other as
+        `loss_fn` calls it on `evaluation`.
       rules: What axes do, by path, for `jaxmup.infer`.
 
     Raises:
@@ -89,6 +92,8 @@ class Task:
     rules: "Rules | None" = None
 
     def __post_init__(self) -> None:
+        if not callable(self.make_model):  # what is no function of the width is a `Model`
+            _check.made("make_model", self.make_model, "Model", "jaxmup.Model")
         if not callable(self.loss_fn):
             raise TypeError(
                 "`loss_fn` must be a function of a model and a batch that returns a scalar. Got "
