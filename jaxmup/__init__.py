@@ -15,14 +15,9 @@ import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
-from jaxmup._explain import Explanation as Explanation
-from jaxmup._explain import ParameterRow as ParameterRow
-from jaxmup._explain import explain as explain
 from jaxmup._families import OPTIMIZERS as OPTIMIZERS
 from jaxmup._families import Family as Family
 from jaxmup._families import shampoo as shampoo
-from jaxmup._lint import Finding as Finding
-from jaxmup._lint import lint as lint
 from jaxmup._parametrization import ABCD as ABCD
 from jaxmup._parametrization import Parametrization as Parametrization
 from jaxmup._parametrization import parametrization as parametrization
@@ -30,7 +25,6 @@ from jaxmup._power import Power as Power
 from jaxmup._scaling import Scaling as Scaling
 from jaxmup._spec import Axis as Axis
 from jaxmup._spec import ParamSpec as ParamSpec
-from jaxmup._tree import resolve as resolve
 
 if TYPE_CHECKING:
     from jaxmup import bridge as bridge
@@ -50,9 +44,15 @@ if TYPE_CHECKING:
     from jaxmup import plots as plots
     from jaxmup import report as report
     from jaxmup import transfer as transfer
+    from jaxmup._explain import Explanation as Explanation
+    from jaxmup._explain import ParameterRow as ParameterRow
+    from jaxmup._explain import explain as explain
     from jaxmup._infer import infer as infer
     from jaxmup._infer import rescale as rescale
+    from jaxmup._lint import Finding as Finding
+    from jaxmup._lint import lint as lint
     from jaxmup._model import Model as Model
+    from jaxmup._tree import resolve as resolve
 
 __version__ = importlib.metadata.version("jaxmup")
 
@@ -75,7 +75,18 @@ _SUBMODULES = (
     "report",
     "transfer",
 )
-_LATER = {"Model": "_model", "infer": "_infer", "rescale": "_infer"}  # by the room of each
+# What needs JAX, by the room of each: a command that is interrupted while JAX is imported says so.
+_LATER = {
+    "Explanation": "_explain",
+    "Finding": "_lint",
+    "Model": "_model",
+    "ParameterRow": "_explain",
+    "explain": "_explain",
+    "infer": "_infer",
+    "lint": "_lint",
+    "rescale": "_infer",
+    "resolve": "_tree",
+}
 
 
 def __getattr__(name: str) -> Any:
