@@ -2,13 +2,14 @@
 
 Tune hyper-parameters on a small network and use them, unchanged, on a large one.
 
-`import jaxmup` loads neither Flax nor optax; the submodules load on first use: `jaxmup.nnx` and
-`jaxmup.linen` (layers), `jaxmup.optim` (optax transforms), `jaxmup.functional`, `jaxmup.models`,
-`jaxmup.data`, `jaxmup.gauge`, `jaxmup.manifest`, `jaxmup.coord_check`, `jaxmup.transfer`,
-`jaxmup.budget` (batch size and length of training), `jaxmup.bridge` (PyTorch), `jaxmup.fused`
-(backward pass fused with the update), `jaxmup.empirical` (measured scales), `jaxmup.plots` and
-`jaxmup.report` (figures and pages), and `jaxmup.parity` (a self-check against PyTorch); so do
-`jaxmup.Model`, `jaxmup.infer` and `jaxmup.rescale` (unmodified models).
+`import jaxmup` loads neither JAX nor Flax nor optax; the submodules load on first use: `jaxmup.nnx`
+and `jaxmup.linen` (layers), `jaxmup.optim` (optax transforms), `jaxmup.functional`,
+`jaxmup.models`, `jaxmup.data`, `jaxmup.gauge`, `jaxmup.manifest`, `jaxmup.coord_check`,
+`jaxmup.transfer`, `jaxmup.budget` (batch size and length of training), `jaxmup.bridge` (PyTorch),
+`jaxmup.fused` (backward pass fused with the update), `jaxmup.empirical` (measured scales),
+`jaxmup.plots` and `jaxmup.report` (figures and pages), and `jaxmup.parity` (a self-check against
+PyTorch); so do `jaxmup.Model`, `jaxmup.infer` and `jaxmup.rescale` (unmodified models),
+`jaxmup.explain`, `jaxmup.lint` and `jaxmup.resolve`.
 """
 
 import importlib
