@@ -6,6 +6,7 @@ from math import prod
 
 import jax
 import pytest
+from layer_types import require_same
 from zoo.case import Case, number
 
 import jaxmup
@@ -99,6 +100,31 @@ def test_roles_ratios_and_gains_by_hand(case):
     unused = {row.pattern for row in case.rows} - used
     assert not wrong, "\n".join(wrong)
     assert not unused
+
+
+OF_FLAX = {  # models, with the numbers of their parameters whose layers are Flax's own
+    "decoder, untied": 21,
+    "decoder, tied with norms of queries and keys": 24,
+    "deltanet": 12,
+    "depthwise": 32,
+    "dit": 31,
+    "gemma, with a linear last norm": 12,
+    "layers, nnx.MultiHeadAttention": 11,
+    "layers, nnx.MultiHeadAttention, normalize_qk": 13,
+    "layers, nn.MultiHeadDotProductAttention": 11,
+    "layers, nn.MultiHeadDotProductAttention, Embed.attend": 11,
+    "layers, nn.scan of nn.remat": 21,
+    "layers, nn.Dropout, called for training": 5,
+    "unet": 55,
+    "vit": 52,
+}
+
+
+@pytest.mark.parametrize(("case", "count"), OF_FLAX.items())
+def test_the_program_agrees_with_the_types_of_layers(case, count):
+    model = jaxmup.Model(ZOO[case].make_model, inputs=ZOO[case].inputs, apply=ZOO[case].apply)
+    specs = jaxmup.infer(model, **ZOO[case].sizes)
+    assert require_same(model, specs, ZOO[case].target) == count
 
 
 @pytest.mark.parametrize("case", CARRIED.values(), ids=CARRIED)

@@ -2,13 +2,14 @@
 
 import collections
 import math
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
+from jaxmup import _check
 from jaxmup._check import is_number, listed
 from jaxmup._infer._gains import Solution, at, solve
 from jaxmup._infer._growth import NONE, Growth, of_sizes
@@ -47,7 +48,7 @@ def programs_of(
     large: Instance,
     with_depth: Callable[[Size], Instance],
     input_scale: Callable[..., Any] | None = None,
-) -> Programs | None:
+) -> Programs:
     """The programs of a model, all with the base model's structure.
 
     A target of another depth stands for itself with the base model's depth: whatever base and delta
@@ -60,14 +61,10 @@ def programs_of(
       with_depth: Function of a size to the model of that size.
       input_scale: Function of a size to the size of the coordinates of the inputs.
 
-    Returns:
-      `None` if nobody has said what the model is called with.
-
     Raises:
-      ValueError: if the model cannot be called with its inputs.
+      TypeError: if the model is nothing that can be called.
+      ValueError: if the model refuses its inputs.
     """
-    if not small.is_callable:
-        return None
     names = list(small.parameters)
     alike: Instance | None = large
     if list(large.parameters) != names:
@@ -113,9 +110,13 @@ class Reader:
 
     Args:
       programs: The programs.
-      given: Kinds of the axes of parameters that the user has given rules for.
+      given: Kinds of the axes of parameters that the user, or a jaxmup layer, has given.
       fixed: Names of the parameters that cannot carry a gain, as those that do not train.
       has_gains: False if layers apply factors of their own, so that no factor is missing.
+
+    Attributes:
+      shown: Kind of each axis of each parameter as the program alone shows it.
+      kinds: The same, but for those that are given.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class Reader:
         has_gains: bool,
     ):
         self.flat: Flat = _one_by_one(flatten(*programs.programs))
+        _require_same_lengths(self.flat)
         self.names = programs.names
         self.scales = programs.scales
         self.inputs = dict(zip(self.names, self.flat.inputs, strict=False))
@@ -134,7 +136,8 @@ class Reader:
             raise ValueError(_MADE.format(listed(map(_described, self.uses.made_matrices))))
         self._rank = rank_of(self.flat)
         self._warn_of_uneven_parts()
-        self.kinds = {name: given.get(name) or self._kinds(name) for name in self.names}
+        self.shown = {name: self._kinds(name) for name in self.names}
+        self.kinds = self.shown | dict(given)
         self.solution = Solution({}, [])
         if has_gains:
             self._solve(fixed)
@@ -152,7 +155,7 @@ class Reader:
     def _warn_of_uneven_parts(self) -> None:
         parts = dict.fromkeys(map(_described, uneven(self.flat, natures(self.uses))))
         if parts:
-            warnings.warn(_UNEVEN.format(listed(parts)), stacklevel=5)
+            _check.warn(_UNEVEN.format(listed(parts)))
 
     def _coordinates(self, name: PathName, kinds: Mapping[int, AxisKind]) -> tuple[Growth, Growth]:
         """The aligned and the typical order of the coordinates of a parameter under muP."""
@@ -278,6 +281,19 @@ def _one_by_one(flat: Flat) -> Flat:
     return flat
 
 
+def _require_same_lengths(flat: Flat) -> None:
+    """Raises a `ValueError` if iterations that build on each other are of a growing number."""
+    wrong = [
+        f"{scan.line or 'an unknown line'}: {scan.lengths[0]} in `base`, {scan.lengths[1]} in "
+        "`delta`"
+        for scan in flat.scans
+        if scan.lengths[0] != scan.lengths[1]
+        and any(jnp.issubdtype(node.types[0].dtype, jnp.inexact) for node in scan.carry)
+    ]
+    if wrong:
+        raise ValueError(_LENGTHS.format(listed(wrong)))
+
+
 def _described(node: Node) -> str:
     return (
         f"`{node.op}` at {node.line or 'an unknown line'}, of {node.parents[0].shapes[0]} in `base`"
@@ -292,6 +308,11 @@ _NO_TARGET = (
     "muP asks for factors that this model lacks, and base and delta alone do not tell how large "
     "they are at a target of another depth. Give `base`, `delta` and `target` as mappings, with "
     "the depth as an entry of its own."
+)
+_LENGTHS = (
+    "A loop that hands values on must have as many iterations in `base` as in `delta`: layers and "
+    "steps are no width. It differs at{}\n"
+    "Give both the same number; that of `target` may be another."
 )
 _UNREAD = (
     "Every operation of the model must be one of which it is known how its result grows with the "
