@@ -8,13 +8,14 @@ Tune hyper-parameters on a small network and use them, unchanged, on a large one
 `jaxmup.budget` (batch size and length of training), `jaxmup.bridge` (PyTorch), `jaxmup.fused`
 (backward pass fused with the update), `jaxmup.empirical` (measured scales), `jaxmup.plots` and
 `jaxmup.report` (figures and pages), and `jaxmup.parity` (a self-check against PyTorch); so do
-`jaxmup.Model`, `jaxmup.infer` and `jaxmup.rescale` (unmodified models).
+`jaxmup.Model`, `jaxmup.infer`, `jaxmup.rescale` and `jaxmup.corrected` (unmodified models).
 """
 
 import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
+from jaxmup._correction import Correction as Correction
 from jaxmup._explain import Explanation as Explanation
 from jaxmup._explain import ParameterRow as ParameterRow
 from jaxmup._explain import explain as explain
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from jaxmup import plots as plots
     from jaxmup import report as report
     from jaxmup import transfer as transfer
+    from jaxmup._infer import corrected as corrected
     from jaxmup._infer import infer as infer
     from jaxmup._infer import rescale as rescale
     from jaxmup._model import Model as Model
@@ -75,7 +77,12 @@ _SUBMODULES = (
     "report",
     "transfer",
 )
-_LATER = {"Model": "_model", "infer": "_infer", "rescale": "_infer"}  # by the room of each
+_LATER = {
+    "Model": "_model",
+    "corrected": "_infer",
+    "infer": "_infer",
+    "rescale": "_infer",
+}  # by the room of each
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ import math
 from typing import Literal, get_args
 
 from jaxmup import _check
+from jaxmup._correction import Correction
 
 AxisKind = Literal["input", "output", "batch"]
 Role = Literal["input", "hidden", "output", "fixed"]
@@ -119,6 +120,8 @@ class ParamSpec:
         stored weight carries it; 1.0 if the model lacks none; dimensionless. A plain attention
         layer divides its logits by `√d` where muP asks for `d / √d0`, with `d` the size of a head
         and `d0` that of the base model: its query kernel and bias carry `√(d0 / d)`.
+      corrections: Factors that the model lacks beside this parameter and that none can carry, so
+        that `jaxmup.corrected` inserts them.
       reason: Where the model uses the parameter and what its `forward_gain` makes up for, in words.
         Two specs that differ in it alone are equal.
 
@@ -144,6 +147,7 @@ class ParamSpec:
     applied: Applied | None = None
     depth_ratio: float = 1.0
     forward_gain: float = 1.0
+    corrections: tuple[Correction, ...] = ()
     reason: str = dataclasses.field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -12,6 +12,8 @@ from jaxmup._infer._growth import NONE, Growth
 from jaxmup._infer._orders import Equation, Order, Unknown
 
 _SLACK = 1e3  # what a factor costs that no parameter carries, against one that a parameter does
+INSERTED = 0.5 * _SLACK
+"""What a factor costs that is inserted in the program, rather than carried by a parameter."""
 _FINEST = 96  # largest denominator of an exponent
 
 

@@ -30,6 +30,7 @@ def infer(
     inputs: Any = None,
     apply: Callable[..., Any] | None = None,
     wrt: Any = None,
+    corrected: bool | None = None,
     rules: Rules | None = None,
 ) -> Specs:
     r"""The `ParamSpec` of every parameter of a model that knows nothing of parametrizations.
@@ -84,6 +85,8 @@ def infer(
         an NNX module without is read by the types of its layers, any other tree by rules alone.
       apply: Function that calls the model, as in `jaxmup.Model`.
       wrt: Parameters that train, as in `jaxmup.Model`; the specs are theirs alone.
+      corrected: True if the model is called through `jaxmup.corrected`, as in `jaxmup.Model`: what
+        no parameter can carry is then part of the specs, not an error.
       rules: Kind of each axis, `"input"`, `"output"` or `"batch"`, by path or axis names.
 
     Returns:
@@ -135,7 +138,7 @@ def infer(
       Yang et al., "Tensor Programs V", arXiv:2203.03466, Appendix B (kinds of parameters) and
       Definition 4.1 (attention); the comparison of base and delta: Appendix H.
     """
-    model = as_model(make_model, inputs=inputs, apply=apply, wrt=wrt)
+    model = as_model(make_model, inputs=inputs, apply=apply, wrt=wrt, corrected=corrected)
     # What is frozen says of the model what it is, such as whether it has a readout.
     whole = dataclasses.replace(model, wrt=None)
     at_base, at_delta, at_target = (
@@ -158,7 +161,7 @@ def infer(
     trained = at_target if model.wrt is None else model.at(target, "target")
     if programs is not None:
         frozen = {names[name] for name in names if name not in trained.parameters}
-        leaves = _read(programs, leaves, names, frozen)
+        leaves = _read(programs, leaves, names, frozen, model.corrected)
     leaves = {
         name: leaf.with_fixed_axes(small[names[name]], other[names[name]])
         for name, leaf in leaves.items()
@@ -180,12 +183,16 @@ def infer(
 
 
 def _read(
-    programs: Programs, leaves: Mapping[str, Leaf], names: Mapping[str, str], frozen: set[str]
+    programs: Programs,
+    leaves: Mapping[str, Leaf],
+    names: Mapping[str, str],
+    frozen: set[str],
+    corrects: bool,
 ) -> dict[str, Leaf]:
     """The leaves with what the program says of them, where no rule does."""
     given = {names[name]: leaf.kinds for name, leaf in leaves.items() if leaf.kinds is not None}
     declared = {names[name] for name, leaf in leaves.items() if leaf.spec is not None}
-    reader = Reader(programs, given, frozen | declared, has_gains=not declared)
+    reader = Reader(programs, given, frozen | declared, not declared, corrects)
     return {name: leaf.with_read(reader.read(names[name])) for name, leaf in leaves.items()}
 
 

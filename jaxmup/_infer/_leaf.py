@@ -2,9 +2,9 @@
 
 import dataclasses
 import itertools
-import math
 from typing import Literal, NamedTuple
 
+from jaxmup._correction import Correction
 from jaxmup._infer._reading import Reading
 from jaxmup._spec import AxisKind, ParamSpec
 
@@ -39,6 +39,7 @@ class Leaf:
       spec: Spec that a jaxmup layer declares.
       uses: Other uses of the parameter that the type of the layer tells.
       gain: Forward gain that the program asks for.
+      corrections: Factors that the program lacks beside it and that no parameter can carry.
       reason: Uses of the parameter in the program, in words.
     """
 
@@ -48,6 +49,7 @@ class Leaf:
     spec: ParamSpec | None = None
     uses: frozenset[Use] = frozenset()
     gain: float = 1.0
+    corrections: tuple[Correction, ...] = ()
     reason: str = ""
 
     @property
@@ -85,7 +87,11 @@ class Leaf:
         if not kinds and self.spec is None and len(known) == len(self.shape):
             kinds = (Placed(known, ()),)
         return dataclasses.replace(
-            self, placed=kinds, gain=math.exp(read.gain.log(1)), reason=read.reason
+            self,
+            placed=kinds,
+            gain=read.gain.ratio(1),
+            corrections=read.corrections,
+            reason=read.reason,
         )
 
     def with_fixed_axes(self, base: "Leaf", delta: "Leaf") -> "Leaf":

@@ -12,7 +12,7 @@ way, and a typical one, that of its entries; both are kept until it meets an act
 import collections
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -28,8 +28,9 @@ from jaxmup._program import Flat, Node, bind
 
 HUGE = 1e4
 """What is larger than this in a sum is a mask."""
-Unknown = str | int
-"""A gain: the name of a parameter, or the number of a value that comes around in a loop."""
+Unknown = str | int | Node
+"""A gain: the name of a parameter, the number of a value that comes around in a loop, or a value
+that a factor is put on."""
 HALF = Fraction(1, 2)
 _BESIDE = "a term of another order is beside it"
 
@@ -110,6 +111,7 @@ class Orders:
       nature: The nature of a value.
       coordinates: The orders of the coordinates of each parameter under muP, by its input.
       gains: Name of the gain of each parameter that may have one, by its input.
+      inserted: Values that a factor may be put on.
 
     Attributes:
       equations: What must hold.
@@ -122,6 +124,7 @@ class Orders:
         nature: Callable[[Node], Nature],
         coordinates: Mapping[Node, tuple[Growth, Growth]],
         gains: Mapping[Node, str],
+        inserted: Collection[Node] = (),
     ):
         self.flat, self.nature = flat, nature
         self.coordinates, self.gains = coordinates, gains
@@ -135,7 +138,11 @@ class Orders:
         self._seen: set[Any] = set()
         self._carries: list[Node] = []
         for node in flat.nodes:
-            self.orders[node] = self._order(node)
+            pair = self._order(node)
+            if node in inserted and pair is not None:
+                factor = Order(NONE, {node: Fraction(1)})
+                pair = Pair(pair.aligned + factor, pair.typical + factor)
+            self.orders[node] = pair
         self._close_loops()
         for output in flat.outputs:
             self.require(output, output, "the model returns it")

@@ -4,19 +4,21 @@ import collections
 import functools
 import math
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
 from jaxmup._check import listed
-from jaxmup._infer._gains import Solution, at, solve
+from jaxmup._correction import Correction
+from jaxmup._infer._gains import INSERTED, Solution, at, solve
 from jaxmup._infer._growth import NONE, Growth, of_sizes
 from jaxmup._infer._leaf import Kinds
 from jaxmup._infer._orders import HALF, Equation, Orders, Unknown, direction_of
 from jaxmup._infer._reading import Reading
+from jaxmup._infer._sites import Sites
 from jaxmup._infer._uses import Uses, natures, uneven
 from jaxmup._model import Instance
-from jaxmup._program import ClosedJaxpr, Flat, Node, flatten
+from jaxmup._program import ClosedJaxpr, Flat, Node, flatten, is_open
 from jaxmup._spec import AxisKind
 from jaxmup._tree import PathName, Size
 
@@ -86,6 +88,7 @@ class Reader:
       given: Kinds of the axes of parameters that the user has given rules for.
       fixed: Names of the parameters that cannot carry a gain, as those that do not train.
       has_gains: False if layers apply factors of their own, so that no factor is missing.
+      corrects: True if a factor that no parameter can carry may be inserted in the program.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class Reader:
         given: Mapping[PathName, Kinds],
         fixed: Collection[PathName],
         has_gains: bool,
+        corrects: bool = False,
     ):
         self.flat: Flat = _one_by_one(flatten(*programs.programs))
         self.names = programs.names
@@ -104,16 +108,19 @@ class Reader:
         self._warn_of_uneven_parts()
         self.kinds = {name: given.get(name) or self._kinds(name) for name in self.names}
         self.solution = Solution({}, [])
+        self.corrections: dict[PathName, list[Correction]] = {}
         if has_gains:
-            self._solve(fixed)
+            self._solve(fixed, corrects)
             if self.solution.gains and not programs.knows_target:
                 raise ValueError(_NO_TARGET)
+            self._place_corrections(fixed)
 
     def read(self, name: PathName) -> Reading:
         """All that the program says of a parameter."""
         gain = self.solution.gains.get(name, NONE)
         carries = f"; carries {self.factor(gain)}" if gain else ""
-        return Reading(self.kinds[name], gain, self.uses.of(name), carries)
+        corrections = tuple(self.corrections.get(name, ()))
+        return Reading(self.kinds[name], gain, self.uses.of(name), carries, corrections)
 
     # ---- roles
 
@@ -153,18 +160,24 @@ class Reader:
 
     # ---- orders and gains
 
-    def _solve(self, fixed: Collection[PathName]) -> None:
+    def _solve(self, fixed: Collection[PathName], corrects: bool) -> None:
         coordinates = {}
         for name, node in self.inputs.items():
             known = enumerate(self.kinds[name])
             kinds: dict[int, AxisKind] = {a: kind for a, kind in known if kind is not None}
             coordinates[node] = self._coordinates(name, kinds)
         gains = {node: name for name, node in self.inputs.items() if name not in fixed}
-        self.orders = Orders(self.flat, natures(self.uses), coordinates, gains)
-        if self.orders.unread:
-            unread = [f"`{op}` at {node.line}" for op, node in self.orders.unread.items()]
-            raise ValueError(_UNREAD.format(listed(unread)))
-        self.solution = solve(self.orders.equations, self._costs())
+        inserted: set[Node] = set()
+        while True:
+            self.orders = Orders(self.flat, natures(self.uses), coordinates, gains, inserted)
+            if self.orders.unread:
+                unread = [f"`{op}` at {node.line}" for op, node in self.orders.unread.items()]
+                raise ValueError(_UNREAD.format(listed(unread)))
+            self.solution = solve(self.orders.equations, self._costs())
+            more = self._places_of_left() - inserted if corrects else set()
+            if not more:
+                break
+            inserted |= more
         if self.solution.left:
             raise ValueError(_NOBODY.format(listed(self._described_left())))
 
@@ -188,7 +201,32 @@ class Reader:
             first = min((index[use.node] for use in uses), default=total) / total
             own = max((_OWN.get(use.verb, 0.03) for use in uses), default=0.03)
             costs[name] = moved[name] + own * (1 + 0.05 * first)
-        return lambda unknown: costs.get(unknown, 0.0)
+        return lambda unknown: INSERTED if isinstance(unknown, Node) else costs.get(unknown, 0.0)
+
+    # ---- factors that no parameter carries
+
+    def _places_of_left(self) -> set[Node]:
+        """The values that a factor on which would do what no parameter can."""
+        found = set()
+        for equation, _ in self.solution.left:
+            # Where the order arose, or the next after it that can be multiplied.
+            places = [node for node in self._way_to_origin(equation) if is_open(node)]
+            found.update(places[-1:])
+        return found
+
+    def _place_corrections(self, fixed: Collection[PathName]) -> None:
+        """Gives each factor that is inserted to a parameter beside it."""
+        marks = {node: gain for node, gain in self.solution.gains.items() if isinstance(node, Node)}
+        if not marks:
+            return
+        names = {node: name for name, node in self.inputs.items()}
+        sites = Sites(self.flat, names).sites(marks)
+        for node, site in sites.items():
+            one = Correction(site, marks[node].ratio(1), self.factor(marks[node]))
+            beside = [name for name in _nearest(node, names) if name not in fixed]
+            found = self.corrections.setdefault((beside or list(self.inputs))[0], [])
+            if one not in found:
+                found.append(one)
 
     # ---- words
 
@@ -214,28 +252,41 @@ class Reader:
     def _described_left(self) -> list[str]:
         found: dict[str, None] = {}
         for equation, growth in self.solution.left:
-            origin = self._origin(equation)
+            origin = self._way_to_origin(equation)[-1]
             found[
                 f"{origin.line or 'an unknown line'}: `{origin.op}` is {self.factor(growth)} times "
                 f"the base model's, and {equation.why} at {equation.site.line or 'its end'}"
             ] = None
         return list(found)
 
-    def _origin(self, equation: Equation) -> Node:
-        """The value whose order first was another than zero."""
+    def _way_to_origin(self, equation: Equation) -> list[Node]:
+        """Values of wrong order, from that of an equation to the first that had it."""
         node = equation.value
         if not self._residual(node):
             others = [p for p in equation.site.parents if self._residual(p)]
             node = others[0] if others else node
-        seen: set[Node] = set()
-        while node not in seen:
-            seen.add(node)
+        way: dict[Node, None] = {}
+        while node not in way:
+            way[node] = None
             wrong = [p for p in node.parents if self._residual(p)]
             acts = [p for p in wrong if self.uses.nature.get(p) == "activation"]
             if not acts:
-                return node
+                break
             node = acts[0]
-        return node
+        return list(way)
+
+
+def _nearest(node: Node, names: Mapping[Node, PathName]) -> Iterator[PathName]:
+    """The parameters that a value follows from, those with the fewest values between first."""
+    seen, queue = {node}, collections.deque([node])
+    while queue:
+        node = queue.popleft()
+        if node in names:
+            yield names[node]
+        for parent in node.parents:
+            if parent not in seen:
+                seen.add(parent)
+                queue.append(parent)
 
 
 def _one_by_one(flat: Flat) -> Flat:

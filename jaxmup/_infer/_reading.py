@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+from jaxmup._correction import Correction
 from jaxmup._infer._growth import Growth
 from jaxmup._infer._uses import Use
 from jaxmup._spec import AxisKind
@@ -17,12 +18,14 @@ class Reading:
       gain: Forward gain of the parameter, as a growth.
       uses: Uses of the parameter, with their lines.
       carries: Words on the factors that its gain makes up for.
+      corrections: Factors that are missing beside it and that no parameter can carry.
     """
 
     kinds: tuple[AxisKind | None, ...]
     gain: Growth
     uses: Sequence[Use]
     carries: str = ""
+    corrections: tuple[Correction, ...] = ()
 
     @property
     def reason(self) -> str:

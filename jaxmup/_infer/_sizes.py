@@ -42,7 +42,13 @@ class Sizes:
             for kind, base, delta, size in self.axes()
         )
         gain = math.sqrt(1 / axes[-1].ratio) if "logits" in self.leaf.uses else self.leaf.gain
-        return ParamSpec(axes, applied=_PLAIN, forward_gain=gain, reason=self.leaf.reason)
+        return ParamSpec(
+            axes,
+            applied=_PLAIN,
+            forward_gain=gain,
+            corrections=self.leaf.corrections,
+            reason=self.leaf.reason,
+        )
 
 
 def require_growth(parameters: Mapping[str, Sizes]) -> None:
