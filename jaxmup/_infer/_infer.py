@@ -1,7 +1,7 @@
 """The specs of an unmodified model, from its program or its layers at three sizes."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxmup._check import listed
@@ -68,7 +68,7 @@ def infer(
     or applies what is not homogeneous, they must agree, and the gains are the fewest that make
     them. What no gain can do, as for the queries of a norm with the gain `1 + scale`, is an error
     that names the line and the factor. Sums are taken as aligned, inputs and state as of one size.
-    In a model with jaxmup layers, which apply their own factors, none is looked for.
+    What jaxmup layers apply themselves is part of the program; they carry nothing more.
 
     Without `inputs`, Flax's attention alone is known to lack its factor; attention of your own and
     a tied embedding are not seen, unless the model has no readout, which is an error.
@@ -161,7 +161,8 @@ def infer(
     trained = at_target if model.wrt is None else model.at(target, "target")
     if programs is not None:
         frozen = {names[name] for name in names if name not in trained.parameters}
-        leaves = _read(programs, leaves, names, frozen, model.corrected)
+        multipliers = _multipliers(small, other, large if programs.knows_target else other, names)
+        leaves = _read(programs, leaves, names, frozen, model.corrected, multipliers)
     leaves = {
         name: leaf.with_fixed_axes(small[names[name]], other[names[name]])
         for name, leaf in leaves.items()
@@ -188,12 +189,36 @@ def _read(
     names: Mapping[str, str],
     frozen: set[str],
     corrects: bool,
+    multipliers: Mapping[str, Sequence[float]] | None,
 ) -> dict[str, Leaf]:
     """The leaves with what the program says of them, where no rule does."""
     given = {names[name]: leaf.kinds for name, leaf in leaves.items() if leaf.kinds is not None}
     declared = {names[name] for name, leaf in leaves.items() if leaf.spec is not None}
-    reader = Reader(programs, given, frozen | declared, not declared, corrects)
+    reader = Reader(programs, given, frozen | declared, corrects, multipliers)
     return {name: leaf.with_read(reader.read(names[name])) for name, leaf in leaves.items()}
+
+
+def _multipliers(
+    small: Mapping[str, Leaf],
+    other: Mapping[str, Leaf],
+    large: Mapping[str, Leaf],
+    names: Mapping[str, str],
+) -> dict[str, tuple[float, ...]] | None:
+    """What jaxmup layers multiply their parameters by, at three sizes, by the base model's names.
+
+    It is `None` if some do not say: then the user's own code multiplies.
+    """
+    found: dict[str, tuple[float, ...]] = {}
+    for name, source in names.items():
+        target = large[name] if name in large else large[source]
+        applied = [
+            leaf.spec.applied for leaf in (small[source], other[source], target) if leaf.spec
+        ]
+        if None in applied:
+            return None
+        if applied:
+            found[source] = tuple(one.multiplier for one in applied if one is not None)
+    return found
 
 
 def _require_same_structure(base: Mapping[str, Leaf], other: Mapping[str, Leaf], what: str) -> None:

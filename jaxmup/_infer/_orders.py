@@ -12,6 +12,7 @@ way, and a typical one, that of its entries; both are kept until it meets an act
 import collections
 import dataclasses
 import math
+import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -112,6 +113,8 @@ class Orders:
       coordinates: The orders of the coordinates of each parameter under muP, by its input.
       gains: Name of the gain of each parameter that may have one, by its input.
       inserted: Values that a factor may be put on.
+      multipliers: The multiplier of each parameter that its layer multiplies by one, at each size,
+        by its input: the coordinates are those of the product.
 
     Attributes:
       equations: What must hold.
@@ -125,9 +128,11 @@ class Orders:
         coordinates: Mapping[Node, tuple[Growth, Growth]],
         gains: Mapping[Node, str],
         inserted: Collection[Node] = (),
+        multipliers: Mapping[Node, Sequence[float]] = types.MappingProxyType({}),
     ):
         self.flat, self.nature = flat, nature
         self.coordinates, self.gains = coordinates, gains
+        self.multipliers = multipliers
         self.constants = Constants(_sizes_of(flat))
         self.direction = direction_of(flat)
         self.orders: dict[Node, Pair | None] = {}  # `None` for what is exactly zero
@@ -223,6 +228,10 @@ class Orders:
         if node not in self.coordinates:
             return both(ZERO)
         aligned, typical = self.coordinates[node]
+        if node in self.multipliers:
+            resolution = resolution_of(np.float32)
+            growth = self.constants.growth(self.multipliers[node], resolution) or NONE
+            aligned, typical = aligned - growth, typical - growth
         degrees: dict[Unknown, Fraction] = {}
         if node in self.gains:
             degrees[self.gains[node]] = Fraction(1)

@@ -3,6 +3,7 @@
 import collections
 import functools
 import math
+import types
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -87,7 +88,8 @@ class Reader:
       programs: The programs.
       given: Kinds of the axes of parameters that the user has given rules for.
       fixed: Names of the parameters that cannot carry a gain, as those that do not train.
-      has_gains: False if layers apply factors of their own, so that no factor is missing.
+      multipliers: What layers multiply their parameters by at base, delta and target; `None` if
+        that is not known, so that no missing factor is looked for.
       corrects: True if a factor that no parameter can carry may be inserted in the program.
     """
 
@@ -96,8 +98,8 @@ class Reader:
         programs: Programs,
         given: Mapping[PathName, Kinds],
         fixed: Collection[PathName],
-        has_gains: bool,
         corrects: bool = False,
+        multipliers: Mapping[PathName, Sequence[float]] | None = types.MappingProxyType({}),
     ):
         self.flat: Flat = _one_by_one(flatten(*programs.programs))
         self.names = programs.names
@@ -109,8 +111,8 @@ class Reader:
         self.kinds = {name: given.get(name) or self._kinds(name) for name in self.names}
         self.solution = Solution({}, [])
         self.corrections: dict[PathName, list[Correction]] = {}
-        if has_gains:
-            self._solve(fixed, corrects)
+        if multipliers is not None:
+            self._solve(fixed, corrects, multipliers)
             if self.solution.gains and not programs.knows_target:
                 raise ValueError(_NO_TARGET)
             self._place_corrections(fixed)
@@ -160,16 +162,24 @@ class Reader:
 
     # ---- orders and gains
 
-    def _solve(self, fixed: Collection[PathName], corrects: bool) -> None:
+    def _solve(
+        self,
+        fixed: Collection[PathName],
+        corrects: bool,
+        multipliers: Mapping[PathName, Sequence[float]],
+    ) -> None:
         coordinates = {}
         for name, node in self.inputs.items():
             known = enumerate(self.kinds[name])
             kinds: dict[int, AxisKind] = {a: kind for a, kind in known if kind is not None}
             coordinates[node] = self._coordinates(name, kinds)
         gains = {node: name for name, node in self.inputs.items() if name not in fixed}
+        applied = {self.inputs[name]: values for name, values in multipliers.items()}
         inserted: set[Node] = set()
         while True:
-            self.orders = Orders(self.flat, natures(self.uses), coordinates, gains, inserted)
+            self.orders = Orders(
+                self.flat, natures(self.uses), coordinates, gains, inserted, applied
+            )
             if self.orders.unread:
                 unread = [f"`{op}` at {node.line}" for op, node in self.orders.unread.items()]
                 raise ValueError(_UNREAD.format(listed(unread)))

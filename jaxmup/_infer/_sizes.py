@@ -36,7 +36,7 @@ class Sizes:
     def spec(self) -> ParamSpec:
         """The spec of the parameter."""
         if self.leaf.spec is not None:
-            return self.leaf.spec
+            return dataclasses.replace(self.leaf.spec, corrections=self.leaf.corrections)
         axes = tuple(
             Axis(kind, size, base=base if base != delta else None)
             for kind, base, delta, size in self.axes()

@@ -17,6 +17,7 @@ from jaxmup._model._users import call_users
 from jaxmup._program import ClosedJaxpr
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import Params, PathName, Size, Specs, Tree, leaves_by_path
+from jaxmup.functional import same_operations
 
 _OF_CALLS = 0x6A78  # folded into the key of a model for its calls: no initializer has this number
 
@@ -184,9 +185,10 @@ class Instance:
             return self.call(Parts(params, rest), static.joined(arrays))[0]
 
         shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
-        return call_users(
-            self._must_be_called, jax.make_jaxpr(run), parts.params, parts.rest, shapes
-        )
+        with same_operations():
+            return call_users(
+                self._must_be_called, jax.make_jaxpr(run), parts.params, parts.rest, shapes
+            )
 
     def with_axes(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function`, a pure one of arrays, run inside of the axes that the model reduces over."""
