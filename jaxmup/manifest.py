@@ -68,7 +68,7 @@ def write(path: str | os.PathLike[str], specs: Any, parametrization: Parametriza
         "version": VERSION,
         "jaxmup": importlib.metadata.version("jaxmup"),
         "parametrization": _fields(parametrization),
-        "specs": {name: dataclasses.asdict(spec) for name, spec in by_name.items()},
+        "specs": {name: _record(spec) for name, spec in by_name.items()},
     }
     write_atomically(path, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
 
@@ -177,6 +177,13 @@ def _text(value: Any) -> Any:
     if isinstance(value, tuple) and value and isinstance(value[0], Correction):
         return ", ".join(map(str, value))
     return family_record(value) if isinstance(value, Family) else value
+
+
+def _record(spec: ParamSpec) -> dict[str, Any]:
+    """A spec for JSON; what `lint` says of a program is no part of it."""
+    fields = dataclasses.asdict(spec)
+    del fields["findings"]
+    return fields
 
 
 def _spec(fields: Mapping[str, Any]) -> ParamSpec:

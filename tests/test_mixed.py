@@ -1,6 +1,7 @@
 """Missing factors of models that are made of jaxmup's layers, in part or as a whole."""
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -142,3 +143,23 @@ def test_a_corrected_model_of_our_layers_is_the_model_edited_by_hand():
     got = jaxmup.corrected(Attention.__call__, specs)(model, tokens)
     assert jnp.max(jnp.abs(model(tokens) - edited(tokens))) > 1e-4
     assert jnp.allclose(got, edited(tokens), rtol=1e-5, atol=1e-6)
+
+
+def findings(make_model, **options):
+    model = jaxmup.Model(make_model, **{"inputs": TOKENS, **options})
+    return jaxmup.lint(model.at(48), base=model.at(16))
+
+
+def test_lint_shows_what_is_missing_between_our_layers_with_its_line():
+    (found,) = findings(attention(0.5))
+    assert (found.check, found.where) == ("missing-factor", ("query/kernel",))
+    assert re.search(at(__file__, "logits") + r" is \(48/16\)\^1/2 times", found.what)
+    assert "(2, 8, 2, 8) in `base`, (2, 8, 2, 24) at `target`" in found.what
+    assert "(16/48)^1/2" in found.mend
+    assert findings(attention(1.0)) == []
+    assert findings(lambda width, rngs: gpt(tied=True)(width, rngs=rngs)) == []
+
+
+def test_lint_says_why_a_program_was_not_read():
+    (found,) = findings(attention(1.0), inputs=None)
+    assert (found.check, "`inputs`" in found.why) == ("not-checked", True)

@@ -8,7 +8,8 @@ from jaxmup._check import listed
 from jaxmup._infer._depth import counterparts
 from jaxmup._infer._describe import describe
 from jaxmup._infer._leaf import Leaf
-from jaxmup._infer._read import Programs, Reader, programs_of
+from jaxmup._infer._programs import Programs, multipliers_of, programs_of
+from jaxmup._infer._read import Reader
 from jaxmup._infer._rules import Rules, require_kinds, with_rules
 from jaxmup._infer._sizes import (
     Sizes,
@@ -161,7 +162,7 @@ def infer(
     trained = at_target if model.wrt is None else model.at(target, "target")
     if programs is not None:
         frozen = {names[name] for name in names if name not in trained.parameters}
-        multipliers = _multipliers(small, other, large if programs.knows_target else other, names)
+        multipliers = multipliers_of(small, other, large if programs.knows_target else other, names)
         leaves = _read(programs, leaves, names, frozen, model.corrected, multipliers)
     leaves = {
         name: leaf.with_fixed_axes(small[names[name]], other[names[name]])
@@ -193,32 +194,8 @@ def _read(
 ) -> dict[str, Leaf]:
     """The leaves with what the program says of them, where no rule does."""
     given = {names[name]: leaf.kinds for name, leaf in leaves.items() if leaf.kinds is not None}
-    declared = {names[name] for name, leaf in leaves.items() if leaf.spec is not None}
-    reader = Reader(programs, given, frozen | declared, corrects, multipliers)
+    reader = Reader(programs, given, frozen, corrects, multipliers)
     return {name: leaf.with_read(reader.read(names[name])) for name, leaf in leaves.items()}
-
-
-def _multipliers(
-    small: Mapping[str, Leaf],
-    other: Mapping[str, Leaf],
-    large: Mapping[str, Leaf],
-    names: Mapping[str, str],
-) -> dict[str, tuple[float, ...]] | None:
-    """What jaxmup layers multiply their parameters by, at three sizes, by the base model's names.
-
-    It is `None` if some do not say: then the user's own code multiplies.
-    """
-    found: dict[str, tuple[float, ...]] = {}
-    for name, source in names.items():
-        target = large[name] if name in large else large[source]
-        applied = [
-            leaf.spec.applied for leaf in (small[source], other[source], target) if leaf.spec
-        ]
-        if None in applied:
-            return None
-        if applied:
-            found[source] = tuple(one.multiplier for one in applied if one is not None)
-    return found
 
 
 def _require_same_structure(base: Mapping[str, Leaf], other: Mapping[str, Leaf], what: str) -> None:

@@ -5,6 +5,7 @@ import itertools
 from typing import Literal, NamedTuple
 
 from jaxmup._correction import Correction
+from jaxmup._finding import Finding
 from jaxmup._infer._reading import Reading
 from jaxmup._spec import AxisKind, ParamSpec
 
@@ -40,6 +41,7 @@ class Leaf:
       uses: Other uses of the parameter that the type of the layer tells.
       gain: Forward gain that the program asks for.
       corrections: Factors that the program lacks beside it and that no parameter can carry.
+      findings: What the program shows to be wrong with the parameter.
       reason: Uses of the parameter in the program, in words.
     """
 
@@ -50,6 +52,7 @@ class Leaf:
     uses: frozenset[Use] = frozenset()
     gain: float = 1.0
     corrections: tuple[Correction, ...] = ()
+    findings: tuple[Finding, ...] = ()
     reason: str = ""
 
     @property
@@ -91,6 +94,7 @@ class Leaf:
             placed=kinds,
             gain=read.gain.ratio(1),
             corrections=read.corrections,
+            findings=read.findings,
             reason=read.reason,
         )
 

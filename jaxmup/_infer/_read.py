@@ -2,83 +2,27 @@
 
 import collections
 import functools
-import math
+import itertools
 import types
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from fractions import Fraction
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from jaxmup._check import listed
 from jaxmup._correction import Correction
-from jaxmup._infer._gains import INSERTED, Solution, at, solve
+from jaxmup._finding import Finding
+from jaxmup._infer._findings import missing_factor, uneven_parts, unused_parameter
+from jaxmup._infer._gains import INSERTED, Solution, at, solve, way_to_origin
 from jaxmup._infer._growth import NONE, Growth, of_sizes
 from jaxmup._infer._leaf import Kinds
 from jaxmup._infer._orders import HALF, Equation, Orders, Unknown, direction_of
+from jaxmup._infer._programs import Programs
 from jaxmup._infer._reading import Reading
 from jaxmup._infer._sites import Sites
 from jaxmup._infer._uses import Uses, natures, uneven
-from jaxmup._model import Instance
-from jaxmup._program import ClosedJaxpr, Flat, Node, flatten, is_open
+from jaxmup._infer._words import Words, alike, joined, line
+from jaxmup._program import Flat, Node, flatten, is_open
 from jaxmup._spec import AxisKind
-from jaxmup._tree import PathName, Size
-
-
-class Programs(NamedTuple):
-    """The programs of a model at several sizes.
-
-    Args:
-      programs: At base, delta and target.
-      names: Names of the parameters, which are the first inputs, in their order.
-      knows_target: True if the last program grows as the target does.
-    """
-
-    programs: Sequence[ClosedJaxpr]
-    names: Sequence[PathName]
-    knows_target: bool
-
-
-def programs_of(
-    small: Instance, other: Instance, large: Instance, with_depth: Callable[[Size], Instance]
-) -> Programs | None:
-    """The programs of a model, all with the base model's structure.
-
-    A target of another depth stands for itself with the base model's depth: whatever base and delta
-    have alike does not belong to the width.
-
-    Args:
-      small: The base model.
-      other: The model beside it.
-      large: The target.
-      with_depth: Function of a size to the model of that size.
-
-    Returns:
-      `None` if nobody has said what the model is called with.
-
-    Raises:
-      ValueError: if the model cannot be called with its inputs.
-    """
-    if not small.is_callable:
-        return None
-    names = list(small.parameters)
-    alike: Instance | None = large
-    if list(large.parameters) != names:
-        like = _with_depth_of_base(small.size, other.size, large.size)
-        alike = None if like is None else with_depth(like)
-        if alike is not None and list(alike.parameters) != names:
-            alike = None
-    programs = [small.program(), other.program()]
-    programs.append(programs[1] if alike is None else alike.program())
-    return Programs(programs, names, alike is not None)
-
-
-def _with_depth_of_base(base: Size, delta: Size, target: Size) -> Size | None:
-    """The target where base and delta differ, the base model elsewhere."""
-    if not all(isinstance(size, Mapping) for size in (base, delta, target)):
-        return None
-    grown = [name for name in (base.keys() | delta.keys()) if base.get(name) != delta.get(name)]
-    kept = {name: value for name, value in base.items() if name not in grown}
-    return {**kept, **{name: target[name] for name in grown if name in target}}
+from jaxmup._tree import PathName
 
 
 class Reader:
@@ -87,7 +31,7 @@ class Reader:
     Args:
       programs: The programs.
       given: Kinds of the axes of parameters that the user has given rules for.
-      fixed: Names of the parameters that cannot carry a gain, as those that do not train.
+      fixed: Names of the parameters that do not train.
       multipliers: What layers multiply their parameters by at base, delta and target; `None` if
         that is not known, so that no missing factor is looked for.
       corrects: True if a factor that no parameter can carry may be inserted in the program.
@@ -105,9 +49,13 @@ class Reader:
         self.names = programs.names
         self.inputs = dict(zip(self.names, self.flat.inputs, strict=False))
         self.uses = Uses(self.flat, {node: name for name, node in self.inputs.items()})
+        self.words = Words(self.flat, {node: name for name, node in self.inputs.items()})
+        self.findings: dict[PathName, list[Finding]] = collections.defaultdict(list)
         if self.uses.made_matrices:
-            raise ValueError(_MADE.format(listed(map(_described, self.uses.made_matrices))))
-        self._warn_of_uneven_parts()
+            made = map(self.words.described, self.uses.made_matrices)
+            raise ValueError(_MADE.format(listed(made)))
+        self._find_uneven_parts()
+        self._find_unused(fixed)
         self.kinds = {name: given.get(name) or self._kinds(name) for name in self.names}
         self.solution = Solution({}, [])
         self.corrections: dict[PathName, list[Correction]] = {}
@@ -120,16 +68,43 @@ class Reader:
     def read(self, name: PathName) -> Reading:
         """All that the program says of a parameter."""
         gain = self.solution.gains.get(name, NONE)
-        carries = f"; carries {self.factor(gain)}" if gain else ""
-        corrections = tuple(self.corrections.get(name, ()))
-        return Reading(self.kinds[name], gain, self.uses.of(name), carries, corrections)
+        return Reading(
+            self.kinds[name],
+            gain,
+            self.uses.of(name),
+            f"; carries {self.words.factor(gain)}{self._cause(name)}" if gain else "",
+            tuple(self.corrections.get(name, ())),
+            tuple(self.findings.get(name, ())),
+        )
 
     # ---- roles
 
-    def _warn_of_uneven_parts(self) -> None:
-        parts = dict.fromkeys(map(_described, uneven(self.flat, natures(self.uses))))
+    def _find_uneven_parts(self) -> None:
+        parts = uneven(self.flat, natures(self.uses))
+        described = dict.fromkeys(map(self.words.described, parts))
+        for node in parts:
+            for name in itertools.islice(self.words.nearest(node), 1):
+                self._add(uneven_parts(name, self.words.described(node)))
         if parts:
-            warnings.warn(_UNEVEN.format(listed(parts)), stacklevel=5)
+            names = joined(f"`{alike(next(self.words.nearest(node)))}`" for node in parts)
+            warnings.warn(_UNEVEN.format(listed(described), names), stacklevel=5)
+
+    def _find_unused(self, fixed: Collection[PathName]) -> None:
+        seen, queue = set(self.flat.outputs), list(self.flat.outputs)
+        while queue:
+            for parent in queue.pop().parents:
+                if parent not in seen:
+                    seen.add(parent)
+                    queue.append(parent)
+        for name, node in self.inputs.items():
+            if node not in seen and name not in fixed:
+                self._add(unused_parameter(name))
+
+    def _add(self, finding: Finding) -> None:
+        """Notes a finding with the parameter that it names, once."""
+        found = self.findings[finding.where[0]]
+        if finding not in found:
+            found.append(finding)
 
     @functools.cached_property
     def _direction(self) -> int:
@@ -173,7 +148,9 @@ class Reader:
             known = enumerate(self.kinds[name])
             kinds: dict[int, AxisKind] = {a: kind for a, kind in known if kind is not None}
             coordinates[node] = self._coordinates(name, kinds)
-        gains = {node: name for name, node in self.inputs.items() if name not in fixed}
+        # Our layers have drawn their values, and say themselves what they are.
+        still = {*fixed, *multipliers}
+        gains = {node: name for name, node in self.inputs.items() if name not in still}
         applied = {self.inputs[name]: values for name, values in multipliers.items()}
         inserted: set[Node] = set()
         while True:
@@ -181,7 +158,7 @@ class Reader:
                 self.flat, natures(self.uses), coordinates, gains, inserted, applied
             )
             if self.orders.unread:
-                unread = [f"`{op}` at {node.line}" for op, node in self.orders.unread.items()]
+                unread = map(self.words.described, self.orders.unread.values())
                 raise ValueError(_UNREAD.format(listed(unread)))
             self.solution = solve(self.orders.equations, self._costs())
             more = self._places_of_left() - inserted if corrects else set()
@@ -189,7 +166,8 @@ class Reader:
                 break
             inserted |= more
         if self.solution.left:
-            raise ValueError(_NOBODY.format(listed(self._described_left())))
+            left = dict.fromkeys(self._described(*each) for each in self.solution.left)
+            raise ValueError(_NOBODY.format(listed(left)))
 
     def _costs(self) -> Callable[[Unknown], float]:
         """The cost of an exponent of each gain: what it moves of what is wrong, and a little more.
@@ -215,88 +193,56 @@ class Reader:
 
     # ---- factors that no parameter carries
 
+    def _way(self, equation: Equation, gains: Mapping[Unknown, Growth]) -> list[Node]:
+        """Values of wrong order under some gains, from that of an equation to where it arose."""
+
+        def residual(node: Node) -> Growth:
+            pair = self.orders[node]
+            return NONE if pair is None else at(pair.typical, gains)
+
+        return way_to_origin(equation, residual, natures(self.uses))
+
     def _places_of_left(self) -> set[Node]:
         """The values that a factor on which would do what no parameter can."""
         found = set()
         for equation, _ in self.solution.left:
+            way = self._way(equation, self.solution.gains)
             # Where the order arose, or the next after it that can be multiplied.
-            places = [node for node in self._way_to_origin(equation) if is_open(node)]
-            found.update(places[-1:])
+            found.update([node for node in way if is_open(node)][-1:])
         return found
 
     def _place_corrections(self, fixed: Collection[PathName]) -> None:
         """Gives each factor that is inserted to a parameter beside it."""
         marks = {node: gain for node, gain in self.solution.gains.items() if isinstance(node, Node)}
-        if not marks:
-            return
-        names = {node: name for name, node in self.inputs.items()}
-        sites = Sites(self.flat, names).sites(marks)
+        sites = Sites(self.flat, self.words.names).sites(marks) if marks else {}
         for node, site in sites.items():
-            one = Correction(site, marks[node].ratio(1), self.factor(marks[node]))
-            beside = [name for name in _nearest(node, names) if name not in fixed]
-            found = self.corrections.setdefault((beside or list(self.inputs))[0], [])
+            one = Correction(site, marks[node].ratio(1), self.words.factor(marks[node]))
+            beside = [name for name in self.words.nearest(node) if name not in fixed]
+            name = (beside or list(self.inputs))[0]
+            found = self.corrections.setdefault(name, [])
             if one not in found:
                 found.append(one)
+                factor = self.words.factor(-marks[node])
+                value = self.words.place(node), self.words.operands(node)
+                self._add(missing_factor(name, *value, factor, one.words))
 
-    # ---- words
+    def _cause(self, name: PathName) -> str:
+        """Words on the places whose missing factors a parameter carries."""
+        wrong = (
+            self.words.place(self._way(equation, {})[-1])
+            for equation in self.orders.equations
+            if equation.order.growth and name in equation.order.degrees
+        )
+        places = joined(wrong)
+        return f" for {places}" if places else ""
 
-    def factor(self, growth: Growth) -> str:
-        """A growth as a power of a size, such as `(64/1024)^1/2`."""
-        for sizes in self._sizes():
-            one = of_sizes(sizes)
-            for power in (1, HALF, 2, Fraction(1, 4), Fraction(3, 2), Fraction(3, 4)):
-                if one * power == growth:
-                    return f"({sizes[-1]}/{sizes[0]})^{power}"
-                if one * -power == growth:
-                    return f"({sizes[0]}/{sizes[-1]})^{power}"
-        return f"{math.exp(growth.log(1)):.4g} at `target`"
-
-    def _sizes(self) -> list[tuple[int, ...]]:
-        every = [axis for node in self.inputs.values() for axis in zip(*node.shapes, strict=True)]
-        return sorted(axis for axis in dict.fromkeys(every) if of_sizes(axis))
-
-    def _residual(self, node: Node) -> Growth:
-        pair = self.orders.orders.get(node)
-        return NONE if pair is None else at(pair.typical, self.solution.gains)
-
-    def _described_left(self) -> list[str]:
-        found: dict[str, None] = {}
-        for equation, growth in self.solution.left:
-            origin = self._way_to_origin(equation)[-1]
-            found[
-                f"{origin.line or 'an unknown line'}: `{origin.op}` is {self.factor(growth)} times "
-                f"the base model's, and {equation.why} at {equation.site.line or 'its end'}"
-            ] = None
-        return list(found)
-
-    def _way_to_origin(self, equation: Equation) -> list[Node]:
-        """Values of wrong order, from that of an equation to the first that had it."""
-        node = equation.value
-        if not self._residual(node):
-            others = [p for p in equation.site.parents if self._residual(p)]
-            node = others[0] if others else node
-        way: dict[Node, None] = {}
-        while node not in way:
-            way[node] = None
-            wrong = [p for p in node.parents if self._residual(p)]
-            acts = [p for p in wrong if self.uses.nature.get(p) == "activation"]
-            if not acts:
-                break
-            node = acts[0]
-        return list(way)
-
-
-def _nearest(node: Node, names: Mapping[Node, PathName]) -> Iterator[PathName]:
-    """The parameters that a value follows from, those with the fewest values between first."""
-    seen, queue = {node}, collections.deque([node])
-    while queue:
-        node = queue.popleft()
-        if node in names:
-            yield names[node]
-        for parent in node.parents:
-            if parent not in seen:
-                seen.add(parent)
-                queue.append(parent)
+    def _described(self, equation: Equation, growth: Growth) -> str:
+        """An equation that no gains fulfil, in words."""
+        origin = self._way(equation, self.solution.gains)[-1]
+        return (
+            f"{self.words.place(origin)} is {self.words.factor(growth)} times the base model's, "
+            f"and {equation.why} at {line(equation.site)}\n    {self.words.operands(origin)}"
+        )
 
 
 def _one_by_one(flat: Flat) -> Flat:
@@ -305,12 +251,6 @@ def _one_by_one(flat: Flat) -> Flat:
         if node.op in _SIDE_BY_SIDE and len(node.parents) > 1:
             node.parents = [node.parents[node.output]]
     return flat
-
-
-def _described(node: Node) -> str:
-    return (
-        f"`{node.op}` at {node.line or 'an unknown line'}, of {node.parents[0].shapes[0]} in `base`"
-    )
 
 
 _SIDE_BY_SIDE = frozenset({"device_put", "optimization_barrier", "psum", "pmax", "pmin", "sort"})
@@ -336,10 +276,12 @@ _UNEVEN = (
     "Some parts of an axis grow otherwise than the whole. The parameters that make it, or sum "
     "over it, have one number for all parts, which is right for the whole alone. It is taken apart "
     "or put together by{}\n"
-    "Make each part by a parameter of its own, or let all parts grow alike."
+    "Make each part by a parameter of its own, such as two in place of {}, or let all parts grow "
+    "alike."
 )
 _NOBODY = (
     "The factors that muP asks for and the model lacks must be ones that a parameter can carry. "
     "These are not:{}\n"
-    "Multiply by the inverse there, or by a power of it at the places that follow."
+    "Multiply each by the inverse at its line; or give `infer` the argument `corrected=True` and "
+    "call the model as `jaxmup.corrected(apply, specs)`, which does so without an edit."
 )

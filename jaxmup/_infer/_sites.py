@@ -1,11 +1,11 @@
 """Sites: values of a program, found again in its programs of other sizes, inputs and flags."""
 
-import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import TypeVar
 
 from jaxmup._correction import Site
+from jaxmup._infer._words import alike
 from jaxmup._program import Flat, Node, lines_of
 from jaxmup._tree import PathName
 
@@ -90,7 +90,7 @@ def _made_of(flat: Flat, names: Mapping[Node, PathName]) -> dict[Node, frozenset
             if node.op == "input":
                 # Layers are alike, and a target may have more of them.
                 name = names.get(node, _INPUT)
-                found[node] = frozenset({re.sub(r"\d+", "*", name)})
+                found[node] = frozenset({alike(name)})
             else:
                 parents: Iterable[frozenset[str]] = (
                     found.get(p, frozenset()) for p in node.parents

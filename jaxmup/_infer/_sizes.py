@@ -36,7 +36,9 @@ class Sizes:
     def spec(self) -> ParamSpec:
         """The spec of the parameter."""
         if self.leaf.spec is not None:
-            return dataclasses.replace(self.leaf.spec, corrections=self.leaf.corrections)
+            return dataclasses.replace(
+                self.leaf.spec, corrections=self.leaf.corrections, findings=self.leaf.findings
+            )
         axes = tuple(
             Axis(kind, size, base=base if base != delta else None)
             for kind, base, delta, size in self.axes()
@@ -47,6 +49,7 @@ class Sizes:
             applied=_PLAIN,
             forward_gain=gain,
             corrections=self.leaf.corrections,
+            findings=self.leaf.findings,
             reason=self.leaf.reason,
         )
 

@@ -1,4 +1,4 @@
-"""The findings of lint."""
+"""Findings: mistakes that no error would have shown."""
 
 import dataclasses
 import textwrap
@@ -24,6 +24,9 @@ CheckName = Literal[
     "eps-dominates",
     "optimizer-error",
     "not-checked",
+    "missing-factor",
+    "uneven-parts",
+    "unused-parameter",
 ]
 
 _SHOWN = 4  # paths that a text names
