@@ -105,11 +105,10 @@ def test_explain_shows_what_is_carried_and_inserted_with_both_lines():
     assert all(len(line) <= 100 for line in shown.splitlines())
     assert (
         "table: looked up at gemma.py:70, multiplied at gemma.py:76; carries (16/112)^1/2 for "
-        "`mul` at gemma.py:70, `dot_general` at gemma.py:76"
-        in words(shown)
+        "`mul` at gemma.py:70, `dot_general` at gemma.py:76" in words(shown)
     )
-    assert "table: `jaxmup.corrected` puts (16/112)^1/2 on `dot_general` at gemma.py:76"
-        in words(shown)
+    inserted = "table: `jaxmup.corrected` puts (16/112)^1/2 on `dot_general` at gemma.py:76"
+    assert inserted in words(shown)
     (line,) = [
         line
         for line in jaxmup.explain(infer(ties.CASES[SCALED]), RULE).text().splitlines()
