@@ -136,7 +136,9 @@ def infer_linen(scanned: bool) -> Any:
 
 def infer_packed() -> Any:
     """Specs of the packed model; its tensors carry a quarter of the exponent each way."""
-    sizes = {name: {"width": n, "depth": 48} for name, n in zip(NAMES, (256, 512, 4096), strict=True)}
+    sizes = {
+        name: {"width": n, "depth": 48} for name, n in zip(NAMES, (256, 512, 4096), strict=True)
+    }
     specs = jaxmup.infer(packed_params, **sizes, inputs=TOKENS, apply=packed)
     gains = {spec["qkv"].forward_gain for spec in specs["layers"]}
     assert all(math.isclose(gain, 16**-0.25) for gain in gains), gains

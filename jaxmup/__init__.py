@@ -2,13 +2,15 @@
 
 Tune hyper-parameters on a small network and use them, unchanged, on a large one.
 
-`import jaxmup` loads neither Flax nor optax; the submodules load on first use: `jaxmup.nnx` and
-`jaxmup.linen` (layers), `jaxmup.optim` (optax transforms), `jaxmup.functional`, `jaxmup.models`,
-`jaxmup.data`, `jaxmup.gauge`, `jaxmup.manifest`, `jaxmup.coord_check`, `jaxmup.transfer`,
-`jaxmup.budget` (batch size and length of training), `jaxmup.bridge` (PyTorch), `jaxmup.fused`
-(backward pass fused with the update), `jaxmup.empirical` (measured scales), `jaxmup.plots` and
-`jaxmup.report` (figures and pages), and `jaxmup.parity` (a self-check against PyTorch); so do
-`jaxmup.Model`, `jaxmup.infer`, `jaxmup.rescale` and `jaxmup.corrected` (unmodified models).
+`import jaxmup` loads neither JAX nor Flax nor optax; the submodules load on first use: `jaxmup.nnx`
+and `jaxmup.linen` (layers), `jaxmup.optim` (optax transforms), `jaxmup.functional`,
+`jaxmup.models`, `jaxmup.data`, `jaxmup.gauge`, `jaxmup.manifest`, `jaxmup.coord_check`,
+`jaxmup.transfer`, `jaxmup.budget` (batch size and length of training), `jaxmup.bridge` (PyTorch),
+`jaxmup.fused` (backward pass fused with the update), `jaxmup.empirical` (measured scales),
+`jaxmup.plots` and `jaxmup.report` (figures and pages), and `jaxmup.parity` (a self-check against
+PyTorch); so do `jaxmup.Model`, `jaxmup.infer`, `jaxmup.rescale` and `jaxmup.corrected` (unmodified
+models),
+`jaxmup.explain`, `jaxmup.lint` and `jaxmup.resolve`.
 """
 
 import importlib
@@ -16,14 +18,9 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from jaxmup._correction import Correction as Correction
-from jaxmup._explain import Explanation as Explanation
-from jaxmup._explain import ParameterRow as ParameterRow
-from jaxmup._explain import explain as explain
 from jaxmup._families import OPTIMIZERS as OPTIMIZERS
 from jaxmup._families import Family as Family
 from jaxmup._families import shampoo as shampoo
-from jaxmup._lint import Finding as Finding
-from jaxmup._lint import lint as lint
 from jaxmup._parametrization import ABCD as ABCD
 from jaxmup._parametrization import Parametrization as Parametrization
 from jaxmup._parametrization import parametrization as parametrization
@@ -31,7 +28,6 @@ from jaxmup._power import Power as Power
 from jaxmup._scaling import Scaling as Scaling
 from jaxmup._spec import Axis as Axis
 from jaxmup._spec import ParamSpec as ParamSpec
-from jaxmup._tree import resolve as resolve
 
 if TYPE_CHECKING:
     from jaxmup import bridge as bridge
@@ -51,10 +47,16 @@ if TYPE_CHECKING:
     from jaxmup import plots as plots
     from jaxmup import report as report
     from jaxmup import transfer as transfer
+    from jaxmup._explain import Explanation as Explanation
+    from jaxmup._explain import ParameterRow as ParameterRow
+    from jaxmup._explain import explain as explain
     from jaxmup._infer import corrected as corrected
     from jaxmup._infer import infer as infer
     from jaxmup._infer import rescale as rescale
+    from jaxmup._lint import Finding as Finding
+    from jaxmup._lint import lint as lint
     from jaxmup._model import Model as Model
+    from jaxmup._tree import resolve as resolve
 
 __version__ = importlib.metadata.version("jaxmup")
 
@@ -77,12 +79,19 @@ _SUBMODULES = (
     "report",
     "transfer",
 )
+# What needs JAX, by the room of each: a command that is interrupted while JAX is imported says so.
 _LATER = {
+    "Explanation": "_explain",
+    "Finding": "_lint",
     "Model": "_model",
+    "ParameterRow": "_explain",
     "corrected": "_infer",
+    "explain": "_explain",
     "infer": "_infer",
+    "lint": "_lint",
     "rescale": "_infer",
-}  # by the room of each
+    "resolve": "_tree",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,10 +1,14 @@
 """The programs of a model at several sizes, all with the base model's structure."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+
+from jaxmup._check import is_number
 from jaxmup._infer._leaf import Leaf
-from jaxmup._model import Instance
+from jaxmup._inputs import take_arrays
+from jaxmup._model import Instance, call_with_size
 from jaxmup._program import ClosedJaxpr
 from jaxmup._tree import PathName, Size
 
@@ -16,16 +20,22 @@ class Programs(NamedTuple):
       programs: At base, delta and target.
       names: Names of the parameters, which are the first inputs, in their order.
       knows_target: True if the last program grows as the target does.
+      scales: Size of the coordinates of each argument at each size, if they are not all of order 0.
     """
 
     programs: Sequence[ClosedJaxpr]
     names: Sequence[PathName]
     knows_target: bool
+    scales: Sequence[tuple[float, ...]] = ()
 
 
 def programs_of(
-    small: Instance, other: Instance, large: Instance, with_depth: Callable[[Size], Instance]
-) -> Programs | None:
+    small: Instance,
+    other: Instance,
+    large: Instance,
+    with_depth: Callable[[Size], Instance],
+    input_scale: Callable[..., Any] | None = None,
+) -> Programs:
     """The programs of a model, all with the base model's structure.
 
     A target of another depth stands for itself with the base model's depth: whatever base and delta
@@ -36,15 +46,12 @@ def programs_of(
       other: The model beside it.
       large: The target.
       with_depth: Function of a size to the model of that size.
-
-    Returns:
-      `None` if nobody has said what the model is called with.
+      input_scale: Function of a size to the size of the coordinates of the inputs.
 
     Raises:
-      ValueError: if the model cannot be called with its inputs.
+      TypeError: if the model is nothing that can be called.
+      ValueError: if the model refuses its inputs.
     """
-    if not small.is_callable:
-        return None
     names = list(small.parameters)
     alike: Instance | None = large
     if list(large.parameters) != names:
@@ -54,7 +61,26 @@ def programs_of(
             alike = None
     programs = [small.program(), other.program()]
     programs.append(programs[1] if alike is None else alike.program())
-    return Programs(programs, names, alike is not None)
+    scales = []
+    if input_scale is not None:
+        instances = (small, other, other if alike is None else alike)
+        scales = list(zip(*(_scales_of(one, input_scale) for one in instances), strict=True))
+    return Programs(programs, names, alike is not None, scales)
+
+
+def _scales_of(instance: Instance, input_scale: Callable[..., Any]) -> list[float]:
+    """The size of the coordinates of each argument of a call."""
+    number = len(take_arrays(instance.inputs)[0])
+    found = jax.tree.leaves(call_with_size(input_scale, instance.size, {}))
+    if len(found) == 1:
+        found *= number
+    if len(found) != number or not all(is_number(x) and x > 0 for x in found):
+        raise ValueError(
+            "`input_scale` must return a positive number, or one for each array of `inputs`, of "
+            f"which there are {number}. For `{instance.what}` = {instance.size!r} it returned "
+            f"{found}."
+        )
+    return [float(x) for x in found]
 
 
 def _with_depth_of_base(base: Size, delta: Size, target: Size) -> Size | None:

@@ -1,12 +1,13 @@
 """The program of a model, read: kinds of axes of its parameters, forward gains, and why."""
 
 import collections
-import functools
 import itertools
 import types
-import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 
+import jax.numpy as jnp
+
+from jaxmup import _check
 from jaxmup._check import listed
 from jaxmup._correction import Correction
 from jaxmup._finding import Finding
@@ -14,7 +15,8 @@ from jaxmup._infer._findings import missing_factor, uneven_parts, unused_paramet
 from jaxmup._infer._gains import INSERTED, Solution, at, solve, way_to_origin
 from jaxmup._infer._growth import NONE, Growth, of_sizes
 from jaxmup._infer._leaf import Kinds
-from jaxmup._infer._orders import HALF, Equation, Orders, Unknown, direction_of
+from jaxmup._infer._order import HALF, Equation, Unknown, rank_of
+from jaxmup._infer._orders import Orders
 from jaxmup._infer._programs import Programs
 from jaxmup._infer._reading import Reading
 from jaxmup._infer._sites import Sites
@@ -30,11 +32,15 @@ class Reader:
 
     Args:
       programs: The programs.
-      given: Kinds of the axes of parameters that the user has given rules for.
+      given: Kinds of the axes of parameters that the user, or a jaxmup layer, has given.
       fixed: Names of the parameters that do not train.
       multipliers: What layers multiply their parameters by at base, delta and target; `None` if
         that is not known, so that no missing factor is looked for.
       corrects: True if a factor that no parameter can carry may be inserted in the program.
+
+    Attributes:
+      shown: Kind of each axis of each parameter as the program alone shows it.
+      kinds: The same, but for those that are given.
     """
 
     def __init__(
@@ -43,10 +49,12 @@ class Reader:
         given: Mapping[PathName, Kinds],
         fixed: Collection[PathName],
         corrects: bool = False,
-        multipliers: Mapping[PathName, Sequence[float]] | None = types.MappingProxyType({}),
+        multipliers: Mapping[PathName, tuple[float, ...]] | None = types.MappingProxyType({}),
     ):
         self.flat: Flat = _one_by_one(flatten(*programs.programs))
+        _require_same_lengths(self.flat)
         self.names = programs.names
+        self.scales = programs.scales
         self.inputs = dict(zip(self.names, self.flat.inputs, strict=False))
         self.uses = Uses(self.flat, {node: name for name, node in self.inputs.items()})
         self.words = Words(self.flat, {node: name for name, node in self.inputs.items()})
@@ -54,9 +62,11 @@ class Reader:
         if self.uses.made_matrices:
             made = map(self.words.described, self.uses.made_matrices)
             raise ValueError(_MADE.format(listed(made)))
+        self._rank = rank_of(self.flat)
         self._find_uneven_parts()
         self._find_unused(fixed)
-        self.kinds = {name: given.get(name) or self._kinds(name) for name in self.names}
+        self.shown = {name: self._kinds(name) for name in self.names}
+        self.kinds = self.shown | dict(given)
         self.solution = Solution({}, [])
         self.corrections: dict[PathName, list[Correction]] = {}
         if multipliers is not None:
@@ -87,7 +97,7 @@ class Reader:
                 self._add(uneven_parts(name, self.words.described(node)))
         if parts:
             names = joined(f"`{alike(next(self.words.nearest(node)))}`" for node in parts)
-            warnings.warn(_UNEVEN.format(listed(described), names), stacklevel=5)
+            _check.warn(_UNEVEN.format(listed(described), names))
 
     def _find_unused(self, fixed: Collection[PathName]) -> None:
         seen, queue = set(self.flat.outputs), list(self.flat.outputs)
@@ -106,10 +116,6 @@ class Reader:
         if finding not in found:
             found.append(finding)
 
-    @functools.cached_property
-    def _direction(self) -> int:
-        return direction_of(self.flat)
-
     def _coordinates(self, name: PathName, kinds: Mapping[int, AxisKind]) -> tuple[Growth, Growth]:
         """The aligned and the typical order of the coordinates of a parameter under muP."""
         node = self.inputs[name]
@@ -125,10 +131,10 @@ class Reader:
         """The kind of each axis, by the use with the largest coordinates, which binds."""
         uses = self.uses.of(name)
 
-        def size(at: int) -> tuple[float, int, int]:
+        def size(at: int) -> tuple[tuple[float, float], int, int]:
             # Of two that are alike the later one: a norm of the weights looks at them before.
             growth = self._coordinates(name, uses[at].kinds)[0]
-            return growth.key[0] * self._direction, len(uses[at].kinds), at
+            return self._rank(growth), len(uses[at].kinds), at
 
         found: dict[int, AxisKind] = {}
         for position in sorted(range(len(uses)), key=size, reverse=True):
@@ -141,7 +147,7 @@ class Reader:
         self,
         fixed: Collection[PathName],
         corrects: bool,
-        multipliers: Mapping[PathName, Sequence[float]],
+        multipliers: Mapping[PathName, tuple[float, ...]],
     ) -> None:
         coordinates = {}
         for name, node in self.inputs.items():
@@ -151,11 +157,20 @@ class Reader:
         # Our layers have drawn their values, and say themselves what they are.
         still = {*fixed, *multipliers}
         gains = {node: name for name, node in self.inputs.items() if name not in still}
+        arguments = self.flat.inputs[len(self.flat.inputs) - len(self.scales) :]
+        scales = dict(zip(arguments, self.scales, strict=True))
         applied = {self.inputs[name]: values for name, values in multipliers.items()}
         inserted: set[Node] = set()
         while True:
             self.orders = Orders(
-                self.flat, natures(self.uses), coordinates, gains, inserted, applied
+                self.flat,
+                natures(self.uses),
+                self.uses.shares,
+                coordinates,
+                gains,
+                scales,
+                inserted,
+                applied,
             )
             if self.orders.unread:
                 unread = map(self.words.described, self.orders.unread.values())
@@ -253,6 +268,19 @@ def _one_by_one(flat: Flat) -> Flat:
     return flat
 
 
+def _require_same_lengths(flat: Flat) -> None:
+    """Raises a `ValueError` if iterations that build on each other are of a growing number."""
+    wrong = [
+        f"{scan.line or 'an unknown line'}: {scan.lengths[0]} in `base`, {scan.lengths[1]} in "
+        "`delta`"
+        for scan in flat.scans
+        if scan.lengths[0] != scan.lengths[1]
+        and any(jnp.issubdtype(node.types[0].dtype, jnp.inexact) for node in scan.carry)
+    ]
+    if wrong:
+        raise ValueError(_LENGTHS.format(listed(wrong)))
+
+
 _SIDE_BY_SIDE = frozenset({"device_put", "optimization_barrier", "psum", "pmax", "pmin", "sort"})
 """Operations of several values, each of which makes one result."""
 _OWN = {"looked up": 0.08, "added": 0.1}
@@ -261,6 +289,11 @@ _NO_TARGET = (
     "muP asks for factors that this model lacks, and base and delta alone do not tell how large "
     "they are at a target of another depth. Give `base`, `delta` and `target` as mappings, with "
     "the depth as an entry of its own."
+)
+_LENGTHS = (
+    "A loop that hands values on must have as many iterations in `base` as in `delta`: layers and "
+    "steps are no width. It differs at{}\n"
+    "Give both the same number; that of `target` may be another."
 )
 _UNREAD = (
     "Every operation of the model must be one of which it is known how its result grows with the "

@@ -4,7 +4,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import TypeVar
 
-from jaxmup._correction import Site
+from jaxmup._correction import Site, SourceLine
 from jaxmup._infer._words import alike
 from jaxmup._program import Flat, Node, lines_of
 from jaxmup._tree import PathName
@@ -25,7 +25,7 @@ class Sites:
     def __init__(self, flat: Flat, names: Mapping[Node, PathName]):
         self.flat = flat
         self._made_of = _made_of(flat, names)
-        self._known: dict[Node, tuple[tuple[str, int, str], ...]] = {}
+        self._known: dict[Node, tuple[SourceLine, ...]] = {}
 
     def sites(self, wanted: Mapping[Node, T]) -> dict[Node, Site]:
         """The site of each of the wanted values; alike values of one mark share theirs.
@@ -54,7 +54,7 @@ class Sites:
         return Site(*key, lines, len(alike), tuple(which))
 
     def _alike(
-        self, op: str, output: int, operands: Sequence[str], lines: Sequence[tuple[str, int, str]]
+        self, op: str, output: int, operands: Sequence[str], lines: Sequence[SourceLine]
     ) -> list[Node]:
         """The values of which all this is true, in the order of the program."""
         return [
@@ -67,11 +67,11 @@ class Sites:
             and self._lines(node)[: len(lines)] == lines
         ]
 
-    def _lines(self, node: Node) -> tuple[tuple[str, int, str], ...]:
+    def _lines(self, node: Node) -> tuple[SourceLine, ...]:
         """The user's lines of a value, in files that are called the same on other machines."""
         if node not in self._known:
             self._known[node] = tuple(
-                ("/".join(PurePath(file).parts[-2:]), line, function)
+                SourceLine("/".join(PurePath(file).parts[-2:]), line, function)
                 for file, line, function in lines_of(node.path)
             )
         return self._known[node]
