@@ -8,7 +8,8 @@ and `jaxmup.linen` (layers), `jaxmup.optim` (optax transforms), `jaxmup.function
 `jaxmup.transfer`, `jaxmup.budget` (batch size and length of training), `jaxmup.bridge` (PyTorch),
 `jaxmup.fused` (backward pass fused with the update), `jaxmup.empirical` (measured scales),
 `jaxmup.plots` and `jaxmup.report` (figures and pages), and `jaxmup.parity` (a self-check against
-PyTorch); so do `jaxmup.Model`, `jaxmup.infer` and `jaxmup.rescale` (unmodified models),
+PyTorch); so do `jaxmup.Model`, `jaxmup.infer`, `jaxmup.rescale` and `jaxmup.corrected` (unmodified
+models),
 `jaxmup.explain`, `jaxmup.lint` and `jaxmup.resolve`.
 """
 
@@ -16,6 +17,7 @@ import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
+from jaxmup._correction import Correction as Correction
 from jaxmup._families import OPTIMIZERS as OPTIMIZERS
 from jaxmup._families import Family as Family
 from jaxmup._families import shampoo as shampoo
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from jaxmup._explain import Explanation as Explanation
     from jaxmup._explain import ParameterRow as ParameterRow
     from jaxmup._explain import explain as explain
+    from jaxmup._infer import corrected as corrected
     from jaxmup._infer import infer as infer
     from jaxmup._infer import rescale as rescale
     from jaxmup._lint import Finding as Finding
@@ -82,6 +85,7 @@ _LATER = {
     "Finding": "_lint",
     "Model": "_model",
     "ParameterRow": "_explain",
+    "corrected": "_infer",
     "explain": "_explain",
     "infer": "_infer",
     "lint": "_lint",

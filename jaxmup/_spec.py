@@ -5,6 +5,8 @@ import math
 from typing import Literal, get_args
 
 from jaxmup import _check
+from jaxmup._correction import Correction
+from jaxmup._finding import Finding
 
 AxisKind = Literal["input", "output", "batch"]
 Role = Literal["input", "hidden", "output", "fixed"]
@@ -119,6 +121,10 @@ class ParamSpec:
         stored weight carries it; 1.0 if the model lacks none; dimensionless. A plain attention
         layer divides its logits by `√d` where muP asks for `d / √d0`, with `d` the size of a head
         and `d0` that of the base model: its query kernel and bias carry `√(d0 / d)`.
+      corrections: Factors that the model lacks beside this parameter and that none can carry, so
+        that `jaxmup.corrected` inserts them.
+      findings: What the program of the model shows to be wrong with the parameter, for
+        `jaxmup.lint`. Two specs that differ in it alone are equal.
       reason: Where the model uses the parameter and what its `forward_gain` makes up for, in words.
         Two specs that differ in it alone are equal.
 
@@ -144,6 +150,8 @@ class ParamSpec:
     applied: Applied | None = None
     depth_ratio: float = 1.0
     forward_gain: float = 1.0
+    corrections: tuple[Correction, ...] = ()
+    findings: tuple[Finding, ...] = dataclasses.field(default=(), compare=False, repr=False)
     reason: str = dataclasses.field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:

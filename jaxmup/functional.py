@@ -1,8 +1,10 @@
 """Pure array functions: the places where multipliers are applied."""
 
+import contextlib
+import contextvars
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -11,6 +13,22 @@ from jax import Array, lax
 
 from jaxmup import _check
 from jaxmup._tree import is_floating, wide
+
+_same_operations = contextvars.ContextVar("_same_operations", default=False)
+
+
+@contextlib.contextmanager
+def same_operations() -> Iterator[None]:
+    """A context in which what is traced does the same operations at every width.
+
+    Elsewhere a factor of 1 is left out, and the smaller of two operands is multiplied, so that the
+    programs of two widths differ in more than their sizes.
+    """
+    token = _same_operations.set(True)
+    try:
+        yield
+    finally:
+        _same_operations.reset(token)
 
 
 def scale(x: Array, factor: float | Array) -> Array:
@@ -35,7 +53,8 @@ def scale(x: Array, factor: float | Array) -> Array:
     _require_floating("x", x)
     dtype = wide(x.dtype)
     if isinstance(factor, float | int):
-        return x if factor == 1.0 else (x.astype(dtype) * factor).astype(x.dtype)
+        is_left_out = factor == 1.0 and not _same_operations.get()
+        return x if is_left_out else (x.astype(dtype) * factor).astype(x.dtype)
     if not hasattr(factor, "astype"):
         raise TypeError(f"`factor` must be a number or a scalar array. Got {factor!r}.")
     return (x.astype(dtype) * factor.astype(dtype)).astype(x.dtype)
@@ -59,7 +78,8 @@ def scale_smaller(inputs: Array, kernel: Array, multiplier: float | Array) -> tu
       >>> float(inputs[0, 0]), float(kernel[0, 0])
       (0.5, 1.0)
     """
-    if inputs.size < kernel.size and jnp.issubdtype(inputs.dtype, jnp.floating):
+    is_smaller = inputs.size < kernel.size and not _same_operations.get()
+    if is_smaller and jnp.issubdtype(inputs.dtype, jnp.floating):
         return scale(inputs, multiplier), kernel
     return inputs, scale(kernel, multiplier)
 
@@ -79,7 +99,7 @@ def lookup(
       >>> lookup(lambda table: table[jnp.array([1])], jnp.ones((3, 2)), 1, 0.5)
       Array([[0.5, 0.5]], dtype=float32)
     """
-    if n_rows < embedding.shape[0]:
+    if n_rows < embedding.shape[0] and not _same_operations.get():
         return scale(take(embedding), multiplier)
     return take(scale(embedding, multiplier))
 

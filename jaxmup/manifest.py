@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxmup._correction import Correction
 from jaxmup._families import Family, family_record, read_family
 from jaxmup._files import write_atomically
 from jaxmup._parametrization import Parametrization
@@ -140,13 +141,22 @@ def _changes(name: str, saved: Any, mine: Any) -> Iterator[str]:
     """The fields of two records that differ."""
     for field in dataclasses.fields(saved):
         before, now = getattr(saved, field.name), getattr(mine, field.name)
-        if field.compare and before != now:
+        if field.compare and _essence(before) != _essence(now):
             shown = f"{_text(before)} in the manifest, {_text(now)} in the model"
             yield f"{name}, {field.name}: {shown}"
 
 
+def _essence(value: Any) -> Any:
+    """A value without what may differ though the numbers are the same, as lines of code."""
+    if isinstance(value, tuple) and value and isinstance(value[0], Correction):
+        return [(one.site.op, one.site.operands, one.factor) for one in value]
+    return value
+
+
 def _text(value: Any) -> Any:
     """A value as it stands in the file."""
+    if isinstance(value, tuple) and value and isinstance(value[0], Correction):
+        return ", ".join(map(str, value))
     return family_record(value) if isinstance(value, Family) else value
 
 

@@ -37,6 +37,7 @@ TOL = {
     ("layer", "float32"): Tol(2e-6, "three products of 8 terms; seen: 1e-7"),
     ("adam", "float64"): Tol(1e-13, "30 steps of two recurrences; seen: 7e-15"),
     ("adam", "float32"): Tol(1e-6, "the same; seen: 1e-7"),
+    ("corrected", "float64"): Tol(1e-12, "the same program with one factor; seen: 0"),
     ("muon", "float64"): Tol(1e-11, "Newton-Schulz grows roundings 3.4^5 times; seen: 4e-13"),
     ("update", "float32"): Tol(2e-6, "a few float32 roundings; seen: 2e-7"),
     ("fused", "float64"): Tol(1e-12, "50 steps; seen: 1e-14 with Muon, else 0"),

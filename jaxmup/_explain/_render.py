@@ -76,11 +76,10 @@ class Table:
     def legend(self, width: int | None, bullet: str = "") -> str:
         """The reason of each role and gain, and the columns that the table leaves out."""
         lines = sorted({f"{row.role}: {row.reason}" for row in self._rows})
-        lines += [
-            f"{row.path}: {row.spec.reason}"
-            for row in self._rows
-            if row.spec.forward_gain != 1 and row.spec.reason
-        ]
+        for row in self._rows:
+            if row.spec.reason and (row.spec.forward_gain != 1 or row.spec.corrections):
+                lines.append(f"{row.path}: {row.spec.reason}")
+            lines += (f"{row.path}: `jaxmup.corrected` puts {one}" for one in row.spec.corrections)
         if any(_GAIN in cell for column in self._every for cell in column.cells):
             lines.append(f"{_GAIN}x: x times what the initializer gives at base width")
         if self._ones:

@@ -10,8 +10,12 @@ from scipy.sparse import csr_array, hstack
 
 from jaxmup._infer._growth import NONE, Growth
 from jaxmup._infer._order import Equation, Order, Unknown
+from jaxmup._infer._uses import Nature
+from jaxmup._program import Node
 
 _SLACK = 1e3  # what a factor costs that no parameter carries, against one that a parameter does
+INSERTED = 0.5 * _SLACK
+"""What a factor costs that is inserted in the program, rather than carried by a parameter."""
 _FINEST = 96  # largest denominator of an exponent
 
 
@@ -59,6 +63,27 @@ def at(order: Order, gains: Mapping[Unknown, Growth]) -> Growth:
         if unknown in gains:
             total = total + gains[unknown] * degree
     return total
+
+
+def way_to_origin(
+    equation: Equation, residual: Callable[[Node], Growth], nature: Callable[[Node], Nature]
+) -> list[Node]:
+    """Values of wrong order, from that of an equation to the first that had it.
+
+    Args:
+      equation: An equation that does not hold.
+      residual: The growth of a value that it should not have.
+      nature: The nature of a value.
+    """
+    node = equation.value
+    if not residual(node):
+        node = next(filter(residual, equation.site.parents), node)
+    way: dict[Node, None] = {}
+    while node not in way:
+        way[node] = None
+        wrong = (parent for parent in node.parents if residual(parent))
+        node = next((parent for parent in wrong if nature(parent) == "activation"), node)
+    return list(way)
 
 
 def _exponents(

@@ -77,6 +77,21 @@ class Growth:
             if at == size
         )
 
+    def ratio(self, size: int) -> float:
+        """The number over the base model's, at a size by number, as exact as a float can be.
+
+        Example:
+          >>> of_ratios([Fraction(2), Fraction(7, 3)]).ratio(1) == 7 / 3
+          True
+        """
+        exact, rest = Fraction(1), 1.0
+        for (at, factor), power in self.powers.items():
+            if at == size and isinstance(factor, int) and power.denominator == 1:
+                exact *= Fraction(factor) ** int(power)
+            elif at == size:
+                rest *= float(factor) ** float(power)
+        return float(exact) * rest
+
     @property
     def key(self) -> tuple[float, float]:
         """Order in which numbers grow: by the first size, then by the others."""

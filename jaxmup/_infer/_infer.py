@@ -9,7 +9,8 @@ from jaxmup._infer._depth import counterparts
 from jaxmup._infer._describe import describe
 from jaxmup._infer._leaf import Leaf
 from jaxmup._infer._meshes import off_mesh
-from jaxmup._infer._read import Programs, Reader, programs_of
+from jaxmup._infer._programs import Programs, multipliers_of, programs_of
+from jaxmup._infer._read import Reader
 from jaxmup._infer._rules import Rules, with_rules
 from jaxmup._infer._sizes import (
     Sizes,
@@ -32,6 +33,7 @@ def infer(
     inputs: Any = None,
     apply: Callable[..., Any] | None = None,
     wrt: Any = None,
+    corrected: bool | None = None,
     rules: Rules | None = None,
     input_scale: Callable[..., Any] | None = None,
 ) -> Specs:
@@ -68,7 +70,7 @@ def infer(
     or applies what is not homogeneous, they must agree, and the gains are the fewest that make
     them. What no gain can do, as for the queries of a norm with the gain `1 + scale`, is an error
     that names the line and the factor. Sums are taken as aligned, inputs and state as of one size.
-    In a model with jaxmup layers, which apply their own factors, none is looked for.
+    What jaxmup layers apply themselves is part of the program; they carry nothing more.
 
     A plain model applies no multipliers, so `resolve` takes the specs in gauges that ask for none:
     `jaxmup.parametrization("mup", "adam", gauge="table3")`. `jaxmup.rescale` makes the initial
@@ -86,6 +88,8 @@ def infer(
         `Model`.
       apply: Function that calls the model, as in `jaxmup.Model`.
       wrt: Parameters that train, as in `jaxmup.Model`; the specs are theirs alone.
+      corrected: True if the model is called through `jaxmup.corrected`, as in `jaxmup.Model`: what
+        no parameter can carry is then part of the specs, not an error.
       rules: Kind of each axis, `"input"`, `"output"` or `"batch"`, by path or axis names.
       input_scale: Function of a size that returns the typical size of the coordinates of `inputs`:
         a number, or one for each array in a tree like `inputs`; only their ratios count. Such as
@@ -142,7 +146,7 @@ def infer(
       Yang et al., "Tensor Programs V", arXiv:2203.03466, Appendix B (kinds of parameters) and
       Definition 4.1 (attention); the comparison of base and delta: Appendix H.
     """
-    model = as_model(make_model, inputs=inputs, apply=apply, wrt=wrt)
+    model = as_model(make_model, inputs=inputs, apply=apply, wrt=wrt, corrected=corrected)
     return off_mesh(lambda: _inferred(model, base, delta, target, rules, input_scale))
 
 
@@ -176,7 +180,9 @@ def _inferred(
             at_base, at_delta, at_target, lambda size: whole.at(size, "target"), input_scale
         )
         frozen = {names[name] for name in names if name not in trained.parameters}
-        leaves = _read(programs, leaves, names, frozen)
+        last = large if programs.knows_target else other
+        multipliers = multipliers_of(small, other, last, names)
+        leaves = _read(programs, leaves, names, frozen, model.corrected, multipliers)
     leaves = {name: sizes.with_fixed_axes() for name, sizes in leaves.items()}
     asked = {name: leaves[name] for name in trained.parameters}
     if whole.inputs is None:
@@ -188,13 +194,17 @@ def _inferred(
 
 
 def _read(
-    programs: Programs, leaves: Mapping[str, Sizes], names: Mapping[str, str], frozen: set[str]
+    programs: Programs,
+    leaves: Mapping[str, Sizes],
+    names: Mapping[str, str],
+    frozen: set[str],
+    corrects: bool,
+    multipliers: Mapping[str, tuple[float, ...]] | None,
 ) -> dict[str, Sizes]:
     """The parameters with what the program says of them, where no rule does."""
     kinds = {names[name]: sizes.leaf.kinds for name, sizes in leaves.items()}
     given = {name: found for name, found in kinds.items() if found is not None}
-    declared = {names[name] for name, sizes in leaves.items() if sizes.leaf.spec is not None}
-    reader = Reader(programs, given, frozen | declared, has_gains=not declared)
+    reader = Reader(programs, given, frozen, corrects, multipliers)
     readings = {name: reader.read(names[name]) for name in leaves}
     shown = {name: reader.shown[names[name]] for name in leaves}
     warn_of_contradictions(leaves, shown, readings)

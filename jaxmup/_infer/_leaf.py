@@ -1,8 +1,9 @@
 """One parameter, with what the model, the user and the program say of it."""
 
 import dataclasses
-import math
 
+from jaxmup._correction import Correction
+from jaxmup._finding import Finding
 from jaxmup._infer._reading import Reading
 from jaxmup._spec import AxisKind, ParamSpec
 
@@ -19,6 +20,8 @@ class Leaf:
       spec: Spec that a jaxmup layer declares.
       known: Kind of each axis, as the user has given it or the program shows it.
       gain: Forward gain that the program asks for.
+      corrections: Factors that the program lacks beside it and that no parameter can carry.
+      findings: What the program shows to be wrong with it.
       reason: Uses of the parameter in the program, in words.
     """
 
@@ -27,6 +30,8 @@ class Leaf:
     spec: ParamSpec | None = None
     known: Kinds | None = None
     gain: float = 1.0
+    corrections: tuple[Correction, ...] = ()
+    findings: tuple[Finding, ...] = ()
     reason: str = ""
 
     @property
@@ -40,5 +45,11 @@ class Leaf:
         known = self.known
         if known is None and len(found) == len(self.shape):
             known = found
-        gain = math.exp(read.gain.log(1))
-        return dataclasses.replace(self, known=known, gain=gain, reason=read.reason)
+        return dataclasses.replace(
+            self,
+            known=known,
+            gain=read.gain.ratio(1),
+            corrections=read.corrections,
+            findings=read.findings,
+            reason=read.reason,
+        )

@@ -16,8 +16,9 @@ from jaxmup._program import Flat, Node
 
 HUGE = 1e4
 """What is larger than this in a sum is a mask."""
-Unknown = str | int
-"""A gain: the name of a parameter, or the number of a value that comes around in a loop."""
+Unknown = str | int | Node
+"""A gain: the name of a parameter, the number of a value that comes around in a loop, or a value
+that a factor is put on."""
 HALF = Fraction(1, 2)
 
 

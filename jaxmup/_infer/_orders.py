@@ -10,7 +10,8 @@ way, and a typical one, that of its entries; both are kept until it meets an act
 """
 
 import collections
-from collections.abc import Callable, Mapping
+import types
+from collections.abc import Callable, Collection, Mapping
 from fractions import Fraction
 
 from jaxmup._infer._dims import params_of
@@ -34,6 +35,9 @@ class Orders(Known):
       coordinates: The orders of the coordinates of each parameter under muP, by its input.
       gains: Name of the gain of each parameter that may have one, by its input.
       scales: Size of the coordinates of an argument at each size, where it is not the same.
+      inserted: Values that a factor may be put on.
+      multipliers: The multiplier of each parameter that its layer multiplies by one, at each size,
+        by its input: the coordinates are those of the product.
     """
 
     def __init__(
@@ -44,13 +48,20 @@ class Orders(Known):
         coordinates: Mapping[Node, tuple[Growth, Growth]],
         gains: Mapping[Node, str],
         scales: Mapping[Node, tuple[float, ...]],
+        inserted: Collection[Node] = (),
+        multipliers: Mapping[Node, tuple[float, ...]] = types.MappingProxyType({}),
     ):
         super().__init__(flat, nature, shares)
         self.coordinates, self.gains, self.scales = coordinates, gains, scales
+        self.multipliers = multipliers
         self.constants = Constants(_sizes_of(flat))
         self._carries: list[Node] = []
         for node in flat.nodes:
-            self.orders[node] = self._order(node)
+            pair = self._order(node)
+            if node in inserted and pair is not None:
+                factor = Order(NONE, {node: Fraction(1)})
+                pair = Pair(pair.aligned + factor, pair.typical + factor)
+            self.orders[node] = pair
         self._close_loops()
         for output in flat.outputs:
             self.require(output, output, "the model returns it")
@@ -96,6 +107,9 @@ class Orders(Known):
             scale = self.constants.growth(self.scales.get(node, (1.0, 1.0)), _RESOLUTION)
             return both(Order(scale or NONE))
         aligned, typical = self.coordinates[node]
+        if node in self.multipliers:
+            stored = self.constants.growth(self.multipliers[node], _RESOLUTION) or NONE
+            aligned, typical = aligned - stored, typical - stored
         degrees: dict[Unknown, Fraction] = {}
         if node in self.gains:
             degrees[self.gains[node]] = Fraction(1)

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from jaxmup._infer._corrected import corrected
 from jaxmup._infer._infer import infer
 from jaxmup._infer._rescale import rescale
 from jaxmup._infer._rules import Rules
@@ -96,9 +97,16 @@ def inferred(
     """
     specs = infer(read or model, base=base, delta=delta, target=target, rules=rules)
     instance = model.at(target)
+    if any(spec.corrections for spec in leaves_by_path(specs).values()):
+        call = instance.apply or _call_itself
+        instance = dataclasses.replace(instance, apply=corrected(call, specs))
 
     def draw(key: Any) -> Parts:
         drawn = rescale(model, specs, parametrization, base=base, target=target, key=key)
         return instance.split(drawn, key)
 
     return Parametrized(instance, parametrization, specs, jax.jit(draw))
+
+
+def _call_itself(model: Any, *args: Any, **kwargs: Any) -> Any:
+    return model(*args, **kwargs)

@@ -1,108 +1,31 @@
 """The program of a model, read: kinds of axes of its parameters, forward gains, and why."""
 
 import collections
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from fractions import Fraction
-from typing import Any, NamedTuple
+import itertools
+import types
+from collections.abc import Callable, Collection, Mapping
 
-import jax
 import jax.numpy as jnp
 
 from jaxmup import _check
-from jaxmup._check import is_number, listed
-from jaxmup._infer._gains import Solution, at, solve
+from jaxmup._check import listed
+from jaxmup._correction import Correction
+from jaxmup._finding import Finding
+from jaxmup._infer._findings import missing_factor, uneven_parts, unused_parameter
+from jaxmup._infer._gains import INSERTED, Solution, at, solve, way_to_origin
 from jaxmup._infer._growth import NONE, Growth, of_sizes
 from jaxmup._infer._leaf import Kinds
 from jaxmup._infer._order import HALF, Equation, Unknown, rank_of
 from jaxmup._infer._orders import Orders
+from jaxmup._infer._programs import Programs
 from jaxmup._infer._reading import Reading
+from jaxmup._infer._sites import Sites
 from jaxmup._infer._uneven import uneven
 from jaxmup._infer._uses import Uses, natures
-from jaxmup._inputs import take_arrays
-from jaxmup._model import Instance, call_with_size
-from jaxmup._program import ClosedJaxpr, Flat, Node, flatten
+from jaxmup._infer._words import Words, alike, joined, line
+from jaxmup._program import Flat, Node, flatten, is_open
 from jaxmup._spec import AxisKind
-from jaxmup._tree import PathName, Size
-
-
-class Programs(NamedTuple):
-    """The programs of a model at several sizes.
-
-    Args:
-      programs: At base, delta and target.
-      names: Names of the parameters, which are the first inputs, in their order.
-      knows_target: True if the last program grows as the target does.
-      scales: Size of the coordinates of each argument at each size, if they are not all of order 0.
-    """
-
-    programs: Sequence[ClosedJaxpr]
-    names: Sequence[PathName]
-    knows_target: bool
-    scales: Sequence[tuple[float, ...]] = ()
-
-
-def programs_of(
-    small: Instance,
-    other: Instance,
-    large: Instance,
-    with_depth: Callable[[Size], Instance],
-    input_scale: Callable[..., Any] | None = None,
-) -> Programs:
-    """The programs of a model, all with the base model's structure.
-
-    A target of another depth stands for itself with the base model's depth: whatever base and delta
-    have alike does not belong to the width.
-
-    Args:
-      small: The base model.
-      other: The model beside it.
-      large: The target.
-      with_depth: Function of a size to the model of that size.
-      input_scale: Function of a size to the size of the coordinates of the inputs.
-
-    Raises:
-      TypeError: if the model is nothing that can be called.
-      ValueError: if the model refuses its inputs.
-    """
-    names = list(small.parameters)
-    alike: Instance | None = large
-    if list(large.parameters) != names:
-        like = _with_depth_of_base(small.size, other.size, large.size)
-        alike = None if like is None else with_depth(like)
-        if alike is not None and list(alike.parameters) != names:
-            alike = None
-    programs = [small.program(), other.program()]
-    programs.append(programs[1] if alike is None else alike.program())
-    scales = []
-    if input_scale is not None:
-        instances = (small, other, other if alike is None else alike)
-        scales = list(zip(*(_scales_of(one, input_scale) for one in instances), strict=True))
-    return Programs(programs, names, alike is not None, scales)
-
-
-def _scales_of(instance: Instance, input_scale: Callable[..., Any]) -> list[float]:
-    """The size of the coordinates of each argument of a call."""
-    number = len(take_arrays(instance.inputs)[0])
-    found = jax.tree.leaves(call_with_size(input_scale, instance.size, {}))
-    if len(found) == 1:
-        found *= number
-    if len(found) != number or not all(is_number(x) and x > 0 for x in found):
-        raise ValueError(
-            "`input_scale` must return a positive number, or one for each array of `inputs`, of "
-            f"which there are {number}. For `{instance.what}` = {instance.size!r} it returned "
-            f"{found}."
-        )
-    return [float(x) for x in found]
-
-
-def _with_depth_of_base(base: Size, delta: Size, target: Size) -> Size | None:
-    """The target where base and delta differ, the base model elsewhere."""
-    if not all(isinstance(size, Mapping) for size in (base, delta, target)):
-        return None
-    grown = [name for name in (base.keys() | delta.keys()) if base.get(name) != delta.get(name)]
-    kept = {name: value for name, value in base.items() if name not in grown}
-    return {**kept, **{name: target[name] for name in grown if name in target}}
+from jaxmup._tree import PathName
 
 
 class Reader:
@@ -111,8 +34,10 @@ class Reader:
     Args:
       programs: The programs.
       given: Kinds of the axes of parameters that the user, or a jaxmup layer, has given.
-      fixed: Names of the parameters that cannot carry a gain, as those that do not train.
-      has_gains: False if layers apply factors of their own, so that no factor is missing.
+      fixed: Names of the parameters that do not train.
+      multipliers: What layers multiply their parameters by at base, delta and target; `None` if
+        that is not known, so that no missing factor is looked for.
+      corrects: True if a factor that no parameter can carry may be inserted in the program.
 
     Attributes:
       shown: Kind of each axis of each parameter as the program alone shows it.
@@ -124,7 +49,8 @@ class Reader:
         programs: Programs,
         given: Mapping[PathName, Kinds],
         fixed: Collection[PathName],
-        has_gains: bool,
+        corrects: bool = False,
+        multipliers: Mapping[PathName, tuple[float, ...]] | None = types.MappingProxyType({}),
     ):
         self.flat: Flat = _one_by_one(flatten(*programs.programs))
         _require_same_lengths(self.flat)
@@ -132,30 +58,64 @@ class Reader:
         self.scales = programs.scales
         self.inputs = dict(zip(self.names, self.flat.inputs, strict=False))
         self.uses = Uses(self.flat, {node: name for name, node in self.inputs.items()})
+        self.words = Words(self.flat, {node: name for name, node in self.inputs.items()})
+        self.findings: dict[PathName, list[Finding]] = collections.defaultdict(list)
         if self.uses.made_matrices:
-            raise ValueError(_MADE.format(listed(map(_described, self.uses.made_matrices))))
+            made = map(self.words.described, self.uses.made_matrices)
+            raise ValueError(_MADE.format(listed(made)))
         self._rank = rank_of(self.flat)
-        self._warn_of_uneven_parts()
+        self._find_uneven_parts()
+        self._find_unused(fixed)
         self.shown = {name: self._kinds(name) for name in self.names}
         self.kinds = self.shown | dict(given)
         self.solution = Solution({}, [])
-        if has_gains:
-            self._solve(fixed)
+        self.corrections: dict[PathName, list[Correction]] = {}
+        if multipliers is not None:
+            self._solve(fixed, corrects, multipliers)
             if self.solution.gains and not programs.knows_target:
                 raise ValueError(_NO_TARGET)
+            self._place_corrections(fixed)
 
     def read(self, name: PathName) -> Reading:
         """All that the program says of a parameter."""
         gain = self.solution.gains.get(name, NONE)
-        carries = f"; carries {self.factor(gain)}" if gain else ""
-        return Reading(self.kinds[name], gain, self.uses.of(name), carries)
+        return Reading(
+            self.kinds[name],
+            gain,
+            self.uses.of(name),
+            f"; carries {self.words.factor(gain)}{self._cause(name)}" if gain else "",
+            tuple(self.corrections.get(name, ())),
+            tuple(self.findings.get(name, ())),
+        )
 
     # ---- roles
 
-    def _warn_of_uneven_parts(self) -> None:
-        parts = dict.fromkeys(map(_described, uneven(self.flat, natures(self.uses))))
+    def _find_uneven_parts(self) -> None:
+        parts = uneven(self.flat, natures(self.uses))
+        described = dict.fromkeys(map(self.words.described, parts))
+        for node in parts:
+            for name in itertools.islice(self.words.nearest(node), 1):
+                self._add(uneven_parts(name, self.words.described(node)))
         if parts:
-            _check.warn(_UNEVEN.format(listed(parts)))
+            names = joined(f"`{alike(next(self.words.nearest(node)))}`" for node in parts)
+            _check.warn(_UNEVEN.format(listed(described), names))
+
+    def _find_unused(self, fixed: Collection[PathName]) -> None:
+        seen, queue = set(self.flat.outputs), list(self.flat.outputs)
+        while queue:
+            for parent in queue.pop().parents:
+                if parent not in seen:
+                    seen.add(parent)
+                    queue.append(parent)
+        for name, node in self.inputs.items():
+            if node not in seen and name not in fixed:
+                self._add(unused_parameter(name))
+
+    def _add(self, finding: Finding) -> None:
+        """Notes a finding with the parameter that it names, once."""
+        found = self.findings[finding.where[0]]
+        if finding not in found:
+            found.append(finding)
 
     def _coordinates(self, name: PathName, kinds: Mapping[int, AxisKind]) -> tuple[Growth, Growth]:
         """The aligned and the typical order of the coordinates of a parameter under muP."""
@@ -184,24 +144,46 @@ class Reader:
 
     # ---- orders and gains
 
-    def _solve(self, fixed: Collection[PathName]) -> None:
+    def _solve(
+        self,
+        fixed: Collection[PathName],
+        corrects: bool,
+        multipliers: Mapping[PathName, tuple[float, ...]],
+    ) -> None:
         coordinates = {}
         for name, node in self.inputs.items():
             known = enumerate(self.kinds[name])
             kinds: dict[int, AxisKind] = {a: kind for a, kind in known if kind is not None}
             coordinates[node] = self._coordinates(name, kinds)
-        gains = {node: name for name, node in self.inputs.items() if name not in fixed}
+        # Our layers have drawn their values, and say themselves what they are.
+        still = {*fixed, *multipliers}
+        gains = {node: name for name, node in self.inputs.items() if name not in still}
         arguments = self.flat.inputs[len(self.flat.inputs) - len(self.scales) :]
         scales = dict(zip(arguments, self.scales, strict=True))
-        self.orders = Orders(
-            self.flat, natures(self.uses), self.uses.shares, coordinates, gains, scales
-        )
-        if self.orders.unread:
-            unread = [f"`{op}` at {node.line}" for op, node in self.orders.unread.items()]
-            raise ValueError(_UNREAD.format(listed(unread)))
-        self.solution = solve(self.orders.equations, self._costs())
+        applied = {self.inputs[name]: values for name, values in multipliers.items()}
+        inserted: set[Node] = set()
+        while True:
+            self.orders = Orders(
+                self.flat,
+                natures(self.uses),
+                self.uses.shares,
+                coordinates,
+                gains,
+                scales,
+                inserted,
+                applied,
+            )
+            if self.orders.unread:
+                unread = map(self.words.described, self.orders.unread.values())
+                raise ValueError(_UNREAD.format(listed(unread)))
+            self.solution = solve(self.orders.equations, self._costs())
+            more = self._places_of_left() - inserted if corrects else set()
+            if not more:
+                break
+            inserted |= more
         if self.solution.left:
-            raise ValueError(_NOBODY.format(listed(self._described_left())))
+            left = dict.fromkeys(self._described(*each) for each in self.solution.left)
+            raise ValueError(_NOBODY.format(listed(left)))
 
     def _costs(self) -> Callable[[Unknown], float]:
         """The cost of an exponent of each gain: what it moves of what is wrong, and a little more.
@@ -223,54 +205,60 @@ class Reader:
             first = min((index[use.node] for use in uses), default=total) / total
             own = max((_OWN.get(use.verb, 0.03) for use in uses), default=0.03)
             costs[name] = moved[name] + own * (1 + 0.05 * first)
-        return lambda unknown: costs.get(unknown, 0.0)
+        return lambda unknown: INSERTED if isinstance(unknown, Node) else costs.get(unknown, 0.0)
 
-    # ---- words
+    # ---- factors that no parameter carries
 
-    def factor(self, growth: Growth) -> str:
-        """A growth as a power of a size, such as `(64/1024)^1/2`."""
-        for sizes in self._sizes():
-            one = of_sizes(sizes)
-            for power in (1, HALF, 2, Fraction(1, 4), Fraction(3, 2), Fraction(3, 4)):
-                if one * power == growth:
-                    return f"({sizes[-1]}/{sizes[0]})^{power}"
-                if one * -power == growth:
-                    return f"({sizes[0]}/{sizes[-1]})^{power}"
-        return f"{math.exp(growth.log(1)):.4g} at `target`"
+    def _way(self, equation: Equation, gains: Mapping[Unknown, Growth]) -> list[Node]:
+        """Values of wrong order under some gains, from that of an equation to where it arose."""
 
-    def _sizes(self) -> list[tuple[int, ...]]:
-        every = [axis for node in self.inputs.values() for axis in zip(*node.shapes, strict=True)]
-        return sorted(axis for axis in dict.fromkeys(every) if of_sizes(axis))
+        def residual(node: Node) -> Growth:
+            pair = self.orders[node]
+            return NONE if pair is None else at(pair.typical, gains)
 
-    def _residual(self, node: Node) -> Growth:
-        pair = self.orders.orders.get(node)
-        return NONE if pair is None else at(pair.typical, self.solution.gains)
+        return way_to_origin(equation, residual, natures(self.uses))
 
-    def _described_left(self) -> list[str]:
-        found: dict[str, None] = {}
-        for equation, growth in self.solution.left:
-            origin = self._origin(equation)
-            found[
-                f"{origin.line or 'an unknown line'}: `{origin.op}` is {self.factor(growth)} times "
-                f"the base model's, and {equation.why} at {equation.site.line or 'its end'}"
-            ] = None
-        return list(found)
+    def _places_of_left(self) -> set[Node]:
+        """The values that a factor on which would do what no parameter can."""
+        found = set()
+        for equation, _ in self.solution.left:
+            way = self._way(equation, self.solution.gains)
+            # Where the order arose, or the next after it that can be multiplied.
+            found.update([node for node in way if is_open(node)][-1:])
+        return found
 
-    def _origin(self, equation: Equation) -> Node:
-        """The value whose order first was another than zero."""
-        node = equation.value
-        if not self._residual(node):
-            others = [p for p in equation.site.parents if self._residual(p)]
-            node = others[0] if others else node
-        seen: set[Node] = set()
-        while node not in seen:
-            seen.add(node)
-            wrong = [p for p in node.parents if self._residual(p)]
-            acts = [p for p in wrong if self.uses.nature.get(p) == "activation"]
-            if not acts:
-                return node
-            node = acts[0]
-        return node
+    def _place_corrections(self, fixed: Collection[PathName]) -> None:
+        """Gives each factor that is inserted to a parameter beside it."""
+        marks = {node: gain for node, gain in self.solution.gains.items() if isinstance(node, Node)}
+        sites = Sites(self.flat, self.words.names).sites(marks) if marks else {}
+        for node, site in sites.items():
+            one = Correction(site, marks[node].ratio(1), self.words.factor(marks[node]))
+            beside = [name for name in self.words.nearest(node) if name not in fixed]
+            name = (beside or list(self.inputs))[0]
+            found = self.corrections.setdefault(name, [])
+            if one not in found:
+                found.append(one)
+                factor = self.words.factor(-marks[node])
+                value = self.words.place(node), self.words.operands(node)
+                self._add(missing_factor(name, *value, factor, one.words))
+
+    def _cause(self, name: PathName) -> str:
+        """Words on the places whose missing factors a parameter carries."""
+        wrong = (
+            self.words.place(self._way(equation, {})[-1])
+            for equation in self.orders.equations
+            if equation.order.growth and name in equation.order.degrees
+        )
+        places = joined(wrong)
+        return f" for {places}" if places else ""
+
+    def _described(self, equation: Equation, growth: Growth) -> str:
+        """An equation that no gains fulfil, in words."""
+        origin = self._way(equation, self.solution.gains)[-1]
+        return (
+            f"{self.words.place(origin)} is {self.words.factor(growth)} times the base model's, "
+            f"and {equation.why} at {line(equation.site)}\n    {self.words.operands(origin)}"
+        )
 
 
 def _one_by_one(flat: Flat) -> Flat:
@@ -292,12 +280,6 @@ def _require_same_lengths(flat: Flat) -> None:
     ]
     if wrong:
         raise ValueError(_LENGTHS.format(listed(wrong)))
-
-
-def _described(node: Node) -> str:
-    return (
-        f"`{node.op}` at {node.line or 'an unknown line'}, of {node.parents[0].shapes[0]} in `base`"
-    )
 
 
 _SIDE_BY_SIDE = frozenset({"device_put", "optimization_barrier", "psum", "pmax", "pmin", "sort"})
@@ -328,10 +310,12 @@ _UNEVEN = (
     "Some parts of an axis grow otherwise than the whole. The parameters that make it, or sum "
     "over it, have one number for all parts, which is right for the whole alone. It is taken apart "
     "or put together by{}\n"
-    "Make each part by a parameter of its own, or let all parts grow alike."
+    "Make each part by a parameter of its own, such as two in place of {}, or let all parts grow "
+    "alike."
 )
 _NOBODY = (
     "The factors that muP asks for and the model lacks must be ones that a parameter can carry. "
     "These are not:{}\n"
-    "Multiply by the inverse there, or by a power of it at the places that follow."
+    "Multiply each by the inverse at its line; or give `infer` the argument `corrected=True` and "
+    "call the model as `jaxmup.corrected(apply, specs)`, which does so without an edit."
 )

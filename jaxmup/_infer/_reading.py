@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
+from jaxmup._correction import Correction
+from jaxmup._finding import Finding
 from jaxmup._infer._growth import Growth
 from jaxmup._infer._uses import Use
 from jaxmup._spec import AxisKind
@@ -17,12 +19,16 @@ class Reading:
       gain: Forward gain of the parameter, as a growth.
       uses: Uses of the parameter, with their lines.
       carries: Words on the factors that its gain makes up for.
+      corrections: Factors that are missing beside it and that no parameter can carry.
+      findings: What the program shows to be wrong with it.
     """
 
     kinds: tuple[AxisKind | None, ...]
     gain: Growth
     uses: Sequence[Use]
     carries: str = ""
+    corrections: tuple[Correction, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     @property
     def reason(self) -> str:

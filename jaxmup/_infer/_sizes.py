@@ -51,13 +51,15 @@ class Sizes:
     def spec(self) -> ParamSpec:
         """The spec of the parameter, whose axes must be known."""
         leaf = self.leaf
+        read = {"corrections": leaf.corrections, "findings": leaf.findings}
         if leaf.spec is not None:
-            return leaf.spec
+            return dataclasses.replace(leaf.spec, **read)
         axes = tuple(
             Axis(kind, size, base=base if base != delta else None)
             for kind, base, delta, size in self.axes()
         )
-        return ParamSpec(axes, applied=_PLAIN, forward_gain=leaf.gain, reason=leaf.reason)
+        carried = {"forward_gain": leaf.gain, "reason": leaf.reason}
+        return ParamSpec(axes, applied=_PLAIN, **carried, **read)
 
 
 def require_growth(parameters: Mapping[str, Sizes]) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxmup._families import Family
-from jaxmup._lint._finding import Finding
+from jaxmup._finding import Finding
 from jaxmup._lint._probe import Trial
 from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec

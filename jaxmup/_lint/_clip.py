@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxmup._finding import Finding
 from jaxmup._lint._chain import Asked, Check, Updates, moving
-from jaxmup._lint._finding import Finding
 from jaxmup._lint._probe import Trial, elements
 
 _QUIET = 1e-6  # size of the other gradients, far below any threshold

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxmup._finding import Finding
 from jaxmup._lint._chain import TOLERANCE, USUAL, Asked, Check, Updates, most_common, moving, same
-from jaxmup._lint._finding import Finding
 from jaxmup._lint._probe import Trial
 
 _RATIOS = (1e-1, 1e-3, 1e-5)  # of the gradient to the weights, for decay that is added to it

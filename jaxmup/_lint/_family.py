@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxmup._finding import Finding
 from jaxmup._lint._chain import Asked, Check, Updates, moving
-from jaxmup._lint._finding import Finding
 from jaxmup._lint._probe import Trial
 
 _GRADIENTS = (1e-6, 1e-3, 1.0)

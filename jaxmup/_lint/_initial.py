@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxmup._lint._finding import Finding
+from jaxmup._finding import Finding
 from jaxmup._scaling import Scaling
 from jaxmup._tree import PathName, is_floating, wide
 

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 
 from jaxmup import _check, _scaling
-from jaxmup._lint._finding import Finding, together
+from jaxmup._finding import Finding, together
 from jaxmup._lint._initial import check_initial, check_kinds, check_values, trains
+from jaxmup._lint._programs import check_programs
 from jaxmup._lint._specs import check_specs
 from jaxmup._lint._state import check_state, has_started
 from jaxmup._lint._transform import check_transform
@@ -30,6 +31,8 @@ from jaxmup._tree import (
 if TYPE_CHECKING:
     import optax
 
+    from jaxmup._model import Instance
+
 
 def lint(
     specs: Specs,
@@ -38,7 +41,7 @@ def lint(
     scalings: Scalings | None = None,
     tx: "optax.GradientTransformation | None" = None,
     params: Params | None = None,
-    base: Params | None = None,
+    base: "Params | Instance | None" = None,
     opt_state: OptState | None = None,
     eps: float = 1e-8,
     b2: float = 0.999,
@@ -47,9 +50,13 @@ def lint(
 
     Pass what there is; each argument adds checks:
 
-    - `specs`: nothing grows; an axis or a readout was forgotten; input and output axes were
+    - `specs`: what their program has shown `jaxmup.infer`, with the lines of your code: a factor
+      that no parameter can carry, an axis whose parts grow apart, a parameter that does nothing;
+      nothing grows; an axis or a readout was forgotten; input and output axes were
       exchanged; one width has two bases.
-    - `base`: the same of every axis, with certainty instead of by its size.
+    - `base`: the same of every axis, with certainty instead of by its size. Of a `jaxmup.Model` at
+      two sizes the programs are compared, which show the same as for `jaxmup.infer`: attention or
+      a tied readout by hand between jaxmup layers lacks the factors that the layers apply.
     - `params`: other shapes than the specs'; integers where a spec is; values that are NaN or
       infinite; initial values that are not as large as asked for.
     - `scalings` beside a `parametrization`: numbers that are not its own.
@@ -72,7 +79,8 @@ def lint(
       tx: Optax transform that trains the model.
       params: Parameters: fresh ones, or those of the run where `opt_state` is given; abstract ones
         show their shapes alone. What has no spec and is no floating-point array is passed over.
-      base: Parameters of the base model, abstract or not.
+      base: Parameters of the base model, abstract or not; or, beside a `jaxmup.Model` at a size
+        with inputs, the same `Model` at the base size.
       opt_state: State of the running optimizer.
       eps: Constant eps of the base model, for `opt_state`; in units of the gradient.
       b2: Decay of the second moment, for `opt_state`; in [0, 1).
@@ -104,6 +112,7 @@ def lint(
     References:
       Yang et al., "Tensor Programs V", arXiv:2203.03466, Tables 3, 8, 9 and Appendix B.3.
     """
+    programs = _instances(specs, base)
     specs = specs_of(specs)
     by_path = require_leaves("specs", specs, ParamSpec, "Use `jaxmup.nnx.specs`.")
     _check.number("eps", eps, at_least=0, may_be_traced=False)
@@ -121,11 +130,17 @@ def lint(
             "shapes. Leave it out for an abstract model."
         )
     found: list[Finding] = []
+    if programs is not None:
+        target, smaller = programs
+        base = smaller.params
+        found += check_programs(smaller, target)
     if params is not None:
         found += check_kinds(by_path, leaves_by_path(params))
     params, base = (_trained(tree, by_path) for tree in (params, base))
     arrays = None if params is None else leaves_by_path(params)
     base_arrays = None if base is None else leaves_by_path(base)
+    for spec in by_path.values():
+        found += spec.findings
     found += check_specs(by_path, _shapes(arrays), _shapes(base_arrays))
     used = _resolved(by_path, parametrization, found)
     if scalings is not None:
@@ -140,6 +155,17 @@ def lint(
     if tx is not None:
         found += check_transform(tx, specs if params is None else params, by_path, used)
     return list(together(found))
+
+
+def _instances(model: Any, base: Any) -> "tuple[Instance, Instance] | None":
+    """A model at two sizes that can be called, if that is what was given."""
+    if base is None or all(isinstance(leaf, ParamSpec) for leaf in jax.tree.leaves(model)):
+        return None  # without a second of loading Flax
+    from jaxmup._model import Instance
+
+    if not (isinstance(model, Instance) and isinstance(base, Instance)):
+        return None
+    return model, base
 
 
 def _trained(params: Params | None, specs: Mapping[PathName, ParamSpec]) -> Params | None:

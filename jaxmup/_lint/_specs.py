@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple, get_args
 
-from jaxmup._lint._finding import Finding
+from jaxmup._finding import Finding
 from jaxmup._spec import Axis, ParamSpec
 
 Kind = Literal["input", "output"]

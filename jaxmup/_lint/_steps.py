@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxmup._finding import Finding
 from jaxmup._lint._chain import TOLERANCE, USUAL, Asked, Check, Updates, most_common, moving, same
-from jaxmup._lint._finding import Finding
 from jaxmup._lint._probe import Trial
 
 # Sizes of gradients in the unit of the base model's. An eps is negligible beside some of the large

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxmup._families import Family
+from jaxmup._finding import Finding
 from jaxmup._lint._chain import Asked
 from jaxmup._lint._clip import GLOBAL_CLIP
 from jaxmup._lint._decay import DECAY
 from jaxmup._lint._family import FAMILY
-from jaxmup._lint._finding import Finding
 from jaxmup._lint._probe import Probe
 from jaxmup._lint._steps import STEPS
 from jaxmup._power import ONE

@@ -27,6 +27,7 @@ from jaxmup._tree import (
     leaves_by_path,
     specs_of_leaves,
 )
+from jaxmup.functional import same_operations
 
 _OF_CALLS = 0x6A78  # folded into the key of a model for its calls: no initializer has this number
 
@@ -233,9 +234,10 @@ class Instance:
             return self.call(Parts(params, rest), static.joined(arrays))[0]
 
         shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
-        traced: ClosedJaxpr = call_users(
-            self._must_be_called, jax.make_jaxpr(run), parts.params, parts.rest, shapes
-        )
+        with same_operations():
+            traced: ClosedJaxpr = call_users(
+                self._must_be_called, jax.make_jaxpr(run), parts.params, parts.rest, shapes
+            )
         every_output = [True] * len(traced.jaxpr.outvars)
         return without_dead_code(traced, every_output, keep_inputs=True)[0]
 

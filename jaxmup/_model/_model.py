@@ -54,6 +54,9 @@ class Model:
       wrt: Parameters that train: a pattern of names such as `"*/lora_*"`, several of them, a
         predicate of name and leaf, or for NNX a filter such as `nnx.LoRAParam`; `None` for all.
         The others belong to the rest of the model's state.
+      corrected: True if the model is called through `jaxmup.corrected`, which inserts the factors
+        that its program lacks and no parameter can carry. The tools that infer specs then call it
+        so.
       axis_names: Names of axes that the model reduces over, as a batch norm over devices does. In
         the tools they have size 1.
       offered: Further arguments of `make_model`, by name.
@@ -76,6 +79,7 @@ class Model:
     inputs: Any = None
     apply: Apply | None = None
     wrt: Wrt = None
+    corrected: bool = False
     axis_names: tuple[str, ...] = ()
     offered: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

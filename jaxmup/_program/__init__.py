@@ -3,6 +3,7 @@
 - `_jax` is the only file that touches what is private in JAX or differs between its versions.
 - `_calls`, `_loops` say which equations run other programs, and open them.
 - `_evaluate` runs a program with a hook for each equation, or interprets it over anything else.
+- `_insert` runs a program with factors on values of it, which may be inside of calls and loops.
 - `_flow` follows values and cuts programs; `_flatten` makes one list of programs of several sizes.
 - `_digest` tells programs apart, wherever their code stands.
 - `_unsharded` takes out of a program what it says of devices.
@@ -30,6 +31,8 @@ from jaxmup._program._flow import piece as piece
 from jaxmup._program._flow import signature as signature
 from jaxmup._program._flow import split as split
 from jaxmup._program._flow import variables as variables
+from jaxmup._program._insert import evaluate_with_factors as evaluate_with_factors
+from jaxmup._program._insert import is_open as is_open
 from jaxmup._program._jax import Atom as Atom
 from jaxmup._program._jax import ClosedJaxpr as ClosedJaxpr
 from jaxmup._program._jax import Equation as Equation
@@ -50,6 +53,7 @@ from jaxmup._program._loops import is_scan as is_scan
 from jaxmup._program._loops import is_while as is_while
 from jaxmup._program._source import Line as Line
 from jaxmup._program._source import line_of as line_of
+from jaxmup._program._source import lines_of as lines_of
 from jaxmup._program._trace import Traced as Traced
 from jaxmup._program._trace import trace as trace
 from jaxmup._program._types import Shaped as Shaped

@@ -60,6 +60,20 @@ def line_of(path: Sequence[Equation]) -> Line | None:
     return None
 
 
+def lines_of(path: Sequence[Equation]) -> tuple[tuple[str, int, str], ...]:
+    """File, line and function of all of the user's lines that lead to an equation, from the inside.
+
+    Args:
+      path: As for `line_of`.
+    """
+    return tuple(
+        (frame.file, frame.line, frame.function)
+        for equation in reversed(path)
+        for frame in frames(equation)
+        if not _is_library(frame)
+    )
+
+
 def _name_of_call(equation: Equation) -> str:
     name = equation.params.get("name")
     return name if isinstance(name, str) else ""

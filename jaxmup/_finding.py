@@ -1,4 +1,4 @@
-"""The findings of lint."""
+"""Findings: mistakes that no error would have shown."""
 
 import dataclasses
 import textwrap
@@ -16,6 +16,8 @@ CheckName = Literal[
     "scalings-mismatch",
     "not-floating",
     "not-finite",
+    "not-floating",
+    "not-finite",
     "initial-std",
     "family-mismatch",
     "learning-rate",
@@ -26,6 +28,9 @@ CheckName = Literal[
     "eps-dominates",
     "optimizer-error",
     "not-checked",
+    "missing-factor",
+    "uneven-parts",
+    "unused-parameter",
 ]
 
 _SHOWN = 4  # paths that a text names

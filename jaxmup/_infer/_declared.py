@@ -1,0 +1,28 @@
+"""Findings on a model of jaxmup layers, whose specs need no inference: its programs are read."""
+
+from jaxmup._finding import Finding
+from jaxmup._infer._describe import describe
+from jaxmup._infer._programs import Programs, multipliers_of
+from jaxmup._infer._read import Reader
+from jaxmup._model import Instance
+
+
+def findings_of(base: Instance, target: Instance) -> list[Finding]:
+    """What the programs of a model of jaxmup layers at two sizes show to be wrong.
+
+    Args:
+      base: The base model, with inputs.
+      target: The model, with inputs.
+
+    Raises:
+      ValueError: if the programs cannot be read, or differ in more than their sizes.
+    """
+    small, large = describe(base), describe(target)
+    if list(small) != list(large):
+        raise ValueError("`base` has other parameters, so its program is another one.")
+    program = target.program()
+    programs = Programs([base.program(), program, program], list(large), True)
+    kinds = {name: leaf.kinds for name, leaf in large.items() if leaf.kinds is not None}
+    multipliers = multipliers_of(small, large, large, {name: name for name in large})
+    reader = Reader(programs, kinds, (), True, multipliers)
+    return [finding for name in large for finding in reader.read(name).findings]
