@@ -170,7 +170,7 @@ def measuring(what: str) -> Iterator[None]:
 def _is_ours(error: BaseException) -> bool:
     files = [Path(frame.filename) for frame in _frames(error)]
     if isinstance(error, OSError):  # of a file that we opened by functions of the standard library
-        files = [file for file in files if not file.is_relative_to(_STANDARD)]
+        files = [x for x in files if x.is_relative_to(_OURS) or not x.is_relative_to(_STANDARD)]
     return bool(files) and files[-1].is_relative_to(_OURS)
 
 
