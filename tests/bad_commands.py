@@ -60,6 +60,9 @@ def none(width): return None
 def string(width): return "x"
 def boom(width): raise RuntimeError("boom\\nsecond line")
 def escape(width): raise RuntimeError("\\x1b[2Jescaped")
+class Unsayable(Exception):
+    def __str__(self): raise ValueError("no words")
+def unsayable(width): raise Unsayable
 def key_error(width): return {}["zzz"]
 def leave(width): sys.exit(0)
 def leave_5(width): sys.exit(5)
@@ -354,6 +357,7 @@ _CODE = [  # of the user's, that fails
     Row("explain users:boom --target 8", 2, "users:boom failed for size 8: RuntimeError: boom second"),
     Row("explain users:escape --target 8", 2, "RuntimeError: \\x1b[2Jescaped (users.py, line "),
     Row("explain users:key_error --target 8", 2, "KeyError: 'zzz' (users.py, line "),
+    Row("explain users:unsayable --target 8", 2, "users:unsayable failed for size 8: Unsayable ("),
     Row("explain users:leave --target 8", 2, "users:leave failed for size 8: SystemExit: 0"),
     Row("explain users:leave_5 --target 8", 2, "SystemExit: 5 (users.py, line "),
     Row("explain users:no_arguments --target 8", 2, "users:no_arguments failed for size 8: TypeError"),

@@ -168,14 +168,19 @@ def measuring(what: str) -> Iterator[None]:
 
 
 def _is_ours(error: BaseException) -> bool:
-    frames = _frames(error)
-    return bool(frames) and Path(frames[-1].filename).is_relative_to(_OURS)
+    files = [Path(frame.filename) for frame in _frames(error)]
+    if isinstance(error, OSError):  # of a file that we opened by functions of the standard library
+        files = [x for x in files if x.is_relative_to(_OURS) or not x.is_relative_to(_STANDARD)]
+    return bool(files) and files[-1].is_relative_to(_OURS)
 
 
 def failed(what: str, error: BaseException) -> UsersCodeError:
     """An error of the user's code, with the line of it that raised."""
     place = "" if isinstance(error, SyntaxError) else _place(error)  # which says it itself
-    text = f"{type(error).__name__}: {error}".rstrip(": ")
+    try:
+        text = f"{type(error).__name__}: {error}".rstrip(": ")
+    except Exception:  # the user's own class of exceptions may fail at this too
+        text = type(error).__name__
     return UsersCodeError(f"{what}: {text}{place}")
 
 
@@ -200,13 +205,14 @@ def _frames(error: BaseException) -> list[Any]:
 
 
 _OURS = Path(__file__).parents[1]
+_STANDARD = Path(contextlib.__file__).parent
 
 
 def _is_library(file: Path) -> bool:
     parts = file.parts
     if "site-packages" in parts or "dist-packages" in parts:
         return True
-    return file.is_relative_to(_OURS) or file.is_relative_to(Path(contextlib.__file__).parent)
+    return file.is_relative_to(_OURS) or file.is_relative_to(_STANDARD)
 
 
 def _may_end(kwargs: dict[str, Any]) -> tuple[type[Exception], ...]:
