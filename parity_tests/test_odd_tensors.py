@@ -130,6 +130,18 @@ def test_parts_in_one_place_are_refused(tmp_path):
         bridge.load(path)
 
 
+def test_an_index_that_cannot_be_read_is_refused(tmp_path):
+    """Of a file of several disks, which `zipfile` does not even tell from none."""
+    path = tmp_path / "model.pt"
+    torch.save({"w": torch.ones(4)}, path)
+    raw = path.read_bytes()
+    locator = b"PK\x06\x07" + (1).to_bytes(4, "little") + bytes(8) + (2).to_bytes(4, "little")
+    end = raw.rindex(b"PK\x05\x06")
+    path.write_bytes(raw[:end] + locator + raw[end:])
+    with pytest.raises(ValueError, match=r"model.pt must be a whole file of torch.save"):
+        bridge.load(path)
+
+
 # ---- to PyTorch
 
 ARRAYS = {

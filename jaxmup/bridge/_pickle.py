@@ -24,8 +24,9 @@ def load(path: Path) -> Mapping[str, Any]:
     torch = _extras.require("torch", "Reading a file of torch.save", "torch")
     with path.open("rb"):  # an error of the system names the file; whatever comes below is a damage
         pass
-    is_zip = zipfile.is_zipfile(path)  # those of PyTorch before 1.6 are none, and cannot be mapped
     try:
+        # Those of PyTorch before 1.6 are none, and cannot be mapped. To tell may fail already.
+        is_zip = zipfile.is_zipfile(path)
         if is_zip:
             _refuse_damage(path)
         # weights_only is the default of some versions of PyTorch alone, and it is what keeps a
