@@ -9,8 +9,7 @@ and `jaxmup.linen` (layers), `jaxmup.optim` (optax transforms), `jaxmup.function
 `jaxmup.fused` (backward pass fused with the update), `jaxmup.empirical` (measured scales),
 `jaxmup.plots` and `jaxmup.report` (figures and pages), and `jaxmup.parity` (a self-check against
 PyTorch); so do `jaxmup.Model`, `jaxmup.infer`, `jaxmup.rescale` and `jaxmup.corrected` (unmodified
-models),
-`jaxmup.explain`, `jaxmup.lint` and `jaxmup.resolve`.
+models), `jaxmup.explain`, `jaxmup.lint` and `jaxmup.resolve`.
 """
 
 import importlib

@@ -386,7 +386,8 @@ def test_reasons_name_lines():
     specs = infer(decoder(tied=True), HEADS)
     line = r"program_models\.py:\d+"
     assert re.fullmatch(rf"looked up at {line}, multiplied at {line}", specs["embed"].reason)
-    assert re.fullmatch(rf"multiplied at {line}; carries \(8/40\)\^1/2", specs["0q"].reason)
+    carried = rf"multiplied at {line}; carries \(8/40\)\^1/2 for `dot_general` at {line}"
+    assert re.fullmatch(carried, specs["0q"].reason)
 
 
 def test_a_rule_wins():
@@ -402,12 +403,12 @@ ERRORS = {
     "Gemma's attention": (
         decoder(qk_norm=True, one_plus=True),
         HEADS,
-        r"program_models\.py:\d+: `dot_general` is \(40/8\)\^1/2 times",
+        r"`dot_general` at program_models\.py:\d+ is \(40/8\)\^1/2 times",
     ),
     "a pooled sum": (
         of_tokens(lambda p, t: jnp.tanh(p["embed"][t]).sum(-1), embed=lambda n: (11, n)),
         WIDTH,
-        r"test_program_roles\.py:\d+: `reduce_sum` is \(80/16\)\^1 times.*the model returns it",
+        r"`reduce_sum` at test_program_roles\.py:\d+ is 80/16 times.*the model returns it",
     ),
     "softly merged experts": (
         network(models.merged_experts, lambda n: {"w": (4, n, n)}),
