@@ -42,6 +42,17 @@ def is_product(node: Node) -> bool:
     return node.op in ("dot_general", "ragged_dot_general", "ragged_dot")
 
 
+def are_same(one: Node, other: Node) -> bool:
+    """True of one value, or of two that were made of one in the same way, as by `jnp.vdot`."""
+    while one is not other:
+        if one.op not in ("reshape", "transpose", "convert_element_type") or one.op != other.op:
+            return False
+        if str(params_of(one)) != str(params_of(other)):
+            return False
+        one, other = one.parents[0], other.parents[0]
+    return True
+
+
 def gathered(node: Node) -> tuple[list[int], list[int], list[int]]:
     """Axes of a gather's operand: looked up, kept, and where those kept are in the result."""
     numbers = params_of(node)["dimension_numbers"]

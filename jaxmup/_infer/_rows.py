@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
-from jaxmup._infer._dims import params_of
+from jaxmup._infer._dims import are_same, params_of
 from jaxmup._infer._growth import NONE, Growth, of_sizes
 from jaxmup._infer._order import HALF, ZERO, Known, Pair, both
 from jaxmup._infer._selections import sum_of_exponentials
@@ -65,7 +65,7 @@ def _times(known: Known, node: Node) -> Pair | None:
     x, y = known[left], known[right]
     if x is None or y is None:
         return None
-    if left is right:  # a square, whose terms all have one sign
+    if are_same(left, right):  # a square, whose terms all have one sign
         return both(x.typical * 2)
     return Pair(x.aligned + y.aligned, x.typical + y.typical)
 
@@ -137,7 +137,7 @@ def _contraction(known: Known, node: Node) -> Pair | None:
     else:
         count = known.shares.count_of_product(node)
     natures = known.nature(left), known.nature(right)
-    if left is right:
+    if are_same(left, right):
         return both((x.typical * 2).grown(count))
     if natures == ("weight", "weight") and known.nature(node) == "weight":
         aligned = (x.aligned + y.aligned).grown(count)

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from jaxmup._infer._dims import (
     EMPTY,
     Dims,
+    are_same,
     dot_axes,
     gathered,
     growing,
@@ -254,7 +255,9 @@ class Uses:
             )
         ]
         covered = self.shares.covered.get(node)
-        if any(grows(left, axis) for axis in left_in) and any(vectors) and covered is None:
+        is_square = are_same(left, right)  # as in a norm of the weights, which says nothing of them
+        is_sum = any(grows(left, axis) for axis in left_in) and covered is None
+        if is_sum and any(vectors) and not is_square:
             # A learned vector, as a latent, in the place of an activation.
             self.nature[node] = "activation"
             vector, matrix = (left, right) if vectors[0] else (right, left)
@@ -265,7 +268,7 @@ class Uses:
         # x @ (A @ B): the axis between them is what A puts out and B sums over.
         between: set[tuple[Source, AxisKind]] = set()
         chooser = None if covered is None else covered.position
-        for position, axes in enumerate((left_in, right_in)):
+        for position, axes in enumerate(() if is_square else (left_in, right_in)):
             mixed = covered.axes[position] if covered is not None else ()
             for axis in axes:
                 kind: AxisKind = "input" if position else "output"

@@ -141,12 +141,16 @@ CASES.case(
 
 
 # The norm of all entries is √n, of which the scalar in front carries the inverse of its inverse.
-@CASES.case(
-    "norm of a whole matrix",
-    "n",
-    lambda n, **_: {**hidden(n), "g": ()},
-    ENDS + HIDDEN + "g   ()   1   1   7^1/2",
-)
-def _(p, tokens):
-    w = p["g"] * p["w"] / jnp.sqrt(jnp.sum(p["w"] ** 2))
-    return jnp.tanh(p["embed"][tokens] @ w) @ p["head"]
+NORMS = {
+    "norm of a whole matrix": lambda w: jnp.sum(w**2),
+    "norm of a whole matrix, by a product": lambda w: jnp.vdot(w, w),
+    "norm of a whole matrix, by a sum of products": lambda w: jnp.einsum("ij,ij->", w, w),
+}
+for name, squared in NORMS.items():
+
+    @CASES.case(
+        name, "n", lambda n, **_: {**hidden(n), "g": ()}, ENDS + HIDDEN + "g   ()   1   1   7^1/2"
+    )
+    def _(p, tokens, squared=squared):
+        w = p["g"] * p["w"] / jnp.sqrt(squared(p["w"]))
+        return jnp.tanh(p["embed"][tokens] @ w) @ p["head"]
