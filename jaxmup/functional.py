@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxmup import _check
-from jaxmup._tree import is_floating, wide
+from jaxmup._dtypes import is_floating, wide
 
 
 def scale(x: Array, factor: float | Array) -> Array:

@@ -9,7 +9,8 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxmup import _check
-from jaxmup._tree import OptState, Params, Tree, Updates, wide
+from jaxmup._dtypes import wide
+from jaxmup._tree import OptState, Params, Tree, Updates
 from jaxmup.optim._checks import (
     require_decay_rate,
     require_dtype,
