@@ -162,8 +162,8 @@ class _Correction(NamedTuple):
         above = one if is_raw else root
         size, gradient = above / c1, None
         if nesterov:
-            size = b1 * above / _bias_correction(b1, count + 1)
-            gradient = (1 - b1) * above / c1
+            size = jnp.asarray(b1 * above / _bias_correction(b1, count + 1))
+            gradient = jnp.asarray((1 - b1) * above / c1)
         if is_raw:
             return cls(size, gradient, eps=one, maximum=one / c2)
         return cls(size, gradient, eps=one if convention == "labml" else root, maximum=None)
