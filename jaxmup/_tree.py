@@ -13,12 +13,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 
 from jaxmup import _scaling
 from jaxmup._check import listed
+from jaxmup._dtypes import is_floating as is_floating
 from jaxmup._parametrization import Parametrization
 from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
@@ -107,30 +106,6 @@ _ONE_NAME = (
     "Every leaf must have a name of its own, its keys joined by slashes. These share one:{}\n"
     "Rename one of the keys, without a slash in it."
 )
-
-
-def is_floating(leaf: object) -> bool:
-    """Says if a leaf is an array of floating-point numbers, real or complex, abstract or not.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> is_floating(jnp.ones(2)), is_floating(jnp.arange(2)), is_floating(jnp.tanh)
-      (True, False, False)
-    """
-    dtype = getattr(leaf, "dtype", None)
-    return dtype is not None and jnp.issubdtype(dtype, jnp.inexact)
-
-
-def wide(dtype: DTypeLike) -> jnp.dtype:
-    """The dtype to compute in: `dtype`, or float32 if it has fewer bits.
-
-    Example:
-      >>> wide(jnp.bfloat16), wide(jnp.float8_e4m3fn), wide(jnp.complex128)
-      (dtype('float32'), dtype('float32'), dtype('complex128'))
-    """
-    held = jnp.dtype(dtype)
-    # JAX promotes floats of eight bits to nothing.
-    return jnp.dtype(jnp.float32) if held.itemsize < 2 else jnp.promote_types(held, jnp.float32)
 
 
 def require_floating(what: str, leaves: Mapping[PathName, object], remedy: str) -> None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxmup import _check
-from jaxmup._tree import is_floating, wide
+from jaxmup._dtypes import is_floating, wide
 
 _same_operations = contextvars.ContextVar("_same_operations", default=False)
 

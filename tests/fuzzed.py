@@ -83,7 +83,7 @@ def _documents(content: bytes) -> list[bytes]:
     try:
         json.loads(content)
     except ValueError:
-        return content.splitlines()
+        return content.rstrip(b"\n").split(b"\n")
     return [content]
 
 
@@ -185,7 +185,7 @@ def read_trials(path: Path) -> Any:
 
 def trials_hold(path: Path, found: Any) -> bool:
     """Each line after the first is a trial that is known, and no other is."""
-    lines = [json.loads(line) for line in path.read_bytes().splitlines()[1:]]
+    lines = [json.loads(line) for line in path.read_bytes().rstrip(b"\n").split(b"\n")[1:]]
     losses = sorted(str("diverged" if t.loss is None else t.loss) for t in found.values())
     return sorted({json.dumps(x): str(x["loss"]) for x in lines}.values()) == losses
 

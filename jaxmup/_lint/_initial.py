@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxmup._dtypes import wide
 from jaxmup._finding import Finding
 from jaxmup._scaling import Scaling
-from jaxmup._tree import PathName, is_floating, wide
+from jaxmup._tree import PathName, is_floating
 
 # On top of the statistical error: draws in bfloat16 are off by up to a percent.
 _ROUNDING = 0.02

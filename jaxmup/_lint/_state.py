@@ -5,10 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping
 import jax
 import jax.numpy as jnp
 
+from jaxmup._dtypes import wide
 from jaxmup._finding import Finding
 from jaxmup._opt_state import FIXED, SQUARE, Link, Owners, walk
 from jaxmup._scaling import Scaling
-from jaxmup._tree import OptState, PathName, Tree, wide
+from jaxmup._tree import OptState, PathName, Tree
 
 _SHARE = 0.25  # of the entries that have had a gradient
 

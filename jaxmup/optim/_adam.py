@@ -9,7 +9,8 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxmup import _check
-from jaxmup._tree import OptState, Params, Tree, Updates, wide
+from jaxmup._dtypes import wide
+from jaxmup._tree import OptState, Params, Tree, Updates
 from jaxmup.optim._checks import (
     require_decay_rate,
     require_dtype,
@@ -161,8 +162,8 @@ class _Correction(NamedTuple):
         above = one if is_raw else root
         size, gradient = above / c1, None
         if nesterov:
-            size = b1 * above / _bias_correction(b1, count + 1)
-            gradient = (1 - b1) * above / c1
+            size = jnp.asarray(b1 * above / _bias_correction(b1, count + 1))
+            gradient = jnp.asarray((1 - b1) * above / c1)
         if is_raw:
             return cls(size, gradient, eps=one, maximum=one / c2)
         return cls(size, gradient, eps=one if convention == "labml" else root, maximum=None)

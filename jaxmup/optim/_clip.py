@@ -8,7 +8,8 @@ import optax
 from jax.typing import ArrayLike
 
 from jaxmup import _check
-from jaxmup._tree import OptState, Params, Scalings, Updates, wide
+from jaxmup._dtypes import wide
+from jaxmup._tree import OptState, Params, Scalings, Updates
 from jaxmup.functional import scale
 from jaxmup.optim._checks import CheckedScalings
 from jaxmup.optim._leaves import without_float0

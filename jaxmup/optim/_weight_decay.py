@@ -1,7 +1,7 @@
 """Weight decay, by the name of what its coefficient is multiplied by."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import optax
 from jax import Array
@@ -87,7 +87,8 @@ def _decay(
             state = state._replace(count=optax.safe_increment(state.count))
 
         def decayed(scaling: Scaling, u: Array, w: Array) -> Array:
-            return u + scale(w, now / peak * factor(scaling)).astype(u.dtype)
+            share: Any = now / peak * factor(scaling)
+            return u + scale(w, share).astype(u.dtype)
 
         return scalings.map(decayed, updates, params), state
 
