@@ -464,7 +464,16 @@ class Boxed(nn.Module):
         init = nn.with_partitioning(nn.initializers.lecun_normal(), ("data", "model"))
         return nn.Dense(4 * self.width, use_bias=False, kernel_init=init)(x)
 
+def explicit(width, key):
+    return jax.random.normal(key, (width, 4 * width), out_sharding=P("data", "model"))
+
+def constrained(width, key):
+    kernel = jax.random.normal(key, (width, 4 * width))
+    return width**-0.5 * jax.lax.with_sharding_constraint(kernel, P("data", "model"))
+
 def kernel(model):
+    if isinstance(model, jax.Array):
+        return model
     if isinstance(model, nnx.Module):
         return model.kernel[...]
     return model["params"]["Dense_0"]["kernel"].value
@@ -472,10 +481,10 @@ def kernel(model):
 def boxed(width):
     return Boxed(width).init(KEY, jnp.ones((2, 64)))
 
-of = dict(inputs=lambda width: jnp.ones((2, width)))
+inputs = dict(inputs=lambda width: jnp.ones((2, width)))
 
-def ours(make, specs, **kwargs):
-    return lambda: jaxmup.rescale(make, specs, TABLE3, base=6, target=64, key=KEY, **kwargs)
+def ours(make, specs, base, **kwargs):
+    return lambda: jaxmup.rescale(make, specs, TABLE3, base=base, target=64, key=KEY, **kwargs)
 
 def alike(x, y):
     return x.sharding.is_equivalent_to(y.sharding, 2) and jax.typeof(x) == jax.typeof(y)
@@ -483,20 +492,35 @@ def alike(x, y):
 for kind in AxisType.Auto, AxisType.Explicit:
     mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind, kind))
     on_one_device = {{}}  # a base of 6 does not divide the mesh
-    for name, model in ("nnx", make), ("linen", Boxed):
+    own = explicit if kind is AxisType.Explicit else constrained
+    rules = dict(rules={{"": ("input", "output")}})
+    for name, model, of in ("nnx", make, inputs), ("linen", Boxed, inputs), ("own", own, {{}}):
         if kind is AxisType.Explicit and name == "linen":
             continue  # Flax's own `init` refuses boxed values there
-        with nnx.use_eager_sharding(False):
-            specs = jaxmup.infer(model, base=6, delta=12, target=64, **of)
-            on_one_device[name] = np.asarray(kernel(ours(model, specs, **of)()))
+        base = 8 if name == "own" else 6  # which names the axes itself, so that each size divides
         with jax.set_mesh(mesh):
-            flax = (lambda: make(64, nnx.Rngs(KEY))) if name == "nnx" else (lambda: boxed(64))
-            eager = [kernel(f()) for f in (flax, ours(model, specs, **of))]
-            jitted = [jax.jit(lambda f=f: kernel(f()))() for f in (flax, ours(model, specs, **of))]
+            known = rules if name == "own" else of
+            specs = jaxmup.infer(model, base=base, delta=2 * base, target=64, **known)
+        if name == "own":
+            plain = lambda width, key: (1 if model is explicit else width**-0.5) * (
+                jax.random.normal(key, (width, 4 * width))
+            )
+            on_one_device[name] = np.asarray(ours(plain, specs, base, **of)())
+        else:
+            with nnx.use_eager_sharding(False):
+                on_one_device[name] = np.asarray(kernel(ours(model, specs, base, **of)()))
+        with jax.set_mesh(mesh):
+            flax = {{
+                "nnx": lambda: make(64, nnx.Rngs(KEY)),
+                "linen": lambda: boxed(64),
+                "own": lambda: model(64, KEY),
+            }}[name]
+            eager = [kernel(f()) for f in (flax, ours(model, specs, base, **of))]
+            jitted = [jax.jit(lambda f=f: kernel(f()))() for f in (flax, ours(model, specs, base, **of))]
             out = NamedSharding(mesh, P("model", "data"))
             asked = [
                 jax.jit(lambda f=f: kernel(f()), out_shardings=out)()
-                for f in (flax, ours(model, specs, **of))
+                for f in (flax, ours(model, specs, base, **of))
             ]
             for theirs, own in (eager, jitted, asked):
                 assert alike(theirs, own), (kind, name, theirs.sharding, own.sharding)
@@ -504,18 +528,24 @@ for kind in AxisType.Auto, AxisType.Explicit:
                 assert error <= 1e-6, (kind, name, error)
 
 # No device draws more than its part.
-mesh = jax.make_mesh((8,), ("model",), axis_types=(AxisType.Auto,))
-make = lambda width, rngs: nnx.Linear(width, 4 * width, use_bias=False, rngs=rngs)
-specs = jaxmup.infer(make, base=64, delta=128, target=512, **of)
-ours = lambda: jaxmup.rescale(make, specs, TABLE3, base=64, target=512, key=KEY)
-for spec in P("model", None), P(None, "model"):
-    sharding = NamedSharding(mesh, spec)
-    temporaries = [
-        jax.jit(lambda f=f: f().kernel[...], out_shardings=sharding)
-        .lower().compile().memory_analysis().temp_size_in_bytes
-        for f in (lambda: make(512, nnx.Rngs(KEY)), ours)
+def temporaries(mesh, names, draw, **options):
+    with jax.set_mesh(mesh):
+        program = jax.jit(lambda: draw().kernel[...], **options).lower().compile()
+    return program.memory_analysis().temp_size_in_bytes
+
+for names in ("model", None), (None, "model"):
+    metadata = dict(kernel_metadata=dict(out_sharding=names))
+    make = lambda width, rngs: nnx.Linear(width, 4 * width, use_bias=False, rngs=rngs, **metadata)
+    specs = jaxmup.infer(make, base=64, delta=128, target=512, **inputs)
+    flax = lambda: make(512, nnx.Rngs(KEY))
+    ours = lambda: jaxmup.rescale(make, specs, TABLE3, base=64, target=512, key=KEY)
+    meshes = [
+        jax.make_mesh((8,), ("model",), axis_types=(kind,))
+        for kind in (AxisType.Auto, AxisType.Explicit)
     ]
-    print(*temporaries)
+    # In explicit axes Flax makes all of a parameter on every device before it lays it out.
+    theirs = temporaries(meshes[0], names, flax)
+    print(theirs, *(temporaries(mesh, names, ours) for mesh in meshes))
 """
 
 
@@ -528,8 +558,8 @@ def test_on_a_mesh():
     )
     assert done.returncode == 0, done.stderr[-2000:]
     for line in done.stdout.splitlines()[-2:]:
-        theirs, own = map(int, line.split())
-        assert own <= 1.2 * theirs + 2**12
+        theirs, *own = map(int, line.split())
+        assert max(own) <= 1.2 * theirs + 2**12
 
 
 # ---- bad input
@@ -590,7 +620,7 @@ BAD = {
         r"`from_target` must name parameters(.|\n)*\n  \*/table\n(.|\n)*\n  readout",
     ),
     "a key that nothing is drawn with": (
-        lambda: rescaled(lambda n, rngs: nnx.Linear(n, 2, rngs=nnx.Rngs(0)), rules=None),
+        lambda: rescaled(lambda n, rngs: nnx.Linear(n, 2, rngs=nnx.Rngs(0)), rules=None, inputs=features),
         r"drawn with `key`(.|\n)*\n  kernel \(64, 2\), in the base model \(16, 2\)\n",
     ),
     "specs of another model": (

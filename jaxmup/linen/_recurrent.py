@@ -31,8 +31,9 @@ class _Cell(Layer):
     ) -> tuple[Carry, Array]:
         """Calls Flax's cell, whose linear maps have the names, and a bias or none, as given."""
         own: Any = self
+        flax: Any = cell
         recurrent = own.recurrent_kernel_init
-        if recurrent is cell.recurrent_kernel_init:  # Flax's default
+        if recurrent is flax.recurrent_kernel_init:  # the default
             recurrent = orthogonal(recurrent)
         weights = {}
         for name, use_bias in has_bias.items():
