@@ -30,6 +30,8 @@ def is_alias(found: object) -> bool:
 
 @pytest.mark.parametrize("bad", BAD, ids=[f"{i} {bad.of}" for i, bad in enumerate(BAD)])
 def test_it_is_refused_with_a_message(bad: Bad):
+    if bad.of == "bridge.as_tensors":
+        pytest.importorskip("torch")  # whose dtypes decide
     with pytest.raises(bad.error) as caught:
         bad.call()
     message = str(caught.value)

@@ -1,7 +1,7 @@
 """The form of an optimizer's state in torch, looked at before anything is read of it."""
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 from jaxmup import _check
 
@@ -84,7 +84,7 @@ def require_hyperparameters(position: int, held: Mapping[str, Any]) -> None:
         _check.number(f"{where}['betas']", beta, at_least=0, below=1, may_be_traced=False)
 
 
-def _is_list(value: object) -> bool:
+def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
     return isinstance(value, list | tuple)
 
 
