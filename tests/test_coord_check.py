@@ -623,7 +623,10 @@ BAD = {
     "one width": ({"sizes": (64,)}, "at least two different"),
     "a width twice": ({"sizes": (64, 64)}, "at least two different"),
     "ignores the width": ({"make_model": ignores}, r"(?s)must use the size.*first \(6, 16\)"),
-    "raises": ({"make_model": breaks}, "`size` = 32. It raised KeyError: 'no such width'"),
+    "raises": (
+        {"make_model": breaks},
+        r"`size` = 32. It raised KeyError at test_coord_check.py:\d+: 'no such width'",
+    ),
     "another type": ({"make_model": lambda width: "model"}, "Got 'model' for size 32"),
     "no apply": ({"apply": None}, "`apply` must be given"),
     "data run out": ({"data": iter([DATA] * 3)}, "4 steps. It ran out after 3"),

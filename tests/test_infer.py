@@ -690,6 +690,49 @@ def test_a_tied_embedding_gets_its_factor(make, gains, rules):
     assert {n: s.forward_gain for n, s in specs.items() if s.forward_gain != 1} == gains
 
 
+# ---- sizes that are not proportional
+
+OFFSETS = {  # the inner size at widths 4, 8 and 16; what is said of it
+    "plus 1": ((17, 33, 65), r"4 \* width \+ 1"),
+    "minus 2": ((10, 22, 46), r"3 \* width - 2"),
+    "half and 3": ((5, 7, 11), r"1/2 \* width \+ 3"),
+}
+
+
+@pytest.mark.parametrize(("inner", "line"), cases(OFFSETS))
+def test_a_size_with_an_offset_is_a_warning_with_its_line(inner, line):
+    sizes = [{"width": 4 * 2**i, "inner": lambda m=m: m} for i, m in enumerate(inner)]
+
+    def make(width, inner, rngs):
+        return linear(width, rngs, inner())
+
+    inputs = lambda width, inner: zeros(1, width)  # noqa: E731
+    shapes = ", ".join(
+        rf"{at} \({n}, {m}\)"
+        for at, n, m in zip(("base", "delta", "target"), (4, 8, 16), inner, strict=True)
+    )
+    with pytest.warns(UserWarning, match=rf"layers/0/kernel, axis 1, {shapes}: {line}\n") as warned:
+        infer(make, *sizes, inputs=inputs)
+    assert warned[0].filename == __file__
+
+
+PROPORTIONAL = {  # the inner size at each width
+    "rounded down": ((100, 200, 300), (266, 533, 800)),
+    "rounded up to steps of 8": ((10, 20, 30), (32, 56, 80)),
+    "squared": ((4, 8, 16), (16, 64, 256)),
+    "of no size of the model's": ((4, 8, 16), (5, 15, 25)),
+    "at the base": ((4, 8, 4), (17, 33, 17)),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("widths", "inner"), cases(PROPORTIONAL))
+def test_other_sizes_are_no_finding(widths, inner):
+    sizes = [{"width": n, "inner": lambda m=m: m} for n, m in zip(widths, inner, strict=True)]
+    make = lambda width, inner, rngs: linear(width, rngs, inner())  # noqa: E731
+    infer(make, *sizes, inputs=lambda width, inner: zeros(1, width))
+
+
 # ---- bad input
 
 

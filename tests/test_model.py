@@ -1,5 +1,6 @@
 """The user's model: what its factory gets, how it is called, and what of it trains."""
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -107,6 +108,12 @@ def test_a_factory_gets_what_it_has_parameters_for():
     assert seen == {"width": 8, "depth": 2, "base_width": 3, "p": TABLE3}
 
 
+@dataclasses.dataclass
+class Configured:
+    config: Any
+    depth: int
+
+
 @pytest.mark.parametrize(
     ("make_model", "size", "expected"),
     cases(
@@ -114,6 +121,16 @@ def test_a_factory_gets_what_it_has_parameters_for():
             "a number": (lambda width, depth: (width, depth), 8, (8, 2)),
             "keywords win": (lambda width, depth: (width, depth), {"width": 8, "depth": 3}, (8, 3)),
             "a configuration": (lambda config, depth: (config["n"], depth), {"n": 8}, (8, 2)),
+            "a configuration for a class": (Configured, {"n": 8}, Configured({"n": 8}, 2)),
+            "a configuration for a partial": (
+                functools.partial(lambda config, a, depth: (config, a, depth), a=1),
+                {"n": 8},
+                ({"n": 8}, 1, 2),
+            ),
+            "a configuration beside any keywords": (
+                lambda config, **others: (config, others), {"n": 8}, ({"n": 8}, {}),
+            ),
+            "any keywords": (lambda **others: others, {"n": 8}, {"n": 8}),
             "partial": (functools.partial(lambda width, depth: (width, depth), depth=4), 8, (8, 4)),
             "keywords of any name": (lambda width, **others: (width, others), 8, (8, {})),
         }
@@ -146,6 +163,11 @@ BAD = {
         lambda: Model(lambda width: [][width]).at(4, "base"),
         ValueError,
         "must build `base` = 4. It raised IndexError",
+    ),
+    "a size that is misspelled beside one that is not": (
+        lambda: Model(lambda width, depth=1: {"w": jnp.ones(width)}).at({"depth": 2, "widht": 4}),
+        ValueError,
+        r"It raised TypeError: .* unexpected keyword argument 'widht'",
     ),
     "no inputs": (
         lambda: Model(Flagged).at(4).parts,

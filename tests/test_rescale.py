@@ -620,7 +620,9 @@ BAD = {
         r"`from_target` must name parameters(.|\n)*\n  \*/table\n(.|\n)*\n  readout",
     ),
     "a key that nothing is drawn with": (
-        lambda: rescaled(lambda n, rngs: nnx.Linear(n, 2, rngs=nnx.Rngs(0)), rules=None, inputs=features),
+        lambda: rescaled(
+            lambda n, rngs: nnx.Linear(n, 2, rngs=nnx.Rngs(0)), rules=None, inputs=features
+        ),
         r"drawn with `key`(.|\n)*\n  kernel \(64, 2\), in the base model \(16, 2\)\n",
     ),
     "specs of another model": (

@@ -19,6 +19,7 @@ from jaxmup._infer._sizes import (
     require_growth,
     require_read,
     warn_of_contradictions,
+    warn_of_offsets,
 )
 from jaxmup._model import MakeModel, Model, as_model
 from jaxmup._tree import Size, Specs
@@ -111,9 +112,10 @@ def infer(
         no parameter can carry.
 
     Warns:
-      UserWarning: if the program contradicts a rule; if parts of one axis grow unlike each other,
-        as in a projection whose columns are of fixed and of growing number: one number for the
-        tensor cannot be right for both.
+      UserWarning: if the program contradicts a rule; if an axis grows by a line with an offset in a
+        size of the model, as `4 * width + 1`, which is in no proportion to the others; if parts of
+        one axis grow unlike each other, as in a projection whose columns are of fixed and of
+        growing number: one number for the tensor cannot be right for both.
 
     Example:
       >>> import jax
@@ -174,6 +176,7 @@ def _inferred(
         for name, leaf in with_rules(large, rules).items()
     }
     require_growth(leaves)
+    warn_of_offsets(leaves, (base, delta, target))
     trained = at_target if model.wrt is None else model.at(target, "target")
     if whole.inputs is not None:
         programs = programs_of(

@@ -104,7 +104,8 @@ def rescale(
     References:
       Yang et al., "Tensor Programs V", arXiv:2203.03466, Table 3.
     """
-    _check.key("key", key)
+    for name, one in key.items() if isinstance(key, Mapping) else (("", key),):
+        _check.key(f"key[{name!r}]" if name else "key", one)
     scalings = leaves_by_path(resolve(specs, parametrization))
     by_name = leaves_by_path(specs)
     model = as_model(make_model, inputs=inputs, apply=apply, wrt=wrt)

@@ -4,12 +4,13 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from jaxmup import _check
+from jaxmup._infer._affine import affine
 from jaxmup._infer._leaf import Leaf
 from jaxmup._infer._reading import Reading
 from jaxmup._infer._rules import KINDS
 from jaxmup._model import Instance
 from jaxmup._spec import Applied, Axis, AxisKind, ParamSpec
-from jaxmup._tree import listed
+from jaxmup._tree import Size, listed
 
 _PLAIN = Applied(multiplier=1.0, init_gain=None)
 
@@ -128,6 +129,23 @@ def require_read(parameters: Mapping[str, Sizes], model: Instance) -> None:
         )
 
 
+def warn_of_offsets(parameters: Mapping[str, Sizes], sizes: Sequence[Size]) -> None:
+    """Warns of axes that grow by a line with an offset in a size of the model.
+
+    Args:
+      parameters: Parameters at the three sizes.
+      sizes: Size of each of the three models.
+    """
+    wrong = []
+    for name, at in parameters.items():
+        for i, axis in enumerate(zip(at.base, at.delta, at.leaf.shape, strict=True)):
+            line = affine(axis, sizes)
+            if line is not None:
+                wrong.append(f"{name}, axis {i}, {at}: {line}")
+    if wrong:
+        warnings.warn(_OFFSET.format(listed(wrong)), stacklevel=3)
+
+
 def warn_of_contradictions(
     parameters: Mapping[str, Sizes],
     shown: Mapping[str, Sequence[AxisKind | None]],
@@ -183,6 +201,11 @@ def _described(parameters: Mapping[str, Sizes]) -> str:
     return listed(f"{name}: {sizes}{names(sizes.leaf)}" for name, sizes in parameters.items())
 
 
+_OFFSET = (
+    "Sizes must be proportional to the model's, or the factors of one axis do not fit those of "
+    "another. These have an offset:{}\n"
+    "Make the part of a fixed size by a parameter of its own, or leave the offset out."
+)
 _CONTRADICTED = (
     "A rule wins over the program, which says otherwise of axes that grow:{}\n"
     "Leave the rule out, unless the program that was read is not all that the model does."

@@ -43,8 +43,9 @@ def asked_for(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[
 def call_with_size(function: Callable[..., Any], size: Size, offered: Mapping[str, Any]) -> Any:
     """Calls a function of a size, with those of the `offered` arguments that it asks for.
 
-    A mapping is keyword arguments, which win over what is offered; where the function has no such
-    parameters, the mapping is its one positional argument, as a configuration is.
+    A mapping is keyword arguments, which win over what is offered. Where the function has no
+    parameter of any of those names, and one that it must be given, the mapping is that argument, as
+    a configuration is.
 
     Example:
       >>> call_with_size(lambda width, depth: (width, depth), {"width": 8}, {"depth": 2})
@@ -56,7 +57,8 @@ def call_with_size(function: Callable[..., Any], size: Size, offered: Mapping[st
     if not isinstance(size, Mapping):
         return function(size, **asked)
     keywords = asked | dict(size)
-    if not _binds(function, **keywords) and _binds(function, size, **asked):
+    is_configuration = not (size.keys() & open_parameters(function).keys())
+    if is_configuration and not _binds(function, **keywords) and _binds(function, size, **asked):
         return function(size, **asked)
     return function(**keywords)
 

@@ -31,10 +31,11 @@ class Model:
 
     Every tool of jaxmup takes one in place of `make_model`; each then sees the same model.
 
-    `make_model` is called with a size, one positional argument or a mapping of keyword arguments,
-    and gets by name what it has parameters for: `rngs`, an `nnx.Rngs`, or `key`, a random key, to
-    draw its values with; and from the tools that have them `parametrization`, `base_width`,
-    `depth`, and what `offered` holds. It returns
+    `make_model` is called with a size, one positional argument or a mapping of keyword arguments.
+    A mapping is the one argument, as a configuration, of a function that must be given one and has
+    no parameters of its names. By name the function gets what it has parameters for: `rngs`, an
+    `nnx.Rngs`, or `key`, a random key, to draw its values with; and from the tools that have them
+    `parametrization`, `base_width`, `depth`, and what `offered` holds. It returns
 
     - an NNX module, whose parameters are its `nnx.Param`s;
     - a Linen module, whose parameters are the collection `params` that `init` returns; all other

@@ -7,15 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxmup._program import line_of_error
+
 T = TypeVar("T")
 
 
 def call_users(what: str, function: Callable[..., T], *args: Any) -> T:
-    """Calls a function of the user's; an error says what was wanted of it if it raises."""
+    """Calls a function of the user's; an error says what was wanted of it, and the line."""
     try:
         return function(*args)
     except Exception as error:  # the user's code may raise anything
-        raise ValueError(f"{what}. It raised {type(error).__name__}: {error}") from error
+        line = line_of_error(error)
+        place = "" if line is None else f" at {line}"
+        raise ValueError(f"{what}. It raised {type(error).__name__}{place}: {error}") from error
 
 
 def as_loss(value: Any) -> Array:

@@ -53,6 +53,7 @@ from jaxmup._program._loops import is_scan as is_scan
 from jaxmup._program._loops import is_while as is_while
 from jaxmup._program._source import Line as Line
 from jaxmup._program._source import line_of as line_of
+from jaxmup._program._source import line_of_error as line_of_error
 from jaxmup._program._source import lines_of as lines_of
 from jaxmup._program._trace import Traced as Traced
 from jaxmup._program._trace import trace as trace

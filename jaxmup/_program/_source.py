@@ -1,8 +1,9 @@
 """The line of the user's code that an equation comes from."""
 
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import NamedTuple
 
 import jax
@@ -72,6 +73,23 @@ def lines_of(path: Sequence[Equation]) -> tuple[tuple[str, int, str], ...]:
         for frame in frames(equation)
         if not _is_library(frame)
     )
+
+
+def line_of_error(error: BaseException) -> Line | None:
+    """The user's line that an error was raised in, or that called the library which raised it."""
+    frames = [
+        Frame(at.tb_frame.f_code.co_filename, at.tb_lineno, at.tb_frame.f_code.co_qualname)
+        for at in _tracebacks(error)
+    ]
+    own = [frame for frame in frames if not _is_library(frame)]
+    return Line(own[-1].file, own[-1].line, own[-1].function) if own else None
+
+
+def _tracebacks(error: BaseException) -> Iterator[TracebackType]:
+    at = error.__traceback__
+    while at is not None:
+        yield at
+        at = at.tb_next
 
 
 def _name_of_call(equation: Equation) -> str:
