@@ -143,7 +143,7 @@ def warn_of_offsets(parameters: Mapping[str, Sizes], sizes: Sequence[Size]) -> N
             if line is not None:
                 wrong.append(f"{name}, axis {i}, {at}: {line}")
     if wrong:
-        warnings.warn(_OFFSET.format(listed(wrong)), stacklevel=3)
+        _check.warn(_OFFSET.format(listed(wrong)))
 
 
 def warn_of_contradictions(
