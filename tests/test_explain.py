@@ -4,11 +4,13 @@ import dataclasses
 import json
 import math
 import sys
+import time
 
 import pytest
 from helpers import cases, named
 
 from jaxmup import Axis, ParamSpec, cli, explain
+from jaxmup.cli._explain import _show
 
 IN, OUT = Axis("input", 1024, base=64), Axis("output", 256, base=64)
 VOCABULARY, LAYERS = Axis("output", 50), Axis("batch", 12)
@@ -197,6 +199,20 @@ def test_a_learning_rate_must_be_a_number_above_zero(rate):
         explain(STACK, named("mup adam"), learning_rate=rate)
 
 
+def test_twenty_thousand_parameters_are_a_matter_of_seconds(capsys):
+    """Of minutes, where a cell asks all cells of its column for their width."""
+    specs = {f"layer{i}": ParamSpec((IN, OUT)) for i in range(20_000)}
+    begun = time.process_time()
+    explanation = explain(specs, named("mup adam"))
+    lines = str(explanation).splitlines()
+    assert time.process_time() - begun < 10  # 1 to 2 seconds
+    assert lines[20_002].split()[0] == "layer9999"  # in the order of names
+    begun = time.process_time()
+    _show(explanation, [])
+    assert time.process_time() - begun < 10
+    assert capsys.readouterr().out.count("\nlayer") == 20_000
+
+
 def test_bad_trees_are_refused():
     with pytest.raises(TypeError, match="`specs` must be a tree with a `ParamSpec`"):
         explain({"w": 1}, named("mup adam"))
@@ -307,7 +323,7 @@ REFUSED = {
     "the model fails": ("models_here:raises", "NameError: name 'undefined' is not defined"),
     "the base model fails": (
         "models_here:raises_at_base --base 16 --inputs models_here:inputs",
-        "The model of width 16 could not be built: TypeError",
+        "models_here:raises_at_base failed for size 16: TypeError",
     ),
     "no inputs": ("models_here:dense", "Got no `--inputs`"),
     "no base": ("models_here:plain", "Got no `--base`"),

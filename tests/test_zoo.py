@@ -17,10 +17,12 @@ from jaxmup._tree import leaves_by_path
 MODELS = (
     "apart",
     "attentions",
+    "choices",
     "clip",
     "decoder",
     "deltanet",
     "depthwise",
+    "directions",
     "dit",
     "encoder_decoder",
     "gemma",
@@ -38,6 +40,7 @@ MODELS = (
     "ties",
     "unet",
     "vit",
+    "wholes",
 )
 
 
@@ -53,13 +56,6 @@ def zoo() -> dict[str, Case]:
 ZOO = zoo()
 CARRIED = {name: case for name, case in ZOO.items() if not case.refused and not case.finding}
 FOUND = {name: case for name, case in ZOO.items() if case.finding}
-# Experts' outputs are mixed and are no features: a batch axis, which is read as an output axis.
-MIXED = "made_weights, a dense mixture of more experts"
-KNOWN = pytest.mark.xfail(strict=True, reason="an axis that only activations sum over is an output")
-BY_HAND = [
-    pytest.param(case, id=name, marks=[KNOWN] if name == MIXED else [])
-    for name, case in CARRIED.items()
-]
 REFUSED = {name: case for name, case in ZOO.items() if case.refused}
 
 
@@ -82,7 +78,7 @@ def word(axis: Axis) -> str:
     return f"{kind}*" if axis.grows else kind if kind == "in" else "-"
 
 
-@pytest.mark.parametrize("case", BY_HAND)
+@pytest.mark.parametrize("case", CARRIED.values(), ids=CARRIED)
 def test_roles_ratios_and_gains_by_hand(case):
     specs, wrong, used = infer(case), [], set()
     for name, spec in specs.items():
@@ -137,7 +133,7 @@ def test_the_base_model_is_the_plain_model(case):
         assert (spec.r_in, spec.r_out, spec.forward_gain) == (1, 1, 1), name
 
 
-@pytest.mark.parametrize("case", BY_HAND)
+@pytest.mark.parametrize("case", CARRIED.values(), ids=CARRIED)
 def test_a_target_smaller_than_the_base_model_is_the_inverse(case):
     depth = {name: size for name, size in case.base.items() if name == "depth"}
     base = {**case.target, **depth}

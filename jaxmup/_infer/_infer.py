@@ -8,6 +8,7 @@ from jaxmup._check import listed
 from jaxmup._infer._depth import counterparts
 from jaxmup._infer._describe import describe
 from jaxmup._infer._leaf import Leaf
+from jaxmup._infer._meshes import off_mesh
 from jaxmup._infer._read import Programs, Reader, programs_of
 from jaxmup._infer._rules import Rules, with_rules
 from jaxmup._infer._sizes import (
@@ -33,6 +34,7 @@ def infer(
     apply: Callable[..., Any] | None = None,
     wrt: Any = None,
     rules: Rules | None = None,
+    input_scale: Callable[..., Any] | None = None,
 ) -> Specs:
     r"""The `ParamSpec` of every parameter of a model that knows nothing of parametrizations.
 
@@ -86,6 +88,9 @@ def infer(
       apply: Function that calls the model, as in `jaxmup.Model`.
       wrt: Parameters that train, as in `jaxmup.Model`; the specs are theirs alone.
       rules: Kind of each axis, `"input"`, `"output"` or `"batch"`, by path or axis names.
+      input_scale: Function of a size that returns the typical size of the coordinates of `inputs`:
+        a number, or one for each array in a tree like `inputs`; only their ratios count. Such as
+        `lambda width: width**0.5` for features that grow so. All of one size if left out.
 
     Returns:
       A tree like the parameters of the target, `nnx.state(model, nnx.Param)` or
@@ -140,6 +145,17 @@ def infer(
       Definition 4.1 (attention); the comparison of base and delta: Appendix H.
     """
     model = as_model(make_model, inputs=inputs, apply=apply, wrt=wrt)
+    return off_mesh(lambda: _inferred(model, base, delta, target, rules, input_scale))
+
+
+def _inferred(
+    model: Model,
+    base: Size,
+    delta: Size,
+    target: Size,
+    rules: Rules | None,
+    input_scale: Callable[..., Any] | None,
+) -> Specs:
     # What is frozen says of the model what it is, such as whether it has a readout.
     whole = dataclasses.replace(model, wrt=None)
     at_base, at_delta, at_target = (
@@ -159,7 +175,9 @@ def infer(
     warn_of_offsets(leaves, (base, delta, target))
     trained = at_target if model.wrt is None else model.at(target, "target")
     if whole.inputs is not None:
-        programs = programs_of(at_base, at_delta, at_target, lambda size: whole.at(size, "target"))
+        programs = programs_of(
+            at_base, at_delta, at_target, lambda size: whole.at(size, "target"), input_scale
+        )
         frozen = {names[name] for name in names if name not in trained.parameters}
         leaves = _read(programs, leaves, names, frozen)
     leaves = {name: sizes.with_fixed_axes() for name, sizes in leaves.items()}

@@ -200,7 +200,16 @@ class Linen:
 
     def like_params(self, params: Params, values: Mapping[PathName, Any]) -> Tree:
         """A tree like the unboxed collection `params`."""
-        return map_named(lambda _, value: value, nn.unbox(params), values)
+        return map_named(lambda _, value: value, _unboxed(params), values)
+
+
+def _unboxed(params: Params) -> Tree:
+    """The arrays without their boxes, where Flax would lay those out that are there."""
+    return jax.tree.map(
+        lambda x: jax.tree.leaves(x)[0] if isinstance(x, nn.meta.AxisMetadata) else x,
+        params,
+        is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

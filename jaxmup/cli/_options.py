@@ -1,8 +1,19 @@
 """Arguments and options that several commands have."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+def path_of(text: str | Path) -> Path:
+    """The path that an option names; an empty text would be the current folder."""
+    if isinstance(text, Path):  # a default
+        return text
+    if not text or "\0" in text:
+        raise typer.BadParameter(f"It must be a path. Got {text!r}.")
+    return Path(text)
+
 
 MakeModel = Annotated[
     str,

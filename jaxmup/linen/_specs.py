@@ -84,6 +84,8 @@ def multipliers(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> dict[
       >>> layer.apply(variables, x).shape
       (1, 10)
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"`module` must be a Linen module. Got {module!r}.")
     declared, variables = _declared(module, example_inputs, kwargs)
     shapes = _shapes(variables.get(MULTIPLIERS, {}))
     without = [name for name in declared if name not in shapes]

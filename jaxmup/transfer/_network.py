@@ -32,6 +32,7 @@ def network(task: Task, config: Config, cell: Cell) -> Parametrized:
             f"returned for width {cell.width} has no parameters: {instance.join(instance.parts)!r}."
         )
     if not model.asks_for("parametrization"):
+        _require_larger(model, config)
         sizes = {"base": config.base, "delta": 2 * config.base, "target": cell.width}
         read = _as_read(model, instance, task)
         return inferred(model, rule, rules=task.rules, read=read, **sizes)
@@ -46,10 +47,24 @@ def network(task: Task, config: Config, cell: Cell) -> Parametrized:
 def require_growth(small: Parametrized, large: Parametrized, widths: tuple[int, int]) -> None:
     """Raises a `ValueError` if models of two widths have the same shapes."""
     if small.shapes == large.shapes:
-        raise ValueError(
-            "`make_model` must return a larger model for a larger width. Its parameters have the "
-            f"same shapes at widths {widths[0]} and {widths[1]}. Use its first argument."
-        )
+        raise ValueError(_DOES_NOT_GROW.format(*widths))
+
+
+def _require_larger(model: Model, config: Config) -> None:
+    """Refuses a model that is the same at the base width and at twice that."""
+    widths = config.base, 2 * config.base
+    shapes = [
+        {name: x.shape for name, x in model.at(width, "width").parameters.items()}
+        for width in widths
+    ]
+    if shapes[0] == shapes[1]:
+        raise ValueError(_DOES_NOT_GROW.format(*widths))
+
+
+_DOES_NOT_GROW = (
+    "`make_model` must return a larger model for a larger width. Its parameters have the same "
+    "shapes at widths {} and {}. Use its first argument."
+)
 
 
 def _as_read(model: Model, instance: Instance, task: Task) -> Model:
