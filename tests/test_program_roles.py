@@ -450,6 +450,7 @@ def test_what_is_wrong_is_said_with_its_line(program, sizes, message):
         infer(program, sizes)
 
 
+@pytest.mark.filterwarnings("ignore:Sizes must be proportional")
 def test_parts_that_grow_apart_are_a_warning_with_the_line():
     program = network(models.uneven_parts, lambda n: {"w": (n, n + 8)})
     with pytest.warns(UserWarning, match=r"`split` at program_models\.py:\d+"):
