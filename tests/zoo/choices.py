@@ -116,3 +116,43 @@ CASES.case(
     inputs=lambda **sizes: (TOKENS, jnp.zeros(sizes["e"], jnp.int32)),
     refused=at(__file__, "unknown"),
 )(of_equals)
+
+
+# A softmax is nowhere zero: what asks where it is sums over all slots alike.
+@CASES.case(
+    "where a softmax is not zero",
+    "ne",
+    lambda n, e, **_: {**embedded(n), "keys": (n, e), "values": (e, n)},
+    ENDS + "keys   in* out*   7   3   1\nvalues   in* out*   3   7   1",
+)
+def _(p, tokens):
+    x = p["embed"][tokens]
+    everywhere = jax.nn.softmax(x @ p["keys"]) > 0
+    return jnp.tanh(everywhere.astype(x.dtype) @ p["values"]) @ p["head"]
+
+
+# Each row and each column of the identity has a single one, and all of it has n.
+@CASES.case(
+    "the sum of a diagonal",
+    "n",
+    lambda n, **_: {"embed": (11, n), "head": (1, 3)},
+    "embed   - out*   1   7   7^-1\nhead   in -   1   1   1",
+)
+def _(p, tokens):
+    x = p["embed"][tokens]
+    one = jnp.eye(x.shape[-1])
+    x = (x[..., None] * one * one[None, None]).sum((-2, -1))
+    return jnp.tanh(x)[..., None] @ p["head"]
+
+
+# Laid out side by side, mixed features are features: as many are summed over as there are.
+@CASES.case(
+    "a mixture that is laid out",
+    "ne",
+    lambda n, e, **_: {**embedded(n), "keys": (n, e), "w": (e * n, n)},
+    ENDS + "keys   in* out*   7   3   1\nw   in* out*   21   7   1",
+)
+def _(p, tokens):
+    x = p["embed"][tokens]
+    parts = jnp.einsum("bte,btn->bten", jax.nn.softmax(x @ p["keys"]), x)
+    return jnp.tanh(parts.reshape(*tokens.shape, -1) @ p["w"]) @ p["head"]
