@@ -16,7 +16,7 @@ from jaxmup._infer._orders import HALF, Equation, Orders, Unknown, direction_of
 from jaxmup._infer._reading import Reading
 from jaxmup._infer._uses import Uses, natures, uneven
 from jaxmup._model import Instance
-from jaxmup._program import ClosedJaxpr, Flat, Node, flatten
+from jaxmup._program import ClosedJaxpr, Flat, Node, flatten, one_order_of_products
 from jaxmup._spec import AxisKind
 from jaxmup._tree import PathName, Size
 
@@ -64,9 +64,11 @@ def programs_of(
         alike = None if like is None else with_depth(like)
         if alike is not None and list(alike.parameters) != names:
             alike = None
-    programs = [small.program(), other.program()]
-    programs.append(programs[1] if alike is None else alike.program())
-    return Programs(programs, names, alike is not None)
+    every = [instance for instance in (alike, small, other) if instance is not None]
+    # The target's order of products comes first: what JAX keeps of its programs, training uses too.
+    with one_order_of_products():
+        *last, at_base, at_delta = (instance.program() for instance in every)
+    return Programs([at_base, at_delta, *(last or [at_delta])], names, alike is not None)
 
 
 def _with_depth_of_base(base: Size, delta: Size, target: Size) -> Size | None:
