@@ -1,6 +1,7 @@
 """Public models of Haiku and Equinox, with the answers that `infer` should give, typed by hand."""
 
 import __future__
+
 import ast
 import contextlib
 import json

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxmup._check import listed
 from jaxmup._infer._gains import Solution, at, solve
@@ -28,11 +28,13 @@ class Programs(NamedTuple):
       programs: At base, delta and target.
       names: Names of the parameters, which are the first inputs, in their order.
       knows_target: True if the last program grows as the target does.
+      numbers: Numbers among the inputs that the model is made with, at base, delta and target.
     """
 
     programs: Sequence[ClosedJaxpr]
     names: Sequence[PathName]
     knows_target: bool
+    numbers: Mapping[int, tuple[Any, ...]]
 
 
 def programs_of(
@@ -68,7 +70,16 @@ def programs_of(
     # The target's order of products comes first: what JAX keeps of its programs, training uses too.
     with one_order_of_products():
         *last, at_base, at_delta = (instance.program() for instance in every)
-    return Programs([at_base, at_delta, *(last or [at_delta])], names, alike is not None)
+    programs = [at_base, at_delta, *(last or [at_delta])]
+    return Programs(programs, names, alike is not None, _numbers(small, other, alike or other))
+
+
+def _numbers(*instances: Instance) -> dict[int, tuple[Any, ...]]:
+    """Numbers that a model is made with, at each size, by their position among its inputs."""
+    number = len(instances[0].parameters)
+    found = [instance.numbers() for instance in instances]
+    common = set(found[0]).intersection(*found[1:])
+    return {number + i: tuple(values[i] for values in found) for i in common}
 
 
 def _with_depth_of_base(base: Size, delta: Size, target: Size) -> Size | None:
@@ -98,6 +109,9 @@ class Reader:
         has_gains: bool,
     ):
         self.flat: Flat = _one_by_one(flatten(*programs.programs))
+        for position, values in programs.numbers.items():
+            node = self.flat.inputs[position]
+            node.op, node.value = "constant", values
         self.names = programs.names
         self.inputs = dict(zip(self.names, self.flat.inputs, strict=False))
         self.uses = Uses(self.flat, {node: name for name, node in self.inputs.items()})
