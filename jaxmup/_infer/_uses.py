@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from jaxmup._infer._dims import (
@@ -34,6 +34,29 @@ TINY = 1e-3
 """What is smaller than this in a sum only keeps it from zero."""
 
 
+class Between(NamedTuple):
+    """What a product of two parameters sums over: one puts it out, and the other sums over it.
+
+    Args:
+      free: The axes of parameters that each operand keeps.
+      summed: Those that it is summed over.
+    """
+
+    free: tuple[frozenset[Source], frozenset[Source]]
+    summed: tuple[frozenset[Source], frozenset[Source]]
+
+    def kinds(self, inputs: Collection[Source]) -> dict[Source, AxisKind]:
+        """What the axes do that are summed over.
+
+        Args:
+          inputs: Axes that an activation is summed over with: the operand that has them is first.
+        """
+        first = not self.free[1].isdisjoint(inputs) and self.free[0].isdisjoint(inputs)
+        # Of two that are one parameter's, the axis is an input.
+        outputs: dict[Source, AxisKind] = {source: "output" for source in self.summed[first]}
+        return {**outputs, **{source: "input" for source in self.summed[not first]}}
+
+
 @dataclasses.dataclass(frozen=True)
 class View:
     """A value that is made of parameters alone.
@@ -43,12 +66,14 @@ class View:
       parameters: The parameters.
       linear: True if it is homogeneous in them.
       known: What axes that it no longer has did, on the way to it.
+      between: The products on the way to it, an inner one before an outer one.
     """
 
     dims: Dims
     parameters: frozenset[str]
     linear: bool = True
     known: frozenset[tuple[Source, AxisKind]] = frozenset()
+    between: tuple[Between, ...] = ()
 
 
 class Use(NamedTuple):
@@ -185,6 +210,7 @@ class Uses:
             frozenset().union(*(view.parameters for view in views)),
             all(view.linear for view in views) and self._is_homogeneous(node),
             frozenset(known),
+            tuple(dict.fromkeys(product for view in views for product in view.between)),
         )
 
     def _left(self, node: Node, position: int, view: View) -> Iterable[Source]:
@@ -231,9 +257,18 @@ class Uses:
             return
         views = self.views[left], self.views[right]
         # x @ (A @ B): the axis between them is what A puts out and B sums over.
-        between: set[tuple[Source, AxisKind]] = set()
-        between |= {(source, "output") for i in left_in for source in views[0].dims[i]}
-        between |= {(source, "input") for i in right_in for source in views[1].dims[i]}
+        summed = (left_in, right_in)
+        between = Between(
+            *(
+                tuple(
+                    frozenset().union(
+                        *(dim for i, dim in enumerate(view.dims) if (i in axes) == is_summed)
+                    )
+                    for view, axes in zip(views, summed, strict=True)
+                )
+                for is_summed in (False, True)
+            )
+        )
         dims = [
             a | b
             for a, b in zip(
@@ -244,7 +279,8 @@ class Uses:
             tuple(dims),
             views[0].parameters | views[1].parameters,
             views[0].linear and views[1].linear,
-            views[0].known | views[1].known | between,
+            views[0].known | views[1].known,
+            tuple(dict.fromkeys((*views[0].between, *views[1].between, between))),
         )
 
     # ---- parameters and activations
@@ -320,6 +356,12 @@ class Uses:
             for name, source in sources:
                 by_kind = found[name].setdefault(source, {})
                 by_kind[kind] = by_kind.get(kind, False) or grows(weight, axis)
+        for product in reversed(view.between):
+            inputs = {
+                (n, a) for n, axes in found.items() for a, kinds in axes.items() if "input" in kinds
+            }
+            for (name, source), kind in product.kinds(inputs).items():
+                found[name].setdefault(source, {}).setdefault(kind, True)
         for (name, source), kind in view.known:
             if kind != "batch" or source not in found[name]:
                 found[name].setdefault(source, {}).setdefault(kind, True)

@@ -1,4 +1,4 @@
-"""Products of three arrays, which `jnp.einsum` multiplies in an order that depends on the sizes."""
+"""Products of parameters among themselves, in whichever order somebody multiplies them."""
 
 import jax
 import jax.numpy as jnp
@@ -15,31 +15,65 @@ def make_model(width, rank, key):
     return {
         "embed": normal(0, 5, width),
         "down": normal(1, width, rank),
-        "up": normal(2, rank, width),
-        "head": normal(3, width, CLASSES),
+        "mid": normal(2, rank, rank),
+        "up": normal(3, rank, width),
+        "head": normal(4, width, CLASSES),
     }
 
 
-def apply(params, x):
-    x = x @ params["embed"]
-    x = jnp.tanh(jnp.einsum("bn,nr,rm->bm", x, params["down"], params["up"]))
-    return x @ params["head"]
+def model(through):
+    """A function of the parameters that goes through `down`, `mid` and `up` in its middle."""
+
+    def apply(params, x):
+        return jnp.tanh(through(x @ params["embed"], **params)) @ params["head"]
+
+    return apply
 
 
-# `jnp.einsum` multiplies `down` and `up` first at the base size, and the values and `down` at the
-# target, as either makes fewer products: the result is the same.
+def by_einsum(x, down, mid, up, **_):
+    return jnp.einsum("bn,nr,rs,sm->bm", x, down, mid, up)
+
+
+def values_first(x, down, mid, up, **_):
+    return ((x @ down) @ mid) @ up
+
+
+def parameters_first(x, down, mid, up, **_):
+    return x @ (down @ (mid @ up))
+
+
+def turned(x, down, mid, up, **_):
+    return x @ ((up.T @ mid.T) @ down.T).T
+
+
+def swapped(x, down, mid, up, **_):
+    return x @ jnp.einsum("sm,ns->mn", up, down @ mid).T
+
+
+# Whatever is multiplied first, `down` sums over the width, and what it puts out `mid` sums over.
+# `jnp.einsum` multiplies the parameters first at the base size and the values first at the target,
+# as either makes the smaller products.
+ANSWER = """
+embed   in out*    1   7   1
+down    in* out*   7   3   1
+mid     in* out*   3   3   1
+up      in* out*   3   7   1
+head    in* -      7   1   1
+"""
 CASES = {
-    "": Case(
+    name.replace("_", " "): Case(
         make_model,
-        """
-        embed   in out*    1   7   1
-        down    in* out*   7   3   1
-        up      in* out*   3   7   1
-        head    in* -      7   1   1
-        """,
+        ANSWER,
         base={"width": 4, "rank": 8},
         target={"width": 28, "rank": 24},
         inputs=jnp.zeros((BATCH, 5)),
-        apply=apply,
+        apply=model(through),
     )
+    for name, through in {
+        "by_einsum": by_einsum,
+        "values_first": values_first,
+        "parameters_first": parameters_first,
+        "turned": turned,
+        "swapped": swapped,
+    }.items()
 }
