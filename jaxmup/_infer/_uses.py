@@ -53,8 +53,8 @@ class Between(NamedTuple):
         """
         first = not self.free[1].isdisjoint(inputs) and self.free[0].isdisjoint(inputs)
         # Of two that are one parameter's, the axis is an input.
-        outputs: dict[Source, AxisKind] = {source: "output" for source in self.summed[first]}
-        return {**outputs, **{source: "input" for source in self.summed[not first]}}
+        outputs: dict[Source, AxisKind] = dict.fromkeys(self.summed[first], "output")
+        return {**outputs, **dict.fromkeys(self.summed[not first], "input")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,18 +257,10 @@ class Uses:
             return
         views = self.views[left], self.views[right]
         # x @ (A @ B): the axis between them is what A puts out and B sums over.
-        summed = (left_in, right_in)
-        between = Between(
-            *(
-                tuple(
-                    frozenset().union(
-                        *(dim for i, dim in enumerate(view.dims) if (i in axes) == is_summed)
-                    )
-                    for view, axes in zip(views, summed, strict=True)
-                )
-                for is_summed in (False, True)
-            )
+        kept, summed = zip(
+            _parted(views[0].dims, left_in), _parted(views[1].dims, right_in), strict=True
         )
+        between = Between(kept, summed)
         dims = [
             a | b
             for a, b in zip(
@@ -449,6 +441,14 @@ class Uses:
         ]
         if marks(contracted[position]) & marks(kept):
             self.made_matrices[node] = None
+
+
+def _parted(dims: Dims, summed: Collection[int]) -> tuple[frozenset[Source], frozenset[Source]]:
+    """What the axes that are not summed over are made of, and what the others are."""
+    parts: tuple[set[Source], set[Source]] = set(), set()
+    for axis, sources in enumerate(dims):
+        parts[axis in summed].update(sources)
+    return frozenset(parts[0]), frozenset(parts[1])
 
 
 def _decided(by_kind: Mapping[Kind, bool]) -> Kind:

@@ -28,7 +28,7 @@ def one_order_of_products() -> Iterator[None]:
       ... ]
       True
     """
-    contract_path = opt_einsum.contract_path
+    contract_path: Any = opt_einsum.contract_path
     orders: dict[str, list[tuple[int, ...]]] = {}
 
     def in_order(subscripts: Any, *operands: Any, optimize: Any = True, **options: Any) -> Any:
