@@ -21,6 +21,8 @@ class Public(NamedTuple):
       case: Function of the folder of checkouts that imports the model and returns it beside the
         answer.
       note: Remark on what differs from a plain import and call.
+      factors: The factors that no parameter can carry and `jaxmup.corrected` inserts; the answer is
+        that beside them.
     """
 
     framework: str
@@ -28,6 +30,7 @@ class Public(NamedTuple):
     commit: str
     case: Callable[[Path], Case]
     note: str = ""
+    factors: tuple[str, ...] = ()
 
 
 def load(folder: Path, module: str) -> Any:

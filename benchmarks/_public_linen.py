@@ -139,14 +139,17 @@ def big_vision_gemma(folder: Path, post_norms: bool = False) -> Case:
     layers/*norm/scale            - out*           1   7   1
     final_norm/scale              out*             1   7   1
     """
+    answer = answer.replace("w -", "w   -")
+    if post_norms:  # they pin the stream: the table has (1/r)^½, r^½ is left on the logits
+        answer = answer.replace("7^-1/2", "1").replace("7^-1", "7^-1/2")
     return Case(
         make_model,
-        answer.replace("w -", "w   -"),
+        answer,
         base={"width": 16, "heads": 2, "head_size": 4, "d_ff": 24},
         target={"width": 112, "heads": 6, "head_size": 8, "d_ff": 120},
         inputs=TOKENS,
         apply=lambda model, tokens: model(tokens)[0],
-        refused="ppp/gemma.py" if post_norms else "",
+        refused="gemma.py:246" if post_norms else "",
     )
 
 
@@ -422,7 +425,10 @@ MODELS = {
     "ViT (big_vision)": Public(*BIG_VISION, big_vision_vit, WITHOUT_FILES),
     "Gemma (big_vision)": Public(*BIG_VISION, big_vision_gemma, WITHOUT_FILES),
     "Gemma 2 (big_vision)": Public(
-        *BIG_VISION, functools.partial(big_vision_gemma, post_norms=True), WITHOUT_FILES
+        *BIG_VISION,
+        functools.partial(big_vision_gemma, post_norms=True),
+        WITHOUT_FILES,
+        factors=("7^-1/2",),
     ),
     "WMT": Public(*FLAX, wmt),
     "ImageNet ResNet": Public(*FLAX, imagenet),

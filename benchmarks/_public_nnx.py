@@ -268,7 +268,7 @@ def mamba2(folder: Path) -> Case:
         target={"width": 96, "head_size": 12},
         inputs=TOKENS,
         apply=lambda model, tokens: model(tokens)["logits"],
-        finding="mamba2/modeling.py",
+        finding="modeling.py:359",
     )
 
 
@@ -373,9 +373,23 @@ def gemma(folder: Path, **options: Any) -> Case:
 def gemma3(folder: Path) -> Case:
     """Gemma with norms behind its blocks and of its queries and keys."""
     case = gemma(folder, use_post_attn_norm=True, use_post_ffw_norm=True, use_qk_norm=True)
-    # Norms behind the blocks pin what is written to the stream, and so the table; norms of `1 +
-    # scale` carry neither the tie's factor nor the one of attention.
-    return case._replace(refused="modules.py|transformer.py|linear.py")
+    # Norms behind the blocks pin what is written to the stream, and so the table: times √n it has
+    # (1/r)^½, and the logits are left with r^½. The norms of queries and keys pin the scores. None
+    # of `1 + scale` can carry either.
+    answer = """
+    embedder/embedding                      - out*         1   7   7^-1/2
+    layers/*/attn/q_einsum/kernel           out* in* out*  7   6   1
+    layers/*/attn/kv_einsum/kernel          - - in* out*   7   2   1
+    layers/*/attn/attn_vec_einsum/kernel    in* in* out*   6   7   1
+    layers/*/attn/_*_norm/scale             out*           1   2   1
+    layers/*/mlp/down_proj/kernel           in* out*       5   7   1
+    layers/*/mlp/*/kernel                   in* out*       7   5   1
+    layers/*norm/scale                      out*           1   7   1
+    final_norm/scale                        out*           1   7   1
+    """
+    return case._replace(
+        answer=answer, products={}, refused=r"(?s)modules.py:201.*transformer.py:182"
+    )
 
 
 def moe(folder: Path) -> Case:
@@ -433,6 +447,6 @@ MODELS = {
         *BONSAI, whisper, "it has no call of its own: encoder, decoder, the table's `attend`"
     ),
     "Gemma": Public(*FLAX, gemma),
-    "Gemma 3": Public(*FLAX, gemma3),
+    "Gemma 3": Public(*FLAX, gemma3, factors=("2^-1/2", "7^-1/2")),
     "MoE (Qwen3)": Public(*TUNIX, moe, "imported without the trainers of its package"),
 }
