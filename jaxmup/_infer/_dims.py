@@ -115,7 +115,7 @@ def _of_product(node: Node, parent: int, dims: Dims) -> Dims:
 def _reshaped(old: Sequence[tuple[int, ...]], new: Sequence[tuple[int, ...]], dims: Dims) -> Dims:
     """Blocks of axes that have the same number of elements at every size correspond."""
     found = [EMPTY] * len(new[0])
-    for ours, theirs in _blocks(old, new):
+    for ours, theirs in blocks(old, new):
         # An axis of one element at all sizes holds nothing of what was merged or split.
         kept = [k for k in theirs if len(theirs) == 1 or any(shape[k] > 1 for shape in new)]
         for k in kept:
@@ -123,7 +123,7 @@ def _reshaped(old: Sequence[tuple[int, ...]], new: Sequence[tuple[int, ...]], di
     return tuple(found)
 
 
-def _blocks(
+def blocks(
     old: Sequence[tuple[int, ...]], new: Sequence[tuple[int, ...]]
 ) -> Iterable[tuple[range, range]]:
     i = j = 0

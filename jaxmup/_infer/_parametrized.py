@@ -78,13 +78,23 @@ def inferred(
     delta: Size,
     target: Size,
     rules: Rules | None = None,
+    read: Model | None = None,
 ) -> Parametrized:
     """Any other model: its specs by `infer`, its initial values by `rescale`.
+
+    Args:
+      model: The model.
+      parametrization: The parametrization.
+      base: Size of the base model, as for `infer`.
+      delta: Size beside it, as for `infer`.
+      target: Size of the model to make.
+      rules: Kinds of axes, as for `infer`.
+      read: The same model as it is called where its program is read; `None` for `model`.
 
     Raises:
       TypeError, ValueError: as `infer`; as `rescale`, once it is drawn.
     """
-    specs = infer(model, base=base, delta=delta, target=target, rules=rules)
+    specs = infer(read or model, base=base, delta=delta, target=target, rules=rules)
     instance = model.at(target)
 
     def draw(key: Any) -> Parts:

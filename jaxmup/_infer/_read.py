@@ -8,11 +8,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from jaxmup._check import listed
 from jaxmup._infer._gains import Solution, at, solve
 from jaxmup._infer._growth import NONE, Growth, of_sizes
 from jaxmup._infer._leaf import Kinds
-from jaxmup._infer._orders import HALF, Equation, Orders, Unknown, direction_of
+from jaxmup._infer._order import HALF, Equation, Unknown, direction_of
+from jaxmup._infer._orders import Orders
 from jaxmup._infer._reading import Reading
 from jaxmup._infer._uses import Uses, natures, uneven
 from jaxmup._model import Instance
@@ -39,7 +42,7 @@ class Programs(NamedTuple):
 
 def programs_of(
     small: Instance, other: Instance, large: Instance, with_depth: Callable[[Size], Instance]
-) -> Programs | None:
+) -> Programs:
     """The programs of a model, all with the base model's structure.
 
     A target of another depth stands for itself with the base model's depth: whatever base and delta
@@ -51,14 +54,10 @@ def programs_of(
       large: The target.
       with_depth: Function of a size to the model of that size.
 
-    Returns:
-      `None` if nobody has said what the model is called with.
-
     Raises:
-      ValueError: if the model cannot be called with its inputs.
+      TypeError: if the model is nothing that can be called.
+      ValueError: if the model refuses its inputs.
     """
-    if not small.is_callable:
-        return None
     names = list(small.parameters)
     alike: Instance | None = large
     if list(large.parameters) != names:
@@ -96,9 +95,13 @@ class Reader:
 
     Args:
       programs: The programs.
-      given: Kinds of the axes of parameters that the user has given rules for.
+      given: Kinds of the axes of parameters that the user, or a jaxmup layer, has given.
       fixed: Names of the parameters that cannot carry a gain, as those that do not train.
       has_gains: False if layers apply factors of their own, so that no factor is missing.
+
+    Attributes:
+      shown: Kind of each axis of each parameter as the program alone shows it.
+      kinds: The same, but for those that are given.
     """
 
     def __init__(
@@ -109,6 +112,7 @@ class Reader:
         has_gains: bool,
     ):
         self.flat: Flat = _one_by_one(flatten(*programs.programs))
+        _require_same_lengths(self.flat)
         for position, values in programs.numbers.items():
             node = self.flat.inputs[position]
             node.op, node.value = "constant", values
@@ -118,7 +122,8 @@ class Reader:
         if self.uses.made_matrices:
             raise ValueError(_MADE.format(listed(map(_described, self.uses.made_matrices))))
         self._warn_of_uneven_parts()
-        self.kinds = {name: given.get(name) or self._kinds(name) for name in self.names}
+        self.shown = {name: self._kinds(name) for name in self.names}
+        self.kinds = self.shown | dict(given)
         self.solution = Solution({}, [])
         if has_gains:
             self._solve(fixed)
@@ -176,7 +181,7 @@ class Reader:
             kinds: dict[int, AxisKind] = {a: kind for a, kind in known if kind is not None}
             coordinates[node] = self._coordinates(name, kinds)
         gains = {node: name for name, node in self.inputs.items() if name not in fixed}
-        self.orders = Orders(self.flat, natures(self.uses), coordinates, gains)
+        self.orders = Orders(self.flat, natures(self.uses), self.uses.shares, coordinates, gains)
         if self.orders.unread:
             unread = [f"`{op}` at {node.line}" for op, node in self.orders.unread.items()]
             raise ValueError(_UNREAD.format(listed(unread)))
@@ -262,6 +267,19 @@ def _one_by_one(flat: Flat) -> Flat:
     return flat
 
 
+def _require_same_lengths(flat: Flat) -> None:
+    """Raises a `ValueError` if iterations that build on each other are of a growing number."""
+    wrong = [
+        f"{scan.line or 'an unknown line'}: {scan.lengths[0]} in `base`, {scan.lengths[1]} in "
+        "`delta`"
+        for scan in flat.scans
+        if scan.lengths[0] != scan.lengths[1]
+        and any(jnp.issubdtype(node.types[0].dtype, jnp.inexact) for node in scan.carry)
+    ]
+    if wrong:
+        raise ValueError(_LENGTHS.format(listed(wrong)))
+
+
 def _described(node: Node) -> str:
     return (
         f"`{node.op}` at {node.line or 'an unknown line'}, of {node.parents[0].shapes[0]} in `base`"
@@ -276,6 +294,11 @@ _NO_TARGET = (
     "muP asks for factors that this model lacks, and base and delta alone do not tell how large "
     "they are at a target of another depth. Give `base`, `delta` and `target` as mappings, with "
     "the depth as an entry of its own."
+)
+_LENGTHS = (
+    "A loop that hands values on must have as many iterations in `base` as in `delta`: layers and "
+    "steps are no width. It differs at{}\n"
+    "Give both the same number; that of `target` may be another."
 )
 _UNREAD = (
     "Every operation of the model must be one of which it is known how its result grows with the "

@@ -6,3 +6,4 @@ from jaxmup._model._model import Model as Model
 from jaxmup._model._model import as_model as as_model
 from jaxmup._model._parts import Apply as Apply
 from jaxmup._model._parts import Parts as Parts
+from jaxmup._model._users import as_loss as as_loss

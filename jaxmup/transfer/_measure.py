@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 
+from jaxmup import _check
 from jaxmup.transfer._analysis import analyze
 from jaxmup.transfer._config import Config
 from jaxmup.transfer._findings import Analysis
@@ -60,6 +61,10 @@ def measure(
       >>> len(measure(config).trials)
       8
     """
+    _check.made("config", config, "Config", "jaxmup.transfer.Config")
+    if task is not None:
+        _check.made("task", task, "Task", "jaxmup.transfer.Task")
+    _check.function("progress", progress)
     # What trains loads Flax and optax, which reading a record need not.
     from jaxmup.transfer._models import task_of
     from jaxmup.transfer._train import train_all
