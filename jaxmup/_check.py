@@ -9,6 +9,7 @@ The room stands leftmost and is the standard library's alone: it tells arrays by
 import math
 import operator
 import sys
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeGuard
 
@@ -364,3 +365,14 @@ def shown(value: object) -> str:
     except ValueError:  # Python writes no integer of more than 4300 digits
         return f"an object of type {type(value).__name__} too long to show"
     return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…"
+
+
+def warn(message: str) -> None:
+    """Warns at the user's line: that of the first caller who is neither jaxmup nor JAX."""
+    level, frame = 1, sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in _PASSED_BY:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
+
+
+_PASSED_BY = frozenset({"jaxmup", "jax", "flax", "optax", "contextlib", "functools"})

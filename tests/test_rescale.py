@@ -589,6 +589,15 @@ BAD = {
         lambda: rescaled(from_target=["*/table", "embedding"]),
         r"`from_target` must name parameters(.|\n)*\n  \*/table\n(.|\n)*\n  readout",
     ),
+    "a key that nothing is drawn with": (
+        lambda: rescaled(lambda n, rngs: nnx.Linear(n, 2, rngs=nnx.Rngs(0)), rules=None),
+        r"drawn with `key`(.|\n)*\n  kernel \(64, 2\), in the base model \(16, 2\)\n",
+    ),
+    "specs of another model": (
+        lambda: other_specs(tables, target=64),
+        r"those of `target`(.|\n)*\n  embedding: \(40, 64\), no parameter\n"
+        r"(.|\n)*\n  A_log: no spec, \(64, 8\)\n",
+    ),
     "no key": (
         lambda: rescaled(lambda n: nnx.Linear(n, 2, rngs=nnx.Rngs(0)), rules=None, inputs=features),
         "must have a parameter `key` or `rngs`",

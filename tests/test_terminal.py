@@ -62,7 +62,7 @@ def test_a_name_of_control_sequences_is_written_out(here, capsys, form):
     printed = capsys.readouterr().out
     assert obeyed(printed) == set()
     if form == "json":
-        assert json.loads(printed)["rows"]
+        assert len(json.loads(printed)["parameters"]) == 2
     if form == "markdown":
         rows = [line for line in printed.splitlines() if line.startswith("| $")]
         assert len(rows) == 1
@@ -104,50 +104,16 @@ def test_a_terminal_of_few_characters(here, monkeypatch, encoding, command):
     assert codecs.decode(streams[0].buffer.getvalue(), encoding).strip()
 
 
-OWN = ["--model", "users:make", "--data", "users:data", "--evaluation", "users:evaluation"]
 COMMANDS = {
-    "transfer": [
-        *[
-            "transfer",
-            "--width",
-            "8,16",
-            "--seeds",
-            "2",
-            "--steps",
-            "2",
-            "--log2-range",
-            "-6:-3:1",
-            "--out",
-            "out",
-        ],
-        *OWN,
-    ],
-    "coord-check": [
-        "coord-check",
-        "users:Layers",
-        "--data",
-        "users:batch",
-        "--sizes",
-        "8,16",
-        "--seeds",
-        "2",
-        "--steps",
-        "2",
-        "--out",
-        "out",
-    ],
-    "explain": ["explain", "users:Layers", "--target", "64", "--base", "8"],
-    "convert": [
-        "convert",
-        "torch.safetensors",
-        "new.safetensors",
-        "--to",
-        "flax",
-        "--model",
-        "users:one",
-        "--size",
-        "2",
-    ],
+    name: command.split()
+    for name, command in {
+        "transfer": "transfer --width 8,16 --seeds 2 --steps 2 --log2-range -6:-3:1 --out out "
+        "--model users:make --data users:data --evaluation users:evaluation",
+        "coord-check": "coord-check users:Layers --data users:batch --sizes 8,16 --seeds 2 "
+        "--steps 2 --out out",
+        "explain": "explain users:Layers --target 64 --base 8",
+        "convert": "convert torch.safetensors new.safetensors --to flax --model users:one --size 2",
+    }.items()
 }
 QUIET = """
 import sys

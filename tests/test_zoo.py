@@ -22,6 +22,7 @@ MODELS = (
     "decoder",
     "deltanet",
     "depthwise",
+    "directions",
     "dit",
     "encoder_decoder",
     "gemma",
@@ -41,6 +42,7 @@ MODELS = (
     "ties",
     "unet",
     "vit",
+    "wholes",
 )
 
 

@@ -33,6 +33,7 @@ def infer(
     apply: Callable[..., Any] | None = None,
     wrt: Any = None,
     rules: Rules | None = None,
+    input_scale: Callable[..., Any] | None = None,
 ) -> Specs:
     r"""The `ParamSpec` of every parameter of a model that knows nothing of parametrizations.
 
@@ -86,6 +87,9 @@ def infer(
       apply: Function that calls the model, as in `jaxmup.Model`.
       wrt: Parameters that train, as in `jaxmup.Model`; the specs are theirs alone.
       rules: Kind of each axis, `"input"`, `"output"` or `"batch"`, by path or axis names.
+      input_scale: Function of a size that returns the typical size of the coordinates of `inputs`:
+        a number, or one for each array in a tree like `inputs`; only their ratios count. Such as
+        `lambda width: width**0.5` for features that grow so. All of one size if left out.
 
     Returns:
       A tree like the parameters of the target, `nnx.state(model, nnx.Param)` or
@@ -139,10 +143,17 @@ def infer(
       Definition 4.1 (attention); the comparison of base and delta: Appendix H.
     """
     model = as_model(make_model, inputs=inputs, apply=apply, wrt=wrt)
-    return off_mesh(lambda: _inferred(model, base, delta, target, rules))
+    return off_mesh(lambda: _inferred(model, base, delta, target, rules, input_scale))
 
 
-def _inferred(model: Model, base: Size, delta: Size, target: Size, rules: Rules | None) -> Specs:
+def _inferred(
+    model: Model,
+    base: Size,
+    delta: Size,
+    target: Size,
+    rules: Rules | None,
+    input_scale: Callable[..., Any] | None,
+) -> Specs:
     # What is frozen says of the model what it is, such as whether it has a readout.
     whole = dataclasses.replace(model, wrt=None)
     at_base, at_delta, at_target = (
@@ -161,7 +172,9 @@ def _inferred(model: Model, base: Size, delta: Size, target: Size, rules: Rules 
     require_growth(leaves)
     trained = at_target if model.wrt is None else model.at(target, "target")
     if whole.inputs is not None:
-        programs = programs_of(at_base, at_delta, at_target, lambda size: whole.at(size, "target"))
+        programs = programs_of(
+            at_base, at_delta, at_target, lambda size: whole.at(size, "target"), input_scale
+        )
         frozen = {names[name] for name in names if name not in trained.parameters}
         leaves = _read(programs, leaves, names, frozen)
     leaves = {name: sizes.with_fixed_axes() for name, sizes in leaves.items()}

@@ -2,15 +2,19 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import jax
+from flax import linen as nn
 from flax import nnx
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxmup._check import listed
 from jaxmup._program import ClosedJaxpr, Node, flatten, no_mesh
+from jaxmup._tree import path_name
 
 T = TypeVar("T")
 
@@ -42,6 +46,48 @@ def place_of(leaf: Any) -> Place:
         return _place_of_variable(leaf)
     sharding = getattr(leaf, "sharding", None)  # of a mesh of explicit axes
     return Constrained(sharding.spec) if isinstance(sharding, NamedSharding) else anywhere
+
+
+def require_divisible(params: Any) -> None:
+    """Raises a `ValueError` unless the mesh divides each parameter along the axes of its layout.
+
+    Args:
+      params: Parameters as shapes, in the boxes of Flax that say how they are laid out.
+    """
+    with_paths, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=_is_boxed)
+    wrong = [
+        line
+        for path, leaf in with_paths
+        for line in _indivisible(path_name(path), jax.tree.leaves(leaf)[0].shape, _spec_of(leaf))
+    ]
+    if wrong:
+        raise ValueError(
+            f"The mesh must divide the model of `target`. It does not divide{listed(wrong)}\n"
+            "Choose a target whose sizes are multiples, or lay these axes out otherwise."
+        )
+
+
+def _is_boxed(leaf: Any) -> bool:
+    return isinstance(leaf, nnx.Variable | nn.meta.AxisMetadata)
+
+
+def _spec_of(leaf: Any) -> PartitionSpec:
+    """The axes of the mesh that the box of a parameter names."""
+    if isinstance(leaf, nnx.Variable):
+        names = leaf.get_metadata().get("out_sharding")
+        is_named = isinstance(names, tuple | list | PartitionSpec)
+        return nnx.get_partition_spec(leaf).get_value() if is_named else PartitionSpec()
+    return leaf.get_partition_spec() if isinstance(leaf, nn.Partitioned) else PartitionSpec()
+
+
+def _indivisible(name: str, shape: tuple[int, ...], spec: PartitionSpec) -> Iterator[str]:
+    devices = jax.sharding.get_abstract_mesh().shape
+    for axis, entry in enumerate(spec):
+        names = entry if isinstance(entry, tuple) else (entry,)
+        number = math.prod(devices.get(one, 1) for one in names)
+        if shape[axis] % number:
+            over = " and ".join(map(repr, names))
+            yield f"{name} {shape}: axis {axis} over {over} of {number} devices"
 
 
 def places_in(program: ClosedJaxpr) -> list[Place]:

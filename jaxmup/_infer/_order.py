@@ -106,7 +106,7 @@ class Known:
     def __init__(self, flat: Flat, nature: Callable[[Node], Nature], shares: Shares):
         self.flat, self.nature, self.shares = flat, nature, shares
         self.uniform = shares.numbers
-        self.direction = direction_of(flat)
+        self.rank = rank_of(flat)
         self.orders: dict[Node, Pair | None] = {}
         self.equations: list[Equation] = []
         self.unread: dict[str, Node] = {}
@@ -127,8 +127,7 @@ class Known:
         """The order of the sum of two values whose gains are the same."""
         if one.growth == other.growth:
             return one
-        key, other_key = one.growth.key, other.growth.key
-        return one if (key > other_key) == (self.direction > 0) else other
+        return one if self.rank(one.growth) > self.rank(other.growth) else other
 
     def require(self, site: Node, value: Node, why: str) -> None:
         """The order of a value must be zero."""
@@ -151,10 +150,13 @@ class Known:
         if self.nature(node) != "constant":
             return False
         value = self.uniform.get(node)
-        if value is None:
-            return False
+        if value is None:  # such as 1e-6 times the identity
+            return node.op == "mul" and any(map(self._is_tiny, node.parents))
         size = abs(float(value[0]))
         return size < TINY or size > HUGE or not math.isfinite(size)
+
+    def _is_tiny(self, node: Node) -> bool:
+        return node in self.uniform and abs(float(self.uniform[node][0])) < TINY
 
 
 def is_floating(node: Node) -> bool:
@@ -163,10 +165,16 @@ def is_floating(node: Node) -> bool:
     return dtype is not None and jnp.issubdtype(dtype, np.inexact)
 
 
-def direction_of(flat: Flat) -> int:
-    """1 if delta is larger than base, -1 if it is smaller."""
-    for node in flat.inputs:
-        for base, delta, *_ in zip(*node.shapes, strict=True):
-            if base != delta:
-                return 1 if delta > base else -1
-    return 1
+def rank_of(flat: Flat) -> Callable[[Growth], tuple[float, float]]:
+    """A function that is the larger, the faster something grows: from base to delta, or beyond."""
+    shapes = [axis for node in flat.inputs for axis in zip(*node.shapes, strict=True)]
+    grown = [sizes for sizes in shapes if sizes[0] != sizes[1]]
+    shrinks = any(delta < base for base, delta, *_ in grown)
+    falls = any(min(sizes) < base for base, *sizes in ((s[0], *s[2:]) for s in grown) if sizes)
+
+    def rank(growth: Growth) -> tuple[float, float]:
+        first, others = growth.key
+        # Rounded, since the same growth may have come about in several ways.
+        return round(-first if shrinks else first, 9), round(-others if falls else others, 9)
+
+    return rank

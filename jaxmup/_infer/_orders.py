@@ -21,6 +21,8 @@ from jaxmup._infer._shares import Shares
 from jaxmup._infer._uses import Nature
 from jaxmup._program import Flat, Node
 
+_RESOLUTION = 1e-7  # of numbers that the user has given, as of float32
+
 
 class Orders(Known):
     """The orders of all values of a program, and the equations between them.
@@ -31,6 +33,7 @@ class Orders(Known):
       shares: The axes over which values sum up to the order of one element.
       coordinates: The orders of the coordinates of each parameter under muP, by its input.
       gains: Name of the gain of each parameter that may have one, by its input.
+      scales: Size of the coordinates of an argument at each size, where it is not the same.
     """
 
     def __init__(
@@ -40,9 +43,10 @@ class Orders(Known):
         shares: Shares,
         coordinates: Mapping[Node, tuple[Growth, Growth]],
         gains: Mapping[Node, str],
+        scales: Mapping[Node, tuple[float, ...]],
     ):
         super().__init__(flat, nature, shares)
-        self.coordinates, self.gains = coordinates, gains
+        self.coordinates, self.gains, self.scales = coordinates, gains, scales
         self.constants = Constants(_sizes_of(flat))
         self._carries: list[Node] = []
         for node in flat.nodes:
@@ -89,7 +93,8 @@ class Orders(Known):
 
     def _of_input(self, node: Node) -> Pair:
         if node not in self.coordinates:
-            return both(ZERO)
+            scale = self.constants.growth(self.scales.get(node, (1.0, 1.0)), _RESOLUTION)
+            return both(Order(scale or NONE))
         aligned, typical = self.coordinates[node]
         degrees: dict[Unknown, Fraction] = {}
         if node in self.gains:

@@ -1,24 +1,25 @@
 """The program of a model, read: kinds of axes of its parameters, forward gains, and why."""
 
 import collections
-import functools
 import math
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
-from jaxmup._check import listed
+from jaxmup import _check
+from jaxmup._check import is_number, listed
 from jaxmup._infer._gains import Solution, at, solve
 from jaxmup._infer._growth import NONE, Growth, of_sizes
 from jaxmup._infer._leaf import Kinds
-from jaxmup._infer._order import HALF, Equation, Unknown, direction_of
+from jaxmup._infer._order import HALF, Equation, Unknown, rank_of
 from jaxmup._infer._orders import Orders
 from jaxmup._infer._reading import Reading
 from jaxmup._infer._uses import Uses, natures, uneven
-from jaxmup._model import Instance
+from jaxmup._inputs import take_arrays
+from jaxmup._model import Instance, call_with_size
 from jaxmup._program import ClosedJaxpr, Flat, Node, flatten, one_order_of_products
 from jaxmup._spec import AxisKind
 from jaxmup._tree import PathName, Size
@@ -32,16 +33,22 @@ class Programs(NamedTuple):
       names: Names of the parameters, which are the first inputs, in their order.
       knows_target: True if the last program grows as the target does.
       numbers: Numbers among the inputs that the model is made with, at base, delta and target.
+      scales: Size of the coordinates of each argument at each size, if they are not all of order 0.
     """
 
     programs: Sequence[ClosedJaxpr]
     names: Sequence[PathName]
     knows_target: bool
     numbers: Mapping[int, tuple[Any, ...]]
+    scales: Sequence[tuple[float, ...]] = ()
 
 
 def programs_of(
-    small: Instance, other: Instance, large: Instance, with_depth: Callable[[Size], Instance]
+    small: Instance,
+    other: Instance,
+    large: Instance,
+    with_depth: Callable[[Size], Instance],
+    input_scale: Callable[..., Any] | None = None,
 ) -> Programs:
     """The programs of a model, all with the base model's structure.
 
@@ -53,6 +60,7 @@ def programs_of(
       other: The model beside it.
       large: The target.
       with_depth: Function of a size to the model of that size.
+      input_scale: Function of a size to the size of the coordinates of the inputs.
 
     Raises:
       TypeError: if the model is nothing that can be called.
@@ -70,7 +78,12 @@ def programs_of(
     with one_order_of_products():
         *last, at_base, at_delta = (instance.program() for instance in every)
     programs = [at_base, at_delta, *(last or [at_delta])]
-    return Programs(programs, names, alike is not None, _numbers(small, other, alike or other))
+    scales = []
+    if input_scale is not None:
+        instances = (small, other, other if alike is None else alike)
+        scales = list(zip(*(_scales_of(one, input_scale) for one in instances), strict=True))
+    numbers = _numbers(small, other, alike or other)
+    return Programs(programs, names, alike is not None, numbers, scales)
 
 
 def _numbers(*instances: Instance) -> dict[int, tuple[Any, ...]]:
@@ -79,6 +92,21 @@ def _numbers(*instances: Instance) -> dict[int, tuple[Any, ...]]:
     found = [instance.numbers() for instance in instances]
     common = set(found[0]).intersection(*found[1:])
     return {number + i: tuple(values[i] for values in found) for i in common}
+
+
+def _scales_of(instance: Instance, input_scale: Callable[..., Any]) -> list[float]:
+    """The size of the coordinates of each argument of a call."""
+    number = len(take_arrays(instance.inputs)[0])
+    found = jax.tree.leaves(call_with_size(input_scale, instance.size, {}))
+    if len(found) == 1:
+        found *= number
+    if len(found) != number or not all(is_number(x) and x > 0 for x in found):
+        raise ValueError(
+            "`input_scale` must return a positive number, or one for each array of `inputs`, of "
+            f"which there are {number}. For `{instance.what}` = {instance.size!r} it returned "
+            f"{found}."
+        )
+    return [float(x) for x in found]
 
 
 def _with_depth_of_base(base: Size, delta: Size, target: Size) -> Size | None:
@@ -117,10 +145,12 @@ class Reader:
             node = self.flat.inputs[position]
             node.op, node.value = "constant", values
         self.names = programs.names
+        self.scales = programs.scales
         self.inputs = dict(zip(self.names, self.flat.inputs, strict=False))
         self.uses = Uses(self.flat, {node: name for name, node in self.inputs.items()})
         if self.uses.made_matrices:
             raise ValueError(_MADE.format(listed(map(_described, self.uses.made_matrices))))
+        self._rank = rank_of(self.flat)
         self._warn_of_uneven_parts()
         self.shown = {name: self._kinds(name) for name in self.names}
         self.kinds = self.shown | dict(given)
@@ -141,11 +171,7 @@ class Reader:
     def _warn_of_uneven_parts(self) -> None:
         parts = dict.fromkeys(map(_described, uneven(self.flat, natures(self.uses))))
         if parts:
-            warnings.warn(_UNEVEN.format(listed(parts)), stacklevel=5)
-
-    @functools.cached_property
-    def _direction(self) -> int:
-        return direction_of(self.flat)
+            _check.warn(_UNEVEN.format(listed(parts)))
 
     def _coordinates(self, name: PathName, kinds: Mapping[int, AxisKind]) -> tuple[Growth, Growth]:
         """The aligned and the typical order of the coordinates of a parameter under muP."""
@@ -162,10 +188,10 @@ class Reader:
         """The kind of each axis, by the use with the largest coordinates, which binds."""
         uses = self.uses.of(name)
 
-        def size(at: int) -> tuple[float, int, int]:
+        def size(at: int) -> tuple[tuple[float, float], int, int]:
             # Of two that are alike the later one: a norm of the weights looks at them before.
             growth = self._coordinates(name, uses[at].kinds)[0]
-            return growth.key[0] * self._direction, len(uses[at].kinds), at
+            return self._rank(growth), len(uses[at].kinds), at
 
         found: dict[int, AxisKind] = {}
         for position in sorted(range(len(uses)), key=size, reverse=True):
@@ -181,7 +207,11 @@ class Reader:
             kinds: dict[int, AxisKind] = {a: kind for a, kind in known if kind is not None}
             coordinates[node] = self._coordinates(name, kinds)
         gains = {node: name for name, node in self.inputs.items() if name not in fixed}
-        self.orders = Orders(self.flat, natures(self.uses), self.uses.shares, coordinates, gains)
+        arguments = self.flat.inputs[len(self.flat.inputs) - len(self.scales) :]
+        scales = dict(zip(arguments, self.scales, strict=True))
+        self.orders = Orders(
+            self.flat, natures(self.uses), self.uses.shares, coordinates, gains, scales
+        )
         if self.orders.unread:
             unread = [f"`{op}` at {node.line}" for op, node in self.orders.unread.items()]
             raise ValueError(_UNREAD.format(listed(unread)))

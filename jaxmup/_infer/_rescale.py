@@ -11,7 +11,14 @@ from jaxmup import _check
 from jaxmup._check import listed
 from jaxmup._infer._depth import counterparts
 from jaxmup._infer._draws import Draws, Grid, cut, in_turn, repeated
-from jaxmup._infer._meshes import Place, is_on_mesh, off_mesh, place_of, places_in
+from jaxmup._infer._meshes import (
+    Place,
+    is_on_mesh,
+    off_mesh,
+    place_of,
+    places_in,
+    require_divisible,
+)
 from jaxmup._model import Instance, MakeModel, Model, Parts, as_model
 from jaxmup._parametrization import Parametrization
 from jaxmup._scaling import Scaling
@@ -78,7 +85,8 @@ def rescale(
         are no `inputs` for a Linen module.
       ValueError: naming the parameters: if the specs are not those of the target or of the base,
         `resolve` refuses the parametrization, values that change along an axis of another size
-        are not drawn with `key`, or `from_target` names no parameter.
+        are not drawn with `key`, `from_target` names no parameter, or the mesh does not divide the
+        target.
 
     Example:
       >>> from flax import nnx
@@ -101,6 +109,8 @@ def rescale(
     by_name = leaves_by_path(specs)
     model = as_model(make_model, inputs=inputs, apply=apply, wrt=wrt)
     small, small_sizes = off_mesh(lambda: _with_sizes(model.at(base, "base")))
+    if is_on_mesh():
+        require_divisible(off_mesh(lambda: model.at(target, "target").params))
     large = model.at(target, "target")
     _require_key(large)
     _require_shapes(by_name, large.parameters)

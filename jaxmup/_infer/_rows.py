@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
 from jaxmup._infer._dims import params_of
-from jaxmup._infer._growth import Growth
+from jaxmup._infer._growth import NONE, Growth, of_sizes
 from jaxmup._infer._order import HALF, ZERO, Known, Pair, both
 from jaxmup._infer._selections import sum_of_exponentials
 from jaxmup._program import Node
@@ -108,6 +108,9 @@ def _reduce_sum(known: Known, node: Node) -> Pair | None:
     x = node.parents[0]
     pair = known[x]
     params = params_of(node)
+    if "window_dimensions" in params:
+        windows = zip(*(each.params["window_dimensions"] for each in node.equations), strict=True)
+        return None if pair is None else _summed(known, pair, sum(map(of_sizes, windows), NONE))
     axes = params["axes"] if "axes" in params else (params["axis"],) if "axis" in params else ()
     return None if pair is None else _summed(known, pair, known.shares.count(x, axes))
 
@@ -130,7 +133,7 @@ def _contraction(known: Known, node: Node) -> Pair | None:
     if x is None or y is None:
         return None
     if node.op == "conv_general_dilated":
-        count = known.growth(right, [params_of(node)["dimension_numbers"].rhs_spec[1]])
+        count = known.growth(right, params_of(node)["dimension_numbers"].rhs_spec[1:])
     else:
         count = known.shares.count_of_product(node)
     natures = known.nature(left), known.nature(right)
@@ -152,6 +155,53 @@ def _contraction(known: Known, node: Node) -> Pair | None:
     return both(summed + act.typical)
 
 
+def _refuse_growing(known: Known, node: Node) -> None:
+    """Notes a matrix that is larger at other sizes."""
+    matrix = node.parents[0]
+    if known.growth(matrix, range(len(matrix.shapes[0]))[-2:]):
+        known.unread.setdefault(node.op, node)
+
+
+def _matrix(*degrees: Fraction | int) -> Callable[[Known, Node], Pair | None]:
+    """Of what is made of whole matrices: to some degree in them, one for each result.
+
+    How it grows with their sizes nobody has said.
+    """
+
+    def row(known: Known, node: Node) -> Pair | None:
+        _refuse_growing(known, node)
+        pair = known[node.parents[0]]
+        if not degrees:
+            return _nonlinear(known, node)
+        return None if pair is None else both(pair.typical * degrees[node.output])
+
+    return row
+
+
+def _folded(known: Known, node: Node) -> Pair:
+    """Of what a function of two is made of many by: of one size, however many must stay."""
+    if known.growth(node.parents[0], range(len(node.parents[0].shapes[0]))):
+        known.unread.setdefault(node.op, node)
+    return _nonlinear(known, node)
+
+
+def _solution(known: Known, node: Node) -> Pair | None:
+    """Of the solution of linear equations, as of a quotient."""
+    matrix, right = (known[parent] for parent in node.parents)
+    _refuse_growing(known, node)
+    if matrix is None or right is None:
+        return right
+    return both(right.typical - matrix.typical)
+
+
+def _multiplied(known: Known, node: Node) -> Pair | None:
+    """Of a product here and there: what it is multiplied by must be of order 0."""
+    pair = known[node.parents[2]]
+    if pair is not None:
+        known.equate(pair.typical, node.parents[2], node, "the rest stays beside it")
+    return known[node.parents[0]]
+
+
 Row = Callable[[Known, Node], Pair | None]
 
 
@@ -167,7 +217,8 @@ def _rows() -> dict[str, Row]:
         "random_wrap random_unwrap random_seed random_fold_in random_split threefry2x32 "
         "shift_right_logical shift_left shift_right_arithmetic population_count reduce_and "
         "reduce_or reduce_xor rng_bit_generator rng_uniform random_gamma clz bitcast_convert_type "
-        "axis_index create_token eq_to lt_to le_to nextafter random_clone empty empty2",
+        "lu_pivots_to_permutation axis_index create_token eq_to lt_to le_to nextafter "
+        "random_clone empty empty2",
     )
     put(
         _same,
@@ -175,6 +226,7 @@ def _rows() -> dict[str, Row]:
         "sharding_constraint name pvary real imag conj mesh_cast broadcast_in_dim reshape squeeze "
         "expand_dims transpose slice dynamic_slice rev stack pad split sort gather psum_invariant "
         "all_gather all_to_all ppermute shard unshard tile layout_constraint pbroadcast pmean "
+        "all_gather_invariant all_gather_reduced with_memory_space_constraint zeros_like "
         "device_put unstack broadcast_to to_edtype from_edtype reshard unvary",
     )
     put(
@@ -187,10 +239,18 @@ def _rows() -> dict[str, Row]:
         "exp exp2 log1p expm1 tanh logistic sin cos tan asin acos atan sinh cosh asinh acosh "
         "atanh erf erfc erf_inv round floor ceil clamp atan2 rem lgamma digamma igamma igammac "
         "reduce_prod cumprod cumlogsumexp bessel_i0e bessel_i1e regularized_incomplete_beta "
-        "polygamma zeta complex log2",
+        "polygamma zeta complex log2 polynomial one_minus_square igamma_grad_a",
     )
     put(_log, "log")
     put(_fourier, "fft")
+    put(_multiplied, "scatter-mul scatter_mul")
+    put(_matrix(HALF), "cholesky")
+    put(_matrix(0, 1), "qr")
+    put(_matrix(0, 1), "eigh")
+    put(_matrix(1, 0, 0), "svd")
+    put(_matrix(), "lu eig schur hessenberg geqrf householder_product custom_linear_solve")
+    put(_folded, "reduce reduce_window")
+    put(_solution, "triangular_solve")
     put(_times, "mul")
     put(_over, "div")
     put(_integer_power, "integer_pow")
@@ -202,7 +262,7 @@ def _rows() -> dict[str, Row]:
         ("cbrt", Fraction(1, 3)),
     ):
         rows[name] = _power(exponent)
-    put(_reduce_sum, "reduce_sum cumsum reduce_window_sum psum")
+    put(_reduce_sum, "reduce_sum cumsum reduce_window_sum psum reduce_scatter")
     put(_contraction, "dot_general ragged_dot_general ragged_dot conv_general_dilated")
     put(_sum_of(lambda node: node.parents), "add sub add_any concatenate max min")
     put(_sum_of(lambda node: node.parents[1:]), "select_n choice")

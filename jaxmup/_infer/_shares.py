@@ -8,7 +8,7 @@ or mixed, and not features.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from jaxmup._infer._dims import EMPTY, blocks, dot_axes, grows, moved, params_of
+from jaxmup._infer._dims import EMPTY, blocks, dot_axes, gathered, grows, moved, params_of
 from jaxmup._infer._growth import NONE, Growth, of_sizes
 from jaxmup._infer._numbers import numbers
 from jaxmup._infer._selections import Selections
@@ -319,6 +319,8 @@ def _moved_axes(node: Node, position: int, axes: frozenset[int]) -> frozenset[in
     if not axes:
         return axes
     parent = node.parents[position]
+    if node.op == "gather":  # the same element may be taken several times
+        axes = axes.difference(gathered(node)[0])
     if node.op == "reshape":  # one that is merged with an axis without a share has none
         for ours, _ in blocks(parent.shapes, node.shapes):
             if any(grows(parent, axis) and axis not in axes for axis in ours):

@@ -1,9 +1,9 @@
 """One parameter at three sizes: which of its axes grow, and what is wrong with that."""
 
 import dataclasses
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from jaxmup import _check
 from jaxmup._infer._leaf import Leaf
 from jaxmup._infer._reading import Reading
 from jaxmup._infer._rules import KINDS
@@ -146,7 +146,7 @@ def warn_of_contradictions(
     ]
     if wrong:
         # Of the caller of `infer`.
-        warnings.warn(_CONTRADICTED.format(listed(wrong)), stacklevel=4)
+        _check.warn(_CONTRADICTED.format(listed(wrong)))
 
 
 def _is_contradicted(sizes: Sizes, shown: Sequence[AxisKind | None]) -> bool:

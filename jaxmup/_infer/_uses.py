@@ -17,6 +17,7 @@ from jaxmup._infer._dims import (
     is_product,
     moved,
     params_of,
+    rearranged_by,
 )
 from jaxmup._infer._growth import NONE, of_sizes
 from jaxmup._infer._selections import is_positive
@@ -249,7 +250,9 @@ class Uses:
         elif node.op == "squeeze":
             axes = params_of(node)["dimensions"]
         elif node.op == "gather" and position == 0:
-            axes = gathered(node)[0]
+            axes = _looked_up(node)
+        elif node.op == "reduce_sum":  # with the identity: one of them
+            axes = list(self.shares.over(node.parents[0], params_of(node)["axes"]))
         return [source for axis in axes for source in view.dims[axis]]
 
     def _is_homogeneous(self, node: Node) -> bool:
@@ -358,10 +361,10 @@ class Uses:
             numbers = params_of(node)["dimension_numbers"]
             spec = numbers.rhs_spec if position == 1 else numbers.lhs_spec
             for axis in range(ndim):
-                kinds[axis] = "batch"
+                kinds[axis] = "input" if grows(weight, axis) and position == 1 else "batch"
             kinds[spec[0]], kinds[spec[1]] = "output", "input"
         elif node.op == "gather" and position == 0:
-            for axis in gathered(node)[0]:
+            for axis in _looked_up(node):
                 kinds[axis] = "batch"
         elif node.op == "dynamic_slice" and position == 0:
             for axis in range(ndim):
@@ -581,6 +584,12 @@ def _decided(by_kind: Mapping[Kind, bool]) -> Kind:
 
 def _without_outputs(marks: frozenset[Mark]) -> frozenset[Mark]:
     return frozenset(mark for mark in marks if mark.kind != "output")
+
+
+def _looked_up(node: Node) -> list[int]:
+    """The axes of a gather's operand that are looked up, but for one that is only rearranged."""
+    rearranged = rearranged_by(node)
+    return [axis for axis in gathered(node)[0] if rearranged is None or axis != rearranged[0]]
 
 
 def _outputs(node: Node) -> list[Kind]:

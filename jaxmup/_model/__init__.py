@@ -1,5 +1,6 @@
 """The user's model, made once: every tool takes a `Model`, or the function that makes one."""
 
+from jaxmup._model._arguments import call_with_size as call_with_size
 from jaxmup._model._instance import Instance as Instance
 from jaxmup._model._model import MakeModel as MakeModel
 from jaxmup._model._model import Model as Model

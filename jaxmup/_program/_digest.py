@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxmup._program._jax import Atom, ClosedJaxpr, Equation, Jaxpr, Literal, Var, closed
@@ -95,7 +96,7 @@ def _text(value: Any) -> str:
 
 
 def _constant(value: Any) -> str:
-    if jax.dtypes.issubdtype(getattr(value, "dtype", None), jax.dtypes.extended):
+    if hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         return f"key {_constant(jax.random.key_data(value))}"
     array = np.asarray(value)
     content = hashlib.sha256(array.tobytes()).hexdigest()[:16]

@@ -1,6 +1,5 @@
 """Weights from PyTorch to Flax and back."""
 
-import warnings
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -197,7 +196,7 @@ def to_torch(
 
 def _warn(made: Plan) -> None:
     for note in made.notes:
-        warnings.warn(note, stacklevel=3)
+        _check.warn(note)
 
 
 def converted(entry: Entry, checkpoint: Checkpoint, *, allow_nan: bool) -> list[np.ndarray]:

@@ -1,5 +1,7 @@
 """A command whose options may stand once each, and whose help says what its exit codes mean."""
 
+from typing import Any
+
 import typer
 from typer.core import TyperCommand
 
@@ -18,8 +20,10 @@ def given_options(ctx: typer.Context) -> set[str]:
 class Command(TyperCommand):
     """A command that refuses an option that stands twice, of which one would be ignored."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    # The types of typer's own copy of click have no public names.
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parses what follows the command's name."""
+        order: list[Any]
         _, _, order = self.make_parser(ctx).parse_args(args=list(args))
         seen = set()
         for one in order:

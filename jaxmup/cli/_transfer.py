@@ -181,11 +181,12 @@ def _require_batch_size(config: Config, task: Task) -> None:
 
     from jaxmup._model._arguments import open_parameters
 
-    asked = open_parameters(task.batches) if callable(task.batches) else {}
+    batches: Any = task.batches
+    asked = open_parameters(batches) if callable(batches) else {}
     if "batch_size" in asked or "step" not in asked:
         return
     seed = {"seed": config.seeds[0]} if "seed" in asked else {}
-    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(task.batches(**seed, step=0))]
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(batches(**seed, step=0))]
     if shapes and all(shape and shape[0] != config.batch_size for shape in shapes):
         raise ValueError(
             f"`--batch-size` must be that of the data. Got {config.batch_size}, where `--data "

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -11,6 +10,7 @@ import optax
 from jax import Array
 from jax.stages import Wrapped
 
+from jaxmup import _check
 from jaxmup._check import one_of
 from jaxmup._tree import OptState, Params, Tree, leaves_by_path
 from jaxmup.fused import _tape
@@ -210,10 +210,9 @@ def _warn_if_not_donated(step: Wrapped, params: Params, state: OptState, *args: 
     sizes: Any = step.lower(params, state, *args).compile().memory_analysis()
     lacking = _size((params, state)) - sizes.alias_size_in_bytes
     if lacking > 0:
-        warnings.warn(
+        _check.warn(
             f"Parameters and state are not donated: {lacking:,} bytes exist twice. Use "
-            "`jax.jit(step, donate_argnums=(0, 1))`.",
-            stacklevel=3,
+            "`jax.jit(step, donate_argnums=(0, 1))`."
         )
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias
@@ -303,8 +302,7 @@ def _warn_if_eager(params: Params, state: OptState) -> None:
     if any(not isinstance(x, Array) or is_traced(x) for x in leaves):
         return
     size = sum(x.size * x.dtype.itemsize for x in leaves)
-    warnings.warn(
+    _check.warn(
         f"Parameters and state were not donated: they exist twice, {size:,} bytes more. Compile "
-        "the step: `jax.jit(step, donate_argnums=(0, 1))`.",
-        stacklevel=3,
+        "the step: `jax.jit(step, donate_argnums=(0, 1))`."
     )

@@ -48,7 +48,9 @@ def measure(
       directory: Directory of `trials.jsonl`, which records each trial at once. A measurement that
         was killed loses those in flight, one on each device or, where runs are so small that they
         are vectorized, a batch of them; called again with the same arguments it goes on, and ends
-        with the same bits. `None` to record nothing.
+        with the same bits. Its first line says what is measured: the configuration, digests of the
+        programs of model, loss, optimizer and initial values, of the first batch and of the
+        evaluation, versions and devices. `None` to record nothing.
 
     Raises:
       ModuleNotFoundError: if the digits are asked for and scikit-learn is not installed.

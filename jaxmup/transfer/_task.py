@@ -162,8 +162,8 @@ def require_arrays(batch: Batch, what: str) -> None:
         raise ValueError(f"Data must be trees of arrays. The {what} holds none: {batch!r}.")
     for path, leaf in leaves:
         at = f" at {jax.tree_util.keystr(path)}" if path else ""
-        if jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.extended):
-            continue  # random keys
+        if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            continue
         try:
             leaf = np.asarray(leaf)
         except ValueError as error:  # a list of lists of different lengths
