@@ -9,7 +9,7 @@ from jaxmup._check import is_number
 from jaxmup._infer._leaf import Leaf
 from jaxmup._inputs import take_arrays
 from jaxmup._model import Instance, call_with_size
-from jaxmup._program import ClosedJaxpr
+from jaxmup._program import ClosedJaxpr, one_order_of_products
 from jaxmup._tree import PathName, Size
 
 
@@ -20,12 +20,14 @@ class Programs(NamedTuple):
       programs: At base, delta and target.
       names: Names of the parameters, which are the first inputs, in their order.
       knows_target: True if the last program grows as the target does.
+      numbers: Numbers among the inputs that the model is made with, at base, delta and target.
       scales: Size of the coordinates of each argument at each size, if they are not all of order 0.
     """
 
     programs: Sequence[ClosedJaxpr]
     names: Sequence[PathName]
     knows_target: bool
+    numbers: Mapping[int, tuple[Any, ...]]
     scales: Sequence[tuple[float, ...]] = ()
 
 
@@ -59,13 +61,25 @@ def programs_of(
         alike = None if like is None else with_depth(like)
         if alike is not None and list(alike.parameters) != names:
             alike = None
-    programs = [small.program(), other.program()]
-    programs.append(programs[1] if alike is None else alike.program())
+    every = [instance for instance in (alike, small, other) if instance is not None]
+    # The target's order of products comes first: what JAX keeps of its programs, training uses too.
+    with one_order_of_products():
+        *last, at_base, at_delta = (instance.program() for instance in every)
+    programs = [at_base, at_delta, *(last or [at_delta])]
     scales = []
     if input_scale is not None:
         instances = (small, other, other if alike is None else alike)
         scales = list(zip(*(_scales_of(one, input_scale) for one in instances), strict=True))
-    return Programs(programs, names, alike is not None, scales)
+    numbers = _numbers(small, other, alike or other)
+    return Programs(programs, names, alike is not None, numbers, scales)
+
+
+def _numbers(*instances: Instance) -> dict[int, tuple[Any, ...]]:
+    """Numbers that a model is made with, at each size, by their position among its inputs."""
+    number = len(instances[0].parameters)
+    found = [instance.numbers() for instance in instances]
+    common = set(found[0]).intersection(*found[1:])
+    return {number + i: tuple(values[i] for values in found) for i in common}
 
 
 def _scales_of(instance: Instance, input_scale: Callable[..., Any]) -> list[float]:

@@ -54,6 +54,9 @@ class Reader:
     ):
         self.flat: Flat = _one_by_one(flatten(*programs.programs))
         _require_same_lengths(self.flat)
+        for position, values in programs.numbers.items():
+            node = self.flat.inputs[position]
+            node.op, node.value = "constant", values
         self.names = programs.names
         self.scales = programs.scales
         self.inputs = dict(zip(self.names, self.flat.inputs, strict=False))

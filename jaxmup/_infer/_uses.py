@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 from jaxmup._infer._dims import (
@@ -22,7 +22,7 @@ from jaxmup._infer._dims import (
 )
 from jaxmup._infer._growth import of_sizes
 from jaxmup._infer._selections import is_positive
-from jaxmup._infer._shares import Shares
+from jaxmup._infer._shares import Covered, Shares
 from jaxmup._program import Flat, Node
 from jaxmup._spec import AxisKind
 
@@ -53,6 +53,29 @@ TINY = 1e-3
 """What is smaller than this in a sum only keeps it from zero."""
 
 
+class Between(NamedTuple):
+    """What a product of two parameters sums over: one puts it out, and the other sums over it.
+
+    Args:
+      free: The axes of parameters that each operand keeps.
+      summed: Those that it is summed over.
+    """
+
+    free: tuple[frozenset[Source], frozenset[Source]]
+    summed: tuple[frozenset[Source], frozenset[Source]]
+
+    def kinds(self, inputs: Collection[Source]) -> dict[Source, AxisKind]:
+        """What the axes do that are summed over.
+
+        Args:
+          inputs: Axes that an activation is summed over with: the operand that has them is first.
+        """
+        first = not self.free[1].isdisjoint(inputs) and self.free[0].isdisjoint(inputs)
+        # Of two that are one parameter's, the axis is an input.
+        outputs: dict[Source, AxisKind] = dict.fromkeys(self.summed[first], "output")
+        return {**outputs, **dict.fromkeys(self.summed[not first], "input")}
+
+
 @dataclasses.dataclass(frozen=True)
 class View:
     """A value that is made of parameters alone.
@@ -62,12 +85,14 @@ class View:
       parameters: The parameters.
       linear: True if it is homogeneous in them.
       known: What axes that it no longer has did, on the way to it.
+      between: The products on the way to it, an inner one before an outer one.
     """
 
     dims: Dims
     parameters: frozenset[str]
     linear: bool = True
     known: frozenset[tuple[Source, AxisKind]] = frozenset()
+    between: tuple[Between, ...] = ()
 
 
 class Use(NamedTuple):
@@ -215,6 +240,7 @@ class Uses:
             frozenset().union(*(view.parameters for view in views)),
             all(view.linear for view in views) and self._is_homogeneous(node),
             frozenset(known),
+            tuple(dict.fromkeys(product for view in views for product in view.between)),
         )
 
     def _left(self, node: Node, position: int, view: View) -> Iterable[Source]:
@@ -266,15 +292,13 @@ class Uses:
             return
         views = self.views[left], self.views[right]
         # x @ (A @ B): the axis between them is what A puts out and B sums over.
-        between: set[tuple[Source, AxisKind]] = set()
-        chooser = None if covered is None else covered.position
-        for position, axes in enumerate(() if is_square else (left_in, right_in)):
-            mixed = covered.axes[position] if covered is not None else ()
-            for axis in axes:
-                kind: AxisKind = "input" if position else "output"
-                if axis in mixed:  # matrices by weights that sum to 1
-                    kind = "output" if position == chooser else "batch"
-                between |= {(source, kind) for source in views[position].dims[axis]}
+        apart = ((), ()) if covered is None else covered.axes
+        kept, summed = zip(
+            _parted(views[0].dims, left_in, apart[0]),
+            _parted(views[1].dims, right_in, apart[1]),
+            strict=True,
+        )
+        own = () if is_square else (Between(kept, summed),)
         dims = [
             a | b
             for a, b in zip(
@@ -285,7 +309,8 @@ class Uses:
             tuple(dims),
             views[0].parameters | views[1].parameters,
             views[0].linear and views[1].linear,
-            views[0].known | views[1].known | between,
+            views[0].known | views[1].known | _mixed(views, covered),
+            tuple(dict.fromkeys((*views[0].between, *views[1].between, *own))),
         )
 
     # ---- parameters and activations
@@ -371,6 +396,12 @@ class Uses:
             for name, source in sources:
                 by_kind = found[name].setdefault(source, {})
                 by_kind[kind] = by_kind.get(kind, False) or grows(weight, axis)
+        for product in reversed(view.between):
+            inputs = {
+                (n, a) for n, axes in found.items() for a, kinds in axes.items() if "input" in kinds
+            }
+            for (name, source), kind in product.kinds(inputs).items():
+                found[name].setdefault(source, {}).setdefault(kind, True)
         for (name, source), kind in view.known:
             if kind != "batch" or source not in found[name]:
                 found[name].setdefault(source, {}).setdefault(kind, True)
@@ -518,6 +549,31 @@ class Uses:
         ]
         if marks(contracted[position]) & marks(kept):
             self.made_matrices[node] = None
+
+
+def _parted(
+    dims: Dims, summed: Collection[int], apart: Collection[int]
+) -> tuple[frozenset[Source], frozenset[Source]]:
+    """What the axes that are not summed over are made of, and what the others are, but for some."""
+    parts: tuple[set[Source], set[Source]] = set(), set()
+    for axis, sources in enumerate(dims):
+        if axis not in apart:
+            parts[axis in summed].update(sources)
+    return frozenset(parts[0]), frozenset(parts[1])
+
+
+def _mixed(views: Sequence[View], covered: Covered | None) -> frozenset[tuple[Source, AxisKind]]:
+    """What the axes do along which matrices are mixed by weights that sum to 1."""
+    if covered is None:
+        return frozenset()
+    kinds: tuple[AxisKind, ...] = ("output", "batch")
+    found = (
+        (source, kinds[position != covered.position])
+        for position, view in enumerate(views)
+        for axis in covered.axes[position]
+        for source in view.dims[axis]
+    )
+    return frozenset(found)
 
 
 def _decided(by_kind: Mapping[Kind, bool]) -> Kind:

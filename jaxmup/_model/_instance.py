@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import flax.errors
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -16,7 +18,13 @@ from jaxmup._inputs import Call, take_arrays
 from jaxmup._model._arguments import KEYS, asked_for, open_parameters
 from jaxmup._model._parts import Apply, Framework, Kind, Parts
 from jaxmup._model._users import call_users
-from jaxmup._program import ClosedJaxpr, without_dead_code
+from jaxmup._program import (
+    ClosedJaxpr,
+    as_function,
+    dependencies,
+    part,
+    without_dead_code,
+)
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import (
     Params,
@@ -240,6 +248,26 @@ class Instance:
             )
         every_output = [True] * len(traced.jaxpr.outvars)
         return without_dead_code(traced, every_output, keep_inputs=True)[0]
+
+    def numbers(self) -> dict[int, np.ndarray]:
+        """Single numbers among the rest that the factory sets at a size, whatever its key.
+
+        Returns:
+          Each by its position among the leaves of the rest.
+        """
+        leaves = enumerate(jax.tree.leaves(self.parts.rest))
+        single = [
+            i for i, leaf in leaves if leaf.size == 1 and jnp.issubdtype(leaf.dtype, np.inexact)
+        ]
+        if not single:
+            return {}
+        key = jax.random.key(0)
+        program = jax.make_jaxpr(lambda key: jax.tree.leaves(self.draw(key).rest))(key)
+        random = dependencies(program, ["key"])
+        known = [i for i in single if not random[i]]
+        with jax.ensure_compile_time_eval():
+            values = as_function(part(program, known)[0])()
+        return dict(zip(known, map(np.asarray, values), strict=True))
 
     def with_axes(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function`, a pure one of arrays, run inside of the axes that the model reduces over."""

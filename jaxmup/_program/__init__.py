@@ -2,6 +2,7 @@
 
 - `_jax` is the only file that touches what is private in JAX or differs between its versions.
 - `_calls`, `_loops` say which equations run other programs, and open them.
+- `_einsum` keeps products of many arrays in one order, whatever their sizes.
 - `_evaluate` runs a program with a hook for each equation, or interprets it over anything else.
 - `_insert` runs a program with factors on values of it, which may be inside of calls and loops.
 - `_flow` follows values and cuts programs; `_flatten` makes one list of programs of several sizes.
@@ -16,6 +17,7 @@ from jaxmup._program._calls import is_checkpoint as is_checkpoint
 from jaxmup._program._calls import is_plain_call as is_plain_call
 from jaxmup._program._digest import digest as digest
 from jaxmup._program._digest import digest_of_arrays as digest_of_arrays
+from jaxmup._program._einsum import one_order_of_products as one_order_of_products
 from jaxmup._program._evaluate import evaluate as evaluate
 from jaxmup._program._evaluate import inlined as inlined
 from jaxmup._program._evaluate import interpret as interpret
