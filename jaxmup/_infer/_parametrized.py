@@ -78,13 +78,18 @@ def inferred(
     delta: Size,
     target: Size,
     rules: Rules | None = None,
+    gains: bool = True,
 ) -> Parametrized:
     """Any other model: its specs by `infer`, its initial values by `rescale`.
+
+    Without `gains` no parameter carries a factor that the forward pass lacks.
 
     Raises:
       TypeError, ValueError: as `infer`; as `rescale`, once it is drawn.
     """
     specs = infer(model, base=base, delta=delta, target=target, rules=rules)
+    if not gains:
+        specs = jax.tree.map(lambda spec: dataclasses.replace(spec, forward_gain=1.0), specs)
     instance = model.at(target)
 
     def draw(key: Any) -> Parts:

@@ -1,0 +1,57 @@
+"""The growth of every value of a program, as muP predicts it."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from jaxmup._infer._gains import at
+from jaxmup._infer._leaf import Kinds
+from jaxmup._infer._read import Programs, Reader
+from jaxmup._model import Instance
+from jaxmup._program import Node
+from jaxmup._tree import PathName
+
+
+class Predicted(NamedTuple):
+    """A value and how muP has it grow.
+
+    Args:
+      node: The value, in the programs of all sizes.
+      logs: Natural logarithm of its size over that at the first size, one for each size; `None`
+        for what follows from no input, or is exactly zero.
+    """
+
+    node: Node
+    logs: tuple[float, ...] | None
+
+
+def predicted(
+    instances: Sequence[Instance], kinds: Mapping[PathName, Kinds]
+) -> list[Predicted]:
+    """The growth of every value of a model's program once each missing factor is carried.
+
+    Sums are taken as aligned, which is the most that training can do.
+
+    Args:
+      instances: The model of each size, of one structure; at least two.
+      kinds: Kinds of the axes of the parameters.
+
+    Returns:
+      One for each node of `flatten`, in its order.
+
+    Raises:
+      ValueError: as `infer`: if the programs differ in structure, an operation is unknown, or
+        nobody can carry a factor.
+    """
+    programs = [instance.program() for instance in instances]
+    reader = Reader(Programs(programs, list(instances[0].parameters), True), kinds, (), True)
+    sizes = range(len(programs) - 1)
+    found = []
+    for node in reader.flat.nodes:
+        pair = reader.orders[node]
+        growth = None if pair is None else at(pair.typical, reader.solution.gains)
+        if growth is None or reader.uses.nature[node] == "constant":
+            found.append(Predicted(node, None))
+            continue
+        logs = (0.0, *(growth.log(size) for size in sizes))
+        found.append(Predicted(node, logs))
+    return found
