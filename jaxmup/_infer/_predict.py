@@ -1,6 +1,6 @@
 """The growth of every value of a program, as muP predicts it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from jaxmup._infer._gains import at
@@ -25,15 +25,16 @@ class Predicted(NamedTuple):
 
 
 def predicted(
-    instances: Sequence[Instance], kinds: Mapping[PathName, Kinds]
+    instances: Sequence[Instance], kinds: Mapping[PathName, Kinds], trained: Collection[PathName]
 ) -> list[Predicted]:
     """The growth of every value of a model's program once each missing factor is carried.
 
     Sums are taken as aligned, which is the most that training can do.
 
     Args:
-      instances: The model of each size, of one structure; at least two.
-      kinds: Kinds of the axes of the parameters.
+      instances: The whole model of each size, what is frozen too; of one structure, at least two.
+      kinds: Kinds of the axes of parameters, where they are known.
+      trained: Names of the parameters that train, which alone can carry a gain.
 
     Returns:
       One for each node of `flatten`, in its order.
@@ -43,7 +44,8 @@ def predicted(
         nobody can carry a factor.
     """
     programs = [instance.program() for instance in instances]
-    reader = Reader(Programs(programs, list(instances[0].parameters), True), kinds, (), True)
+    names = list(instances[0].parameters)
+    reader = Reader(Programs(programs, names, True), kinds, {*names} - {*trained}, True)
     sizes = range(len(programs) - 1)
     found = []
     for node in reader.flat.nodes:

@@ -201,7 +201,8 @@ def line_check(
             "parametrization of their own, and multipliers. Use `coord_check`."
         )
     kinds = {name: tuple(a.kind for a in spec.axes) for name, spec in models[0].spec_of.items()}
-    values = predicted([one.instance for one in models], kinds)
+    whole = dataclasses.replace(model, wrt=None)  # what is frozen is no input of the model
+    values = predicted([whole.at(size) for size in sizes], kinds, kinds.keys())
     measured = [
         Run(loss_fn or default_loss, transform_of(make_tx, one), steps, batches).of(one, seeds)
         for one in models

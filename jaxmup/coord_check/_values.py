@@ -10,7 +10,6 @@ import optax
 from jax import Array
 
 from jaxmup._infer._parametrized import Parametrized
-from jaxmup._inputs import take_arrays
 from jaxmup._model import Parts
 from jaxmup._program import (
     ClosedJaxpr,
@@ -69,8 +68,10 @@ class Run(NamedTuple):
 
         def measured(params: Any, rest: Any) -> Array:
             found = mean_squares(program, jax.tree.leaves((params, rest, probe[0])), places)
-            return jnp.full(number, jnp.nan).at[jnp.array(list(found), int)].set(
-                jnp.stack([jnp.mean(value) for value in found.values()])
+            return (
+                jnp.full(number, jnp.nan)
+                .at[jnp.array(list(found), int)]
+                .set(jnp.stack([jnp.mean(value) for value in found.values()]))
             )
 
         def objective(params: Any, rest: Any, batch: Any) -> tuple[Array, Any]:
@@ -86,10 +87,13 @@ class Run(NamedTuple):
             return (optax.apply_updates(params, updates), rest, state), before
 
         params, rest = model.draw(key)
-        every = None if batches.repeated else batches.arrays
+        every = None
+        if not batches.repeated:
+            every = jax.tree.map(lambda x: jnp.concatenate([x, x[-1:]]), batches.arrays)
+        # What the last step makes is measured as one step more begins, whose update is for nothing:
+        # the program is compiled once.
         start = (params, rest, self.tx.init(params))
-        (params, rest, _), squares = jax.lax.scan(step, start, every, length=self.steps)
-        return jnp.concatenate([squares, measured(params, rest)[None]])
+        return jax.lax.scan(step, start, every, length=self.steps + 1)[1]
 
 
 def places_of(program: ClosedJaxpr) -> dict[Place, int]:

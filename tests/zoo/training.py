@@ -1,9 +1,9 @@
 """What a case of the zoo needs to be trained: initial values, a batch and a loss."""
 
 import functools
+import inspect
 import math
 import zlib
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,25 +11,39 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmup import Model
+from jaxmup.coord_check import LineCheck, line_check
+from jaxmup.optim import adam
 from zoo.case import Case
 
 EXAMPLES = 8
 """Examples of a batch, where the case has two."""
+FACTORS = (2, 8)
+"""Sizes over those of the base model that are compared: four times the width."""
+RATE, STEPS = 2**-6, 6
+"""Learning rate at the smaller size, and steps, of Adam."""
+PLAIN = frozenset(f"zoo.{name}" for name in ("small", "clip", "lora", "mamba2", "moe", "s5"))
+"""Where models are functions of trees, whose initial values say nothing."""
 INTEGERS = 4
 """Integers are below this: tokens, labels, experts and nodes of the smallest graph."""
 
 
 def model_of(case: Case) -> Model:
-    """The model of a case, whose parameters are drawn."""
+    """The model of a case, its parameters drawn at sizes that suit their uses."""
     make_model = case.make_model
-    if getattr(make_model, "__module__", "") == "zoo.small":
+    module = getattr(getattr(make_model, "func", make_model), "__module__", "")
+    if module in PLAIN:
         make_model = functools.partial(_drawn, make_model)
     return Model(make_model, inputs=batch_of(case)[0], apply=case.apply, wrt=case.wrt)
 
 
-def sizes_of(case: Case, factors: tuple[int, ...] = (1, 4)) -> list[dict[str, int]]:
-    """The sizes of the base model times each factor, in all that grows."""
+def sizes_of(case: Case, factors: tuple[int, ...]) -> list[dict[str, int]]:
+    """The sizes of the base model times each factor, in all that grows.
+
+    Of heads and their size, which are factors of one axis, only the size grows.
+    """
     grows = {name for name, size in case.base.items() if case.sizes["delta"][name] != size}
+    grows -= {"heads"} & grows if "head_size" in grows else set()
+    grows -= {"h"} & grows if "d" in grows else set()
     return [{k: n * (f if k in grows else 1) for k, n in case.base.items()} for f in factors]
 
 
@@ -66,18 +80,39 @@ def loss_fn(outputs: Any, _: Any) -> jax.Array:
     return sum(losses, start=jnp.zeros(()))
 
 
-def _drawn(make_model: Any, key: jax.Array, **sizes: int) -> Mapping[str, jax.Array]:
-    """Parameters of the shapes that a table's factory makes, at a size that suits their use."""
-    return {
-        name: _values(name, x, jax.random.fold_in(key, zlib.crc32(name.encode())))
-        for name, x in make_model(**sizes).items()
-    }
+def _drawn(make_model: Any, key: jax.Array, **sizes: int) -> Any:
+    """Parameters of the shapes that a factory of a plain model makes."""
+    keys = {"key": key} if "key" in inspect.signature(make_model).parameters else {}
+    shapes = jax.eval_shape(functools.partial(make_model, **keys, **sizes))
+    with_paths, tree = jax.tree.flatten_with_path(shapes)
+    values = [
+        _values(path[-1].key, x, jax.random.fold_in(key, zlib.crc32(str(path).encode())))
+        for path, x in with_paths
+    ]
+    return jax.tree.unflatten(tree, values)
 
 
-def _values(name: str, x: jax.Array, key: jax.Array) -> jax.Array:
+def _values(name: str, x: Any, key: jax.Array) -> jax.Array:
     noise = jax.random.normal(key, x.shape, x.dtype)
+    if name == "head":  # so that logits do not fall with the width before they have learned
+        return jnp.zeros(x.shape, x.dtype)
+    if name == "eigenvalues":  # of states that decay
+        return noise / 10 - 1
     if x.ndim < 2:
         return 1 + noise / 10
     if name.startswith("embed"):
         return noise
     return noise / math.sqrt(max(x.shape[-2], x.shape[0] if x.ndim > 2 else 1))
+
+
+def line_check_of(case: Case, *, wider: int = 1, **options: Any) -> LineCheck:
+    """The growth of every value of a case's program, trained with Adam, at sizes times `wider`."""
+    return line_check(
+        model_of(case),
+        sizes_of(case, tuple(wider * factor for factor in FACTORS)),
+        batch_of(case),
+        lambda scalings: adam(RATE / wider, scalings),
+        loss_fn=loss_fn,
+        steps=STEPS,
+        **options,
+    )
