@@ -1,9 +1,7 @@
 """The growth of every value of a model's program, by the line of the source that makes it."""
 
 import dataclasses
-import json
-import math
-import os
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +9,6 @@ import numpy as np
 import optax
 
 from jaxmup import _check
-from jaxmup._files import write_atomically
 from jaxmup._infer._predict import Predicted, predicted
 from jaxmup._infer._rules import Rules
 from jaxmup._model import MakeModel, Model, as_model
@@ -107,22 +104,6 @@ class LineCheck:
             for row in rows
         )
 
-    def to_lines(self) -> list[dict[str, Any]]:
-        """The check as plain dicts: first what was run, then every value."""
-        run = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        first = {"format": "jaxmup.line_check", "version": 1, **run}
-        del first["values"]
-        return [first, *map(dataclasses.asdict, self.values)]
-
-    def write(self, path: str | os.PathLike[str]) -> None:
-        """Writes `to_lines` to `path`, one JSON object a line, all or nothing.
-
-        Raises:
-          OSError: if it cannot be written; what was at `path` is then as it was.
-        """
-        lines = [json.dumps(_finite(line), allow_nan=False) for line in self.to_lines()]
-        write_atomically(path, ("\n".join(lines) + "\n").encode())
-
 
 def line_check(
     make_model: MakeModel | Model,
@@ -150,7 +131,7 @@ def line_check(
     Args:
       make_model: Function of a size that makes a model, or a `jaxmup.Model`, as for `infer`; of
         layers that know of no parametrization.
-      sizes: Sizes of the models, numbers or mappings, at least two; the smallest is the base model.
+      sizes: Sizes of the models, numbers or mappings, at least two, from the base model's upwards.
       data: One batch `(inputs, targets)` for every step, or an iterable of one batch a step, of
         which values are measured on the first.
       make_tx: Function of the scalings of a model that returns an optax transform, such as
@@ -166,7 +147,7 @@ def line_check(
 
     Raises:
       TypeError: if `make_model` returns no model, or an argument is of another type.
-      ValueError: if there are fewer than two sizes, layers have a parametrization of their own, the
+      ValueError: if sizes do not grow, layers have a parametrization of their own, the
         data are refused as by `coord_check`, or `infer` refuses the model.
 
     Example:
@@ -247,17 +228,26 @@ def _exponent(widths: np.ndarray, values: np.ndarray) -> float | None:
 
 
 def _widths(sizes: Sequence[Size]) -> tuple[float, ...]:
-    """The growth of what grows most, at each size over the first."""
-    if len(sizes) < 2:
-        raise ValueError(f"`sizes` must be at least two: one has no slope. Got {sizes!r}.")
+    """The growth of what grows most, at each size over the first.
 
-    def numbers(size: Size) -> list[float]:
-        return list(size.values()) if isinstance(size, Mapping) else [size]
-
-    first = numbers(sizes[0])
-    return tuple(
-        max(float(n) / m for n, m in zip(numbers(size), first, strict=True)) for size in sizes
-    )
+    Raises:
+      ValueError: unless there are at least two, each larger than the one before.
+    """
+    named = [size if isinstance(size, Mapping) else {"": size} for size in sizes]
+    pairs = list(itertools.pairwise(named))
+    grows = [
+        one.keys() == other.keys()
+        and one != other
+        and all(number <= other[name] for name, number in one.items())
+        for one, other in pairs
+    ]
+    if not grows or not all(grows):
+        raise ValueError(
+            "`sizes` must be at least two of the same names, each larger than the one before: the "
+            f"first is the base model's. Got {sizes!r}."
+        )
+    first = named[0]
+    return tuple(max(float(size[name]) / first[name] for name in first) for size in named)
 
 
 def _row(one: LineGrowth) -> tuple[str, ...]:
@@ -266,12 +256,3 @@ def _row(one: LineGrowth) -> tuple[str, ...]:
 
     exponents = (one.predicted, one.start, one.end, one.excess)
     return (one.line, one.op, str(one.shapes[0]), *map(number, exponents))
-
-
-def _finite(value: Any) -> Any:
-    """JSON types, with `None` for numbers that are not finite."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
