@@ -54,6 +54,8 @@ def batch_of(case: Case) -> tuple[Any, Any]:
     def drawn(x: Any) -> Any:
         if not hasattr(x, "shape") or jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             return x
+        if not x.shape:  # a seed
+            return jnp.zeros((), jnp.uint32)
         shape = (EXAMPLES if x.shape[:1] == (2,) else n for n in x.shape[:1])
         shape = (*shape, *x.shape[1:])
         if jnp.issubdtype(x.dtype, np.integer):
