@@ -156,6 +156,13 @@ def test_zero_at_the_start_has_no_exponent(carried):
     assert all(value > 0 for value in logits[0].end_rms)
 
 
+def test_the_end_is_behind_the_last_step():
+    check = check_of(steps=1, seeds=1)
+    logits = [one for one in by_marker(check, "logits") if one.op == "dot_general"][0]
+    assert (logits.start, logits.start_rms) == (None, (0, 0))
+    assert all(value > 0 for value in logits.end_rms)
+
+
 def test_a_factor_that_nobody_carries_shows_at_its_line():
     check = check_of(gains=False)
     (root,) = [one for one in by_marker(check, "root") if one.op == "mul"]
