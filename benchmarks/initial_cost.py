@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from _record import RESULTS, write_record
 from flax import nnx
 
@@ -47,6 +48,17 @@ def unet(width: int, rngs: nnx.Rngs) -> nnx.Module:
     return nnx.Sequential(*(_conv(a, b, rngs) for a, b in down + up))
 
 
+def with_skips(model: nnx.Sequential, x: jax.Array) -> jax.Array:
+    """The outputs of a U-Net."""
+    skips = []
+    for layer in model.layers[:3]:
+        x = layer(x)
+        skips.append(x)
+    for layer in model.layers[3:]:
+        x = layer(jnp.concatenate([x, skips.pop()], -1))
+    return x
+
+
 def unrolled(width: int, rngs: nnx.Rngs) -> nnx.Module:
     """Eight blocks of attention."""
     return nnx.Sequential(*(_block(width, rngs) for _ in range(8)))
@@ -56,6 +68,12 @@ def scanned(width: int, rngs: nnx.Rngs) -> nnx.Module:
     """Eight blocks of attention, stacked."""
     blocks = nnx.vmap(lambda rngs: _block(width, rngs))
     return nnx.split_rngs(splits=8)(blocks)(rngs)
+
+
+def one_by_one(blocks: nnx.Sequential, x: jax.Array) -> jax.Array:
+    """The outputs of stacked blocks."""
+    step = nnx.scan(lambda x, block: block(x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+    return step(x, blocks)
 
 
 def _conv(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Module:
@@ -69,20 +87,25 @@ def _block(width: int, rngs: nnx.Rngs) -> nnx.Module:
     return nnx.Sequential(nnx.LayerNorm(width, rngs=rngs), attention, up, down)
 
 
+def _features(width: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, 8, width), "float32")
+
+
+IMAGES = jax.ShapeDtypeStruct((1, 8, 8, 3), "float32")
 MODELS = {
-    "MLP": mlp,
-    "ResNet": resnet,
-    "U-Net": unet,
-    "GPT unrolled": unrolled,
-    "GPT scanned": scanned,
+    "MLP": jaxmup.Model(mlp, inputs=_features(16)),
+    "ResNet": jaxmup.Model(resnet, inputs=IMAGES),
+    "U-Net": jaxmup.Model(unet, inputs=IMAGES, apply=with_skips),
+    "GPT unrolled": jaxmup.Model(unrolled, inputs=_features),
+    "GPT scanned": jaxmup.Model(scanned, inputs=_features, apply=one_by_one),
 }
 
 
 def measured(name: str, way: str) -> dict[str, float]:
     """CPU seconds of a first and a second key, and the peak of memory in MiB."""
-    make = MODELS[name]
-    sizes = {"base": BASE, "target": TARGET}
-    specs = jaxmup.infer(make, delta=2 * BASE, **sizes)
+    model, sizes = MODELS[name], {"base": BASE, "target": TARGET}
+    make = model.make_model
+    specs = jaxmup.infer(model, delta=2 * BASE, **sizes)
     jitted = jax.jit(lambda key: nnx.state(make(TARGET, nnx.Rngs(key))))
     draw: dict[str, Callable[[Any], Any]] = {
         "constructor": lambda key: nnx.state(make(TARGET, nnx.Rngs(key))),

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax
 import optax
 from _record import RESULTS
-from _step import BASE_WIDTH, PlainMLP, report_widths, trainer
+from _step import BASE_WIDTH, INPUTS, PlainMLP, report_widths, trainer
 from flax import nnx
 
 import jaxmup
@@ -25,7 +25,8 @@ def sides(width: int) -> dict[str, Callable[[int], None]]:
     """The two trainers by name."""
     rule = jaxmup.parametrization("mup", "adam", gauge="table3")
     sizes = {"base": BASE_WIDTH, "target": width}
-    specs = jaxmup.infer(PlainMLP, delta=2 * BASE_WIDTH, **sizes)
+    inputs = jax.ShapeDtypeStruct((1, INPUTS), "float32")
+    specs = jaxmup.infer(PlainMLP, delta=2 * BASE_WIDTH, **sizes, inputs=inputs)
     model = jaxmup.rescale(PlainMLP, specs, rule, key=jax.random.key(0), **sizes)
     tx = jaxmup.optim.adamw(1e-3, jaxmup.resolve(specs, rule))
     return {

@@ -33,9 +33,9 @@ Arm = tuple[Callable[[Any], Any], optax.GradientTransformation]
 
 def mup(model: Plain, width: int, base: int, rate: float) -> Arm:
     """What makes the model under muP, and its optimizer."""
-    sizes = {"base": base, "target": width, "inputs": model.inputs}
-    specs = jaxmup.infer(model.make_model, delta=2 * base, rules=model.rules, **sizes)
-    make = partial(jaxmup.rescale, model.make_model, specs, RULE, **sizes)
+    sizes = {"base": base, "target": width}
+    specs = jaxmup.infer(model.model, delta=2 * base, **sizes)
+    make = partial(jaxmup.rescale, model.model, specs, RULE, **sizes)
     return lambda key: make(key=key), jaxmup.optim.adamw(rate, jaxmup.resolve(specs, RULE))
 
 

@@ -2,27 +2,23 @@
 
 Tune hyper-parameters on a small network and use them, unchanged, on a large one.
 
-`import jaxmup` loads neither Flax nor optax; the submodules load on first use: `jaxmup.nnx` and
-`jaxmup.linen` (layers), `jaxmup.optim` (optax transforms), `jaxmup.functional`, `jaxmup.models`,
-`jaxmup.data`, `jaxmup.gauge`, `jaxmup.manifest`, `jaxmup.coord_check`, `jaxmup.transfer`,
-`jaxmup.budget` (batch size and length of training), `jaxmup.bridge` (PyTorch), `jaxmup.fused`
-(backward pass fused with the update), `jaxmup.empirical` (measured scales), `jaxmup.plots` and
-`jaxmup.report` (figures and pages), and `jaxmup.parity` (a self-check against PyTorch); so do
-`jaxmup.Model`, `jaxmup.infer` and `jaxmup.rescale` (unmodified models).
+`import jaxmup` loads neither JAX nor Flax nor optax; the submodules load on first use: `jaxmup.nnx`
+and `jaxmup.linen` (layers), `jaxmup.optim` (optax transforms), `jaxmup.functional`,
+`jaxmup.models`, `jaxmup.data`, `jaxmup.gauge`, `jaxmup.manifest`, `jaxmup.coord_check`,
+`jaxmup.transfer`, `jaxmup.budget` (batch size and length of training), `jaxmup.bridge` (PyTorch),
+`jaxmup.fused` (backward pass fused with the update), `jaxmup.empirical` (measured scales),
+`jaxmup.plots` and `jaxmup.report` (figures and pages), and `jaxmup.parity` (a self-check against
+PyTorch); so do `jaxmup.Model`, `jaxmup.infer` and `jaxmup.rescale` (unmodified models),
+`jaxmup.explain`, `jaxmup.lint` and `jaxmup.resolve`.
 """
 
 import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
-from jaxmup._explain import Explanation as Explanation
-from jaxmup._explain import ParameterRow as ParameterRow
-from jaxmup._explain import explain as explain
 from jaxmup._families import OPTIMIZERS as OPTIMIZERS
 from jaxmup._families import Family as Family
 from jaxmup._families import shampoo as shampoo
-from jaxmup._lint import Finding as Finding
-from jaxmup._lint import lint as lint
 from jaxmup._parametrization import ABCD as ABCD
 from jaxmup._parametrization import Parametrization as Parametrization
 from jaxmup._parametrization import parametrization as parametrization
@@ -30,7 +26,6 @@ from jaxmup._power import Power as Power
 from jaxmup._scaling import Scaling as Scaling
 from jaxmup._spec import Axis as Axis
 from jaxmup._spec import ParamSpec as ParamSpec
-from jaxmup._tree import resolve as resolve
 
 if TYPE_CHECKING:
     from jaxmup import bridge as bridge
@@ -50,9 +45,15 @@ if TYPE_CHECKING:
     from jaxmup import plots as plots
     from jaxmup import report as report
     from jaxmup import transfer as transfer
+    from jaxmup._explain import Explanation as Explanation
+    from jaxmup._explain import ParameterRow as ParameterRow
+    from jaxmup._explain import explain as explain
     from jaxmup._infer import infer as infer
     from jaxmup._infer import rescale as rescale
+    from jaxmup._lint import Finding as Finding
+    from jaxmup._lint import lint as lint
     from jaxmup._model import Model as Model
+    from jaxmup._tree import resolve as resolve
 
 __version__ = importlib.metadata.version("jaxmup")
 
@@ -75,7 +76,18 @@ _SUBMODULES = (
     "report",
     "transfer",
 )
-_LATER = {"Model": "_model", "infer": "_infer", "rescale": "_infer"}  # by the room of each
+# What needs JAX, by the room of each: a command that is interrupted while JAX is imported says so.
+_LATER = {
+    "Explanation": "_explain",
+    "Finding": "_lint",
+    "Model": "_model",
+    "ParameterRow": "_explain",
+    "explain": "_explain",
+    "infer": "_infer",
+    "lint": "_lint",
+    "rescale": "_infer",
+    "resolve": "_tree",
+}
 
 
 def __getattr__(name: str) -> Any:

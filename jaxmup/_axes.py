@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from jaxmup import _check
 from jaxmup._spec import Axis, AxisKind
 
 Axes = tuple[Axis, ...]
@@ -103,6 +104,7 @@ def conv_axes(
 
 
 def _group_size(features: int, groups: int) -> int:
+    _check.size("base", features, remedy="`None` is for an axis that does not grow.")
     if features % groups:
         raise ValueError(
             "Groups must divide the channels of the inputs, also in the base model. Got "

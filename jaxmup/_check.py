@@ -9,6 +9,7 @@ The room stands leftmost and is the standard library's alone: it tells arrays by
 import math
 import operator
 import sys
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeGuard
 
@@ -148,6 +149,121 @@ def size(
         raise ValueError(_message(name, what, value, remedy))
 
 
+def flag(name: str, value: object, *, remedy: str = "") -> None:
+    """Refuses `value` unless it is a boolean: a number or a string would be taken for true.
+
+    Args:
+      name: Name of the argument.
+      value: A boolean of Python or NumPy.
+      remedy: Sentence on what to do instead.
+
+    Raises:
+      TypeError: if it is none.
+
+    Example:
+      >>> flag("nesterov", 0.9)
+      Traceback (most recent call last):
+      ...
+      TypeError: `nesterov` must be True or False. Got 0.9.
+    """
+    # An array of JAX may be traced, and what it is for decides how a program is made.
+    is_numpys = type(value).__module__ == "numpy" and getattr(value, "shape", None) == ()
+    if not isinstance(value, bool) and not (is_numpys and value.dtype.kind == "b"):  # type: ignore[attr-defined]
+        raise TypeError(_message(name, "True or False", value, remedy))
+
+
+def function(name: str, value: object, *, remedy: str = "") -> None:
+    """Refuses `value` unless it can be called.
+
+    Args:
+      name: Name of the argument.
+      value: A function.
+      remedy: Sentence on what to do instead.
+
+    Raises:
+      TypeError: if it cannot be called.
+
+    Example:
+      >>> function("loss_fn", 3)
+      Traceback (most recent call last):
+      ...
+      TypeError: `loss_fn` must be a function. Got 3.
+    """
+    if not callable(value):
+        raise TypeError(_message(name, "a function", value, remedy))
+
+
+def transform(
+    name: str, value: object, *, remedy: str = "Use `optax.adam(learning_rate)`, say."
+) -> None:
+    """Refuses `value` unless it is an optax transform, told by its `init` and `update`.
+
+    Args:
+      name: Name of the argument.
+      value: An `optax.GradientTransformation`.
+      remedy: Sentence on what to do instead.
+
+    Raises:
+      TypeError: if it is none, such as `optax.adam` without its arguments.
+
+    Example:
+      >>> transform("tx", "adam")
+      Traceback (most recent call last):
+      ...
+      TypeError: `tx` must be an optax transform. Got 'adam'. Use `optax.adam(learning_rate)`, say.
+    """
+    if not all(callable(getattr(value, method, None)) for method in ("init", "update")):
+        raise TypeError(_message(name, "an optax transform", value, remedy))
+
+
+def key(name: str, value: object) -> None:
+    """Refuses `value` unless it is a key of `jax.random`, typed or of the old kind, or traced.
+
+    Args:
+      name: Name of the argument.
+      value: A key.
+
+    Raises:
+      TypeError: if it is none, such as a seed.
+
+    Example:
+      >>> key("key", 0)
+      Traceback (most recent call last):
+      ...
+      TypeError: `key` must be a key of `jax.random`. Got 0. Use `jax.random.key(0)`.
+    """
+    dtype = str(getattr(value, "dtype", ""))
+    if not dtype.startswith(("key<", "uint32")):
+        seed = value if isinstance(value, int) else 0
+        raise TypeError(
+            _message(name, "a key of `jax.random`", value, f"Use `jax.random.key({seed})`.")
+        )
+
+
+def made(name: str, value: object, kind: str, by: str) -> None:
+    """Refuses `value` unless it is of a class of this name, which tools make for each other.
+
+    By its name, since a room that shows what a tool has made need not load the tool.
+
+    Args:
+      name: Name of the argument.
+      value: An object.
+      kind: Name of its class, or of a base of it.
+      by: Name of what makes it.
+
+    Raises:
+      TypeError: if it is of another class.
+
+    Example:
+      >>> made("result", 3, "Result", "jaxmup.transfer.measure")
+      Traceback (most recent call last):
+      ...
+      TypeError: `result` must be of type `Result`. Got 3. `jaxmup.transfer.measure` makes it.
+    """
+    if not any(base.__name__ == kind for base in value.__class__.__mro__):
+        raise TypeError(_message(name, f"of type `{kind}`", value, f"`{by}` makes it."))
+
+
 def one_of(name: str, value: object, options: Collection[object], *, remedy: str = "") -> None:
     """Refuses `value` unless it is one of `options`, of the same type and equal.
 
@@ -239,13 +355,24 @@ def _shaped(name: str, entry: Any) -> str:
 
 
 def _message(name: str, what: str, value: object, remedy: str) -> str:
-    return f"`{name}` must be {what}. Got {_text(value)}. {remedy}".rstrip()
+    return f"`{name}` must be {what}. Got {shown(value)}. {remedy}".rstrip()
 
 
-def _text(value: object) -> str:
+def shown(value: object) -> str:
     """`repr(value)` on one line, cut where it is long."""
     try:
         text = " ".join(repr(value).split())
     except ValueError:  # Python writes no integer of more than 4300 digits
         return f"an object of type {type(value).__name__} too long to show"
     return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…"
+
+
+def warn(message: str) -> None:
+    """Warns at the user's line: that of the first caller who is neither jaxmup nor JAX."""
+    level, frame = 1, sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in _PASSED_BY:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
+
+
+_PASSED_BY = frozenset({"jaxmup", "jax", "flax", "optax", "contextlib", "functools"})

@@ -81,6 +81,10 @@ class Family:
         return representation(self)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"`name` must be a string. Got {self.name!r}.")
+        if not self.name:
+            raise ValueError("`name` must not be empty. Errors and tables show it.")
         for name in ("gradient_degree", "weight_degree"):
             _check.number(name, getattr(self, name), may_be_traced=False)
             object.__setattr__(self, name, _check.plain(getattr(self, name)))
@@ -114,8 +118,9 @@ def shampoo(left: float = 0.25, right: float = 0.25) -> Family:
       Qiu et al., "Hyperparameter Transfer Enables Consistent Gains of Matrix-Preconditioned
       Optimizers Across Scales", arXiv:2512.05620, Table 1.
     """
-    _check.number("left", left, may_be_traced=False)
-    _check.number("right", right, may_be_traced=False)
+    remedy = "The preconditioner is raised to minus this power; 0.25 is Shampoo's."
+    _check.number("left", left, at_least=0, may_be_traced=False, remedy=remedy)
+    _check.number("right", right, at_least=0, may_be_traced=False, remedy=remedy)
     power = left + right
     name = "shampoo" if (left, right) == (0.25, 0.25) else f"shampoo({left:g}, {right:g})"
     return Family(name, 1 - 2 * power, 0, unit=_MATRIX ** (-2 * power), eps=_MATRIX)

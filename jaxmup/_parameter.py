@@ -22,6 +22,45 @@ Initializer = Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True)
+class Known:
+    """An initializer whose standard deviation is known.
+
+    Args:
+      init: Initializer.
+      std: Function of the shape; `None` for values that have none.
+    """
+
+    init: Initializer
+    std: Callable[[tuple[int, ...]], float | None]
+
+    def __call__(self, *args: Any) -> Any:
+        """Draws as `init` does."""
+        return self.init(*args)
+
+
+def orthogonal(init: Initializer) -> Known:
+    """An initializer that draws orthogonal matrices."""
+    return Known(init, _orthogonal_std)
+
+
+def _orthogonal_std(shape: tuple[int, ...]) -> float:
+    return max(math.prod(shape[:-1]), shape[-1]) ** -0.5  # the shorter vectors are of norm 1
+
+
+def _no_std(shape: tuple[int, ...]) -> None:
+    del shape
+
+
+def known_initializers(inits: Mapping[str, Initializer]) -> tuple[tuple[str, Known], ...]:
+    """Those whose standard deviation is known, by name."""
+    found = {name: Known(i, _no_std) if i is _zeros else i for name, i in inits.items()}
+    return tuple((name, init) for name, init in found.items() if isinstance(init, Known))
+
+
+_zeros = jax.nn.initializers.zeros
+
+
+@dataclasses.dataclass(frozen=True)
 class Parameter:
     """A parameter as a layer declares it: all that is known without its initializer.
 
@@ -67,6 +106,7 @@ def declare(
     init_std: float | None = None,
     bias_init_std: float | None = None,
     default_inits: Collection[str] = (),
+    known: Collection[tuple[str, Known]] = (),
     flat: bool = False,
     dtype: DTypeLike | None = None,
     param_dtype: DTypeLike | None = None,
@@ -83,6 +123,7 @@ def declare(
       init_std: Standard deviation of a normal kernel or embedding at base width.
       bias_init_std: Standard deviation of a normal bias at base width.
       default_inits: Names of the parameters that Flax's own initializer draws.
+      known: Names of parameters with initializers of a known standard deviation.
       flat: Whether Flax draws the kernel as a matrix and the bias as a vector, whatever their axes.
       dtype: Dtype of the computation.
       param_dtype: Dtype of the parameters.
@@ -90,8 +131,8 @@ def declare(
     Raises:
       TypeError: if a value is of the wrong kind.
       ValueError: if a size, base, standard deviation or scale is out of range, a dtype is not a
-        floating-point one, or a standard deviation is given for a parameter that the layer lacks or
-        beside an initializer.
+        floating-point one, a standard deviation is given for a parameter that the layer lacks or
+        beside an initializer, or one is missing that `parametrization` divides by.
 
     Example:
       >>> from jaxmup import Axis
@@ -108,19 +149,38 @@ def declare(
     rule = as_parametrization(parametrization)
     rule.require_depth_ratio(depth_ratio)
     stds = {"kernel": init_std, "embedding": init_std, "bias": bias_init_std}
+    known_stds = {name: init.std for name, init in known}
     declared = {}
     for name, own in axes:
         given, is_default = stds.get(name), name in default_inits
         if given is not None and not is_default:
             raise ValueError(_two_scales(name, own, given))
         drawn_shape = _flat_shape(name, own) if flat else _base_shape(own)
-        std = _default_std(name, drawn_shape) if given is None and is_default else given
+        std = given
+        if given is None and is_default:
+            std = _default_std(name, drawn_shape)
+        elif given is None and name in known_stds:
+            std = known_stds[name](drawn_shape)
+        elif given is None and name in ("kernel", "embedding"):
+            _require_no_std(name, own, rule)
         spec = ParamSpec(own, init_std=std, lr_scale=lr_scale, depth_ratio=depth_ratio)
         applied = what_is_applied(spec, rule)
         multiplier, init_gain = dataclasses.astuple(applied)
         spec = dataclasses.replace(spec, applied=applied)
         declared[name] = Parameter(spec, spec.shape, multiplier, init_gain, drawn_shape, given)
     return MappingProxyType(declared)
+
+
+def _require_no_std(name: str, axes: Axes, rule: Parametrization) -> None:
+    """Raises a `ValueError` if `rule` divides by a standard deviation that nobody knows."""
+    spec = ParamSpec(axes)
+    if rule.row(spec.role).multiplier.sigma:
+        raise ValueError(
+            "A gauge that stores weights of variance 1 divides them by their standard deviation, "
+            f"which an initializer does not tell. Got `{name}_init` for the {name} of shape "
+            f"{spec.shape} under {rule}. Pass `init_std`, the standard deviation at base width, in "
+            "its place, or choose another gauge."
+        )
 
 
 def _default_std(name: str, shape: tuple[int, ...]) -> float | None:
@@ -277,7 +337,11 @@ def _require_float(name: str, dtype: DTypeLike | None) -> None:
         )
 
 
-per_expert_init = jax.nn.initializers.lecun_normal(batch_axis=(0,))
+def _per_expert_std(shape: tuple[int, ...]) -> float:
+    return shape[1] ** -0.5
+
+
+per_expert_init = Known(jax.nn.initializers.lecun_normal(batch_axis=(0,)), _per_expert_std)
 """Initializer of kernels `(experts, inputs, outputs)`: `inputs^-1/2`, whatever their number."""
 
 

@@ -150,7 +150,12 @@ class Parametrization:
         return f"{self.name}/{self.gauge} ({self.family.name}{depth})"
 
     def row(self, role: Role) -> Row:
-        """The rule of one role."""
+        """The rule of one role.
+
+        Raises:
+          ValueError: if there is no such role.
+        """
+        _check.one_of("role", role, ROLES)
         return self.rows[ROLES.index(role)]
 
     def table(self) -> tuple[TableRow, ...]:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
+from jaxmup import _check
 from jaxmup._spec import Role
 
 
@@ -45,6 +46,10 @@ class Power:
     is the standard deviation of the effective weight at base width. `depth_ratio` and `gain` are
     `ParamSpec.depth_ratio` and `ParamSpec.forward_gain`.
 
+    Raises:
+      TypeError: if an exponent is no number.
+      ValueError: if an exponent is not finite.
+
     Example:
       >>> (Power(r_in=-1.0) / Power(r_out=1.0)).at(r_in=4.0, r_out=2.0)
       0.125
@@ -56,6 +61,10 @@ class Power:
     sigma: float = 0.0
     depth_ratio: float = 0.0
     gain: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check.number(field.name, getattr(self, field.name), may_be_traced=False)
 
     def __repr__(self) -> str:
         return representation(self)

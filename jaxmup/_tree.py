@@ -7,12 +7,15 @@ The types of trees name what stands at the leaves. They are open to every contai
 registered or not yet, which Python's types cannot say; so a type checker takes them for `Any`.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
 
 from jaxmup import _scaling
 from jaxmup._check import listed
@@ -118,6 +121,54 @@ def is_floating(leaf: object) -> bool:
     return dtype is not None and jnp.issubdtype(dtype, jnp.inexact)
 
 
+def wide(dtype: DTypeLike) -> jnp.dtype:
+    """The dtype to compute in: `dtype`, or float32 if it has fewer bits.
+
+    Example:
+      >>> wide(jnp.bfloat16), wide(jnp.float8_e4m3fn), wide(jnp.complex128)
+      (dtype('float32'), dtype('float32'), dtype('complex128'))
+    """
+    held = jnp.dtype(dtype)
+    # JAX promotes floats of eight bits to nothing.
+    return jnp.dtype(jnp.float32) if held.itemsize < 2 else jnp.promote_types(held, jnp.float32)
+
+
+def require_floating(what: str, leaves: Mapping[PathName, object], remedy: str) -> None:
+    """Refuses leaves that are no floating-point numbers, as arrays of integers and flags are none.
+
+    A multiplier or a step would round them away. Leaves without a dtype pass otherwise, such as the
+    placeholders of `optax.tree.map_params`.
+
+    Raises:
+      TypeError: naming each of them with its dtype and shape.
+
+    Example:
+      >>> require_floating("params", {"w": 3}, "Leave it out of the specs.")
+      Traceback (most recent call last):
+      ...
+      TypeError: `params` must be arrays of floating-point numbers. Got
+        w: int
+      Leave it out of the specs.
+    """
+    wrong = [
+        f"{name or '(the tree itself)'}: {_kind(x)}" for name, x in leaves.items() if _whole(x)
+    ]
+    if wrong:
+        raise TypeError(
+            f"`{what}` must be arrays of floating-point numbers. Got{listed(wrong)}\n{remedy}"
+        )
+
+
+def _whole(leaf: object) -> bool:
+    return isinstance(leaf, int | str | bytes) or (hasattr(leaf, "dtype") and not is_floating(leaf))
+
+
+def _kind(leaf: Any) -> str:
+    if not hasattr(leaf, "dtype"):
+        return type(leaf).__name__
+    return f"{'float0' if leaf.dtype == jax.dtypes.float0 else leaf.dtype} {np.shape(leaf)}"
+
+
 def require_leaves(what: str, tree: Any, kind: type[T], remedy: str) -> dict[str, T]:
     """The leaves of `tree` by name, all of type `kind`.
 
@@ -173,9 +224,13 @@ def resolve(specs: Any, parametrization: Parametrization) -> Any:
         )
     require_leaves("specs", specs, ParamSpec, "Use `jaxmup.nnx.specs` or `jaxmup.linen.specs`.")
 
+    @functools.cache  # layers have equal specs
+    def resolved(spec: ParamSpec) -> Scaling:
+        return _scaling.resolve(spec, parametrization)
+
     def at_leaf(path: tuple[Any, ...], spec: ParamSpec) -> Scaling:
         try:
-            return _scaling.resolve(spec, parametrization)
+            return resolved(spec)
         except ValueError as error:
             raise ValueError(f"{path_name(path) or 'spec'}: {error}") from None
 

@@ -179,6 +179,9 @@ def factors(
       arXiv:2405.13698.
       Bergsma et al., "Power Lines", arXiv:2505.13738, Equations 2 to 4.
     """
+    for name, run in (("base", base), ("target", target)):
+        _check.made(name, run, "Run", "jaxmup.budget.Run")
+    _check.flag("scale_betas", scale_betas)
     _check.one_of("decay_mode", decay_mode, get_args(DecayMode))
     for name, exponent in (
         ("batch_exponent", batch_exponent),
@@ -259,6 +262,9 @@ def adjust(
     References:
       See `factors`.
     """
+    _check.made(
+        "hyperparameters", hyperparameters, "Hyperparameters", "jaxmup.budget.Hyperparameters"
+    )
     by = factors(
         base,
         target,

@@ -9,6 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxmup import _check
+from jaxmup._tree import is_floating, wide
+
 
 def scale(x: Array, factor: float | Array) -> Array:
     """`factor · x` in the dtype of `x`, rounded once.
@@ -21,14 +24,21 @@ def scale(x: Array, factor: float | Array) -> Array:
       factor: A Python number, of which 1.0 returns `x` itself, or a scalar array, which is always
         multiplied by; dimensionless.
 
+    Raises:
+      TypeError: if `x` is an array of integers or flags, which the product would be cut to, or
+        no array, or `factor` no number.
+
     Example:
       >>> scale(jnp.array(3.0, jnp.bfloat16), 1 / 3)
       Array(1, dtype=bfloat16)
     """
-    wide = jnp.promote_types(x.dtype, jnp.float32)
+    _require_floating("x", x)
+    dtype = wide(x.dtype)
     if isinstance(factor, float | int):
-        return x if factor == 1.0 else (x.astype(wide) * factor).astype(x.dtype)
-    return (x.astype(wide) * factor.astype(wide)).astype(x.dtype)
+        return x if factor == 1.0 else (x.astype(dtype) * factor).astype(x.dtype)
+    if not hasattr(factor, "astype"):
+        raise TypeError(f"`factor` must be a number or a scalar array. Got {factor!r}.")
+    return (x.astype(dtype) * factor.astype(dtype)).astype(x.dtype)
 
 
 def scale_smaller(inputs: Array, kernel: Array, multiplier: float | Array) -> tuple[Array, Array]:
@@ -84,10 +94,18 @@ class ScaledAttention:
     Args:
       attention_fn: Attention function, called as `flax.nnx.dot_product_attention` is.
       factor: Factor on the logits; dimensionless.
+
+    Raises:
+      TypeError: if `attention_fn` is no function, or `factor` no number.
+      ValueError: if `factor` is not finite.
     """
 
     attention_fn: Callable[..., Array]
     factor: float
+
+    def __post_init__(self) -> None:
+        _check.function("attention_fn", self.attention_fn)
+        _check.number("factor", self.factor)
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -110,14 +128,22 @@ def top_k_gates(logits: Array, k: int) -> Array:
       Shape `(..., experts)`, each row of sum 1, in the dtype of `logits`; taken in float32 at
       least.
 
+    Raises:
+      TypeError: if `logits` are no floating-point numbers, or `k` no integer.
+      ValueError: if `k` is below 1 or above the number of experts.
+
     Example:
       >>> top_k_gates(jnp.array([1.0, 3.0, 3.0]), 2)
       Array([0. , 0.5, 0.5], dtype=float32)
     """
-    wide = jnp.promote_types(logits.dtype, jnp.float32)
-    largest, chosen = lax.top_k(logits.astype(wide), k)
+    _require_floating("logits", logits)
+    _check.size("k", k)
+    if k > logits.shape[-1]:
+        raise ValueError(f"`k` must be at most the number of experts, {logits.shape[-1]}. Got {k}.")
+    dtype = wide(logits.dtype)
+    largest, chosen = lax.top_k(logits.astype(dtype), k)
     # A product with one-hot rows: what is not chosen is exactly zero, its gradient too.
-    rows = jax.nn.one_hot(chosen, logits.shape[-1], dtype=wide)
+    rows = jax.nn.one_hot(chosen, logits.shape[-1], dtype=dtype)
     return jnp.einsum("...k,...ke->...e", jax.nn.softmax(largest), rows).astype(logits.dtype)
 
 
@@ -131,8 +157,25 @@ def mix(outputs: Array, gates: Array) -> Array:
     Returns:
       Shape `(tokens, features)`.
 
+    Raises:
+      ValueError: if the two are not of the same experts and tokens.
+
     Example:
       >>> mix(jnp.ones((2, 1, 3)), jnp.array([[0.25, 0.5]]))
       Array([[0.75, 0.75, 0.75]], dtype=float32)
     """
+    if outputs.ndim != 3 or gates.shape != outputs.shape[1::-1]:
+        raise ValueError(
+            "`gates` must be (tokens, experts) where the outputs are (experts, tokens, features). "
+            f"Got {gates.shape} beside {outputs.shape}."
+        )
     return jnp.einsum("etd,te->td", outputs, gates)
+
+
+def _require_floating(name: str, x: Array) -> None:
+    if not is_floating(x):
+        got = f"{x.dtype} {x.shape}" if hasattr(x, "dtype") else type(x).__name__
+        raise TypeError(
+            f"`{name}` must be an array of floating-point numbers. Got {got}. Use "
+            "`jax.numpy.asarray(x, jax.numpy.float32)`, say."
+        )

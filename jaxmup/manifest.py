@@ -14,9 +14,10 @@ from typing import Any
 
 from jaxmup._families import Family, family_record, read_family
 from jaxmup._files import write_atomically
-from jaxmup._parametrization import Parametrization, Row
-from jaxmup._power import Power
-from jaxmup._spec import Applied, Axis, ParamSpec
+from jaxmup._parametrization import Parametrization
+from jaxmup._physics import ROLES
+from jaxmup._records import as_json, build, read_document
+from jaxmup._spec import ParamSpec
 from jaxmup._tree import listed, require_leaves
 
 FORMAT = "jaxmup.manifest"
@@ -62,13 +63,7 @@ def write(path: str | os.PathLike[str], specs: Any, parametrization: Parametriza
     """
     _require_parametrization(parametrization)
     by_name = require_leaves("specs", specs, ParamSpec, _SPECS)
-    record = {
-        "format": FORMAT,
-        "version": VERSION,
-        "jaxmup": importlib.metadata.version("jaxmup"),
-        "parametrization": _fields(parametrization),
-        "specs": {name: dataclasses.asdict(spec) for name, spec in by_name.items()},
-    }
+    record = _record(by_name, parametrization, importlib.metadata.version("jaxmup"))
     write_atomically(path, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
 
 
@@ -77,7 +72,8 @@ def read(path: str | os.PathLike[str]) -> Manifest:
 
     Raises:
       OSError: if it cannot be read.
-      ValueError: if the file is no manifest of this version.
+      ValueError: naming the file and the line, if the file is no manifest of this version, or holds
+        what `write` does not write.
 
     Example:
       >>> import tempfile
@@ -87,28 +83,13 @@ def read(path: str | os.PathLike[str]) -> Manifest:
       >>> print(read(path).parametrization)
       mup/table9 (sgd)
     """
-    try:
-        record = json.loads(Path(path).read_bytes())
-    except ValueError as error:  # no JSON, or no text
-        raise ValueError(f"{path} must be a manifest, which is JSON. {error}") from None
-    found = (record.get("format"), record.get("version")) if isinstance(record, dict) else None
-    if found != (FORMAT, VERSION):
-        raise ValueError(
-            f"A manifest must be of format {FORMAT!r}, version {VERSION}. Got {found} in {path}. "
-            "Read it with the version of jaxmup that wrote it, or write it anew with "
-            "`jaxmup.manifest.write`."
-        )
-    try:
-        return Manifest(
-            {name: _spec(fields) for name, fields in record["specs"].items()},
-            _parametrization(record["parametrization"]),
-            record["jaxmup"],
-        )
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is no whole manifest of version {VERSION}: {error!r}. Write it anew with "
-            "`jaxmup.manifest.write`."
-        ) from error
+    document = read_document(Path(path))
+    document.require_format(FORMAT, VERSION, "`jaxmup.manifest.write`")
+    with document.building("a manifest"):
+        read: _File = build(_File, document.value, _READERS)
+    parametrization = read.parametrization
+    document.require_written(_record(read.specs, parametrization, read.jaxmup))
+    return Manifest(read.specs, parametrization, read.jaxmup)
 
 
 def check(path: str | os.PathLike[str], specs: Any, parametrization: Parametrization) -> None:
@@ -169,10 +150,27 @@ def _text(value: Any) -> Any:
     return family_record(value) if isinstance(value, Family) else value
 
 
-def _spec(fields: Mapping[str, Any]) -> ParamSpec:
-    applied = None if fields["applied"] is None else Applied(**fields["applied"])
-    axes = tuple(Axis(**axis) for axis in fields["axes"])
-    return ParamSpec(**{**fields, "axes": axes, "applied": applied})
+@dataclasses.dataclass(frozen=True)
+class _File:
+    """The fields of a manifest, in their order."""
+
+    format: str
+    version: int
+    jaxmup: str
+    parametrization: Parametrization
+    specs: dict[str, ParamSpec]
+
+
+def _record(
+    specs: Mapping[str, ParamSpec], parametrization: Parametrization, version: str
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "jaxmup": version,
+        "parametrization": _fields(parametrization),
+        "specs": {name: as_json(dataclasses.asdict(spec)) for name, spec in specs.items()},
+    }
 
 
 def _fields(parametrization: Parametrization) -> dict[str, Any]:
@@ -182,17 +180,19 @@ def _fields(parametrization: Parametrization) -> dict[str, Any]:
         for row in parametrization.rows
     ]
     family = family_record(parametrization.family)
-    return dataclasses.asdict(parametrization) | {"family": family, "rows": rows}
+    return as_json(dataclasses.asdict(parametrization) | {"family": family, "rows": rows})
 
 
-def _parametrization(fields: Mapping[str, Any]) -> Parametrization:
-    rows = tuple(_row(row) for row in fields["rows"])
-    return Parametrization(**{**fields, "family": read_family(fields["family"]), "rows": rows})
+def _read_family(record: Any) -> Family:
+    return read_family(record) if isinstance(record, str) else build(Family, record, {})
 
 
-def _row(fields: Mapping[str, Any]) -> Row:
-    values: dict[str, Any] = {
-        name: Power(**value) if isinstance(value, dict) and name != "family" else value
-        for name, value in fields.items()
-    }
-    return Row(**{**values, "family": read_family(fields["family"])})
+def _read_parametrization(record: Any) -> Parametrization:
+    """A parametrization, which has a rule for each role."""
+    made: Parametrization = build(Parametrization, record, {Family: _read_family})
+    if len(made.rows) != len(ROLES):
+        raise ValueError(f"`rows` must be of the roles {', '.join(ROLES)}. Got {len(made.rows)}.")
+    return made
+
+
+_READERS = {Parametrization: _read_parametrization}

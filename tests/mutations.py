@@ -123,3 +123,84 @@ def _other_meaning(header: dict[str, Any], rng: random.Random) -> dict[str, Any]
                 a, b = rng.sample(list(header), 2)
                 header[a], header[b] = header[b], header[a]
     return header
+
+
+# --- JSON, and trees of Python's
+
+ODD: tuple[Any, ...] = (None, True, False, 0, -1, 1, 2, 1.5, -0.0, 1e300, 10**30, float("nan"))
+ODD += (float("inf"), "", "x", "1", "\ud800", "\x1b[31m", [], {}, [[]], {"": None})
+
+
+def mutated_tree(tree: Any, rng: random.Random, odd: tuple[Any, ...] = ODD) -> Any:
+    """A tree of dicts and lists with one to three of its parts replaced, lost, or more."""
+    for _ in range(rng.randint(1, 3)):
+        tree = _changed(tree, rng, odd)
+    return tree
+
+
+def _changed(tree: Any, rng: random.Random, odd: tuple[Any, ...]) -> Any:
+    """The tree with a change at a random depth."""
+    if not isinstance(tree, dict | list) or not tree or rng.random() < 0.1:
+        return rng.choice(odd)
+    keys = list(tree) if isinstance(tree, dict) else list(range(len(tree)))
+    key = rng.choice(keys)
+    copy = dict(tree) if isinstance(tree, dict) else list(tree)
+    match rng.randrange(8):
+        case 0:
+            del copy[key]
+        case 1 if isinstance(copy, dict):
+            copy[rng.choice(("more", "", *map(str, keys)))] = rng.choice(odd)
+        case 1:
+            copy.insert(key, rng.choice(odd))
+        case 2:
+            other = rng.choice(keys)
+            copy[key], copy[other] = copy[other], copy[key]
+        case 3:
+            copy[key] = {"in": copy[key]} if rng.random() < 0.5 else [copy[key]]
+        case _:
+            copy[key] = _changed(copy[key], rng, odd)
+    return copy
+
+
+def json_text(tree: Any, rng: random.Random) -> bytes:
+    """A tree as JSON, of which a name may stand twice, or a part be nested deep."""
+    text = json.dumps(tree).encode()
+    if rng.random() < 0.1 and b'": ' in text:
+        places = [i for i in range(len(text)) if text[i : i + 3] == b'": ']
+        at = rng.choice(places)
+        start = text.rindex(b'"', 0, at)
+        text = text[:start] + text[start : at + 3] + b"0, " + text[start:]
+    if rng.random() < 0.02:
+        at = rng.randrange(len(text) + 1)
+        text = text[:at] + b"[" * 100_000 + text[at:]
+    return text
+
+
+def damaged_json(content: bytes, count: int, seed: int) -> Iterator[bytes]:
+    """A file of one JSON value, damaged in its meaning or in its bytes."""
+    rng = random.Random(seed)
+    record = json.loads(content)
+    for i in range(count):
+        yield mutated(content, rng) if i % 3 == 0 else json_text(mutated_tree(record, rng), rng)
+
+
+def damaged_lines(content: bytes, count: int, seed: int) -> Iterator[bytes]:
+    """A file of one JSON value a line, damaged in a line, in their order, or in its bytes."""
+    rng = random.Random(seed)
+    records = [json.loads(line) for line in content.splitlines()]
+    for i in range(count):
+        if i % 3 == 0:
+            yield mutated(content, rng)
+            continue
+        lines = [json.dumps(record).encode() for record in records]
+        at, other = rng.randrange(len(lines)), rng.randrange(len(lines))
+        match rng.randrange(6):
+            case 0:
+                del lines[at]
+            case 1:
+                lines.insert(other, lines[at])
+            case 2:
+                lines[at], lines[other] = lines[other], lines[at]
+            case _:
+                lines[at] = json_text(mutated_tree(records[at], rng), rng)
+        yield b"\n".join(lines) + (b"\n" if rng.random() < 0.9 else b"")

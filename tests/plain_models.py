@@ -13,6 +13,8 @@ import numpy as np
 from flax import linen as nn
 from flax import nnx
 
+import jaxmup
+
 ZEROS = nnx.initializers.zeros
 CLASSES = 5
 
@@ -24,20 +26,18 @@ class Plain(NamedTuple):
       make_model: as `infer` takes it.
       batch: what the model is called with.
       roles: the role of every parameter, by hand: `role: names`, kernel and bias of a layer as one.
-      rules: as `infer` takes them.
       apply: the model as a function, where it has none of its own.
     """
 
     make_model: Callable[..., Any]
     batch: Any
     roles: Mapping[str, str]
-    rules: Mapping[Any, Any] | None = None
     apply: Callable[[Any, Any], Any] | None = None
 
     @property
-    def inputs(self) -> Any:
-        """What a Linen module is called with."""
-        return self.batch if self.linen else None
+    def model(self) -> jaxmup.Model:
+        """The model, and how it is called."""
+        return jaxmup.Model(self.make_model, inputs=self.batch, apply=self.apply)
 
     @property
     def linen(self) -> bool:
@@ -241,7 +241,6 @@ def apply_nested(params: Any, tokens: Any) -> Any:
     return x @ params["score"]["kernel"] + params["score"]["bias"][None], x
 
 
-POSITIONS = {"positions": ("batch", "output")}
 ATTENTION = " ".join(f"attention/{name}" for name in ("query", "key", "value", "out"))
 
 
@@ -269,9 +268,9 @@ MODELS = {
         normal(16, 4, 4, 3),
         {"input": "stem norm groups", "hidden": "conv", "output": "readout"},
     ),
-    "pre-norm transformer": Plain(Transformer, TOKENS, TRANSFORMER, POSITIONS),
-    "post-norm transformer": Plain(PostNorm, TOKENS, TRANSFORMER, POSITIONS),
-    "QK-norm transformer": Plain(NormalizedQueries, TOKENS, TRANSFORMER | QK_NORM, POSITIONS),
+    "pre-norm transformer": Plain(Transformer, TOKENS, TRANSFORMER),
+    "post-norm transformer": Plain(PostNorm, TOKENS, TRANSFORMER),
+    "QK-norm transformer": Plain(NormalizedQueries, TOKENS, TRANSFORMER | QK_NORM),
     "LSTM": Plain(
         LSTM,
         normal(16, 5, 8),
@@ -292,12 +291,6 @@ MODELS = {
             "input": "transformer/wte transformer/ln_f",
             "hidden": "transformer/h/0/attn transformer/h/0/proj",
             "output": "score",
-        },
-        {
-            "*/kernel": ("input", "output"),
-            "*/bias": ("output",),
-            "*/embedding": ("batch", "output"),
-            "*/scale": ("output",),
         },
         apply_nested,
     ),

@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import mutations
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from helpers import cases
+from safetensors.numpy import save_file
 
 import jaxmup
 from jaxmup import bridge, cli
@@ -421,6 +423,7 @@ def test_numbers_and_choices_are_checked(tmp_path, mup_run):
 
 MODULE = """
 import flax.linen
+import jax
 import jax.numpy as jnp
 import jaxmup
 import jax
@@ -549,3 +552,59 @@ def test_the_command_keeps_the_multipliers_of_a_model_with_other_layers_too(mlp_
     leaves = bridge.load("flax.safetensors")
     np.testing.assert_array_equal(leaves["params/Dense_0/kernel"], mlp_file["0.weight"].T)
     np.testing.assert_array_equal(leaves["params/Dense_2/kernel"], 2 * mlp_file["4.weight"].T)
+
+
+# --------------------------------------------------------------- a tensor that has two names
+
+
+def aliased(path: Path, metadata: dict[str, str]) -> Path:
+    """A file as `safetensors.torch.save_model` writes it: one tensor, its other name beside it."""
+    emb, fc = np.arange(12, dtype="f4").reshape(4, 3), np.ones((3, 3), "f4")
+    save_file({"emb.weight": emb, "fc.weight": fc}, path, metadata)
+    return path
+
+
+UNTIED = {
+    "emb": {"embedding": jax.ShapeDtypeStruct((4, 3), "f4")},
+    "fc": {"kernel": jax.ShapeDtypeStruct((3, 3), "f4")},
+    "lm_head": {"kernel": jax.ShapeDtypeStruct((3, 4), "f4")},
+}
+TIED = {name: layer for name, layer in UNTIED.items() if name != "lm_head"}
+ALIAS = {"lm_head.weight": "emb.weight", "format": "pt"}
+
+
+def test_an_alias_is_a_tensor(tmp_path):
+    path = aliased(tmp_path / "tied.safetensors", ALIAS)
+    made = bridge.from_torch(path, UNTIED)
+    np.testing.assert_array_equal(made["lm_head"]["kernel"], made["emb"]["embedding"].T)
+    for model in (UNTIED, TIED):
+        back = bridge.to_torch(bridge.from_torch(path, model), path)
+        assert back.keys() == {"emb.weight", "fc.weight", "lm_head.weight"}
+        np.testing.assert_array_equal(back["lm_head.weight"], back["emb.weight"])
+    index = {"weight_map": {"emb.weight": path.name, "fc.weight": path.name}}
+    shards = tmp_path / "model.safetensors.index.json"
+    shards.write_text(json.dumps(index))
+    assert bridge.load(shards).keys() == back.keys()
+    pairs = {"lm_head": "emb", "emb": "emb"}
+    assert "emb.weight, lm_head.weight" in str(bridge.plan(path, TIED, pairs))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"lm_head.weight": "gone.weight"}, r"tied.safetensors: .* lm_head.weight is gone.weight"),
+        ({"fc.weight": "emb.weight"}, "must not be an alias as well.* fc.weight is emb.weight"),
+    ],
+)
+def test_an_alias_of_nothing_or_of_another_tensor(tmp_path, metadata, message):
+    with pytest.raises(ValueError, match=message):
+        bridge.from_torch(aliased(tmp_path / "tied.safetensors", metadata), UNTIED)
+
+
+def test_one_tensor_for_two_layers_is_asked_about(tmp_path):
+    path = aliased(tmp_path / "once.safetensors", {"format": "pt", "title": "weight"})
+    with pytest.raises(ValueError, match="give it under a name for each"):
+        bridge.plan(path, UNTIED)
+    state = bridge.load(path)
+    made = bridge.from_torch({**state, "lm_head.weight": state["emb.weight"]}, UNTIED)
+    np.testing.assert_array_equal(made["lm_head"]["kernel"], state["emb.weight"].T)

@@ -351,3 +351,43 @@ def test_moments_do_not_share_the_memory_of_the_tensors():
     kept = leaf_like(moment, jnp.ones((64, 64)))
     moment += 1
     assert not np.any(kept)
+
+
+def frozen_bias() -> optax.GradientTransformation:
+    """Adam of the kernel alone."""
+    labels = {"dense": {"kernel": "trained", "bias": "frozen"}}
+    return optax.partition({"trained": adam(), "frozen": optax.set_to_zero()}, labels)
+
+
+@pytest.mark.parametrize("left", ["no state", "no step"])
+def test_what_never_had_a_gradient_is_untrained(left: str, plan: bridge.Plan) -> None:
+    """As torch leaves a frozen parameter, or a pooler that no loss sees, beside trained ones."""
+    state = torch_state(ADAM, *ADAM_KEYS)
+    zeros = dict.fromkeys(ADAM_KEYS, 0 * BIAS)
+    state["state"][1] = {"step": np.float32(0), **zeros}
+    if left == "no state":
+        del state["state"][1]
+    here = bridge.optimizer_from_torch(state, plan, frozen_bias(), PARAMS, names=NAMES)
+    assert sorted(x.shape for x in jax.tree.leaves(here) if x.shape) == [(2, 3), (2, 3)]
+    assert all(x == STEP for x in jax.tree.leaves(here) if x.shape == ())
+    back = bridge.optimizer_to_torch(here, plan, frozen_bias(), PARAMS, state, names=NAMES)
+    assert back["state"].keys() == {0}
+    np.testing.assert_array_equal(back["state"][0]["exp_avg"], WEIGHT)
+    assert back["param_groups"] == state["param_groups"]
+
+
+def test_what_never_had_a_gradient_must_stand_still_here(plan: bridge.Plan) -> None:
+    state = torch_state(ADAM, *ADAM_KEYS)
+    del state["state"][1]
+    with pytest.raises(ValueError, match="dense/bias"):
+        bridge.optimizer_from_torch(state, plan, adam(), PARAMS, names=NAMES)
+
+
+def test_names_that_contradict_those_in_the_state(plan: bridge.Plan) -> None:
+    state = torch_state(ADAM, *ADAM_KEYS)
+    state["param_groups"][0]["param_names"] = NAMES
+    assert bridge.optimizer_from_torch(state, plan, adam(), PARAMS)
+    assert bridge.optimizer_from_torch(state, plan, adam(), PARAMS, names=NAMES)
+    for wrong in (NAMES[::-1], NAMES[:1], [*NAMES, "more"]):
+        with pytest.raises(ValueError, match="`names` must be those that the state has"):
+            bridge.optimizer_from_torch(state, plan, adam(), PARAMS, names=wrong)

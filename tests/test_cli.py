@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -190,7 +191,8 @@ def test_a_model_data_and_a_loss_of_ones_own(tmp_path, monkeypatch, capsys):
     assert [t["others"]["b2"] for t in trials] == ([0.9] * 3 + [0.99] * 3) * 2
     assert cli.run(options) == 0  # reads what it has
     assert (tmp_path / "out/transfer.json").read_bytes() == first
-    assert cli.run([*options, "--steps", "3"]) == 2
+    options[options.index("--steps") + 1] = "3"
+    assert cli.run(options) == 2
     assert "config.steps: 2 there, 3 here" in capsys.readouterr().err
 
 
@@ -201,7 +203,7 @@ def test_out_that_cannot_be_written_is_refused_before_any_work(
     (tmp_path / "file").touch()
     monkeypatch.setattr(_transfer, "_measure", lambda *_: pytest.fail("it started to work"))
     assert cli.run([*TINY, "--out", str(tmp_path / place)]) == 2
-    assert "`--out` must be a directory that can be written." in capsys.readouterr().err
+    assert "`--out` must be a folder that can be written." in capsys.readouterr().err
     assert (tmp_path / "file").read_bytes() == b""
 
 
@@ -209,7 +211,7 @@ def test_out_without_permission_is_refused(tmp_path, capsys, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied", str(tmp_path))
 
-    monkeypatch.setattr(_transfer.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     assert cli.run([*TINY, "--out", str(tmp_path)]) == 2
     assert "Permission denied" in capsys.readouterr().err
 

@@ -585,6 +585,10 @@ BAD = {
     "param_dtype": ({"param_dtype": bool}, "`param_dtype` .* Got bool"),
     "no bias": ({"bias_init_std": 0.1, "use_bias": False}, "`bias_init_std` .* bias. Got 0.1"),
     "σ twice": ({"init_std": 0.1, "kernel_init": NORMAL}, "(?s)`kernel_init` .*Got.*init_std=0.1"),
+    "σ that nobody knows": (
+        {"parametrization": parametrization("mup", gauge="unit"), "kernel_init": NORMAL},
+        r"(?s)`kernel_init` .*shape \(8, 8\) under mup/unit .* Pass `init_std`",
+    ),
     "unknown name": ({"parametrization": "mub"}, "one of 'mup'.* Got 'mub'"),
     "no name": ({"parametrization": 8}, "`parametrization` .* Got 8"),
     "axis it lacks": ({"base_heads": 8}, "base_heads"),

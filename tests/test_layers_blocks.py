@@ -40,6 +40,38 @@ def test_logits_factor(rule, factor):
 HEADS = {"base_head_dim": 4, "base_in_features": 8}
 
 
+KEPT = {
+    "attention": ("MultiHeadAttention", (2, 8), {"dropout_rate": 0.5, "normalize_qk": True}),
+    "without keys": ("MultiHeadAttention", (2, 8), {"dropout_rate": 0.5, "keep_rngs": False}),
+    "LSTM": ("LSTMCell", (4, 8), {}),
+    "linear": ("Linear", (4, 8), {}),
+}
+
+
+@pytest.mark.parametrize("stream", ["default", "params"])
+@pytest.mark.parametrize(("name", "sizes", "settings"), cases(KEPT))
+def test_each_key_is_drawn_once(name, sizes, settings, stream):
+    """In Flax's order, also those that the layer keeps, and the user's next one."""
+    if name == "MultiHeadAttention":
+        settings = settings | {"decode": False}
+
+    def made(module: Any, key: Any) -> Any:
+        rngs = nnx.Rngs(**{"dropout": jax.random.key(3), stream: key})
+        return nnx.state(getattr(module, name)(*sizes, **settings, rngs=rngs)), rngs.params()
+
+    key = jax.random.key(0)
+    texts = [str(jax.make_jaxpr(lambda key, m=m: made(m, key))(key)) for m in (jaxmup.nnx, nnx)]
+    assert texts[0].count("random_fold_in") == texts[1].count("random_fold_in") > 0
+    (ours, our_next), (theirs, their_next) = (made(m, key) for m in (jaxmup.nnx, nnx))
+    ours, theirs = (
+        flat(nnx.to_pure_dict(nnx.filter_state(x, nnx.RngState))) for x in (ours, theirs)
+    )
+    assert bool(ours) == settings.get("keep_rngs", "dropout_rate" in settings)
+    data = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x  # noqa: E731
+    ours, theirs = (bits(jax.tree.map(data, x)) for x in ((ours, our_next), (theirs, their_next)))
+    assert ours == theirs
+
+
 def attention_by_hand(params: Any, x: np.ndarray, scale: float) -> np.ndarray:
     params = {name: np.asarray(w) for name, w in params.items()}
     q, k, v = (
@@ -340,6 +372,19 @@ def test_mixture_of_experts(api, x64):
     experts = (Axis("batch", 3), Axis("input", 16, 4), Axis("output", 32, 8))
     assert specs["up/kernel"].axes == experts
     assert abs(np.std(up) / 0.25 - 1) < z_bound(up.size)  # 4^-1/2 of the stored kernel, times 1/2
+
+
+@each_api
+def test_experts_of_variance_one(api):
+    arguments = MLP | {"parametrization": parametrization("mup", gauge="unit")}
+    if api == "nnx":
+        block = jaxmup.nnx.MixtureOfExperts(16, 32, 3, 2, **arguments, rngs=nnx.Rngs(0))
+    else:
+        block = jaxmup.linen.MixtureOfExperts(32, 3, 2, **arguments)
+    params, _, specs = block_params(block, draw(2, 3, 16))
+    for w in params.values():
+        assert abs(np.std(w) - 1) < z_bound(w.size)
+    assert specs["up/kernel"].init_std == 0.5  # base width 4, whatever the number of experts
 
 
 DEEP = parametrization("mup", depth_alpha=1.0)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
-from helpers import require_close
+from helpers import require_close, z_bound
 from test_layers import bits, draw
 
 import jaxmup
@@ -507,6 +507,15 @@ def ones(row: Row) -> dict[str, Any]:
     ones = jax.nn.initializers.ones
     arguments = {f"{name}_init": ones for name in names if not name.startswith("lora")}
     return arguments or {"a_initializer": ones, "b_initializer": ones}
+
+
+@every_layer
+def test_the_unit_gauge_stores_weights_of_variance_one(make, row):
+    """Those whose initializer is Flax's own, also orthogonal ones."""
+    layer = make(row, 4, True, parametrization=jaxmup.parametrization("mup", gauge="unit"))
+    for name, w in layer.params.items():
+        if name.split("/")[-1] in ("kernel", "embedding"):
+            assert abs(np.sqrt(np.mean(np.square(w))) - 1) <= z_bound(w.size)
 
 
 # Flax keeps the statistics of a batch norm in float32.

@@ -740,6 +740,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {
             base={"d": 16, "d_ff": 64},
             delta={"d": 32, "d_ff": 64},
             target={"d": 64, "d_ff": 256},
+            inputs=np.ones((1, 8), np.float32),
         ),
         "layers/2/kernel",
     ),

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 
 import jax
 import pytest
@@ -112,17 +113,47 @@ def edited(**changes: object):
     return edit
 
 
+SPEC = json.loads(json.dumps(dataclasses.asdict(ParamSpec(()))))
+
+
+def of_axis(**changes: object) -> dict[str, object]:
+    axis = {"kind": "input", "size": 8, "base": None} | changes
+    return {"w": SPEC | {"axes": [axis]}}
+
+
 BROKEN = {
-    "unknown version": (edited(version=2), r"version 1. Got \('jaxmup.manifest', 2\)"),
+    "unknown version": (edited(version=2), r"line 1: .*version 1. Got \('jaxmup.manifest', 2\)"),
     "another format": (edited(format="jaxmup.transfer"), r"Got \('jaxmup.transfer', 1\)"),
-    "no record": (lambda _: b"[1]", "Got None"),
-    "no JSON": (lambda text: text[:-20], "which is JSON"),
-    "no text": (lambda _: b"\xff\x00", "which is JSON"),
-    "no specs": (edited(specs=None), "no whole manifest"),
-    "unknown field": (edited(specs={"w": {"axes": [], "applied": None, "x": 1}}), "no whole"),
-    "size 0": (
-        edited(specs={"w": {"axes": [{"kind": "input", "size": 0}], "applied": None}}),
-        "`size` must be",
+    "no record": (lambda _: b"[1]", r"line 1: .*Got \(None, None\)"),
+    "no JSON": (lambda text: text[:-20], r"line \d+: It must be JSON"),
+    "no text": (lambda _: b"\xff\x00", "line 1: It must be JSON. It is no text"),
+    "no specs": (edited(specs=None), "at specs: Here must be an object. Got null"),
+    "unknown field": (edited(specs={"w": {**SPEC, "x": 1}}), "at specs/w/x: .*It has x too"),
+    "missing field": (edited(specs={"w": {"axes": []}}), "at specs/w: .*It lacks init_std, lr_sc"),
+    "size 0": (edited(specs=of_axis(size=0)), "at specs/w/axes/0: `size` must be"),
+    "size true": (edited(specs=of_axis(size=True)), "at specs/w/axes/0/size: Here must be an int"),
+    "size 8.0": (edited(specs=of_axis(size=8.0)), "at specs/w/axes/0/size: Here must be an int"),
+    "kind": (edited(specs=of_axis(kind="x")), "at specs/w/axes/0/kind: `kind` must be one of"),
+    "lr 1 as text": (edited(specs={"w": {**SPEC, "lr_scale": "1"}}), "at specs/w/lr_scale: Here"),
+    "NaN": (lambda text: text.replace(b"7", b"NaN"), r"line \d+: .*Numbers must be finite"),
+    "infinity": (lambda text: text.replace(b'"base": 7', b'"base": 1e999'), "must be finite"),
+    "twice": (lambda text: text.replace(b'"init_std"', b'"axes"', 1), "line .*'axes' stands twice"),
+    "deep": (lambda _: b"[" * 100_000, "line 1: It must be JSON. It is nested too deep"),
+    "digits": (lambda text: text.replace(b'"base": 7', b'"base": ' + b"9" * 5000), "digits"),
+    "truncated": (lambda text: text[: len(text) // 2], r"line \d+: It must be JSON"),
+    "exponent": (
+        lambda text: re.sub(rb'"r_in": [-.0-9]+', b'"r_in": "evil"', text, count=1),
+        r"line \d+, at parametrization/rows/\d/\w+/r_in: Here must be a number. Got \"evil\"",
+    ),
+    "three rows": (
+        lambda text: edited(
+            parametrization={**(p := json.loads(text)["parametrization"]), "rows": p["rows"][:3]}
+        )(text),
+        "at parametrization: `rows` must be of the roles",
+    ),
+    "no such family": (
+        lambda text: text.replace(b'"family": "adam"', b'"family": "eve"', 1),
+        "at parametrization/.*family: 'eve' is missing or unknown",
     ),
 }
 

@@ -192,12 +192,9 @@ def call_others(tree: Any, x: Any) -> Any:
     return jnp.tile(h @ tree["v"], (1, tree["repeat"]))
 
 
-OTHERS = {"w": ("input", "output"), "v": ("input", "output")}
-
-
 def test_leaves_that_are_no_floating_arrays_are_carried_along_in_every_tool():
     sizes = {"base": 8, "target": 16}
-    specs = jaxmup.infer(with_others, delta=12, rules=OTHERS, **sizes)
+    specs = jaxmup.infer(with_others, delta=12, inputs=X, apply=call_others, **sizes)
     assert set(leaves_by_path(specs)) == {"w", "v"}
     model = jaxmup.rescale(with_others, specs, TABLE3, key=KEY, **sizes)
     assert model["repeat"] == 2
@@ -217,7 +214,7 @@ def test_leaves_that_are_no_floating_arrays_are_carried_along_in_every_tool():
     assert not np.array_equal(moved["w"], model["w"])
     check = coord_check(
         with_others, (8, 16), DATA, lambda scalings: optim.adam(2**-6, scalings),
-        rules=OTHERS, apply=call_others, seeds=2,
+        apply=call_others, seeds=2,
     )  # fmt: skip
     assert {v.name for v in check.verdicts} <= {"w", "v", "output"}
 
@@ -268,7 +265,7 @@ LORA = {"lora/lora/lora_a", "lora/lora/lora_b"}
     ids=["a filter of Flax", "a pattern", "patterns", "a predicate"],
 )
 def test_only_the_subset_has_specs_scalings_and_an_optimizer(wrt):
-    specs = jaxmup.infer(Adapted, base=8, delta=16, target=32, wrt=wrt)
+    specs = jaxmup.infer(Adapted, base=8, delta=16, target=32, wrt=wrt, inputs=X)
     assert set(leaves_by_path(specs)) == LORA
     model = jaxmup.rescale(Adapted, specs, TABLE3, base=8, target=32, key=KEY, wrt=wrt)
     plain = Adapted(32, rngs=nnx.Rngs(KEY))

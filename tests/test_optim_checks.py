@@ -192,11 +192,13 @@ MASKS = {
 @pytest.mark.parametrize("name", MAKE)
 @pytest.mark.parametrize(("mask", "message"), cases(MASKS))
 def test_a_mask_is_of_booleans(name, mask, message):
-    with pytest.raises(TypeError, match=rf"(?s)`mask` must be a tree of booleans.*\n  {message}"):
-        make(name, mask=mask, weight_decay=0.1).init(PARAMS)
+    argument = "weight_decay_mask" if name == "muon" else "mask"  # as optax names them
+    invariant = f"`{argument}` must be a tree of booleans"
+    with pytest.raises(TypeError, match=rf"(?s){invariant}.*\n  {message}"):
+        make(name, weight_decay=0.1, **{argument: mask}).init(PARAMS)
     if not callable(mask):
-        with pytest.raises(TypeError, match="`mask`"):  # at construction, and without decay too
-            make(name, mask=mask, weight_decay=None)
+        with pytest.raises(TypeError, match=invariant):  # at construction, and without decay too
+            make(name, weight_decay=None, **{argument: mask})
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import program_models as models
 import pytest
 from helpers import cases
-from program_models import Program, decoder, integers, network, of_tokens
+from program_models import Program, decoder, floats, integers, network, of_tokens
 
 import jaxmup
 from jaxmup._tree import leaves_by_path
@@ -327,6 +327,31 @@ def test_missing_factors(program, sizes, expected, wrt):
     assert gains(infer(program, sizes, wrt=wrt)) == pytest.approx(expected)
 
 
+def of_features(p, x, *more):
+    return jnp.tanh(x @ p["w"]) @ p["head"]
+
+
+SCALED = {  # features of another network that grow as √n, and a mask beside them that does not
+    "one number": (lambda width: width**0.5, False),
+    "one for each": (lambda width: (width**0.5, 1.0), True),
+}
+
+
+@pytest.mark.parametrize(("input_scale", "mask"), cases(SCALED))
+def test_inputs_that_grow(input_scale, mask):
+    shapes = lambda width: {"w": (width, width), "head": (width, 3)}  # noqa: E731
+    program = Program(shapes, of_features, lambda width: (floats(4, width), floats(4))[: 1 + mask])
+    assert gains(infer(program, WIDTH)) == {}
+    assert gains(infer(program, WIDTH, input_scale=input_scale)) == pytest.approx({"w": ROOT_5})
+
+
+@pytest.mark.parametrize("scale", [-1.0, 0.0, "width", (1.0, 1.0), None])
+def test_a_scale_of_inputs_is_a_positive_number_for_each_array(scale):
+    program = Program(lambda width: {"w": (5, width)}, lambda p, x: x @ p["w"], floats(4, 5))
+    with pytest.raises(ValueError, match="`input_scale` must return a positive number"):
+        infer(program, WIDTH, input_scale=lambda width: scale)
+
+
 @pytest.mark.parametrize("norm", [False, True])
 def test_packed_attention_of_48_layers_is_solved(norm):
     """Which parameters carry is free; that they do is not: the program is right with them."""
@@ -337,13 +362,14 @@ def test_packed_attention_of_48_layers_is_solved(norm):
     assert exponents <= {-0.25, 0.25}
 
 
-@pytest.mark.parametrize("target", ["smaller", "the base", "heads alone"])
+@pytest.mark.parametrize("target", ["smaller", "the base", "heads alone", "up and down"])
 def test_any_target(target):
     base, delta, _ = HEADS
     size, r = {
         "smaller": ({"heads": 2, "size": 2, "inner": 16}, 1 / 4),
         "the base": (base, 1),
         "heads alone": ({"heads": 8, "size": 8, "inner": 32}, 4),
+        "up and down": ({"heads": 6, "size": 4, "inner": 16}, 3 / 2),
     }[target]
     specs = infer(decoder(tied=True), [base, delta, size])
 
@@ -365,7 +391,10 @@ def test_reasons_name_lines():
 
 def test_a_rule_wins():
     rules = {"1down": ("batch", "output")}
-    found = kinds(infer(decoder("1/d"), HEADS, rules=rules)["1down"])
+    with pytest.warns(
+        UserWarning, match=r"1down, .*given as \('batch', 'output'\), but multiplied"
+    ):
+        found = kinds(infer(decoder("1/d"), HEADS, rules=rules)["1down"])
     assert found == "batch* output*"
 
 
@@ -403,7 +432,7 @@ ERRORS = {
     "no use": (
         network(lambda p, h: h, lambda n: {"gain": (n,)}),
         WIDTH,
-        r"must be known(.|\n)*\n  gain \(80,\)",
+        r"must depend on each(.|\n)*apply \(program_models.py:\d+\)(.|\n)*\n  gain: base \(16,\)",
     ),
     "inputs that do not fit": (
         decoder()._replace(inputs=(models.TOKENS, 1)),

@@ -23,14 +23,15 @@ from jaxmup._tree import leaves_by_path
 TABLE3 = jaxmup.parametrization("mup", "adam", gauge="table3")
 KEY = jax.random.key(5)
 LABELS = jnp.arange(16) % 5
+features = lambda width: jnp.ones((2, width))  # noqa: E731
 each_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 
 
 def infer(model: Plain, base: int, target: int) -> Any:
     """The specs, and the arguments of `rescale` that go with them."""
-    sizes = {"base": base, "target": target, "inputs": model.inputs}
-    specs = jaxmup.infer(model.make_model, delta=2 * base, rules=model.rules, **sizes)
-    return specs, functools.partial(jaxmup.rescale, model.make_model, specs, TABLE3, **sizes)
+    sizes = {"base": base, "target": target}
+    specs = jaxmup.infer(model.model, delta=2 * base, **sizes)
+    return specs, functools.partial(jaxmup.rescale, model.model, specs, TABLE3, **sizes)
 
 
 def bits(tree: Any) -> dict[str, Any]:
@@ -135,7 +136,7 @@ def test_the_factor_of_attention_is_that_of_its_logits(x64):
     for normalize_qk in (False, True):
         sizes = [{"heads_size": n, "normalize_qk": normalize_qk} for n in (8, 16, 32)]
         base, delta, target = sizes
-        specs = jaxmup.infer(attention, base=base, delta=delta, target=target)
+        specs = jaxmup.infer(attention, base=base, delta=delta, target=target, inputs=x)
         plain = jaxmup.rescale(attention, specs, TABLE3, base=base, target=target, key=KEY)
         carriers = ["query_ln/scale"] if normalize_qk else ["query/kernel", "query/bias"]
         without = jax.tree.map(lambda spec: dataclasses.replace(spec, forward_gain=1.0), specs)
@@ -209,7 +210,7 @@ STDS = {  # standard deviation at 4 times the base width 16, and the mean; by ha
 
 def rescaled(make_model: Any = leaves, base: Any = 16, target: Any = 64, **kwargs: Any) -> Any:
     sizes = {"base": base, "target": target}
-    more = {name: kwargs[name] for name in ("inputs",) if name in kwargs}
+    more = {name: kwargs[name] for name in ("inputs", "apply") if name in kwargs}
     rules, delta = kwargs.pop("rules", RULES), kwargs.pop("delta", 32)
     specs = jaxmup.infer(make_model, delta=delta, rules=rules, **sizes, **more)
     return jaxmup.rescale(make_model, specs, TABLE3, **sizes, key=KEY, **kwargs)
@@ -296,7 +297,9 @@ def test_members_that_train_side_by_side():
         members = nnx.vmap(lambda rngs: nnx.Linear(width, width, rngs=rngs))
         return nnx.split_rngs(splits=4)(members)(rngs)
 
-    kernel = rescaled(make, base=8, delta=16, target=32, rules=None).kernel[...]
+    sizes = {"base": 8, "delta": 16, "target": 32}
+    apply = nnx.vmap(lambda layer, x: layer(x), in_axes=(0, None))
+    kernel = rescaled(make, **sizes, rules=None, inputs=features, apply=apply).kernel[...]
     assert kernel.shape == (4, 32, 32)
     assert np.unique(kernel).size > 0.99 * kernel.size
     assert np.abs(np.std(kernel, axis=(1, 2)) / 32**-0.5 - 1).max() <= z_bound(32**2)
@@ -364,7 +367,7 @@ def test_layers_of_one_shape_are_compiled_once(caplog):
     def make(width: int, rngs: nnx.Rngs) -> Any:
         return nnx.Sequential(*(nnx.Linear(width, width, rngs=rngs) for _ in range(6)))
 
-    specs = jaxmup.infer(make, base=8, delta=16, target=24)
+    specs = jaxmup.infer(make, base=8, delta=16, target=24, inputs=features)
     arguments = {"base": 8, "target": 24}
 
     def drawn(seed: int) -> Any:
@@ -383,7 +386,7 @@ def test_nothing_is_scaled_twice_and_the_rest_is_as_it_was():
             nnx.Dropout(0.5, rngs=rngs),
         )
 
-    specs = jaxmup.infer(make, base=4, delta=8, target=16)
+    specs = jaxmup.infer(make, base=4, delta=8, target=16, inputs=features)
     first, second, other = (
         jaxmup.rescale(make, specs, TABLE3, base=4, target=16, key=key)
         for key in (KEY, KEY, jax.random.key(6))
@@ -432,11 +435,11 @@ def test_linen_variables():
 def test_jaxmup_layers_keep_their_values():
     def mixed(width: int, rngs: nnx.Rngs) -> nnx.Module:
         ours = jaxmup.nnx.Linear(width, 5, base_in_features=8, parametrization=TABLE3, rngs=rngs)
-        return nnx.Sequential(ours, nnx.Linear(3, width, rngs=rngs))
+        return nnx.Sequential(nnx.Linear(3, width, rngs=rngs), ours)
 
-    model = rescaled(mixed, base=8, delta=16, target=32, rules=None)
+    model = rescaled(mixed, base=8, delta=16, target=32, rules=None, inputs=jnp.ones((2, 3)))
     plain = mixed(32, nnx.Rngs(KEY))
-    assert bits(nnx.state(model.layers[0])) == bits(nnx.state(plain.layers[0]))
+    assert bits(nnx.state(model.layers[1])) == bits(nnx.state(plain.layers[1]))
 
 
 # ---- on a mesh
@@ -469,6 +472,8 @@ def kernel(model):
 def boxed(width):
     return Boxed(width).init(KEY, jnp.ones((2, 64)))
 
+of = dict(inputs=lambda width: jnp.ones((2, width)))
+
 def ours(make, specs, **kwargs):
     return lambda: jaxmup.rescale(make, specs, TABLE3, base=6, target=64, key=KEY, **kwargs)
 
@@ -477,9 +482,8 @@ def alike(x, y):
 
 for kind in AxisType.Auto, AxisType.Explicit:
     mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind, kind))
-    inputs = dict(inputs=lambda width: jnp.ones((2, width)))
     on_one_device = {{}}  # a base of 6 does not divide the mesh
-    for name, model, of in ("nnx", make, {{}}), ("linen", Boxed, inputs):
+    for name, model in ("nnx", make), ("linen", Boxed):
         if kind is AxisType.Explicit and name == "linen":
             continue  # Flax's own `init` refuses boxed values there
         with nnx.use_eager_sharding(False):
@@ -502,7 +506,7 @@ for kind in AxisType.Auto, AxisType.Explicit:
 # No device draws more than its part.
 mesh = jax.make_mesh((8,), ("model",), axis_types=(AxisType.Auto,))
 make = lambda width, rngs: nnx.Linear(width, 4 * width, use_bias=False, rngs=rngs)
-specs = jaxmup.infer(make, base=64, delta=128, target=512)
+specs = jaxmup.infer(make, base=64, delta=128, target=512, **of)
 ours = lambda: jaxmup.rescale(make, specs, TABLE3, base=64, target=512, key=KEY)
 for spec in P("model", None), P(None, "model"):
     sharding = NamedSharding(mesh, spec)
@@ -567,7 +571,7 @@ def no_gain_at_base(width: int, key: Any) -> Any:
 
 def with_rule(rule: Any) -> Any:
     make = lambda n, rngs: nnx.Linear(n, 2, rngs=rngs)  # noqa: E731
-    specs = jaxmup.infer(make, base=4, delta=8, target=16)
+    specs = jaxmup.infer(make, base=4, delta=8, target=16, inputs=features)
     return jaxmup.rescale(make, specs, rule, base=4, target=16, key=KEY)
 
 
@@ -585,8 +589,17 @@ BAD = {
         lambda: rescaled(from_target=["*/table", "embedding"]),
         r"`from_target` must name parameters(.|\n)*\n  \*/table\n(.|\n)*\n  readout",
     ),
+    "a key that nothing is drawn with": (
+        lambda: rescaled(lambda n, rngs: nnx.Linear(n, 2, rngs=nnx.Rngs(0)), rules=None),
+        r"drawn with `key`(.|\n)*\n  kernel \(64, 2\), in the base model \(16, 2\)\n",
+    ),
+    "specs of another model": (
+        lambda: other_specs(tables, target=64),
+        r"those of `target`(.|\n)*\n  embedding: \(40, 64\), no parameter\n"
+        r"(.|\n)*\n  A_log: no spec, \(64, 8\)\n",
+    ),
     "no key": (
-        lambda: rescaled(lambda n: nnx.Linear(n, 2, rngs=nnx.Rngs(0)), rules=None),
+        lambda: rescaled(lambda n: nnx.Linear(n, 2, rngs=nnx.Rngs(0)), rules=None, inputs=features),
         "must have a parameter `key` or `rngs`",
     ),
     "specs of another target": (

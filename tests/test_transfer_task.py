@@ -104,7 +104,7 @@ def train(task: transfer.Task, config=CONFIG, width: int = 16, setting=()) -> li
 
 def test_a_plain_model_is_trained_as_by_infer_and_rescale():
     rule = jaxmup.parametrization("mup", "adam", gauge="table3")
-    specs = jaxmup.infer(plain_nnx, base=8, delta=16, target=16)
+    specs = jaxmup.infer(plain_nnx, base=8, delta=16, target=16, inputs=EVALUATION[0])
     key = jax.random.key(0, impl="rbg")
     model = jaxmup.rescale(plain_nnx, specs, rule, base=8, target=16, key=key)
     rates = jnp.array([1 / 2, 2 / 3, 1 / 3]) * 0.05  # two steps of warmup
@@ -129,7 +129,7 @@ def test_a_plain_model_is_trained_as_by_infer_and_rescale():
         (plain_linen, {}),
         (layers_linen, {}),
         (with_noise, {}),
-        (as_tree, {"loss_fn": tree_loss, "rules": {"*": ("input", "output")}}),
+        (as_tree, {"loss_fn": tree_loss}),
     ],
 )
 def test_every_kind_of_model_learns(make_model, extra):
@@ -311,7 +311,7 @@ def test_a_bad_factory_is_refused(make_model, message):
 def test_a_sweep_of_a_std_that_acts_on_nothing_is_refused():
     def make_model(width: int, rngs: nnx.Rngs) -> nnx.Module:
         zeros = nnx.initializers.zeros
-        hidden, readout = nnx.Linear(4, width, rngs=rngs), {"kernel_init": zeros, "rngs": rngs}
+        hidden, readout = nnx.Linear(5, width, rngs=rngs), {"kernel_init": zeros, "rngs": rngs}
         return nnx.Sequential(hidden, nnx.relu, nnx.Linear(width, 3, **readout))
 
     for name in ("output_std", "hidden_std"):  # starts at zero; there is none

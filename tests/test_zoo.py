@@ -6,6 +6,7 @@ from math import prod
 
 import jax
 import pytest
+from layer_types import require_same
 from zoo.case import Case, number
 
 import jaxmup
@@ -16,10 +17,12 @@ from jaxmup._tree import leaves_by_path
 MODELS = (
     "apart",
     "attentions",
+    "choices",
     "clip",
     "decoder",
     "deltanet",
     "depthwise",
+    "directions",
     "dit",
     "encoder_decoder",
     "gemma",
@@ -37,6 +40,7 @@ MODELS = (
     "ties",
     "unet",
     "vit",
+    "wholes",
 )
 
 
@@ -52,13 +56,6 @@ def zoo() -> dict[str, Case]:
 ZOO = zoo()
 CARRIED = {name: case for name, case in ZOO.items() if not case.refused and not case.finding}
 FOUND = {name: case for name, case in ZOO.items() if case.finding}
-# Experts' outputs are mixed and are no features: a batch axis, which is read as an output axis.
-MIXED = "made_weights, a dense mixture of more experts"
-KNOWN = pytest.mark.xfail(strict=True, reason="an axis that only activations sum over is an output")
-BY_HAND = [
-    pytest.param(case, id=name, marks=[KNOWN] if name == MIXED else [])
-    for name, case in CARRIED.items()
-]
 REFUSED = {name: case for name, case in ZOO.items() if case.refused}
 
 
@@ -81,7 +78,7 @@ def word(axis: Axis) -> str:
     return f"{kind}*" if axis.grows else kind if kind == "in" else "-"
 
 
-@pytest.mark.parametrize("case", BY_HAND)
+@pytest.mark.parametrize("case", CARRIED.values(), ids=CARRIED)
 def test_roles_ratios_and_gains_by_hand(case):
     specs, wrong, used = infer(case), [], set()
     for name, spec in specs.items():
@@ -105,13 +102,38 @@ def test_roles_ratios_and_gains_by_hand(case):
     assert not unused
 
 
+OF_FLAX = {  # models, with the numbers of their parameters whose layers are Flax's own
+    "decoder, untied": 21,
+    "decoder, tied with norms of queries and keys": 24,
+    "deltanet": 12,
+    "depthwise": 32,
+    "dit": 31,
+    "gemma, with a linear last norm": 12,
+    "layers, nnx.MultiHeadAttention": 11,
+    "layers, nnx.MultiHeadAttention, normalize_qk": 13,
+    "layers, nn.MultiHeadDotProductAttention": 11,
+    "layers, nn.MultiHeadDotProductAttention, Embed.attend": 11,
+    "layers, nn.scan of nn.remat": 21,
+    "layers, nn.Dropout, called for training": 5,
+    "unet": 55,
+    "vit": 52,
+}
+
+
+@pytest.mark.parametrize(("case", "count"), OF_FLAX.items())
+def test_the_program_agrees_with_the_types_of_layers(case, count):
+    model = jaxmup.Model(ZOO[case].make_model, inputs=ZOO[case].inputs, apply=ZOO[case].apply)
+    specs = jaxmup.infer(model, **ZOO[case].sizes)
+    assert require_same(model, specs, ZOO[case].target) == count
+
+
 @pytest.mark.parametrize("case", CARRIED.values(), ids=CARRIED)
 def test_the_base_model_is_the_plain_model(case):
     for name, spec in infer(case, target=case.base).items():
         assert (spec.r_in, spec.r_out, spec.forward_gain) == (1, 1, 1), name
 
 
-@pytest.mark.parametrize("case", BY_HAND)
+@pytest.mark.parametrize("case", CARRIED.values(), ids=CARRIED)
 def test_a_target_smaller_than_the_base_model_is_the_inverse(case):
     depth = {name: size for name, size in case.base.items() if name == "depth"}
     base = {**case.target, **depth}

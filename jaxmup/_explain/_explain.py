@@ -35,28 +35,26 @@ class Explanation:
         Args:
           width: number of characters that a line may have; `None` for as many as it takes. A wider
             table gives each path a line of its own; if that is too wide too, it becomes a list.
+
+        Raises:
+          TypeError: if `width` is no integer.
+          ValueError: if `width` is below 1.
         """
-        return "\n\n".join(
-            [
-                f"{self.parametrization}, base -> target",
-                _render.text(self.rows, width),
-                _render.legend(self.rows, width),
-            ]
-        )
+        if width is not None:
+            _check.size("width", width, remedy="It is a number of characters.")
+        table = _render.Table(self.rows)
+        title = f"{self.parametrization}, base -> target"
+        return "\n\n".join([title, table.text(width), table.legend(width)])
 
     def columns(self) -> list[_render.Column]:
         """Title and cells of each column of the whole table, for other renderers."""
-        return _render.columns(self.rows)
+        return _render.Table(self.rows).columns
 
     def markdown(self) -> str:
         """A table in GitHub's markdown, with the reason of each role below it."""
-        return "\n\n".join(
-            [
-                f"**{self.parametrization}**, base -> target",
-                _render.markdown(self.rows),
-                _render.legend(self.rows, width=None, bullet="- "),
-            ]
-        )
+        table = _render.Table(self.rows)
+        title = f"**{self.parametrization}**, base -> target"
+        return "\n\n".join([title, table.markdown(), table.legend(width=None, bullet="- ")])
 
     def record(self) -> dict[str, Any]:
         """Plain lists, strings and numbers, with nothing left out."""
@@ -140,11 +138,12 @@ def explain(
     specs = specs_of(specs)
     scalings = leaves_by_path(resolve(specs, parametrization))
     by_path = require_leaves("specs", specs, ParamSpec, "Use `jaxmup.nnx.specs`.")
+    bases = {spec: _scaling.resolve(at_base(spec), parametrization) for spec in {*by_path.values()}}
     rows = (
         ParameterRow(
             path=path,
             spec=spec,
-            base=_scaling.resolve(at_base(spec), parametrization),
+            base=bases[spec],
             target=scalings[path],
             learning_rate=None if learning_rate is None else learning_rate * scalings[path].lr,
         )

@@ -1,5 +1,6 @@
 """Rows as text: a wide table, a narrow one, a list, markdown."""
 
+import re
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -31,8 +32,8 @@ class Column(NamedTuple):
 
     def padded(self) -> list[str]:
         """Title and cells, all of one width."""
-        pad = str.rjust if self.is_number else str.ljust
-        return [pad(cell, self.width) for cell in (self.title, *self.cells)]
+        pad, width = str.rjust if self.is_number else str.ljust, self.width
+        return [pad(cell, width) for cell in (self.title, *self.cells)]
 
 
 # Columns that say nothing where every cell is 1; the others are always shown.
@@ -40,53 +41,68 @@ _LEFT_OUT_IF_ONE = ("gradient", "eps", "weight decay")
 _SHOWN_IF_NOT_ONE = ("depth_ratio", "gain")
 
 
-def columns(rows: Sequence[ParameterRow]) -> list[Column]:
-    """The columns of the whole table."""
-    left_out = (*ones(rows), *_SHOWN_IF_NOT_ONE)
-    return [c for c in _columns(rows) if not (c.title in left_out and _is_one(c))]
+class Table:
+    """The table of some rows, each of whose cells is made once.
+
+    Args:
+      rows: Row of each parameter.
+    """
+
+    def __init__(self, rows: Sequence[ParameterRow]):
+        self._rows = rows
+        self._every = _columns(rows)
+        is_one = {c.title for c in self._every if _is_one(c)}
+        self._ones = [title for title in _LEFT_OUT_IF_ONE if title in is_one]
+        left_out = is_one.intersection((*_LEFT_OUT_IF_ONE, *_SHOWN_IF_NOT_ONE))
+        self.columns = [c for c in self._every if c.title not in left_out]
+
+    def text(self, width: int | None) -> str:
+        """The first that fits into `width` characters: a wide table, a narrow one, a list."""
+        wide = _wide(self.columns)
+        if width is None or _fits(wide, width):
+            return "\n".join(wide)
+        narrow = _narrow([c for c in self.columns if c.title not in ("r_in", "r_out")])
+        if _fits(narrow, width):
+            return "\n".join(narrow)
+        return "\n".join(_listed(self.columns, width))
+
+    def markdown(self) -> str:
+        """The whole table in GitHub's markdown."""
+        rule = ["---:" if column.is_number else "---" for column in self.columns]
+        rows = zip(*(map(_in_markdown, c.cells) for c in self.columns), strict=True)
+        lines = [[column.title for column in self.columns], rule, *rows]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+    def legend(self, width: int | None, bullet: str = "") -> str:
+        """The reason of each role and gain, and the columns that the table leaves out."""
+        lines = sorted({f"{row.role}: {row.reason}" for row in self._rows})
+        lines += [
+            f"{row.path}: {row.spec.reason}"
+            for row in self._rows
+            if row.spec.forward_gain != 1 and row.spec.reason
+        ]
+        if any(_GAIN in cell for column in self._every for cell in column.cells):
+            lines.append(f"{_GAIN}x: x times what the initializer gives at base width")
+        if self._ones:
+            lines.append(f"1 everywhere: {', '.join(self._ones)}")
+        lines = [f"{bullet}{line}" for line in lines]
+        if width is not None:
+            lines = [part for line in lines for part in textwrap.wrap(line, width)]
+        return "\n".join(lines)
 
 
-def ones(rows: Sequence[ParameterRow]) -> list[str]:
-    """Titles of the columns that are left out because every cell is 1."""
-    return [c.title for c in _columns(rows) if c.title in _LEFT_OUT_IF_ONE and _is_one(c)]
+def _in_markdown(cell: str) -> str:
+    r"""A cell that Markdown shows as it stands, and that ends no row.
+
+    Example:
+      >>> print(_in_markdown("a|b\n*c* __d__ e_f"))
+      a\|b \*c\* \_\_d\_\_ e_f
+    """
+    return " ".join(_MARKUP.sub(r"\\\g<0>", cell).split())
 
 
-def text(rows: Sequence[ParameterRow], width: int | None) -> str:
-    """The first that fits into `width` characters: a wide table, a narrow one, a list."""
-    shown = columns(rows)
-    wide = _wide(shown)
-    if width is None or _fits(wide, width):
-        return "\n".join(wide)
-    narrow = _narrow([c for c in shown if c.title not in ("r_in", "r_out")])
-    if _fits(narrow, width):
-        return "\n".join(narrow)
-    return "\n".join(_listed(shown, width))
-
-
-def markdown(rows: Sequence[ParameterRow]) -> str:
-    """The whole table in GitHub's markdown."""
-    shown = columns(rows)
-    rule = ["---:" if column.is_number else "---" for column in shown]
-    lines = [[column.title for column in shown], rule, *zip(*(c.cells for c in shown), strict=True)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def legend(rows: Sequence[ParameterRow], width: int | None, bullet: str = "") -> str:
-    """The reason of each role and gain, and the columns that the table leaves out."""
-    lines = sorted({f"{row.role}: {row.reason}" for row in rows})
-    lines += [
-        f"{row.path}: {row.spec.reason}"
-        for row in rows
-        if row.spec.forward_gain != 1 and row.spec.reason
-    ]
-    if any(_GAIN in cell for column in _columns(rows) for cell in column.cells):
-        lines.append(f"{_GAIN}x: x times what the initializer gives at base width")
-    if ones(rows):
-        lines.append(f"1 everywhere: {', '.join(ones(rows))}")
-    lines = [f"{bullet}{line}" for line in lines]
-    if width is not None:
-        lines = [part for line in lines for part in textwrap.wrap(line, width)]
-    return "\n".join(lines)
+# A star between spaces and a line inside of a word mark nothing.
+_MARKUP = re.compile(r"[\\`|<\[\]~]|(?<! )\*|\*(?! )|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
 def _columns(rows: Sequence[ParameterRow]) -> list[Column]:

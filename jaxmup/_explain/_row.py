@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from jaxmup._scaling import Scaling
-from jaxmup._spec import AxisKind, ParamSpec, Role
+from jaxmup._spec import Axis, AxisKind, ParamSpec, Role
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class ParameterRow:
             "count": self.count,
             "shape": list(spec.shape),
             "base_shape": list(spec.base_shape),
-            "axes": [dataclasses.asdict(axis) for axis in spec.axes],
+            "axes": [_fields(axis) for axis in spec.axes],
             "role": self.role,
             "reason": self.reason,
             "uses": spec.reason,
@@ -64,9 +64,14 @@ class ParameterRow:
 
 def _numbers(scaling: Scaling) -> dict[str, Any]:
     """A scaling for JSON; its shape is that of the row."""
-    fields = dataclasses.asdict(scaling) | {"family": scaling.family.name}
-    del fields["shape"]
-    return fields
+    numbers = _fields(scaling) | {"family": scaling.family.name}
+    del numbers["shape"]
+    return numbers
+
+
+def _fields(record: Axis | Scaling) -> dict[str, Any]:
+    """The fields of a record; `dataclasses.asdict` copies each of them, deeply and slowly."""
+    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
 
 
 def at_base(spec: ParamSpec) -> ParamSpec:

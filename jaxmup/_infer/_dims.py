@@ -54,6 +54,25 @@ def gathered(node: Node) -> tuple[list[int], list[int], list[int]]:
     return looked_up, window, list(numbers.offset_dims)
 
 
+def rearranged_by(node: Node) -> tuple[int, int] | None:
+    """The axis of a gather's operand of which it takes as many elements as it has.
+
+    Returns:
+      The axis of the operand, the last of several, and that of the result.
+    """
+    looked_up, _, offsets = gathered(node)
+    operand = node.parents[0]
+    old = [axis for axis in looked_up if grows(operand, axis)]
+    new = [axis for axis in growing(node) if axis not in offsets]
+    if not old or not new or _sizes(operand, old[-1]) != _sizes(node, new[-1]):
+        return None
+    return old[-1], new[-1]
+
+
+def _sizes(node: Node, axis: int) -> list[int]:
+    return [shape[axis] for shape in node.shapes]
+
+
 def moved(node: Node, parent: int, dims: Dims) -> Dims:
     """The marks of the axes of a value, from those of one of its parents.
 
@@ -81,7 +100,11 @@ def moved(node: Node, parent: int, dims: Dims) -> Dims:
         return tuple(d for axis, d in enumerate(dims) if axis not in params["dimensions"])
     if op == "gather" and parent == 0:
         _, window, offsets = gathered(node)
-        return _placed(ndim, offsets, [dims[axis] for axis in window])
+        found = list(_placed(ndim, offsets, [dims[axis] for axis in window]))
+        rearranged = rearranged_by(node)
+        if rearranged is not None:
+            found[rearranged[1]] = dims[rearranged[0]]
+        return tuple(found)
     if op.startswith(("reduce_", "arg")) and "axes" in params:
         return tuple(d for axis, d in enumerate(dims) if axis not in params["axes"])
     if is_product(node):
@@ -115,7 +138,7 @@ def _of_product(node: Node, parent: int, dims: Dims) -> Dims:
 def _reshaped(old: Sequence[tuple[int, ...]], new: Sequence[tuple[int, ...]], dims: Dims) -> Dims:
     """Blocks of axes that have the same number of elements at every size correspond."""
     found = [EMPTY] * len(new[0])
-    for ours, theirs in _blocks(old, new):
+    for ours, theirs in blocks(old, new):
         # An axis of one element at all sizes holds nothing of what was merged or split.
         kept = [k for k in theirs if len(theirs) == 1 or any(shape[k] > 1 for shape in new)]
         for k in kept:
@@ -123,7 +146,7 @@ def _reshaped(old: Sequence[tuple[int, ...]], new: Sequence[tuple[int, ...]], di
     return tuple(found)
 
 
-def _blocks(
+def blocks(
     old: Sequence[tuple[int, ...]], new: Sequence[tuple[int, ...]]
 ) -> Iterable[tuple[range, range]]:
     i = j = 0

@@ -1,6 +1,5 @@
 """The initial values of a model as a program of a random key, and more draws of them."""
 
-import contextlib
 import dataclasses
 import functools
 import math
@@ -10,11 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import Array
-from jax.sharding import AbstractMesh
 
 from jaxmup._check import is_traced
+from jaxmup._infer._meshes import Place, is_on_mesh
 from jaxmup._model import Instance
 from jaxmup._parameter import join_tiles
 from jaxmup._program import (
@@ -27,25 +25,14 @@ from jaxmup._program import (
     dependencies,
     flatten,
     inner_programs,
+    no_mesh,
     part,
     split,
+    unsharded,
     variables,
 )
 from jaxmup._tree import PathName, leaves_by_path
 from jaxmup.functional import scale
-
-Place = Callable[[Array], Array]
-"""Lays an array out over devices; equal ones have one hash."""
-
-
-@contextlib.contextmanager
-def without_mesh() -> Iterator[None]:
-    """A context in which Flax lays nothing out over devices.
-
-    The sizes of a base model need not divide a mesh, and draws of it are no arrays that stay.
-    """
-    with nnx.use_eager_sharding(False), jax.sharding.use_abstract_mesh(AbstractMesh((), ())):
-        yield
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +83,10 @@ class Draws:
             drawn = leaves_by_path(instance.draw(key).params)
             return [drawn[name] for name in instance.parameters]
 
-        return cls(tuple(instance.parameters), jax.make_jaxpr(values)(key))
+        program = jax.make_jaxpr(values)(key)
+        if is_on_mesh():  # because the factory names its axes, which need not divide these sizes
+            program = unsharded(program)
+        return cls(tuple(instance.parameters), program)
 
     def values(self, names: Collection[PathName], key: Any) -> dict[PathName, Array]:
         """Some of the parameters with the bits that the factory gives them."""
@@ -249,8 +239,10 @@ def _grown(
         draw = jax.vmap(draw, in_axes=tuple(0 if is_key else None for is_key in mapped))
 
     def grown(*inputs: Array) -> Array:
-        whole = join_tiles(draw(*inputs), grid.tiles, grid.base_shape)
-        return place(scale(whole[tuple(map(slice, grid.shape))], gain))
+        with no_mesh():  # in one of explicit axes, each device would be told to make all of it
+            whole = join_tiles(draw(*inputs), grid.tiles, grid.base_shape)
+            scaled = scale(whole[tuple(map(slice, grid.shape))], gain)
+        return place(scaled)
 
     inside, alone = jax.jit(grown), jax.jit(grown, compiler_options=_QUICK)
 
@@ -334,33 +326,3 @@ def _constant_axes(node: Node) -> frozenset[int]:
         found = [_constant_axes(p) for p in node.parents if p.shapes[0] == shape]
         return every.intersection(*found)
     return frozenset(i for i in every if shape[i] == 1)
-
-
-def place_of(variable: Any) -> Place:
-    """Lays a value out over devices as Flax's constructor of this variable does."""
-    if not isinstance(variable, nnx.Variable):
-        return _anywhere
-    metadata = variable.get_metadata()
-    if not metadata.get("eager_sharding") or not metadata.get("out_sharding"):
-        return _anywhere
-    names = ("out_sharding", "sharding_rules", "mesh")
-    return _Placed(tuple((name, metadata[name]) for name in names if name in metadata))
-
-
-def _anywhere(value: Array) -> Array:
-    return value
-
-
-@dataclasses.dataclass(frozen=True)
-class _Placed:
-    """Lays a value out as the metadata of an NNX variable say.
-
-    Args:
-      metadata: Name and value of each.
-    """
-
-    metadata: Sequence[tuple[str, Any]]
-
-    def __call__(self, value: Array) -> Array:
-        """The value, laid out by the constructor of Flax's variable."""
-        return nnx.Param(value, **dict(self.metadata)).get_value()

@@ -9,7 +9,7 @@ from scipy.optimize import linprog
 from scipy.sparse import csr_array, hstack
 
 from jaxmup._infer._growth import NONE, Growth
-from jaxmup._infer._orders import Equation, Order, Unknown
+from jaxmup._infer._order import Equation, Order, Unknown
 
 _SLACK = 1e3  # what a factor costs that no parameter carries, against one that a parameter does
 _FINEST = 96  # largest denominator of an exponent

@@ -1,4 +1,4 @@
-"""The specs of an unmodified model, from its program or its layers at three sizes."""
+"""The specs of an unmodified model, from its program at three sizes."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -8,14 +8,16 @@ from jaxmup._check import listed
 from jaxmup._infer._depth import counterparts
 from jaxmup._infer._describe import describe
 from jaxmup._infer._leaf import Leaf
+from jaxmup._infer._meshes import off_mesh
 from jaxmup._infer._read import Programs, Reader, programs_of
-from jaxmup._infer._rules import Rules, require_kinds, with_rules
+from jaxmup._infer._rules import Rules, with_rules
 from jaxmup._infer._sizes import (
     Sizes,
     require_fixed_sizes,
+    require_given,
     require_growth,
-    require_known_attention,
-    require_readout,
+    require_read,
+    warn_of_contradictions,
 )
 from jaxmup._model import MakeModel, Model, as_model
 from jaxmup._tree import Size, Specs
@@ -31,31 +33,30 @@ def infer(
     apply: Callable[..., Any] | None = None,
     wrt: Any = None,
     rules: Rules | None = None,
+    input_scale: Callable[..., Any] | None = None,
 ) -> Specs:
     r"""The `ParamSpec` of every parameter of a model that knows nothing of parametrizations.
 
-    Two questions are asked of every axis. *Does it grow?* It does if its size differs between
-    `base` and `delta`; `target` says nothing about that. *What does it do?* With `inputs`, the
-    program of a call answers, whatever it is written in: at `base`, `delta` and `target` it is
-    traced abstractly, and each parameter is followed to the places where it is multiplied, added or
-    looked up. No rules are needed. Without `inputs` nothing can be traced: the layers of Flax
-    answer by their type, and for all other parameters you do.
+    **Sizes.** An axis grows if its size differs between `base` and `delta`; `target` says nothing
+    about that. Every size grows at its own rate. A target may have another number of scanned
+    layers, or of unrolled layers of one kind.
 
-    The answers can be given, and such an answer wins over the program, in one of three ways:
+    **The program.** What an axis does is read off the program of a call, whatever it is written in.
+    The model is called with `inputs`, abstractly, at the three sizes, and each parameter is
+    followed to the places where it is multiplied, added or looked up. A parameter that is the same
+    at all sizes needs no answer, and jaxmup layers keep the specs that they declare.
 
-    - a rule for a path, `rules={"blocks/*/kernel": ("input", "output")}`; `*` matches any text;
-    - metadata: `nnx.Param(values, mup_axes=("input", "output"))`, or in Linen
-      `nn.with_partitioning(init, ("input", "output"))`; `None` is for a batch axis;
-    - a rule for the axis names that a sharded model has on its parameters already,
-      `rules={("embed", "mlp"): ("input", "output")}`.
+    **Rules** override the program, which warns where it disagrees:
 
-    jaxmup layers keep the specs that they declare. A target may have another number of scanned
-    layers, or of unrolled layers of one kind. A parameter that is the same at all sizes needs no
-    answer.
+    - for a path, `rules={"blocks/*/kernel": ("input", "output")}`, in which `*` matches any text,
+      and which is for the matches with as many axes as it names;
+    - for the axis names that a sharded model has on its parameters, as
+      `rules={("embed", "mlp"): ("input", "output")}`;
+    - as axis names themselves: `nnx.Param(values, mup_axes=("input", "output"))`, or in Linen
+      `nn.with_partitioning(init, ("input", "output"))`, with `None` for a batch axis.
 
-    A plain model applies no multipliers, so `resolve` takes the specs in gauges that ask for none:
-    `jaxmup.parametrization("mup", "adam", gauge="table3")`. `jaxmup.rescale` makes the initial
-    values that belong to them.
+    Without `inputs` there is no program, and nothing is guessed: every parameter that grows needs
+    one of these. That is for programs that cannot be traced.
 
     **Factors.** What muP asks for in the forward pass and the program lacks becomes the
     `forward_gain` of parameters, which initial values and learning rates carry, so that the
@@ -69,8 +70,9 @@ def infer(
     that names the line and the factor. Sums are taken as aligned, inputs and state as of one size.
     In a model with jaxmup layers, which apply their own factors, none is looked for.
 
-    Without `inputs`, Flax's attention alone is known to lack its factor; attention of your own and
-    a tied embedding are not seen, unless the model has no readout, which is an error.
+    A plain model applies no multipliers, so `resolve` takes the specs in gauges that ask for none:
+    `jaxmup.parametrization("mup", "adam", gauge="table3")`. `jaxmup.rescale` makes the initial
+    values that belong to them.
 
     Args:
       make_model: Function of a size that returns an NNX module, a Linen module, or any tree with
@@ -80,11 +82,14 @@ def infer(
       delta: Size at which every axis that belongs to the width differs from `base`, and no other;
         all larger or all smaller. Small numbers will do: `{"width": 128}` beside `{"width": 64}`.
       target: Size of the model to train, larger or smaller than `base`.
-      inputs: Arguments of a call, as in `jaxmup.Model`: shapes will do. A Linen module needs them;
-        an NNX module without is read by the types of its layers, any other tree by rules alone.
+      inputs: Arguments of a call, as in `jaxmup.Model`: shapes will do. `None` for those of the
+        `Model`.
       apply: Function that calls the model, as in `jaxmup.Model`.
       wrt: Parameters that train, as in `jaxmup.Model`; the specs are theirs alone.
       rules: Kind of each axis, `"input"`, `"output"` or `"batch"`, by path or axis names.
+      input_scale: Function of a size that returns the typical size of the coordinates of `inputs`:
+        a number, or one for each array in a tree like `inputs`; only their ratios count. Such as
+        `lambda width: width**0.5` for features that grow so. All of one size if left out.
 
     Returns:
       A tree like the parameters of the target, `nnx.state(model, nnx.Param)` or
@@ -92,32 +97,35 @@ def infer(
       in the place of what is no parameter.
 
     Raises:
-      TypeError: if there are no `inputs` for a Linen module, or a rule is no rule.
+      TypeError: if a model with `inputs` cannot be called, a Linen module has none, or a rule is no
+        rule.
       ValueError: naming the parameters: if the structures of the models differ, nothing grows, some
         axes grow and others shrink, an axis that does not grow has another size at the target
-        though a layer sums over it, axes are unknown, a rule does not fit, or a tensor is too large
-        to address. Naming lines of the program: if it does other things at other sizes, has an
+        though it is summed over, axes are unknown, a rule does not fit, or a tensor is too large to
+        address. Naming lines of the program: if it does other things at other sizes, has an
         operation of which nobody knows how it grows, makes a matrix itself, or lacks a factor that
-        no parameter can carry. Without `inputs`: if a tied embedding or unknown attention cannot be
-        muP unmodified.
+        no parameter can carry.
 
     Warns:
-      UserWarning: if parts of one axis grow unlike each other, as in a projection whose columns are
-        of fixed and of growing number: one number for the tensor cannot be right for both.
+      UserWarning: if the program contradicts a rule; if parts of one axis grow unlike each other,
+        as in a projection whose columns are of fixed and of growing number: one number for the
+        tensor cannot be right for both.
 
     Example:
+      >>> import jax
       >>> from flax import nnx
       >>> import jaxmup
       >>> def make_model(width, rngs):
       ...     hidden = nnx.Linear(width, width, rngs=rngs)
       ...     return nnx.Sequential(hidden, nnx.Linear(width, 10, rngs=rngs))
-      >>> specs = jaxmup.infer(make_model, base=64, delta=128, target=1024)
+      >>> sizes = {"base": 64, "delta": 128, "target": 1024}
+      >>> inputs = lambda width: jax.ShapeDtypeStruct((1, width), "float32")
+      >>> specs = jaxmup.infer(make_model, **sizes, inputs=inputs)
       >>> specs["layers"][0]["kernel"].role, specs["layers"][1]["kernel"].role
       ('hidden', 'output')
 
-      Read off the program of any function, a tied readout beside a norm that can carry its factor:
+      Any function, here one with a tied readout beside a norm that can carry its factor:
 
-      >>> import jax
       >>> import jax.numpy as jnp
       >>> def make_params(width):
       ...     return {"embed": jnp.zeros((50, width)), "scale": jnp.ones(width)}
@@ -126,7 +134,6 @@ def infer(
       ...     x = x / jnp.sqrt((x**2).mean(-1, keepdims=True)) * params["scale"][None]
       ...     return x @ params["embed"].T
       >>> tokens = jax.ShapeDtypeStruct((8,), "int32")
-      >>> sizes = {"base": 64, "delta": 128, "target": 1024}
       >>> specs = jaxmup.infer(make_params, **sizes, inputs=tokens, apply=apply)
       >>> specs["embed"].role, specs["scale"].forward_gain
       ('input', 0.0625)
@@ -136,6 +143,17 @@ def infer(
       Definition 4.1 (attention); the comparison of base and delta: Appendix H.
     """
     model = as_model(make_model, inputs=inputs, apply=apply, wrt=wrt)
+    return off_mesh(lambda: _inferred(model, base, delta, target, rules, input_scale))
+
+
+def _inferred(
+    model: Model,
+    base: Size,
+    delta: Size,
+    target: Size,
+    rules: Rules | None,
+    input_scale: Callable[..., Any] | None,
+) -> Specs:
     # What is frozen says of the model what it is, such as whether it has a readout.
     whole = dataclasses.replace(model, wrt=None)
     at_base, at_delta, at_target = (
@@ -144,49 +162,43 @@ def infer(
     )
     small, other, large = map(describe, (at_base, at_delta, at_target))
     _require_same_structure(small, other, "delta")
-    like = {name: (leaf.shape, other[name].shape, leaf.placed) for name, leaf in small.items()}
+    like = {name: (leaf.shape, other[name].shape) for name, leaf in small.items()}
     names = counterparts(like, large)
     _require_same_structure({name: small[names[name]] for name in names}, large, "target")
-    programs = programs_of(at_base, at_delta, at_target, lambda size: whole.at(size, "target"))
     leaves = {
-        name: leaf.agreeing(small[names[name]]).agreeing(other[names[name]])
-        for name, leaf in large.items()
+        name: Sizes(leaf, small[names[name]].shape, other[names[name]].shape)
+        for name, leaf in with_rules(large, rules).items()
     }
-    if programs is not None:
-        leaves = {name: leaf.without_type() for name, leaf in leaves.items()}
-    leaves = with_rules(leaves, rules)
+    require_growth(leaves)
     trained = at_target if model.wrt is None else model.at(target, "target")
-    if programs is not None:
+    if whole.inputs is not None:
+        programs = programs_of(
+            at_base, at_delta, at_target, lambda size: whole.at(size, "target"), input_scale
+        )
         frozen = {names[name] for name in names if name not in trained.parameters}
         leaves = _read(programs, leaves, names, frozen)
-    leaves = {
-        name: leaf.with_fixed_axes(small[names[name]], other[names[name]])
-        for name, leaf in leaves.items()
-    }
-    require_kinds({name: leaves[name] for name in trained.parameters}, programs is not None)
-    sizes = {
-        name: Sizes(leaf, small[names[name]].shape, other[names[name]].shape)
-        for name, leaf in leaves.items()
-        if leaf.kinds is not None
-    }
-    require_growth(sizes)
-    require_fixed_sizes(sizes)
-    if programs is None:
-        require_known_attention(sizes)
-    specs = {name: of_three.spec() for name, of_three in sizes.items()}
-    if programs is None:
-        require_readout({name: leaves[name] for name in specs}, specs)
-    return trained.like_params(specs)
+    leaves = {name: sizes.with_fixed_axes() for name, sizes in leaves.items()}
+    asked = {name: leaves[name] for name in trained.parameters}
+    if whole.inputs is None:
+        require_given(asked, at_base)
+    require_read(asked, at_base)
+    known = {name: sizes for name, sizes in leaves.items() if sizes.leaf.kinds is not None}
+    require_fixed_sizes(known)
+    return trained.like_params({name: sizes.spec() for name, sizes in known.items()})
 
 
 def _read(
-    programs: Programs, leaves: Mapping[str, Leaf], names: Mapping[str, str], frozen: set[str]
-) -> dict[str, Leaf]:
-    """The leaves with what the program says of them, where no rule does."""
-    given = {names[name]: leaf.kinds for name, leaf in leaves.items() if leaf.kinds is not None}
-    declared = {names[name] for name, leaf in leaves.items() if leaf.spec is not None}
+    programs: Programs, leaves: Mapping[str, Sizes], names: Mapping[str, str], frozen: set[str]
+) -> dict[str, Sizes]:
+    """The parameters with what the program says of them, where no rule does."""
+    kinds = {names[name]: sizes.leaf.kinds for name, sizes in leaves.items()}
+    given = {name: found for name, found in kinds.items() if found is not None}
+    declared = {names[name] for name, sizes in leaves.items() if sizes.leaf.spec is not None}
     reader = Reader(programs, given, frozen | declared, has_gains=not declared)
-    return {name: leaf.with_read(reader.read(names[name])) for name, leaf in leaves.items()}
+    readings = {name: reader.read(names[name]) for name in leaves}
+    shown = {name: reader.shown[names[name]] for name in leaves}
+    warn_of_contradictions(leaves, shown, readings)
+    return {name: sizes.with_read(readings[name]) for name, sizes in leaves.items()}
 
 
 def _require_same_structure(base: Mapping[str, Leaf], other: Mapping[str, Leaf], what: str) -> None:
@@ -195,7 +207,7 @@ def _require_same_structure(base: Mapping[str, Leaf], other: Mapping[str, Leaf],
     differences = [
         f"{name}: {_shape(base.get(name))} in `base`, {_shape(other.get(name))} in `{what}`"
         for name in names
-        if name not in base or name not in other or not base[name].is_like(other[name])
+        if name not in base or name not in other or len(base[name].shape) != len(other[name].shape)
     ]
     if differences:
         raise ValueError(

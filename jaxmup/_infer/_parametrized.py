@@ -78,16 +78,25 @@ def inferred(
     delta: Size,
     target: Size,
     rules: Rules | None = None,
+    read: Model | None = None,
     gains: bool = True,
 ) -> Parametrized:
     """Any other model: its specs by `infer`, its initial values by `rescale`.
 
-    Without `gains` no parameter carries a factor that the forward pass lacks.
+    Args:
+      model: The model.
+      parametrization: The parametrization.
+      base: Size of the base model, as for `infer`.
+      delta: Size beside it, as for `infer`.
+      target: Size of the model to make.
+      rules: Kinds of axes, as for `infer`.
+      read: The same model as it is called where its program is read; `None` for `model`.
+      gains: False if no parameter carries a factor that the forward pass lacks.
 
     Raises:
       TypeError, ValueError: as `infer`; as `rescale`, once it is drawn.
     """
-    specs = infer(model, base=base, delta=delta, target=target, rules=rules)
+    specs = infer(read or model, base=base, delta=delta, target=target, rules=rules)
     if not gains:
         specs = jax.tree.map(lambda spec: dataclasses.replace(spec, forward_gain=1.0), specs)
     instance = model.at(target)

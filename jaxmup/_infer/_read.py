@@ -1,21 +1,25 @@
 """The program of a model, read: kinds of axes of its parameters, forward gains, and why."""
 
 import collections
-import functools
 import math
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from jaxmup._check import listed
+import jax
+import jax.numpy as jnp
+
+from jaxmup import _check
+from jaxmup._check import is_number, listed
 from jaxmup._infer._gains import Solution, at, solve
 from jaxmup._infer._growth import NONE, Growth, of_sizes
 from jaxmup._infer._leaf import Kinds
-from jaxmup._infer._orders import HALF, Equation, Orders, Unknown, direction_of
+from jaxmup._infer._order import HALF, Equation, Unknown, rank_of
+from jaxmup._infer._orders import Orders
 from jaxmup._infer._reading import Reading
 from jaxmup._infer._uses import Uses, natures, uneven
-from jaxmup._model import Instance
+from jaxmup._inputs import take_arrays
+from jaxmup._model import Instance, call_with_size
 from jaxmup._program import ClosedJaxpr, Flat, Node, flatten
 from jaxmup._spec import AxisKind
 from jaxmup._tree import PathName, Size
@@ -28,16 +32,22 @@ class Programs(NamedTuple):
       programs: At base, delta and target.
       names: Names of the parameters, which are the first inputs, in their order.
       knows_target: True if the last program grows as the target does.
+      scales: Size of the coordinates of each argument at each size, if they are not all of order 0.
     """
 
     programs: Sequence[ClosedJaxpr]
     names: Sequence[PathName]
     knows_target: bool
+    scales: Sequence[tuple[float, ...]] = ()
 
 
 def programs_of(
-    small: Instance, other: Instance, large: Instance, with_depth: Callable[[Size], Instance]
-) -> Programs | None:
+    small: Instance,
+    other: Instance,
+    large: Instance,
+    with_depth: Callable[[Size], Instance],
+    input_scale: Callable[..., Any] | None = None,
+) -> Programs:
     """The programs of a model, all with the base model's structure.
 
     A target of another depth stands for itself with the base model's depth: whatever base and delta
@@ -48,15 +58,12 @@ def programs_of(
       other: The model beside it.
       large: The target.
       with_depth: Function of a size to the model of that size.
-
-    Returns:
-      `None` if nobody has said what the model is called with.
+      input_scale: Function of a size to the size of the coordinates of the inputs.
 
     Raises:
-      ValueError: if the model cannot be called with its inputs.
+      TypeError: if the model is nothing that can be called.
+      ValueError: if the model refuses its inputs.
     """
-    if not small.is_callable:
-        return None
     names = list(small.parameters)
     alike: Instance | None = large
     if list(large.parameters) != names:
@@ -66,7 +73,26 @@ def programs_of(
             alike = None
     programs = [small.program(), other.program()]
     programs.append(programs[1] if alike is None else alike.program())
-    return Programs(programs, names, alike is not None)
+    scales = []
+    if input_scale is not None:
+        instances = (small, other, other if alike is None else alike)
+        scales = list(zip(*(_scales_of(one, input_scale) for one in instances), strict=True))
+    return Programs(programs, names, alike is not None, scales)
+
+
+def _scales_of(instance: Instance, input_scale: Callable[..., Any]) -> list[float]:
+    """The size of the coordinates of each argument of a call."""
+    number = len(take_arrays(instance.inputs)[0])
+    found = jax.tree.leaves(call_with_size(input_scale, instance.size, {}))
+    if len(found) == 1:
+        found *= number
+    if len(found) != number or not all(is_number(x) and x > 0 for x in found):
+        raise ValueError(
+            "`input_scale` must return a positive number, or one for each array of `inputs`, of "
+            f"which there are {number}. For `{instance.what}` = {instance.size!r} it returned "
+            f"{found}."
+        )
+    return [float(x) for x in found]
 
 
 def _with_depth_of_base(base: Size, delta: Size, target: Size) -> Size | None:
@@ -83,9 +109,13 @@ class Reader:
 
     Args:
       programs: The programs.
-      given: Kinds of the axes of parameters that the user has given rules for.
+      given: Kinds of the axes of parameters that the user, or a jaxmup layer, has given.
       fixed: Names of the parameters that cannot carry a gain, as those that do not train.
       has_gains: False if layers apply factors of their own, so that no factor is missing.
+
+    Attributes:
+      shown: Kind of each axis of each parameter as the program alone shows it.
+      kinds: The same, but for those that are given.
     """
 
     def __init__(
@@ -96,13 +126,17 @@ class Reader:
         has_gains: bool,
     ):
         self.flat: Flat = _one_by_one(flatten(*programs.programs))
+        _require_same_lengths(self.flat)
         self.names = programs.names
+        self.scales = programs.scales
         self.inputs = dict(zip(self.names, self.flat.inputs, strict=False))
         self.uses = Uses(self.flat, {node: name for name, node in self.inputs.items()})
         if self.uses.made_matrices:
             raise ValueError(_MADE.format(listed(map(_described, self.uses.made_matrices))))
+        self._rank = rank_of(self.flat)
         self._warn_of_uneven_parts()
-        self.kinds = {name: given.get(name) or self._kinds(name) for name in self.names}
+        self.shown = {name: self._kinds(name) for name in self.names}
+        self.kinds = self.shown | dict(given)
         self.solution = Solution({}, [])
         if has_gains:
             self._solve(fixed)
@@ -120,11 +154,7 @@ class Reader:
     def _warn_of_uneven_parts(self) -> None:
         parts = dict.fromkeys(map(_described, uneven(self.flat, natures(self.uses))))
         if parts:
-            warnings.warn(_UNEVEN.format(listed(parts)), stacklevel=5)
-
-    @functools.cached_property
-    def _direction(self) -> int:
-        return direction_of(self.flat)
+            _check.warn(_UNEVEN.format(listed(parts)))
 
     def _coordinates(self, name: PathName, kinds: Mapping[int, AxisKind]) -> tuple[Growth, Growth]:
         """The aligned and the typical order of the coordinates of a parameter under muP."""
@@ -141,10 +171,10 @@ class Reader:
         """The kind of each axis, by the use with the largest coordinates, which binds."""
         uses = self.uses.of(name)
 
-        def size(at: int) -> tuple[float, int, int]:
+        def size(at: int) -> tuple[tuple[float, float], int, int]:
             # Of two that are alike the later one: a norm of the weights looks at them before.
             growth = self._coordinates(name, uses[at].kinds)[0]
-            return growth.key[0] * self._direction, len(uses[at].kinds), at
+            return self._rank(growth), len(uses[at].kinds), at
 
         found: dict[int, AxisKind] = {}
         for position in sorted(range(len(uses)), key=size, reverse=True):
@@ -160,7 +190,11 @@ class Reader:
             kinds: dict[int, AxisKind] = {a: kind for a, kind in known if kind is not None}
             coordinates[node] = self._coordinates(name, kinds)
         gains = {node: name for name, node in self.inputs.items() if name not in fixed}
-        self.orders = Orders(self.flat, natures(self.uses), coordinates, gains)
+        arguments = self.flat.inputs[len(self.flat.inputs) - len(self.scales) :]
+        scales = dict(zip(arguments, self.scales, strict=True))
+        self.orders = Orders(
+            self.flat, natures(self.uses), self.uses.shares, coordinates, gains, scales
+        )
         if self.orders.unread:
             unread = [f"`{op}` at {node.line}" for op, node in self.orders.unread.items()]
             raise ValueError(_UNREAD.format(listed(unread)))
@@ -246,6 +280,19 @@ def _one_by_one(flat: Flat) -> Flat:
     return flat
 
 
+def _require_same_lengths(flat: Flat) -> None:
+    """Raises a `ValueError` if iterations that build on each other are of a growing number."""
+    wrong = [
+        f"{scan.line or 'an unknown line'}: {scan.lengths[0]} in `base`, {scan.lengths[1]} in "
+        "`delta`"
+        for scan in flat.scans
+        if scan.lengths[0] != scan.lengths[1]
+        and any(jnp.issubdtype(node.types[0].dtype, jnp.inexact) for node in scan.carry)
+    ]
+    if wrong:
+        raise ValueError(_LENGTHS.format(listed(wrong)))
+
+
 def _described(node: Node) -> str:
     return (
         f"`{node.op}` at {node.line or 'an unknown line'}, of {node.parents[0].shapes[0]} in `base`"
@@ -260,6 +307,11 @@ _NO_TARGET = (
     "muP asks for factors that this model lacks, and base and delta alone do not tell how large "
     "they are at a target of another depth. Give `base`, `delta` and `target` as mappings, with "
     "the depth as an entry of its own."
+)
+_LENGTHS = (
+    "A loop that hands values on must have as many iterations in `base` as in `delta`: layers and "
+    "steps are no width. It differs at{}\n"
+    "Give both the same number; that of `target` may be another."
 )
 _UNREAD = (
     "Every operation of the model must be one of which it is known how its result grows with the "

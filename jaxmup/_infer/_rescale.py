@@ -7,9 +7,18 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
+from jaxmup import _check
 from jaxmup._check import listed
 from jaxmup._infer._depth import counterparts
-from jaxmup._infer._draws import Draws, Grid, Place, cut, in_turn, place_of, repeated, without_mesh
+from jaxmup._infer._draws import Draws, Grid, cut, in_turn, repeated
+from jaxmup._infer._meshes import (
+    Place,
+    is_on_mesh,
+    off_mesh,
+    place_of,
+    places_in,
+    require_divisible,
+)
 from jaxmup._model import Instance, MakeModel, Model, Parts, as_model
 from jaxmup._parametrization import Parametrization
 from jaxmup._scaling import Scaling
@@ -76,14 +85,16 @@ def rescale(
         are no `inputs` for a Linen module.
       ValueError: naming the parameters: if the specs are not those of the target or of the base,
         `resolve` refuses the parametrization, values that change along an axis of another size
-        are not drawn with `key`, or `from_target` names no parameter.
+        are not drawn with `key`, `from_target` names no parameter, or the mesh does not divide the
+        target.
 
     Example:
       >>> from flax import nnx
       >>> import jaxmup
       >>> make_model = lambda width, rngs: nnx.Linear(width, 10, rngs=rngs)
       >>> rule = jaxmup.parametrization("mup", "adam", gauge="table3")
-      >>> specs = jaxmup.infer(make_model, base=64, delta=128, target=1024)
+      >>> inputs = lambda width: jax.ShapeDtypeStruct((1, width), "float32")
+      >>> specs = jaxmup.infer(make_model, base=64, delta=128, target=1024, inputs=inputs)
       >>> model = jaxmup.rescale(
       ...     make_model, specs, rule, base=64, target=1024, key=jax.random.key(0)
       ... )
@@ -93,12 +104,13 @@ def rescale(
     References:
       Yang et al., "Tensor Programs V", arXiv:2203.03466, Table 3.
     """
+    _check.key("key", key)
     scalings = leaves_by_path(resolve(specs, parametrization))
     by_name = leaves_by_path(specs)
     model = as_model(make_model, inputs=inputs, apply=apply, wrt=wrt)
-    with without_mesh():
-        small = model.at(base, "base")
-        small_sizes = _sizes(small)
+    small, small_sizes = off_mesh(lambda: _with_sizes(model.at(base, "base")))
+    if is_on_mesh():
+        require_divisible(off_mesh(lambda: model.at(target, "target").params))
     large = model.at(target, "target")
     _require_key(large)
     _require_shapes(by_name, large.parameters)
@@ -107,10 +119,9 @@ def rescale(
     sources = counterparts(small_sizes, large.parameters)
     _require_base(plain, sources, small_sizes)
     layouts = _layouts(plain, sources, small_sizes)
-    with without_mesh():
-        draws = Draws.of(small, key)
+    draws = off_mesh(lambda: Draws.of(small, key))
     _require_random(layouts, draws)
-    values = _values(layouts, draws, scalings, _places(large.params), key)
+    values = _values(layouts, draws, scalings, _places(large, key), key)
     return large.join(_with_values(_whole(large, by_name.keys() - layouts.keys(), key), values))
 
 
@@ -153,12 +164,21 @@ def _whole(large: Instance, own: Collection[str], key: Any) -> Parts:
     return jax.tree.unflatten(jax.tree.structure(drawn), filled)
 
 
-def _places(params: Any) -> dict[str, Place]:
+def _places(large: Instance, key: Any) -> dict[str, Place]:
     """The layout over devices that the constructor gives each parameter."""
+    if large.kind == "tree" and is_on_mesh() and not _is_explicit():
+        program = jax.make_jaxpr(lambda key: [*leaves_by_path(large.draw(key).params).values()])(
+            key
+        )
+        return dict(zip(large.parameters, places_in(program), strict=True))
     with_paths, _ = jax.tree_util.tree_flatten_with_path(
-        params, is_leaf=lambda x: isinstance(x, nnx.Variable)
+        large.params, is_leaf=lambda x: isinstance(x, nnx.Variable)
     )
     return {path_name(path): place_of(leaf) for path, leaf in with_paths}
+
+
+def _is_explicit() -> bool:
+    return jax.sharding.get_abstract_mesh().are_all_axes_explicit
 
 
 def _named(patterns: str | Collection[str] | None, names: Collection[str]) -> set[str]:
@@ -181,8 +201,8 @@ def _is_plain(spec: ParamSpec) -> bool:
     return spec.applied is None or spec.applied.init_gain is None
 
 
-def _sizes(instance: Instance) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(leaf.shape) for name, leaf in instance.parameters.items()}
+def _with_sizes(instance: Instance) -> tuple[Instance, dict[str, tuple[int, ...]]]:
+    return instance, {name: tuple(leaf.shape) for name, leaf in instance.parameters.items()}
 
 
 def _with_values(parts: Parts, values: Mapping[str, Any]) -> Parts:

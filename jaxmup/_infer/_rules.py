@@ -1,4 +1,4 @@
-"""Rules that users give for parameters whose layer says nothing of their axes."""
+"""What users say of the axes of parameters: by rules, and by axis names that are kinds."""
 
 import dataclasses
 import fnmatch
@@ -18,50 +18,40 @@ HOW = (
     "with one of " + ", ".join(map(repr, KINDS)) + " for each axis."
 )
 
-UNUSED = "The outputs of the model do not depend on them."
-READ = "Pass `inputs`, and `apply` if the model is no module, so that its program is read."
-
 
 def with_rules(leaves: Mapping[str, Leaf], rules: Rules | None) -> dict[str, Leaf]:
     """The leaves, each with what a rule or its own axis names say of its axes.
 
+    A rule is for those of the leaves that it matches that have as many axes as it names.
+
     Raises:
       TypeError: if a rule is neither for a path nor for a tuple of axis names.
-      ValueError: naming the leaves: if a rule matches nothing, two rules match one leaf, or a rule
-        does not fit its leaf or says something else than the layer.
+      ValueError: naming the leaves: if a rule matches nothing, or nothing with its number of axes,
+        two rules say different things of one leaf, or a rule is for a leaf of a jaxmup layer.
     """
     checked = {} if rules is None else {key: _kinds(key, value) for key, value in rules.items()}
-    found: dict[str, Leaf] = {}
-    used = set()
-    wrong: list[str] = []
-    for name, leaf in leaves.items():
-        keys = [key for key in checked if _matches(key, name, leaf)]
-        used.update(keys)
-        wrong += _conflicts(name, leaf, {key: checked[key] for key in keys})
-        kinds = checked[keys[0]] if keys else _own_kinds(leaf)
-        found[name] = leaf if leaf.kinds is not None else leaf.with_kinds(kinds)
-        if keys:  # the user has said how the layer uses it
-            found[name] = _without_use(found[name])
-    unused = [f"{key!r}" for key in checked if key not in used]
+    matched = {
+        key: {name: leaf for name, leaf in leaves.items() if _matches(key, name, leaf)}
+        for key in checked
+    }
+    unused = [f"{key!r}" for key, found in matched.items() if not found]
     if unused:
         raise ValueError(
             f"Every rule must match a parameter. These match none:{listed(unused)}\n"
             f"The parameters are{listed(_described(leaves))}"
         )
+    of_rank = {
+        key: {n: leaf for n, leaf in found.items() if len(leaf.shape) == len(checked[key])}
+        for key, found in matched.items()
+    }
+    wrong = [*_of_no_leaf(checked, matched, of_rank), *_conflicts(leaves, checked, of_rank)]
     if wrong:
         raise ValueError(f"Rules and parameters must fit each other. Got{listed(wrong)}\n{HOW}")
-    return found
-
-
-def require_kinds(leaves: Mapping[str, Leaf], has_program: bool) -> None:
-    """Raises a `ValueError` naming every leaf of whose axes nothing is known."""
-    unknown = {name: leaf for name, leaf in leaves.items() if leaf.kinds is None}
-    if unknown:
-        raise ValueError(
-            "The axes of a parameter must be known from its uses in the program, from the type of "
-            f"its layer, from axis names or from a rule. {len(unknown)} are not:"
-            f"{listed(_described(unknown))}\n{UNUSED if has_program else READ} {HOW}"
-        )
+    given = {name: checked[key] for key, found in of_rank.items() for name in found}
+    return {
+        name: dataclasses.replace(leaf, known=given.get(name, _own_kinds(leaf)))
+        for name, leaf in leaves.items()
+    }
 
 
 def _described(leaves: Mapping[str, Leaf]) -> Iterator[str]:
@@ -94,23 +84,34 @@ def _matches(key: Any, name: str, leaf: Leaf) -> bool:
 def _own_kinds(leaf: Leaf) -> Kinds | None:
     """The axis names, where they are kinds of axes; an axis without a name is a batch axis."""
     names = leaf.names or ()
-    if not any(names) or any(name not in (None, *KINDS) for name in names):
+    if len(names) != len(leaf.shape) or not any(names):
+        return None
+    if any(name not in (None, *KINDS) for name in names):
         return None
     return tuple(next(kind for kind in KINDS if kind == (name or "batch")) for name in names)
 
 
-def _conflicts(name: str, leaf: Leaf, rules: Mapping[Any, Kinds]) -> Iterator[str]:
-    where = f"{name} {leaf.shape}"
-    if len(rules) > 1:
-        yield f"{where}: {len(rules)} rules match it, {', '.join(map(repr, rules))}"
+def _of_no_leaf(
+    rules: Mapping[Any, Kinds],
+    matched: Mapping[Any, Mapping[str, Leaf]],
+    of_rank: Mapping[Any, Mapping[str, Leaf]],
+) -> Iterator[str]:
     for key, kinds in rules.items():
-        if len(kinds) != len(leaf.shape):
-            yield f"{where}: the rule {key!r} has {len(kinds)} axes"
-        elif leaf.spec is not None:
-            yield f"{where}: the rule {key!r} is for a jaxmup layer, which has its own"
-        elif leaf.kinds not in (None, kinds):
-            yield f"{where}: the rule {key!r} says {kinds}, its layer {leaf.kinds}"
+        if not of_rank[key]:
+            for name, leaf in matched[key].items():
+                yield f"{name} {leaf.shape}: the rule {key!r} has {len(kinds)} axes"
 
 
-def _without_use(leaf: Leaf) -> Leaf:
-    return dataclasses.replace(leaf, uses=leaf.uses - {"lookup", "attend"})
+def _conflicts(
+    leaves: Mapping[str, Leaf],
+    rules: Mapping[Any, Kinds],
+    of_rank: Mapping[Any, Mapping[str, Leaf]],
+) -> Iterator[str]:
+    for name, leaf in leaves.items():
+        keys = [key for key, found in of_rank.items() if name in found]
+        where = f"{name} {leaf.shape}"
+        if len({rules[key] for key in keys}) > 1:
+            words = " and ".join(f"{key!r} {rules[key]}" for key in keys)
+            yield f"{where}: rules that match it say different things, {words}"
+        if keys and leaf.spec is not None:
+            yield f"{where}: the rule {keys[0]!r} is for a jaxmup layer, which has its own"

@@ -1,10 +1,13 @@
 """One parameter at three sizes: which of its axes grow, and what is wrong with that."""
 
 import dataclasses
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from jaxmup import _check
 from jaxmup._infer._leaf import Leaf
+from jaxmup._infer._reading import Reading
+from jaxmup._infer._rules import KINDS
+from jaxmup._model import Instance
 from jaxmup._spec import Applied, Axis, AxisKind, ParamSpec
 from jaxmup._tree import listed
 
@@ -16,7 +19,7 @@ class Sizes:
     """A parameter of the target and the shapes of its counterparts.
 
     Args:
-      leaf: Parameter in the target, its axes known.
+      leaf: Parameter in the target.
       base: Shape of the parameter in the base model.
       delta: Shape of the parameter in the model beside the base model.
     """
@@ -29,26 +32,38 @@ class Sizes:
         return f"base {self.base}, delta {self.delta}, target {self.leaf.shape}"
 
     def axes(self) -> Iterator[tuple[AxisKind, int, int, int]]:
-        """Kind and the sizes at base, delta and target, of each axis."""
-        assert self.leaf.kinds is not None  # `require_kinds` has seen to it
+        """Kind and the sizes at base, delta and target, of each axis; they must be known."""
+        assert self.leaf.kinds is not None
         return zip(self.leaf.kinds, self.base, self.delta, self.leaf.shape, strict=True)
 
+    def with_read(self, read: Reading) -> "Sizes":
+        """This parameter with what the program says of it."""
+        return dataclasses.replace(self, leaf=self.leaf.with_read(read))
+
+    def with_fixed_axes(self) -> "Sizes":
+        """This parameter, with batch axes if it is the same at all sizes and nothing is known."""
+        shape = self.leaf.shape
+        if self.leaf.kinds is not None or not shape == self.base == self.delta:
+            return self
+        kinds: tuple[AxisKind, ...] = ("batch",) * len(shape)
+        return dataclasses.replace(self, leaf=dataclasses.replace(self.leaf, known=kinds))
+
     def spec(self) -> ParamSpec:
-        """The spec of the parameter."""
-        if self.leaf.spec is not None:
-            return self.leaf.spec
+        """The spec of the parameter, whose axes must be known."""
+        leaf = self.leaf
+        if leaf.spec is not None:
+            return leaf.spec
         axes = tuple(
             Axis(kind, size, base=base if base != delta else None)
             for kind, base, delta, size in self.axes()
         )
-        gain = math.sqrt(1 / axes[-1].ratio) if "logits" in self.leaf.uses else self.leaf.gain
-        return ParamSpec(axes, applied=_PLAIN, forward_gain=gain, reason=self.leaf.reason)
+        return ParamSpec(axes, applied=_PLAIN, forward_gain=leaf.gain, reason=leaf.reason)
 
 
 def require_growth(parameters: Mapping[str, Sizes]) -> None:
     """Raises a `ValueError` unless axes differ from base to delta, all in one direction."""
-    grown = [name for name, sizes in parameters.items() if _exceeds(sizes.delta, sizes.base)]
-    shrunk = [name for name, sizes in parameters.items() if _exceeds(sizes.base, sizes.delta)]
+    grown = _those(parameters, lambda sizes: _exceeds(sizes.delta, sizes.base))
+    shrunk = _those(parameters, lambda sizes: _exceeds(sizes.base, sizes.delta))
     if not grown and not shrunk:
         raise ValueError(
             "`delta` must differ from `base` in every axis that belongs to the width. All shapes "
@@ -58,77 +73,87 @@ def require_growth(parameters: Mapping[str, Sizes]) -> None:
     if grown and shrunk:
         raise ValueError(
             "From `base` to `delta` all axes that differ must grow, or all shrink. Some grow:"
-            f"{_described(parameters, grown)}\nand some shrink:{_described(parameters, shrunk)}\n"
+            f"{_described(grown)}\nand some shrink:{_described(shrunk)}\n"
             "Was one size of `delta` forgotten, such as the head size where only the heads grow?"
-        )
-    added = [name for name, sizes in parameters.items() if _stack_differs(sizes)]
-    if added:
-        raise ValueError(
-            "The number of layers that `scan` or `vmap` has stacked must be the same in `base` and "
-            f"`delta`: it is no width. Got{_described(parameters, added)}"
         )
 
 
 def require_fixed_sizes(parameters: Mapping[str, Sizes]) -> None:
-    """Raises a `ValueError` if a layer sums over an axis that differs at the target, yet is fixed.
+    """Raises a `ValueError` if the model sums over a fixed axis that differs at the target.
 
     The size of a vocabulary may differ, but whatever one layer puts out and the next one sums over
     is part of the width. That is how a size that was forgotten in `delta` shows.
     """
-    forgotten = [name for name, sizes in parameters.items() if _sums_over_other_size(sizes)]
+    forgotten = _those(parameters, _sums_over_other_size)
     if forgotten:
         raise ValueError(
-            "An axis that a layer sums over must grow from `base` to `delta` if it is another one "
-            f"at `target`. These do not:{_described(parameters, forgotten)}\n"
+            "An axis that is summed over must grow from `base` to `delta` if it is another one "
+            f"at `target`. These do not:{_described(forgotten)}\n"
             "Was a size forgotten in `delta`, such as that of the feed-forward layers? If it is no "
             "part of the width, give all three models the same."
         )
 
 
-def require_known_attention(parameters: Mapping[str, Sizes]) -> None:
-    """Raises a `ValueError` if the head size grows in attention whose divisor is not known."""
-    unknown = [
-        name
-        for name, sizes in parameters.items()
-        if "unknown logits" in sizes.leaf.uses and sizes.base[-1] != sizes.delta[-1]
-    ]
+def require_given(parameters: Mapping[str, Sizes], model: Instance) -> None:
+    """Raises a `ValueError` naming what grows on unknown axes in a model without inputs."""
+    unknown = _unknown(parameters)
     if unknown:
+        name, sizes = next(iter(unknown.items()))
+        also, such = "", 'inputs=jax.ShapeDtypeStruct(shape, "int32")'
+        if model.kind == "tree" and model.apply is None:
+            also, such = " and `apply`, how it is called", f"{such}, apply=lambda model, x: ..."
+        rule = f'rules={{"{name}": ({("..., " * len(sizes.base)).strip()})}}'
         raise ValueError(
-            "Where the head size grows, attention must be Flax's own, which divides its logits by "
-            "its square root; muP needs another factor, which depends on that one. It is a subclass"
-            f" or has an `attention_fn` of its own at{_described(parameters, unknown)}\n"
-            "Grow the number of heads instead, or use jaxmup's MultiHeadAttention."
+            f"Give `inputs`, what the model is called with{also}: its program then says what every "
+            f"axis does. Such as `{such}`. Without, the axes of {len(unknown)} parameters that "
+            f"grow are unknown:{_described(unknown)}\n"
+            f"If the program cannot be traced, give rules, as `{rule}` with one of "
+            f"{', '.join(map(repr, KINDS))} for each axis, or these words as axis names, by "
+            "`mup_axes` of an `nnx.Param` or `nn.with_partitioning` in Linen."
         )
 
 
-def require_readout(leaves: Mapping[str, Leaf], specs: Mapping[str, ParamSpec]) -> None:
-    """Raises a `ValueError` if an embedding is, or must be taken to be, tied to the readout."""
-    lookups = {
-        name: specs[name]
-        for name, leaf in leaves.items()
-        if "lookup" in leaf.uses and leaf.spec is None and specs[name].role == "input"
-    }
-    attended = [name for name in lookups if "attend" in leaves[name].uses]
-    unread = [name for name, spec in lookups.items() if not _is_read_out(spec, specs.values())]
-    tied = attended or unread
-    if tied:
+def require_read(parameters: Mapping[str, Sizes], model: Instance) -> None:
+    """Raises a `ValueError` naming what grows on axes of which the program says nothing."""
+    unknown = _unknown(parameters)
+    if unknown:
+        name = next(iter(unknown))
         raise ValueError(
-            "A tied embedding must keep its standard deviation while its logits are divided by the "
-            "width ratio, which one tensor in an unmodified model cannot do. "
-            f"{'Tied is' if attended else 'The model has no readout, but'}{listed(tied)}\n"
-            "Use jaxmup's Embed. If it is not tied, or you divide the logits yourself, say so by "
-            f'`rules={{"{tied[0]}": ("batch", "output")}}`.'
+            "What the model returns must depend on each parameter that grows, in a way that tells "
+            f"what its axes do. {model.called_at} returns nothing that does so for"
+            f"{_described(unknown)}\nReturn what depends on them, leave them out, as by "
+            f'`wrt=lambda name, _: name != "{name}"`, or give a rule for them.'
         )
 
 
-def _is_read_out(lookup: ParamSpec, specs: Iterable[ParamSpec]) -> bool:
-    """True if another parameter maps the width to a fixed size, or to that of the vocabulary."""
-    vocabularies = {axis.size for axis in lookup.axes if axis.kind == "batch" and axis.grows}
-    return any(
-        spec.role == "output"
-        or any(axis.kind == "output" and axis.size in vocabularies for axis in spec.axes)
-        for spec in specs
-    )
+def warn_of_contradictions(
+    parameters: Mapping[str, Sizes],
+    shown: Mapping[str, Sequence[AxisKind | None]],
+    readings: Mapping[str, Reading],
+) -> None:
+    """Warns of axes that grow and of which a user says otherwise than the program.
+
+    Args:
+      parameters: Parameters with what users say of them.
+      shown: Kinds of their axes as the program shows them; `None` for one that it does not use.
+      readings: All that the program says of them.
+    """
+    wrong = [
+        f"{name}, {sizes}: given as {sizes.leaf.known}, but {readings[name].reason}, so "
+        f"{tuple(shown[name])}"
+        for name, sizes in parameters.items()
+        if sizes.leaf.spec is None and _is_contradicted(sizes, shown[name])
+    ]
+    if wrong:
+        # Of the caller of `infer`.
+        _check.warn(_CONTRADICTED.format(listed(wrong)))
+
+
+def _is_contradicted(sizes: Sizes, shown: Sequence[AxisKind | None]) -> bool:
+    if sizes.leaf.known is None:
+        return False
+    axes = zip(sizes.leaf.known, shown, sizes.base, sizes.delta, strict=True)
+    return any(base != delta and seen not in (None, kind) for kind, seen, base, delta in axes)
 
 
 def _exceeds(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
@@ -141,9 +166,22 @@ def _sums_over_other_size(sizes: Sizes) -> bool:
     )
 
 
-def _stack_differs(sizes: Sizes) -> bool:
-    return any(sizes.base[i] != sizes.delta[i] for i in sizes.leaf.stacked)
+def _unknown(parameters: Mapping[str, Sizes]) -> dict[str, Sizes]:
+    return _those(parameters, lambda sizes: sizes.leaf.kinds is None)
 
 
-def _described(parameters: Mapping[str, Sizes], names: list[str]) -> str:
-    return listed(f"{name}: {parameters[name]}" for name in names)
+def _those(parameters: Mapping[str, Sizes], has: Callable[[Sizes], bool]) -> dict[str, Sizes]:
+    return {name: sizes for name, sizes in parameters.items() if has(sizes)}
+
+
+def _described(parameters: Mapping[str, Sizes]) -> str:
+    def names(leaf: Leaf) -> str:
+        return "" if leaf.names is None else f", axis names {leaf.names}"
+
+    return listed(f"{name}: {sizes}{names(sizes.leaf)}" for name, sizes in parameters.items())
+
+
+_CONTRADICTED = (
+    "A rule wins over the program, which says otherwise of axes that grow:{}\n"
+    "Leave the rule out, unless the program that was read is not all that the model does."
+)

@@ -17,8 +17,11 @@ from jaxmup._infer._dims import (
     is_product,
     moved,
     params_of,
+    rearranged_by,
 )
 from jaxmup._infer._growth import NONE, of_sizes
+from jaxmup._infer._selections import is_positive
+from jaxmup._infer._shares import Shares
 from jaxmup._program import Flat, Node
 from jaxmup._spec import AxisKind
 
@@ -26,10 +29,25 @@ Nature = Literal["constant", "weight", "activation"]
 """What a value follows from: no input, parameters alone, or inputs too."""
 Source: TypeAlias = tuple[str, int]
 """An axis of a parameter."""
-Origin: TypeAlias = int
-"""A batch axis of a product of which only what follows tells whether it is one of features."""
-Kind: TypeAlias = AxisKind | frozenset[Origin]
-"""What an axis does; with origins, output if any of them goes on as features, else batch."""
+
+
+class Mark(NamedTuple):
+    """An axis that is followed, since only what becomes of it tells what it does.
+
+    Args:
+      kind: A batch axis of a product; an output axis of what may be a matrix that is made; or any
+        other output axis.
+      node: Number of the value that a parameter makes there.
+      axis: Number of the axis, among the batch axes or among those of the parameter.
+    """
+
+    kind: Literal["batch", "matrix", "output"]
+    node: int
+    axis: int
+
+
+Kind: TypeAlias = AxisKind | frozenset[Mark]
+"""What an axis does; with marks, that is to be seen from what becomes of them."""
 TINY = 1e-3
 """What is smaller than this in a sum only keeps it from zero."""
 
@@ -79,6 +97,7 @@ class Uses:
     Attributes:
       nature: What each value follows from.
       views: Of each value that follows from parameters alone, which.
+      shares: The axes over which values sum up to the order of one element.
       made_matrices: Products with a matrix that activations have made.
     """
 
@@ -89,7 +108,11 @@ class Uses:
         self._origins: dict[Node, Dims] = {}
         self._index = {node: i for i, node in enumerate(flat.nodes)}
         self._met: list[tuple[str, dict[int, Kind], str, Node]] = []
-        self._features: set[Origin] = set()
+        self._features: set[Mark] = set()
+        self._chosen: set[Mark] = set()
+        self._choosing: set[Mark] = set()
+        self.shares = Shares(flat)
+        self._choices = self.shares.growths()
         self.made_matrices: dict[Node, None] = {}
         # What comes around in a loop is known only after the loop: until nothing changes any more.
         self._loops = any(node.op == "carry" for node in flat.nodes)
@@ -119,9 +142,15 @@ class Uses:
         return dict(found)
 
     def _settled(self, kind: Kind) -> AxisKind:
-        if isinstance(kind, frozenset):
-            return "output" if kind & self._features else "batch"
-        return kind
+        """Features where a parameter sums over them; what is chosen or stands apart is batch.
+
+        Scores by which something is chosen are features, also where they are what is chosen.
+        """
+        if not isinstance(kind, frozenset):
+            return kind
+        chosen = kind & (self._chosen - self._choosing)
+        is_apart = chosen or any(mark.kind == "batch" for mark in kind)
+        return "batch" if is_apart and not kind & self._features else "output"
 
     # ---- one value
 
@@ -195,7 +224,9 @@ class Uses:
         elif node.op == "squeeze":
             axes = params_of(node)["dimensions"]
         elif node.op == "gather" and position == 0:
-            axes = gathered(node)[0]
+            axes = _looked_up(node)
+        elif node.op == "reduce_sum":  # with the identity: one of them
+            axes = list(self.shares.over(node.parents[0], params_of(node)["axes"]))
         return [source for axis in axes for source in view.dims[axis]]
 
     def _is_homogeneous(self, node: Node) -> bool:
@@ -222,7 +253,8 @@ class Uses:
                 (right, right_in, right_batch),
             )
         ]
-        if any(grows(left, axis) for axis in left_in) and any(vectors):
+        covered = self.shares.covered.get(node)
+        if any(grows(left, axis) for axis in left_in) and any(vectors) and covered is None:
             # A learned vector, as a latent, in the place of an activation.
             self.nature[node] = "activation"
             vector, matrix = (left, right) if vectors[0] else (right, left)
@@ -232,8 +264,14 @@ class Uses:
         views = self.views[left], self.views[right]
         # x @ (A @ B): the axis between them is what A puts out and B sums over.
         between: set[tuple[Source, AxisKind]] = set()
-        between |= {(source, "output") for i in left_in for source in views[0].dims[i]}
-        between |= {(source, "input") for i in right_in for source in views[1].dims[i]}
+        chooser = None if covered is None else covered.position
+        for position, axes in enumerate((left_in, right_in)):
+            mixed = covered.axes[position] if covered is not None else ()
+            for axis in axes:
+                kind: AxisKind = "input" if position else "output"
+                if axis in mixed:  # matrices by weights that sum to 1
+                    kind = "output" if position == chooser else "batch"
+                between |= {(source, kind) for source in views[position].dims[axis]}
         dims = [
             a | b
             for a, b in zip(
@@ -286,17 +324,23 @@ class Uses:
             ragged = "ragged_dot_dimension_numbers" in params_of(node)
             for axis in contracted[position]:
                 kinds[axis] = "input"
+            covered = self.shares.covered.get(node)
+            if covered is not None and covered.position == position:
+                for axis in covered.axes[position]:
+                    kinds[axis] = "output"
+            for axis in self._chosen_by_product(node, position):
+                kinds[axis] = "batch"
             for i, axis in enumerate(batch[position]):
-                kinds[axis] = "batch" if ragged else frozenset({self._origin(node, i)})
+                kinds[axis] = "batch" if ragged else frozenset({self._mark(node, "batch", i)})
             verb = "multiplied"
         elif node.op == "conv_general_dilated":
             numbers = params_of(node)["dimension_numbers"]
             spec = numbers.rhs_spec if position == 1 else numbers.lhs_spec
             for axis in range(ndim):
-                kinds[axis] = "batch"
+                kinds[axis] = "input" if grows(weight, axis) and position == 1 else "batch"
             kinds[spec[0]], kinds[spec[1]] = "output", "input"
         elif node.op == "gather" and position == 0:
-            for axis in gathered(node)[0]:
+            for axis in _looked_up(node):
                 kinds[axis] = "batch"
         elif node.op == "dynamic_slice" and position == 0:
             for axis in range(ndim):
@@ -306,9 +350,13 @@ class Uses:
             for other in node.parents:
                 origins = self._origins.get(other)
                 if origins is not None and len(origins) == ndim:
-                    experts = [frozenset(o for o in each if o >= 0) for each in origins]
-                    for axis, origin in enumerate(experts):
-                        kinds[axis] = origin or kinds[axis]
+                    for axis, marks in enumerate(origins):
+                        known = frozenset(mark for mark in marks if mark.kind != "matrix")
+                        kinds[axis] = known or kinds[axis]
+        for axis, mark in enumerate(self._output_marks(node, position)):
+            kind = kinds[axis]
+            if isinstance(kind, frozenset) or kind == "output":
+                kinds[axis] = (mark | kind if isinstance(kind, frozenset) else mark) or kind
         self._meet(node, weight, kinds, verb)
 
     def _meet(self, node: Node, weight: Node, kinds: Sequence[Kind], verb: str) -> None:
@@ -327,13 +375,13 @@ class Uses:
             decided: dict[int, Kind] = {axis: _decided(by_kind) for axis, by_kind in axes.items()}
             self._met.append((name, decided, verb, node))
 
-    # ---- batch axes of products, followed to see what becomes of them
+    # ---- axes that are followed to see what becomes of them
 
-    def _origin(self, node: Node, axis: int) -> Origin:
-        return 64 * self._index[node] + axis
+    def _mark(self, node: Node, kind: Literal["batch", "matrix", "output"], axis: int) -> Mark:
+        return Mark(kind, self._index[node], axis)
 
     def _follow(self, node: Node) -> None:
-        dims: list[frozenset[Origin]] | None = None
+        dims: list[frozenset[Mark]] = [EMPTY] * len(node.shapes[0])
         for position, parent in enumerate(node.parents):
             origins = self._origins.get(parent)
             if origins is None:
@@ -341,35 +389,95 @@ class Uses:
             if is_product(node):
                 self._note_features(node, position, origins)
                 self._note_made_matrix(node, position, origins)
+            self._note_chosen(node, position, origins)
             if not (node.op == "gather" and position):
-                new = moved(node, position, origins)
-                dims = (
-                    list(new) if dims is None else [a | b for a, b in zip(dims, new, strict=True)]
-                )
-        if is_product(node) and "dimension_numbers" in params_of(node):
-            natures = [self.nature[parent] for parent in node.parents]
-            if "weight" in natures:
-                _, (batch, _) = dot_axes(node)
-                dims = [EMPTY] * len(node.shapes[0]) if dims is None else dims
-                for i in range(len(batch)):
-                    dims[i] = dims[i] | {self._origin(node, i)}
-                own = self._outputs_of_matrix(node, natures.index("weight"))
-                dims = [a | b for a, b in zip(dims, own, strict=True)]
-        if dims is not None and any(dims):
+                new = moved(node, position, self._still_followed(node, position, origins))
+                dims = [a | b for a, b in zip(dims, new, strict=True)]
+        for new in self._started(node):
+            dims = [a | b for a, b in zip(dims, new, strict=True)]
+        for axis in self.shares.made.get(node, ()):
+            self._choosing |= dims[axis]
+            dims[axis] = _without_outputs(dims[axis])
+        if any(dims):
             self._origins[node] = tuple(dims)
+
+    def _still_followed(self, node: Node, position: int, origins: Dims) -> Dims:
+        """The marks of an operand, without those of its free axes in a product of activations.
+
+        They are features, of keys or values, whatever is summed over them.
+        """
+        if not is_product(node) or node in self.shares.covered:
+            return origins
+        if any(self.nature[parent] != "activation" for parent in node.parents):
+            return origins
+        batch = dot_axes(node)[1][position]
+        return tuple(
+            marks if axis in batch else _without_outputs(marks)
+            for axis, marks in enumerate(origins)
+        )
+
+    def _started(self, node: Node) -> Iterable[Dims]:
+        """The marks of the axes that a value has from the parameters in it."""
+        natures = [self.nature.get(parent, "constant") for parent in node.parents]
+        if "weight" not in natures:
+            return
+        position = natures.index("weight")
+        yield moved(node, position, self._output_marks(node, position))
+        if is_product(node) and "dimension_numbers" in params_of(node):
+            dims = [EMPTY] * len(node.shapes[0])
+            for i in range(len(dot_axes(node)[1][0])):
+                dims[i] = frozenset({self._mark(node, "batch", i)})
+            yield tuple(dims)
+            yield self._outputs_of_matrix(node, position)
+
+    def _output_marks(self, node: Node, position: int) -> Dims:
+        """Marks of the axes of a parameter that are as long as one that is chosen among."""
+        weight = node.parents[position]
+        if not self._choices or node.op == "conv_general_dilated":
+            return (EMPTY,) * len(weight.shapes[0])
+        return tuple(
+            frozenset({self._mark(node, "output", axis)})
+            if of_sizes(sizes) in self._choices
+            else EMPTY
+            for axis, sizes in enumerate(zip(*weight.shapes, strict=True))
+        )
+
+    def _note_chosen(self, node: Node, position: int, origins: Dims) -> None:
+        """An axis that is summed over with weights that sum to 1, or of which a few are taken."""
+        axes: Iterable[int] = ()
+        parent = node.parents[position]
+        if is_product(node):
+            axes = self._chosen_by_product(node, position)
+        elif node.op == "reduce_sum":
+            axes = self.shares.over(parent, params_of(node)["axes"])
+        elif node.op == "gather" and not position:
+            offsets = gathered(node)[2]
+            if not any(axis not in offsets for axis in growing(node)):
+                axes = gathered(node)[0]
+        for axis in axes:
+            self._chosen |= {mark for mark in origins[axis] if mark.kind == "output"}
+        if node.op == "reduce_sum" and is_positive(parent):  # of a softmax, or its logarithm
+            self._choosing = self._choosing.union(*(origins[a] for a in params_of(node)["axes"]))
+
+    def _chosen_by_product(self, node: Node, position: int) -> frozenset[int]:
+        """The axes of an operand that the other one chooses among."""
+        covered = self.shares.covered.get(node)
+        if covered is None or covered.position == position:
+            return frozenset()
+        by_constants = self.nature.get(node.parents[covered.position], "constant") == "constant"
+        return frozenset() if by_constants else covered.axes[position]
 
     def _note_features(self, node: Node, position: int, origins: Dims) -> None:
         """An axis that a weight sums over is one of features."""
         if self.nature[node.parents[1 - position]] == "weight":
             contracted, _ = dot_axes(node)
-            for axis in contracted[position]:
+            for axis in set(contracted[position]) - self._chosen_by_product(node, position):
                 self._features |= origins[axis]
 
     def _outputs_of_matrix(self, node: Node, position: int) -> Dims:
         """Marks of the axes that a product gets from a weight, where they may be a matrix's.
 
-        That is where two of them grow, or one that is as large as two. A mark is negative, which no
-        other origin is.
+        That is where two of them grow, or one that is as large as two.
         """
         weight = node.parents[position]
         contracted, batch = dot_axes(node)
@@ -382,7 +490,7 @@ class Uses:
         if not is_merged and not any(of_sizes(sizes[axis]) in squares for axis in free):
             return (EMPTY,) * len(node.shapes[0])
         marks = [
-            frozenset({-1 - self._origin(node, axis)}) if axis in free else EMPTY
+            frozenset({self._mark(node, "matrix", axis)}) if axis in free else EMPTY
             for axis in range(len(sizes))
         ]
         return moved(node, position, tuple(marks))
@@ -397,8 +505,8 @@ class Uses:
         parent = node.parents[position]
 
         def marks(axes: Iterable[int]) -> set[int]:
-            found = (o for axis in axes if grows(parent, axis) for o in origins[axis])
-            return {(-1 - origin) // 64 for origin in found if origin < 0}
+            found = (mark for axis in axes if grows(parent, axis) for mark in origins[axis])
+            return {mark.node for mark in found if mark.kind == "matrix"}
 
         kept = [
             axis
@@ -419,6 +527,16 @@ def _decided(by_kind: Mapping[Kind, bool]) -> Kind:
     )
 
 
+def _without_outputs(marks: frozenset[Mark]) -> frozenset[Mark]:
+    return frozenset(mark for mark in marks if mark.kind != "output")
+
+
+def _looked_up(node: Node) -> list[int]:
+    """The axes of a gather's operand that are looked up, but for one that is only rearranged."""
+    rearranged = rearranged_by(node)
+    return [axis for axis in gathered(node)[0] if rearranged is None or axis != rearranged[0]]
+
+
 def _outputs(node: Node) -> list[Kind]:
     return ["output"] * len(node.shapes[0])
 
@@ -435,6 +553,8 @@ def uneven(flat: Flat, nature: Callable[[Node], Nature]) -> list[Node]:
             continue
         if node.op in ("slice", "split", "dynamic_slice"):
             whole = node.parents[0]
+            if whole.op == "sort":  # the first or last of all
+                continue
             axes = range(len(node.shapes[0]))
             wrong = any(growth(whole, axis) not in (NONE, growth(node, axis)) for axis in axes)
         elif node.op == "concatenate":

@@ -14,6 +14,8 @@ CheckName = Literal[
     "shape-mismatch",
     "layer-mismatch",
     "scalings-mismatch",
+    "not-floating",
+    "not-finite",
     "initial-std",
     "family-mismatch",
     "learning-rate",

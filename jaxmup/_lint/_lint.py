@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 
 from jaxmup import _check, _scaling
 from jaxmup._lint._finding import Finding, together
-from jaxmup._lint._initial import check_initial
+from jaxmup._lint._initial import check_initial, check_kinds, check_values, trains
 from jaxmup._lint._specs import check_specs
 from jaxmup._lint._state import check_state, has_started
 from jaxmup._lint._transform import check_transform
@@ -21,7 +22,6 @@ from jaxmup._tree import (
     PathName,
     Scalings,
     Specs,
-    is_floating,
     leaves_by_path,
     named_leaves,
     require_leaves,
@@ -50,12 +50,13 @@ def lint(
     - `specs`: nothing grows; an axis or a readout was forgotten; input and output axes were
       exchanged; one width has two bases.
     - `base`: the same of every axis, with certainty instead of by its size.
-    - `params`: other shapes than the specs'; initial values that are not as large as asked for.
+    - `params`: other shapes than the specs'; integers where a spec is; values that are NaN or
+      infinite; initial values that are not as large as asked for.
     - `scalings` beside a `parametrization`: numbers that are not its own.
     - `tx`: another family's steps; learning-rate factors that are missing, doubled or undone; one
       eps or clip of entries for all; weight decay on the wrong side of the factor; a clip by global
       norm that changes with the width.
-    - `opt_state`: eps above the root of the second moment.
+    - `opt_state`: eps above the root of the second moment; values that are NaN or infinite.
 
     `tx` is not read but tried, on a tree with the paths of the model and one or two elements a
     parameter, so nothing of the size of the model is allocated. Steps that depend on the shape of a
@@ -70,7 +71,7 @@ def lint(
         out `parametrization` where some were replaced on purpose.
       tx: Optax transform that trains the model.
       params: Parameters: fresh ones, or those of the run where `opt_state` is given; abstract ones
-        show their shapes alone. What is no floating-point array is passed over.
+        show their shapes alone. What has no spec and is no floating-point array is passed over.
       base: Parameters of the base model, abstract or not.
       opt_state: State of the running optimizer.
       eps: Constant eps of the base model, for `opt_state`; in units of the gradient.
@@ -81,7 +82,7 @@ def lint(
 
     Raises:
       TypeError: if a leaf of `specs` or `scalings` is of another type, `parametrization` is no
-        `Parametrization`, or `eps` or `b2` no number.
+        `Parametrization`, `tx` no transform, or `eps` or `b2` no number.
       ValueError: if `eps` or `b2` is out of range, `tx` or `opt_state` comes with neither
         `parametrization` nor `scalings`, or `opt_state` is abstract.
 
@@ -107,6 +108,8 @@ def lint(
     by_path = require_leaves("specs", specs, ParamSpec, "Use `jaxmup.nnx.specs`.")
     _check.number("eps", eps, at_least=0, may_be_traced=False)
     _check.number("b2", b2, at_least=0, below=1, may_be_traced=False)
+    if tx is not None:
+        _check.transform("tx", tx)
     if parametrization is None and scalings is None and not (tx is None and opt_state is None):
         raise ValueError(
             "`tx` and `opt_state` are compared with what a parametrization asks for. Got neither "
@@ -118,37 +121,37 @@ def lint(
             "shapes. Leave it out for an abstract model."
         )
     found: list[Finding] = []
-    params, base = _trained(params), _trained(base)
+    if params is not None:
+        found += check_kinds(by_path, leaves_by_path(params))
+    params, base = (_trained(tree, by_path) for tree in (params, base))
     arrays = None if params is None else leaves_by_path(params)
     base_arrays = None if base is None else leaves_by_path(base)
     found += check_specs(by_path, _shapes(arrays), _shapes(base_arrays))
     used = _resolved(by_path, parametrization, found)
     if scalings is not None:
         used = _given(scalings, used, by_path, found)
+    if arrays is not None:
+        found += check_values("The parameter", arrays)
     if arrays is not None and (opt_state is None or not has_started(opt_state)):
         found += check_initial(used, arrays, base_arrays)
     if opt_state is not None:
         found += check_state(used, opt_state, eps, b2)
+        found += check_values("The optimizer's state", leaves_by_path(opt_state))
     if tx is not None:
         found += check_transform(tx, specs if params is None else params, by_path, used)
     return list(together(found))
 
 
-def _trained(params: Params | None) -> Params | None:
-    """`params` with `None` in place of what does not train: integers, functions and the like."""
+def _trained(params: Params | None, specs: Mapping[PathName, ParamSpec]) -> Params | None:
+    """`params` with `None` in place of what has no spec and does not train, as integers."""
     if params is None:
         return None
-    leaves = [x if _trains(x) else None for _, x in named_leaves(params)]
+    leaves = [x if name in specs or trains(x) else None for name, x in named_leaves(params)]
     return jax.tree.unflatten(jax.tree.structure(params), leaves)
 
 
-def _trains(leaf: object) -> bool:
-    # The base model may be given as specs, which have a shape and no dtype.
-    return is_floating(leaf) or (hasattr(leaf, "shape") and not hasattr(leaf, "dtype"))
-
-
 def _shapes(arrays: Mapping[PathName, Any] | None) -> dict[PathName, tuple[int, ...]] | None:
-    return None if arrays is None else {path: tuple(x.shape) for path, x in arrays.items()}
+    return None if arrays is None else {path: np.shape(x) for path, x in arrays.items()}
 
 
 def _resolved(

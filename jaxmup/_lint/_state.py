@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxmup._lint._finding import Finding
 from jaxmup._opt_state import FIXED, SQUARE, Link, Owners, walk
 from jaxmup._scaling import Scaling
-from jaxmup._tree import OptState, PathName, Tree
+from jaxmup._tree import OptState, PathName, Tree, wide
 
 _SHARE = 0.25  # of the entries that have had a gradient
 
@@ -86,7 +86,7 @@ def _share_below(nu: jax.Array, count: int | None, limit: float, b2: float) -> f
     if count == 0:
         return 0.0
     correction = 1.0 if count is None else 1 - b2**count
-    nu = nu.astype(jnp.promote_types(nu.dtype, jnp.float32))
+    nu = nu.real.astype(wide(nu.real.dtype))
     positive = nu > 0
     small = positive & (jnp.sqrt(nu / correction) < limit)
     return int(jnp.sum(small)) / max(int(jnp.sum(positive)), 1)

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.errors
@@ -14,9 +16,17 @@ from jaxmup._inputs import Call, take_arrays
 from jaxmup._model._arguments import KEYS, asked_for, open_parameters
 from jaxmup._model._parts import Apply, Framework, Kind, Parts
 from jaxmup._model._users import call_users
-from jaxmup._program import ClosedJaxpr
+from jaxmup._program import ClosedJaxpr, without_dead_code
 from jaxmup._spec import ParamSpec
-from jaxmup._tree import Params, PathName, Size, Specs, Tree, leaves_by_path
+from jaxmup._tree import (
+    Params,
+    PathName,
+    Size,
+    Specs,
+    Tree,
+    leaves_by_path,
+    specs_of_leaves,
+)
 
 _OF_CALLS = 0x6A78  # folded into the key of a model for its calls: no initializer has this number
 
@@ -115,8 +125,18 @@ class Instance:
         Raises:
           ValueError: naming the parameters that have no spec.
         """
-        specs = leaves_by_path(self.framework.declared(self.parts, self.inputs, given))
-        return self.like_params({name: specs[name] for name in self.parameters})
+        return self.like_params(specs_of_leaves(self._shapes, self.specs_of_layers, given))
+
+    @functools.cached_property
+    def specs_of_layers(self) -> dict[PathName, ParamSpec]:
+        """The specs that jaxmup layers declare, by name; other parameters have none."""
+        found = self.framework.declared(self.parts, self.initialized)
+        shapes = {name: shape for name, shape in self._shapes.items() if name in found}
+        return specs_of_leaves(shapes, {name: found[name] for name in shapes}, None)
+
+    @property
+    def _shapes(self) -> dict[PathName, tuple[int, ...]]:
+        return {name: tuple(leaf.shape) for name, leaf in self.parameters.items()}
 
     def like_params(self, values: Mapping[PathName, Any]) -> Tree:
         """A tree like the parameters with these values, by name."""
@@ -167,15 +187,44 @@ class Instance:
             return False
         if self.kind == "linen" or self.apply is not None:
             return True
-        return callable(self.join(self.parts))
+        return callable(self._held())
+
+    def _held(self) -> Any:
+        """The model as a user holds it, or the Linen module."""
+        return self.make(None) if self.kind == "linen" else self.join(self.parts)
+
+    @property
+    def called_at(self) -> str:
+        """The function that calls the model and its line, such as `apply (model.py:12)`."""
+        function: Any = self.apply or type(self._held()).__call__
+        while isinstance(function, functools.partial):
+            function = function.func
+        function = inspect.unwrap(function)
+        code = getattr(function, "__code__", None)
+        name = getattr(function, "__qualname__", repr(function)).rpartition("<locals>.")[2]
+        return (
+            name
+            if code is None
+            else f"{name} ({Path(code.co_filename).name}:{code.co_firstlineno})"
+        )
 
     def program(self) -> ClosedJaxpr:
         """The program of a call, from parameters, the rest and the arguments to what it returns.
 
+        What the call computes and does not return is no part of it, such as new batch statistics,
+        or a slice of features of which only the shape is used.
+
         Raises:
+          TypeError: if there are no inputs, or nothing that can be called.
           ValueError: if the model refuses its inputs.
         """
-        assert self.inputs is not None  # `is_callable` has seen to it
+        if not self.is_callable:
+            raise TypeError(
+                f"`inputs` must be given for a call, and `apply` for a model that cannot be called "
+                f"itself. That of `{self.what}` = {self.size!r} is {self._held()!r:.200}. Pass "
+                "`apply=lambda model, x: outputs`."
+            )
+        assert self.inputs is not None
         arrays, static = take_arrays(self.inputs)
         key = jax.eval_shape(lambda: jax.random.key(0))
         parts = jax.eval_shape(self._for_calls, self.parts, key)
@@ -184,9 +233,11 @@ class Instance:
             return self.call(Parts(params, rest), static.joined(arrays))[0]
 
         shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
-        return call_users(
+        traced: ClosedJaxpr = call_users(
             self._must_be_called, jax.make_jaxpr(run), parts.params, parts.rest, shapes
         )
+        every_output = [True] * len(traced.jaxpr.outvars)
+        return without_dead_code(traced, every_output, keep_inputs=True)[0]
 
     def with_axes(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function`, a pure one of arrays, run inside of the axes that the model reduces over."""

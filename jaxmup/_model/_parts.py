@@ -14,30 +14,17 @@ from flax import linen as nn
 from flax import nnx
 from jax import Array
 
-import jaxmup.linen
-import jaxmup.nnx
 from jaxmup._inputs import Call, is_array
 from jaxmup._spec import ParamSpec
-from jaxmup._tree import (
-    Params,
-    PathName,
-    Specs,
-    Tree,
-    leaves_by_path,
-    map_named,
-    path_name,
-    specs_of_leaves,
-)
+from jaxmup._tree import Params, PathName, Tree, map_named, path_name
+from jaxmup.linen._specs import recorded
+from jaxmup.nnx._specs import declared
 
 Kind: TypeAlias = Literal["nnx", "linen", "tree"]
 Selects: TypeAlias = Callable[[PathName, Any], bool]
 """True for the parameters that train, by name and leaf."""
 Apply: TypeAlias = Callable[..., Any]
 """Calls a model: `apply(model, *args, **kwargs)`."""
-
-
-Given: TypeAlias = Mapping[PathName, ParamSpec] | None
-"""Specs that a user gives, by name."""
 
 
 class Parts(NamedTuple):
@@ -79,11 +66,14 @@ class Framework(Protocol):
         """The model ready to be called, and a function that returns the rest as calls left it."""
         ...
 
-    def declared(self, parts: Parts, call: Call | None, given: Given) -> Specs:
-        """The specs that jaxmup layers declare, and those that are given.
+    def declared(
+        self, parts: Parts, initialize: Callable[[], Parts]
+    ) -> Mapping[PathName, ParamSpec]:
+        """The specs that jaxmup layers declare, without the axes that lifting has added.
 
-        Raises:
-          ValueError: naming the parameters that have neither.
+        Args:
+          parts: Shapes of the arrays.
+          initialize: Function that initializes the model once more, abstractly.
         """
         ...
 
@@ -128,10 +118,12 @@ class Nnx:
         bound = model if apply is None else functools.partial(apply, model, **keys)
         return bound, lambda: self.split(model).rest
 
-    def declared(self, parts: Parts, call: Call | None, given: Given) -> Specs:
+    def declared(
+        self, parts: Parts, initialize: Callable[[], Parts]
+    ) -> Mapping[PathName, ParamSpec]:
         """The specs of its layers."""
-        del call
-        return jaxmup.nnx.specs(self.join(parts), given=given)
+        del initialize
+        return declared(self.join(parts))
 
     def like_params(self, params: Params, values: Mapping[PathName, Any]) -> nnx.State:
         """A state with the values in place of the variables."""
@@ -197,14 +189,27 @@ class Linen:
 
         return call, lambda: dict(rest)
 
-    def declared(self, parts: Parts, call: Call | None, given: Given) -> Specs:
-        """The specs of its layers."""
-        assert call is not None  # `Instance.parts` has seen to it
-        return jaxmup.linen.specs(self.module, *call.args, given=given, **call.kwargs)
+    def declared(
+        self, parts: Parts, initialize: Callable[[], Parts]
+    ) -> Mapping[PathName, ParamSpec]:
+        """The specs of its layers, which make them as the module runs."""
+        del parts
+        with recorded() as declared:
+            initialize()
+        return {name: parameter.spec for name, parameter in declared.items()}
 
     def like_params(self, params: Params, values: Mapping[PathName, Any]) -> Tree:
         """A tree like the unboxed collection `params`."""
-        return map_named(lambda _, value: value, nn.unbox(params), values)
+        return map_named(lambda _, value: value, _unboxed(params), values)
+
+
+def _unboxed(params: Params) -> Tree:
+    """The arrays without their boxes, where Flax would lay those out that are there."""
+    return jax.tree.map(
+        lambda x: jax.tree.leaves(x)[0] if isinstance(x, nn.meta.AxisMetadata) else x,
+        params,
+        is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,11 +247,12 @@ class Plain:
         bound = tree if apply is None else functools.partial(apply, tree, **keys)
         return bound, lambda: parts.rest
 
-    def declared(self, parts: Parts, call: Call | None, given: Given) -> Specs:
-        """The given specs alone: no layer of jaxmup makes a plain tree."""
-        del call
-        shapes = {name: tuple(leaf.shape) for name, leaf in leaves_by_path(parts.params).items()}
-        return specs_of_leaves(shapes, {}, given)
+    def declared(
+        self, parts: Parts, initialize: Callable[[], Parts]
+    ) -> Mapping[PathName, ParamSpec]:
+        """Nothing: no layer of jaxmup makes a plain tree."""
+        del parts, initialize
+        return {}
 
     def like_params(self, params: Params, values: Mapping[PathName, Any]) -> Tree:
         """A tree like the parameters."""

@@ -82,6 +82,9 @@ class Transform:
       sets_rate: Whether it is where the learning rate enters.
       kinds: Kind of a field where its movement does not say it: one that moves is a moment.
 
+    Raises:
+      TypeError: if `states` are no names, or a movement is no `Movement`.
+
     Example:
       >>> from jaxmup.gauge import TRANSFORMS
       >>> TRANSFORMS["scale_by_adam"].fields["nu"]
@@ -96,6 +99,17 @@ class Transform:
     couples: bool = False
     sets_rate: bool = False
     kinds: Mapping[str, FieldKind] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.states, str) or not all(isinstance(x, str) for x in self.states):
+            raise TypeError(f"`states` must be a tuple of names of types. Got {self.states!r}.")
+        given = {f"fields[{name!r}]": x for name, x in self.fields.items()}
+        for name, movement in {**given, "returns": self.returns}.items():
+            if not isinstance(movement, Movement):
+                raise TypeError(
+                    f"`{name}` must be a `jaxmup.gauge.Movement`. Got {movement!r}. Use "
+                    "`Movement(update=1)` for what moves as the updates do."
+                )
 
     def kind(self, field: str) -> FieldKind:
         """The kind of a field of the state.

@@ -4,6 +4,8 @@
 - `_calls`, `_loops` say which equations run other programs, and open them.
 - `_evaluate` runs a program with a hook for each equation, or interprets it over anything else.
 - `_flow` follows values and cuts programs; `_flatten` makes one list of programs of several sizes.
+- `_digest` tells programs apart, wherever their code stands.
+- `_unsharded` takes out of a program what it says of devices.
 - `_source` finds the user's line that an equation comes from.
 """
 
@@ -11,6 +13,8 @@ from jaxmup._program._calls import called as called
 from jaxmup._program._calls import is_call as is_call
 from jaxmup._program._calls import is_checkpoint as is_checkpoint
 from jaxmup._program._calls import is_plain_call as is_plain_call
+from jaxmup._program._digest import digest as digest
+from jaxmup._program._digest import digest_of_arrays as digest_of_arrays
 from jaxmup._program._evaluate import evaluate as evaluate
 from jaxmup._program._evaluate import inlined as inlined
 from jaxmup._program._evaluate import interpret as interpret
@@ -37,6 +41,7 @@ from jaxmup._program._jax import as_function as as_function
 from jaxmup._program._jax import bind as bind
 from jaxmup._program._jax import inner_programs as inner_programs
 from jaxmup._program._jax import scopes as scopes
+from jaxmup._program._jax import without_dead_code as without_dead_code
 from jaxmup._program._loops import Choice as Choice
 from jaxmup._program._loops import Loop as Loop
 from jaxmup._program._loops import While as While
@@ -51,3 +56,5 @@ from jaxmup._program._types import Shaped as Shaped
 from jaxmup._program._types import aval_of as aval_of
 from jaxmup._program._types import is_inexact as is_inexact
 from jaxmup._program._types import type_of as type_of
+from jaxmup._program._unsharded import no_mesh as no_mesh
+from jaxmup._program._unsharded import unsharded as unsharded

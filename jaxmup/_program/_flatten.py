@@ -62,6 +62,26 @@ class Node:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Scan:
+    """A scan of the programs.
+
+    Args:
+      lengths: The number of its iterations in each program.
+      carry: The values that an iteration hands to the next.
+      path: The calls and loops that it is inside of, and the scan itself.
+    """
+
+    lengths: tuple[int, ...]
+    carry: list[Node]
+    path: tuple[Equation, ...]
+
+    @property
+    def line(self) -> Line | None:
+        """The user's line that it comes from."""
+        return line_of(self.path)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Flat:
     """Programs as one list of values.
 
@@ -69,11 +89,13 @@ class Flat:
       nodes: Every value once, each after those that it is made of, but for carries.
       inputs: The values that go in.
       outputs: The values that come out.
+      scans: The scans, in whose place the values of one iteration stand.
     """
 
     nodes: list[Node]
     inputs: list[Node]
     outputs: list[Node]
+    scans: list[Scan]
 
 
 def flatten(*programs: ClosedJaxpr) -> Flat:
@@ -98,7 +120,7 @@ def flatten(*programs: ClosedJaxpr) -> Flat:
     types = zip(*(program.jaxpr.invars for program in programs), strict=True)
     inputs = [walk.add("input", [], tuple(v.aval for v in vs)) for vs in types]
     outputs = walk.run(programs, inputs, ())
-    return Flat(walk.nodes, inputs, outputs)
+    return Flat(walk.nodes, inputs, outputs, walk.scans)
 
 
 class _Walk:
@@ -111,6 +133,7 @@ class _Walk:
     def __init__(self, number: int):
         self.number = number
         self.nodes: list[Node] = []
+        self.scans: list[Scan] = []
 
     def add(self, op: str, parents: Sequence[Node], types: tuple[Any, ...], **more: Any) -> Node:
         """A new node; takes more fields of `Node` by name."""
@@ -191,6 +214,7 @@ class _Walk:
         bodies, loop = [each.body for each in loops], loops[0]
         constants, start, scanned = loop.split(inputs)
         carry = self.seen("carry", start, bodies, loop.constants, path)
+        self.scans.append(Scan(tuple(each.length for each in loops), carry, path))
         slices = self.seen("slice", scanned, bodies, loop.constants + loop.carry, path)
         results = self.run(bodies, [*constants, *carry, *slices], path)
         _close(carry, results[: loop.carry])

@@ -32,5 +32,5 @@ from jaxmup.bridge._plan import Place as Place
 from jaxmup.bridge._plan import Plan as Plan
 from jaxmup.bridge._plan import Source as Source
 from jaxmup.bridge._safetensors import save as save
-from jaxmup.bridge._sources import as_tensors as as_tensors
 from jaxmup.bridge._sources import load as load
+from jaxmup.bridge._tensors import as_tensors as as_tensors

@@ -92,6 +92,11 @@ def abcd_multipliers(layers: Mapping[str, AbcdLayer]) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for name, layer in layers.items():
+        if not isinstance(layer, AbcdLayer):
+            raise TypeError(
+                f"`layers` must map the names of modules to `jaxmup.bridge.AbcdLayer`. Got {name!r}"
+                f": {layer!r}."
+            )
         weight, bias = layer.multipliers()
         prefix = f"{name}." if name else ""
         found |= {f"{prefix}weight_unscaled": weight, f"{prefix}bias_unscaled": bias}

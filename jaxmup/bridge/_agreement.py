@@ -172,7 +172,10 @@ def _differences(
             if np.any(got[path]):
                 yield f"{path}: torch does not train it. Use `optax.partition` with `set_to_zero`"
             continue
-        difference = np.max(np.abs(got[path] - update) / np.abs(update), initial=0.0)
+        gap, size = np.abs(got[path] - update), np.abs(update)
+        with np.errstate(divide="ignore"):  # at a learning rate of 0 no gap is a small one
+            relative = np.divide(gap, size, where=gap > 0, out=np.zeros_like(gap))
+        difference = np.max(relative, initial=0.0)
         if not difference <= largest:
             group, factor = trained[path]
             units = "" if factor == 1.0 else f" in torch's units, {factor:g} times smaller"

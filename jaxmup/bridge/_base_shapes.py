@@ -137,10 +137,15 @@ def base_shapes_of(base_shapes: BaseShapes, shapes: Mapping[str, Shape]) -> dict
       shapes: Shape of each tensor by name.
 
     Raises:
-      TypeError: if a size in the base model is no integer.
+      TypeError: if `base_shapes` is neither, or a size in the base model no integer.
       ValueError: if base shapes are missing, or of other ranks, or of more than two axes that grow.
     """
     where = ""
+    if not isinstance(base_shapes, Mapping | str | os.PathLike):
+        raise TypeError(
+            "`base_shapes` must be a mapping of names to shapes, or a file of them. Got "
+            f"{base_shapes!r}. Use `mup.save_base_shapes`."
+        )
     if not isinstance(base_shapes, Mapping):
         where, base_shapes = f"{base_shapes}: ", read_base_shapes(base_shapes)
     bases = _without_module(base_shapes, shapes)

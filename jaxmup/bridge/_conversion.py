@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
@@ -10,6 +10,7 @@ from flax import nnx
 
 from jaxmup import _check
 from jaxmup._check import listed
+from jaxmup._files import require_replaceable
 from jaxmup._parameter import gauge_move
 from jaxmup._parametrization import Parametrization
 from jaxmup._tree import Specs, Tree
@@ -33,12 +34,27 @@ class Conversion:
       to: Side that is written.
       checkpoint: File that is read.
       arrays: Shape and dtype of each array that is written, by name.
+      inputs: Every file that is read, none of which is replaced.
     """
 
     plan: Plan
     to: Side
     checkpoint: Checkpoint
     arrays: Mapping[str, ShapeDtype]
+    inputs: tuple[Path, ...] = ()
+
+    def require_destination(self, path: str | os.PathLike[str]) -> None:
+        """Refuses a path that cannot be written, or is a file that is read.
+
+        Raises:
+          OSError: if a symbolic link, a folder or a device stands there, or there is no folder.
+          ValueError: if it does not end in `.safetensors`, or is a file that is read.
+        """
+        path = Path(path)
+        _safetensors.require_suffix(path)
+        require_replaceable(path, self.inputs)
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"A file must be written into a folder. {path.parent} is none.")
 
     def write(
         self,
@@ -56,12 +72,12 @@ class Conversion:
 
         Raises:
           OSError: if it cannot be written, or is a symbolic link; what was there is then as it was.
-          ValueError: naming the file and the tensors, as `from_torch`.
+          ValueError: naming the file and the tensors, as `from_torch`; or if it is one of the files
+            that are read.
         """
-        path = Path(path)
-        if path.suffix != ".safetensors":
-            raise ValueError(f"A converted file must end in .safetensors. Got {path}.")
-        with _safetensors.writing(path, self.arrays, {"format": _FORMAT[self.to]}) as file:
+        self.require_destination(path)
+        metadata = {"format": _FORMAT[self.to]}
+        with _safetensors.writing(Path(path), self.arrays, metadata, self.inputs) as file:
             for done, entry in enumerate(self.plan.entries):
                 if self.to == "flax":
                     moved = converted(entry, self.checkpoint, allow_nan=allow_nan)
@@ -113,15 +129,17 @@ def conversion(
     checkpoint = open_checkpoint(source)
     if to == "flax":
         made = plan_of(checkpoint, opened, pairs)
-        return Conversion(made, to, checkpoint, _leaves(made))
+        return Conversion(made, to, checkpoint, _leaves(made), checkpoint.files)
     if like is None:
         raise ValueError(
             "To write for PyTorch, its names and shapes must be known. Got no `like`: a state dict "
             "of the module, or a file of one."
         )
-    _require_leaves(checkpoint, opened)
-    made = plan_of(open_checkpoint(like), opened, pairs)
-    return Conversion(made, to, checkpoint, _tensors(made, checkpoint))
+    named = open_checkpoint(like)
+    made = plan_of(named, opened, pairs)
+    _require_leaves(checkpoint, opened, made.kept)
+    inputs = (*checkpoint.files, *named.files)
+    return Conversion(made, to, checkpoint, _tensors(made, checkpoint), inputs)
 
 
 def in_gauge(opened: FlaxModel, parametrization: Parametrization) -> FlaxModel:
@@ -171,9 +189,9 @@ def _tensors(made: Plan, leaves: Checkpoint) -> dict[str, ShapeDtype]:
     }
 
 
-def _require_leaves(checkpoint: Checkpoint, opened: FlaxModel) -> None:
+def _require_leaves(checkpoint: Checkpoint, opened: FlaxModel, kept: Sequence[str]) -> None:
     held = {s.name: s.shape for s in checkpoint.sources}
-    asked = {leaf.path: leaf.shape for leaf in opened.leaves}
+    asked = {leaf.path: leaf.shape for leaf in opened.leaves if leaf.path not in kept}
     wrong = [
         f"{name}: {held.get(name, 'not there')} in the file, {asked.get(name, 'not there')} in "
         "the model"

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxmup import _check
 from jaxmup._check import listed
 from jaxmup._tree import Specs, Tree
-from jaxmup.bridge._flax_model import FlaxModel, open_model
+from jaxmup.bridge._flax_model import FlaxModel, LeafArrays, open_model
 from jaxmup.bridge._pairs import Pairs
 from jaxmup.bridge._plan import Entry, Plan
 from jaxmup.bridge._planning import make_plan
@@ -65,6 +65,12 @@ def plan_of(
     """
     for name, multiplier in (multipliers or {}).items():
         _check.number(f"multipliers[{name!r}]", multiplier, above=0)
+    unknown = [n for n in multipliers or {} if n not in {s.name for s in checkpoint.sources}]
+    if unknown:
+        raise ValueError(
+            f"`multipliers` must be of tensors of the checkpoint. Not in it:{listed(unknown)}\n"
+            "`jaxmup.bridge.abcd_multipliers` makes those of abcd layers."
+        )
     with naming(checkpoint.where, ""):
         made = make_plan(checkpoint.sources, opened.leaves, pairs, checkpoint.tied, multipliers)
         _require_floats(made, opened)
@@ -98,7 +104,13 @@ def from_torch(
         no arrays are carried along.
       pairs: Paths of Flax for names that don't say it themselves: from a tensor or module of
         PyTorch to a leaf or layer, such as `{"h.*.ln_1": "blocks/*/attention_norm"}`. Several
-        modules with one layer are tied. `None` for a path leaves a tensor out.
+        modules with one layer are tied. `None` for a path leaves a tensor out, and paths under the
+        name `""`, such as `{"": "rope/*"}`, keep the values of the model. A path may come
+        with how PyTorch stores the tensor: `("attention", "q|k|v")` holds layers under
+        `attention`, one after another, `"heads q|k|v"` head by head, `"4 q|v|k"` in four blocks;
+        `("fc", "flatten 512,7,7")` takes a feature map that was flattened with its channels first;
+        `"linear"`, `"conv1d"` (inputs first), `"conv"` and `"conv_transpose"` say which of two
+        layouts a square weight has.
       specs: For a tree, the `ParamSpec` of its parameters, if its layers apply multipliers. An NNX
         module has its own.
       multipliers: Multipliers of PyTorch's layers that apply any, by the name of the tensor;
@@ -115,6 +127,9 @@ def from_torch(
         if tensors or leaves are left over, cannot be told apart, or hold NaN, if two leaves have
         one name, if specs are of another model, or if JAX would change a dtype.
 
+    Warns:
+      UserWarning: if a dense layer may take a flattened feature map, and no pair says so.
+
     Example:
       >>> from flax import nnx
       >>> state = {"weight": np.arange(6.0, dtype="f4").reshape(3, 2), "bias": np.zeros(3, "f4")}
@@ -126,9 +141,10 @@ def from_torch(
     checkpoint = open_checkpoint(state_dict_or_file)
     opened = open_model(model, specs)
     made = plan_of(checkpoint, opened, pairs, multipliers)
-    return opened.build(
-        made.leaves(lambda entry: converted(entry, checkpoint, allow_nan=allow_nan))
-    )
+    _warn(made)
+    kept = _values({path: opened.values[path] for path in made.kept})
+    leaves = made.leaves(lambda entry: converted(entry, checkpoint, allow_nan=allow_nan))
+    return opened.build({**leaves, **kept})
 
 
 def to_torch(
@@ -171,10 +187,16 @@ def to_torch(
     checkpoint = open_checkpoint(like)
     opened = open_model(model, specs)
     made = plan_of(checkpoint, opened, pairs, multipliers)
-    leaves = _values(opened)
+    _warn(made)
+    leaves = _values(opened.values)
     if not allow_nan:
         _refuse_nan(leaves)
     return made.backward(leaves.__getitem__)
+
+
+def _warn(made: Plan) -> None:
+    for note in made.notes:
+        _check.warn(note)
 
 
 def converted(entry: Entry, checkpoint: Checkpoint, *, allow_nan: bool) -> list[np.ndarray]:
@@ -222,11 +244,14 @@ def _count_nan(array: np.ndarray) -> int:
     return 0 if _is_integer(array.dtype) else int(np.count_nonzero(array != array))
 
 
-def _values(opened: FlaxModel) -> dict[str, np.ndarray]:
-    abstract = [path for path, x in opened.values.items() if not hasattr(x, "__array__")]
+def _values(leaves: LeafArrays) -> dict[str, np.ndarray]:
+    abstract = [path for path, x in leaves.items() if not hasattr(x, "__array__")]
     if abstract:
-        raise ValueError(f"A model must have values to convert. These have none:{listed(abstract)}")
-    return {path: np.asarray(x) for path, x in opened.values.items()}
+        raise ValueError(
+            "What is converted or kept must have values in the model. These are abstract:"
+            f"{listed(abstract)}"
+        )
+    return {path: np.asarray(x) for path, x in leaves.items()}
 
 
 def _require_floats(made: Plan, opened: FlaxModel) -> None:

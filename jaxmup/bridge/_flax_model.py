@@ -23,7 +23,8 @@ from jaxmup._tree import (
 from jaxmup.bridge._units import COLLECTIONS, FlaxLeaf, LayerKind
 from jaxmup.nnx._layer import SPEC, name_of
 
-_SAVED = (nnx.Param, nnx.BatchStat)
+_PASSING = (nnx.RngState, nnx.Cache, nnx.Intermediate, nnx.Perturbation)
+"""What a model holds for a while only, and no checkpoint does."""
 LeafArrays: TypeAlias = Mapping[PathName, np.ndarray | jax.Array | jax.ShapeDtypeStruct]
 
 
@@ -130,7 +131,7 @@ def _multiplier(spec: ParamSpec | None) -> float:
 
 
 def _open_nnx(model: nnx.Module, specs: Specs | None) -> FlaxModel:
-    graph, saved, rest = nnx.split(model, _SAVED, ...)
+    graph, saved, rest = nnx.split(model, _is_saved, ...)
     values = leaves_by_path(saved)
     layers = dict(nnx.iter_modules(model))
     variables = nnx.to_flat_state(saved)
@@ -150,12 +151,18 @@ def _open_nnx(model: nnx.Module, specs: Specs | None) -> FlaxModel:
     return FlaxModel(leaves, values, own if specs is None else _given_specs(specs, values), build)
 
 
-def _own_spec(variable: nnx.Variable[Any]) -> ParamSpec | None:
-    return variable.get_metadata().get(SPEC)
+def _is_saved(path: tuple[Any, ...], value: Any) -> bool:
+    """True for parameters, statistics and buffers, be they variables or arrays alone."""
+    held = value.get_raw_value() if isinstance(value, nnx.Variable) else value
+    return not isinstance(value, _PASSING) and _is_array(held)
+
+
+def _own_spec(variable: nnx.Variable[Any] | jax.Array) -> ParamSpec | None:
+    return variable.get_metadata().get(SPEC) if isinstance(variable, nnx.Variable) else None
 
 
 def _nnx_leaf(
-    path: tuple[Any, ...], variable: nnx.Variable[Any], layer: nnx.Module | None
+    path: tuple[Any, ...], variable: nnx.Variable[Any] | jax.Array, layer: nnx.Module | None
 ) -> FlaxLeaf:
     spec, kind = _own_spec(variable), _kind(layer)
     rank = _rank(layer, kind, path[-1]) if spec is None else len(spec.axes)

@@ -22,7 +22,8 @@ class Layout:
     """One transform between tensors of PyTorch and leaves of Flax.
 
     Forwards: `join` makes one array of the sources; it is cut along its first axis into one part
-    per target; the axes of each part are permuted, some reversed, and it takes the target's shape.
+    per target, or each of several groups of rows is; the axes of each part are permuted, some
+    reversed, and it takes the target's shape.
 
     Args:
       name: Words for it in a table.
@@ -33,6 +34,8 @@ class Layout:
         copies, `"sum"` for the two biases of an LSTM, which Flax has as one, `"gru"` for those of
         a GRU.
       input_first: Whether the source is stored as (inputs, outputs), as `Conv1D` of GPT-2 does.
+      groups: Number of groups of rows, each of which holds rows of every target one after another.
+      flattened: Sizes (channels, *window) that the inputs of a weight have been flattened from.
     """
 
     name: str
@@ -41,6 +44,8 @@ class Layout:
     reversed_axes: tuple[int, ...] = ()
     join: Join = "one"
     input_first: bool = False
+    groups: int = 1
+    flattened: Shape = ()
 
     def forward(
         self, sources: Sequence[np.ndarray], target_shapes: Sequence[Shape]
@@ -62,7 +67,7 @@ class Layout:
             # What is cut into query, key and value must be the first axis, as in a Linear.
             whole = whole.swapaxes(-1, -2)
         rows = _rows(target_shapes, math.prod(whole.shape[1:]))
-        parts = np.split(whole, np.cumsum(rows)[:-1]) if len(rows) > 1 else [whole]
+        parts = _cut(whole, rows, self.groups)
         return [
             self._permuted(part).reshape(shape)
             for part, shape in zip(parts, target_shapes, strict=True)
@@ -90,10 +95,10 @@ class Layout:
         shape = source_shapes[0]
         if self.input_first:
             shape = (*shape[:-2], shape[-1], shape[-2])
-        rest = shape[1:]
+        rest = self.flattened or shape[1:]
         rows = _rows([target.shape for target in targets], math.prod(rest))
         parts = [self._unpermuted(target, n, rest) for target, n in zip(targets, rows, strict=True)]
-        whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        whole = _put_together(parts, self.groups)
         if self.join in ("one", "equal"):
             # A scalar was given one row to be cut along. Joined biases keep their shape: those of a
             # GRU may have a gate more than the first source.
@@ -103,6 +108,8 @@ class Layout:
         return _JOINS[self.join].backward(whole, source_shapes)
 
     def _permuted(self, part: np.ndarray) -> np.ndarray:
+        if self.flattened:
+            part = part.reshape(part.shape[0], *self.flattened)
         moved = part.transpose(self.permutation) if self.permutation else part
         return np.flip(moved, self.reversed_axes) if self.reversed_axes else moved
 
@@ -127,6 +134,30 @@ class _Joined:
 def _rows(shapes: Sequence[Shape], row: int) -> list[int]:
     """Number of rows of `row` elements in each shape; none where rows are empty."""
     return [math.prod(shape) // max(row, 1) for shape in shapes]
+
+
+def _cut(whole: np.ndarray, rows: Sequence[int], groups: int) -> list[np.ndarray]:
+    """Parts of so many rows, of which each group of rows holds an equal share, one after another.
+
+    Example:
+      >>> [part.tolist() for part in _cut(np.arange(6), [4, 2], groups=2)]
+      [[0, 1, 3, 4], [2, 5]]
+    """
+    if len(rows) == 1:
+        return [whole]
+    rest = whole.shape[1:]
+    shares = np.cumsum([n // groups for n in rows])[:-1]
+    parts = np.split(whole.reshape(groups, -1, *rest), shares, axis=1)
+    return [part.reshape(-1, *rest) for part in parts]
+
+
+def _put_together(parts: Sequence[np.ndarray], groups: int) -> np.ndarray:
+    """The way back of `_cut`."""
+    if len(parts) == 1:
+        return parts[0]
+    rest = parts[0].shape[1:]
+    shares = [part.reshape(groups, -1, *rest) for part in parts]
+    return np.concatenate(shares, axis=1).reshape(-1, *rest)
 
 
 def _one(sources: Sequence[np.ndarray], size: int) -> np.ndarray:
@@ -212,6 +243,15 @@ def transposed_convolution(rank: int, transpose_kernel: bool) -> Layout:
     return Layout(
         "window first and reversed", "conv_transpose", (*window, 0, 1), tuple(range(rank - 2))
     )
+
+
+def flattened(sizes: Shape) -> Layout:
+    """(out, channels · *window) to (*window · channels, out): inputs that both sides flattened.
+
+    PyTorch flattens a feature map with the channels first, Flax with the channels last.
+    """
+    permutation = (*range(2, len(sizes) + 1), 1, 0)
+    return Layout("channels of a flattened map last", "flatten", permutation, flattened=sizes)
 
 
 def tied(layout: Layout) -> Layout:

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from jaxmup._check import listed
-from jaxmup.bridge._units import FlaxLayer, TorchLayer
+from jaxmup.bridge import _hints
+from jaxmup.bridge._units import FlaxLayer, TorchLayer, without_collection
 
 Fits: TypeAlias = Mapping[int, frozenset[int]]
 """The layers that each module could be by its shapes, both as indices."""
@@ -221,7 +222,11 @@ def _left_over(
     if alone_t:
         parts.append(f"Of PyTorch these fit no leaf:{listed(map(str, alone_t))}")
     if alone_f:
-        parts.append(f"Of Flax these fit no tensor:{listed(map(str, alone_f))}")
+        path = without_collection(next(iter(alone_f[0].places.values())).path)
+        parts.append(
+            f"Of Flax these fit no tensor:{listed(map(str, alone_f))}\nUnder an empty name a leaf "
+            f'keeps the values of the model: {{"": "{path}"}}.'
+        )
     for us, vs in components:
         if us and vs:
             parts.append(
@@ -230,6 +235,12 @@ def _left_over(
             )
     if any(us and vs and len(us) > len(vs) for us, vs in components):
         parts.append("If they are tied, lead each of them to the one layer by a pair.")
+    if any(us and vs and len(us) < len(vs) for us, vs in components):
+        parts.append("If one tensor is for several layers, give it under a name for each.")
+    parts += _hints.packed(
+        [torch[u] for us, _ in components for u in us],
+        [flax[v] for _, vs in components for v in vs],
+    )
     return "\n".join([*parts, _REMEDY])
 
 

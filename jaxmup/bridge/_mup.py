@@ -89,6 +89,10 @@ def mup_parameters(
       Yang et al., "Tensor Programs V", arXiv:2203.03466, Table 8; microsoft/mup 1.0.0.
     """
     _check.number("output_mult", output_mult, above=0)
+    if isinstance(readouts, str):
+        raise TypeError(
+            f"`readouts` must be a list of names of modules. Got {readouts!r}. Use [{readouts!r}]."
+        )
     checkpoint = open_checkpoint(state_dict_or_file)
     shapes = {source.name: source.shape for source in checkpoint.sources}
     bases = base_shapes_of(base_shapes, shapes)

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from jaxmup import _check
 from jaxmup._check import listed
 from jaxmup._opt_state import FieldKind, Owners
 from jaxmup._tree import OptState, Params, PathName, leaves_by_path
@@ -20,7 +21,7 @@ from jaxmup.bridge._agreement import (
 from jaxmup.bridge._moments import Tensor, tensors_of, trained_by_path
 from jaxmup.bridge._optax_states import Moments, Standing, fields_of, filled, moments_of
 from jaxmup.bridge._plan import Plan, put
-from jaxmup.bridge._torch_run import TorchGroup, TorchRun, read_run
+from jaxmup.bridge._torch_run import TorchGroup, TorchRun, read_run, require_linear
 
 
 class ParameterGroup(NamedTuple):
@@ -120,10 +121,11 @@ def optimizer_from_torch(
 
     Raises:
       ValueError: if `torch_state` is no state, or of another optimizer; if tensors lack a name, or
-        a name is not in `plan`; if moments are missing, of another shape or not finite; if
-        parameters have made different numbers of steps; if a state in the chain of `tx` has no
-        counterpart in torch or the other way round, or if their next steps differ, naming the
-        parameters and the optimizer that would not.
+        a name is not in `plan`, or not the one that `torch_state` holds; if moments are missing, of
+        another shape or not finite; if parameters that have made steps have made different numbers
+        of them; if a state in the chain of `tx` has no counterpart in torch or the other way round,
+        or if their next steps differ, naming the parameters and the optimizer that would not. A
+        parameter that has made none, as one without a gradient, must stand still under `tx` too.
 
     Example:
       >>> from jaxmup import bridge
@@ -191,21 +193,24 @@ def optimizer_to_torch(
       (3, 2)
     """
     run = read_run({**torch_state, "state": {}}, names)
-    tensors = tensors_of(plan, run)
     params = params_of(model)
     owners = Owners(leaves_by_path(params))
+    held = _held(opt_state, owners)
+    run = run.without(_left_still(tensors_of(plan, run), held))
+    tensors = tensors_of(plan, run)
     trained = trained_by_path(tensors)
     require_same_moments(opt_state, trained, owners)
     require_at_rest(opt_state, _initial_state(tx, model))
     counted, position = _count(opt_state, "steps"), _count(opt_state, "position")
     step = next((n for n in (counted, step, position) if n is not None), None)
     require_same_step(tx, params, trained, Standing(step, position, _one_rate(run)))
-    held = _held(opt_state, owners)
     by_name: dict[str, dict[str, np.ndarray]] = {}
     for tensor in tensors:
         degrees = tensor.group.optimizer.moments(tensor.group.hyperparameters)
         for key, degree in degrees.items():
             arrays = [held[key][place.path][place.row] for place in tensor.places]
+            for place, array in zip(tensor.places, arrays, strict=True):
+                require_linear(place.path, key, array, degree)
             for name in tensor.names:
                 by_name.setdefault(name, {})[key] = tensor.to_torch(arrays, degree)
     return {"state": _torch_states(run, by_name, step), "param_groups": torch_state["param_groups"]}
@@ -254,8 +259,28 @@ def _held(state: OptState, owners: Owners) -> dict[str, dict[PathName, np.ndarra
     return held
 
 
+def _left_still(
+    tensors: Sequence[Tensor], held: Mapping[str, Mapping[PathName, np.ndarray]]
+) -> set[str]:
+    """Tensors of which torch would keep moments and the state here keeps none."""
+    kept = {path for arrays in held.values() for path in arrays}
+    return (
+        {
+            name
+            for tensor in tensors
+            if tensor.group.optimizer.moments(tensor.group.hyperparameters)
+            and not any(place.path in kept for place in tensor.places)
+            for name in tensor.names
+        }
+        if kept
+        else set()
+    )
+
+
 def _standing(run: TorchRun, scheduler: Mapping[str, Any] | None, step: int | None) -> Standing:
     """The standing of torch's run."""
+    if step is not None:
+        _check.size("step", step, at_least=0, remedy="It is the number of steps made.")
     if None not in (step, run.step) and step != run.step:
         raise ValueError(f"`step` must be what torch has counted, {run.step}. Got {step}.")
     step = run.step if step is None else step

@@ -17,12 +17,21 @@ from jaxmup.bridge._layouts import (
     transposed_convolution,
 )
 from jaxmup.bridge._plan import Entry, Place
-from jaxmup.bridge._units import CELLS, QKV, FlaxLayer, TorchLayer, fits_matrix, is_packed
+from jaxmup.bridge._units import (
+    CELLS,
+    NORM_SCALE,
+    QKV,
+    FlaxLayer,
+    TorchLayer,
+    fits_matrix,
+    is_conv1d,
+    is_stacked,
+)
 
 Option: TypeAlias = tuple[Entry, ...]
 """One way to convert a module: an entry for each of its tensors, that of its weight first."""
 _ROLES = {"weight": ("kernel", "scale", "embedding"), "bias": ("bias",)}
-_ROLES |= {"running_mean": ("mean",), "running_var": ("var",)}
+_ROLES |= {"running_mean": ("mean",), "running_var": ("var",), NORM_SCALE: (NORM_SCALE,)}
 _COUNTER = "num_batches_tracked"  # of batches that a running average has seen; Flax keeps none
 
 
@@ -36,10 +45,12 @@ def options(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
         case "cell", "cell":
             return _cell(torch, flax)
         case (("in_proj" | "layer"), "attention"):
-            return _attention(torch, flax) if is_packed(torch) else []
+            return _attention(torch, flax) if is_stacked(torch) else []
+        case (("in_proj" | "layer"), "packed"):
+            return _packed_layers(torch, flax)
         case "array", "array":
             return _array(torch, flax)
-        case "layer", ("attention" | "cell" | "array"):
+        case "layer", ("cell" | "array"):
             return []
         case "layer", _:
             return _layer(torch, flax)
@@ -47,8 +58,11 @@ def options(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
 
 
 def _array(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
-    (source,), (place,) = torch.tensors.values(), flax.places.values()
-    return [(Entry((source,), (place,), COPY),)] if source.shape == place.shape else []
+    (source,), ((local, place),) = torch.tensors.values(), flax.places.items()
+    if local == "kernel" and (layouts := [*kernel_layouts(source.shape, place.shape, None)]):
+        return [(Entry((source,), (place,), layout),) for layout in layouts]
+    fits = _fits(source.shape, place.shape, flat=local == "bias")
+    return [(Entry((source,), (place,), COPY),)] if fits else []
 
 
 def _layer(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
@@ -67,7 +81,7 @@ def _layer(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
         if role == "kernel":
             layouts = kernel_layouts(source.shape, place.shape, flax.kind)
             kernels = [Entry((source,), (place,), layout) for layout in layouts]
-        elif _fits(source.shape, place.shape, flat=role == "bias"):
+        elif _fits(source.shape, place.shape, flat=role in ("bias", NORM_SCALE)):
             fixed.append(Entry((source,), (place,), COPY))
         else:
             return []
@@ -77,8 +91,13 @@ def _layer(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
 
 
 def _fits(source: Shape, place: Shape, *, flat: bool) -> bool:
-    """True if shapes are equal; `flat` for a bias, whose heads may have an axis of their own."""
-    return source == place or (flat and source == (math.prod(place),))
+    """True if shapes are equal.
+
+    With `flat`, of one axis at least that is longer than 1: heads may have an axis of their own in
+    a bias, and the scale of a norm keeps the axes of the weight.
+    """
+    one = [size for size in source if size > 1]
+    return source == place or (flat and len(one) < 2 and math.prod(source) == math.prod(place))
 
 
 def kernel_layouts(weight: Shape, kernel: Shape, kind: str | None) -> Iterator[Layout]:
@@ -136,6 +155,26 @@ def _attention(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
         return [tuple(fixed)] if len(fixed) == 3 + bool(biases) else []
     if "weight" not in tensors or tensors.keys() - {"weight", "bias"}:
         return []
+    source = tensors["weight"]
+    ways = [
+        way for way in _packed(source.shape, kernels) if way == INPUT_FIRST or not is_conv1d(torch)
+    ]
+    return [(Entry((source,), kernels, way), *fixed) for way in ways]
+
+
+def _packed_layers(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
+    """Several layers in one tensor, in the order that a pair gives, and their biases in another."""
+    kernels, biases = (
+        tuple(place for name, place in flax.places.items() if name.endswith(f"/{leaf}"))
+        for leaf in ("kernel", "bias")
+    )
+    tensors = {local.removeprefix("in_proj_"): source for local, source in torch.tensors.items()}
+    wanted = {"weight", "bias"} if biases else {"weight"}
+    if tensors.keys() != wanted or len(kernels) + len(biases) != len(flax.places):
+        return []
+    if biases and tensors["bias"].shape != (sum(math.prod(place.shape) for place in biases),):
+        return []
+    fixed = [Entry((tensors["bias"],), biases, COPY)] if biases else []
     source = tensors["weight"]
     return [(Entry((source,), kernels, way), *fixed) for way in _packed(source.shape, kernels)]
 

@@ -2,17 +2,21 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
-from jaxmup import _check
 from jaxmup._check import listed
+from jaxmup._tree import PathName
+from jaxmup.bridge import _storage
 from jaxmup.bridge._options import Option
+from jaxmup.bridge._storage import LAYOUTS, Storage
 from jaxmup.bridge._units import FlaxLayer, TorchLayer, without_collection
 
-Pairs: TypeAlias = Mapping[str, str | tuple[str, str] | None]
-"""Paths of Flax by names of PyTorch; a path with a layout; or `None` for what is left out."""
-LAYOUTS = ("linear", "conv1d", "conv", "conv_transpose")
+Pairs: TypeAlias = Mapping[str, str | tuple[str, ...] | None]
+"""Paths of Flax by names of PyTorch; a path with the storage; or `None` for what is left out.
+
+Paths under the name `""` keep the values of the model.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +28,12 @@ class Pair:
         for any.
       path: Path of the leaf or layer of Flax, with the same parts for its `*`; `None` for what is
         left out, empty for what only needs a layout.
-      layout: Key of the layout, if shapes don't tell it.
+      storage: How PyTorch stores it, if shapes don't tell.
     """
 
     pattern: str
     path: str | None
-    layout: str | None = None
+    storage: Storage | None = None
 
     def expanded(self, name: str) -> str | None:
         """The path for a tensor; `None` if the pair is not about it.
@@ -38,17 +42,30 @@ class Pair:
           >>> Pair("h.*.ln_1", "blocks/*/attention_norm").expanded("h.7.ln_1.weight")
           'blocks/7/attention_norm'
         """
-        # Stars are replaced after escaping, the longer first, so that they are all that is special.
-        pattern = re.escape(self.pattern).replace(r"\*\*", "(.*)").replace(r"\*", "([^.]*)")
-        # A pattern ends where a part of the name does: "h.1" is not about "h.10".
-        found = re.match(rf"{pattern}(?=\.|$)", name)
+        found = self._match(name)
         if found is None:
             return None
         parts = iter(found.groups())
         return re.sub(r"\*", lambda _: next(parts), self.path or "")
 
+    def owner(self, name: str) -> str:
+        """The part of a name, whole or that of a module, that the pattern is about."""
+        found = self._match(name)
+        return found.group() if found else ""
+
+    def _match(self, name: str) -> re.Match[str] | None:
+        # Stars are replaced after escaping, the longer first, so that they are all that is special.
+        pattern = re.escape(self.pattern).replace(r"\*\*", "(.*)").replace(r"\*", "([^.]*)")
+        # A pattern ends where a part of the name does: "h.1" is not about "h.10".
+        return re.match(rf"{pattern}(?=\.|$)", name)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the layers that one tensor holds; empty if it holds one."""
+        return self.storage.parts if self.storage else ()
+
     def __str__(self) -> str:
-        value = self.path if self.layout is None else (self.path, self.layout)
+        value = self.path if self.storage is None else (self.path, self.storage.words)
         return f"{self.pattern!r}: {value!r}"
 
 
@@ -63,25 +80,59 @@ def parse(pairs: Pairs | None) -> tuple[Pair, ...]:
     pairs = {} if pairs is None else pairs
     if not isinstance(pairs, Mapping):
         raise TypeError(f"`pairs` must map names to paths. Got {pairs!r}.")
-    return tuple(_parsed(pattern, value) for pattern, value in pairs.items())
+    return tuple(_parsed(pattern, value) for pattern, value in pairs.items() if pattern != "")
+
+
+def kept(pairs: Pairs | None, paths: Sequence[PathName]) -> frozenset[PathName]:
+    """Leaves that keep the values of the model, which the pairs have under an empty name.
+
+    Raises:
+      TypeError: if something else than paths stands there.
+      ValueError: if a path is that of no leaf.
+    """
+    value = (pairs or {}).get("", ())
+    patterns = (value,) if isinstance(value, str) else value
+    if not isinstance(patterns, list | tuple) or not all(isinstance(p, str) for p in patterns):
+        raise TypeError(f"A pair of an empty name must lead to paths that are kept. Got {value!r}.")
+    found: set[PathName] = set()
+    for pattern in patterns:
+        regex = re.escape(pattern).replace(r"\*\*", ".*").replace(r"\*", "[^/]*")
+        led = {p for p in paths if re.fullmatch(regex, without_collection(p))}
+        if not led:
+            raise ValueError(
+                f"A pair must lead to a leaf of the model. {''!r}: {pattern!r} leads to none of"
+                f"{listed(paths)}"
+            )
+        found |= led
+    return frozenset(found)
 
 
 def _parsed(pattern: object, value: object) -> Pair:
     match pattern, value:
         case str(), str() | None:
             pair = Pair(pattern, value)
-        case str(), [str() as path, str() as layout]:
-            pair = Pair(pattern, path, layout)
+        case str(), [str() as path, str() as words]:
+            pair = Pair(pattern, path, _stored(pattern, words))
         case _:
             raise TypeError(
                 "A pair must map a name to a path, to a path and a layout, or to None. Got "
                 f"{pattern!r}: {value!r}."
             )
-    if pair.layout is not None:
-        _check.one_of(f"pairs[{pattern!r}][1]", pair.layout, LAYOUTS)
     if pair.path is not None and pair.path.count("*") > pattern.count("*"):
         raise ValueError(f"The path of a pair must have no more `*` than its name. Got {pair}.")
     return pair
+
+
+def _stored(pattern: str, words: str) -> Storage:
+    storage = _storage.parse(words)
+    if storage is None:
+        raise ValueError(
+            f"`pairs[{pattern!r}][1]` must be one of {', '.join(map(repr, LAYOUTS))}; the parts of "
+            "a packed tensor in their order, such as 'q|k|v', 'heads q|k|v' or '4 q|v|k'; or the "
+            "sizes of the feature map that its inputs are, such as 'flatten 512,7,7'. Got "
+            f"{words!r}."
+        )
+    return storage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,14 +143,14 @@ class Settled:
       dropped: Modules of PyTorch that are left out.
       forced: Layers that each module of which a pair names a path may become.
       free: Layers that the other modules may become.
-      layouts: Key of the layout of each module of which a pair names it, and whether the module
-        must have a way of that layout.
+      storages: How each module of which a pair says it is stored, and whether the module must have
+        a way that is.
     """
 
     dropped: frozenset[int]
     forced: Mapping[int, frozenset[int]]
     free: frozenset[int]
-    layouts: Mapping[int, tuple[str, bool]]
+    storages: Mapping[int, tuple[Storage, bool]]
 
     def allowed(self, module: int) -> frozenset[int]:
         """The layers that the pairs let a module become."""
@@ -107,10 +158,10 @@ class Settled:
 
     def among(self, module: int, options: Sequence[Option]) -> list[Option]:
         """Those of the ways to convert a module that are stored as the pairs say."""
-        if module not in self.layouts:
+        if module not in self.storages:
             return list(options)
-        key, required = self.layouts[module]
-        found = [option for option in options if option[0].layout.key == key]
+        storage, required = self.storages[module]
+        found = storage.among(options)
         # A pattern such as "**.conv*" may also name modules that have one way, of no key.
         return found if found or required else list(options)
 
@@ -127,18 +178,56 @@ def apply(pairs: Sequence[Pair], torch: Sequence[TorchLayer], flax: Sequence[Fla
             "Each pair must be about a tensor. These are about none, or earlier ones are about "
             f"theirs:{listed(map(str, idle))}\nThe modules are{listed(m.name for m in torch)}"
         )
-    forced = {u: _layers_of(pair, torch[u], flax) for u, pair in holding.items() if pair.path}
+    forced = {
+        u: _layers_of(pair, torch[u], flax)
+        for u, pair in holding.items()
+        if pair.path or pair.parts
+    }
     return Settled(
         frozenset(u for u, pair in holding.items() if pair.path is None),
         forced,
         # A layer that a pair names is its modules' alone: no other may be matched with it.
         frozenset(range(len(flax))).difference(*forced.values()),
         {
-            u: (pair.layout, bool(pair.path))
+            u: (pair.storage, bool(pair.path or pair.parts))
             for u, pair in holding.items()
-            if pair.layout is not None
+            if pair.storage is not None
         },
     )
+
+
+def packed_owners(pairs: Sequence[Pair], torch: Sequence[TorchLayer]) -> dict[str, tuple[str, ...]]:
+    """Paths of Flax whose layers PyTorch packs in one tensor, with the names of those layers."""
+    found: dict[str, tuple[str, ...]] = {}
+    for module in torch:
+        pair = _first(pairs, module)
+        if pair is not None and pair.parts:
+            paths = (pair.expanded(source.name) for source in module.tensors.values())
+            found |= {without_collection(p): pair.parts for p in paths if p is not None}
+    return found
+
+
+def standing_alone(
+    pairs: Sequence[Pair], names: Sequence[str], paths: Collection[str]
+) -> dict[str, str]:
+    """Tensors that a pair leads to one leaf, whatever their names say, with the path of the leaf.
+
+    They leave their modules, and the leaves their layers: so `gamma` becomes the scale of a norm.
+
+    Args:
+      pairs: The pairs.
+      names: Names of the tensors.
+      paths: Paths of the leaves, without the names of Linen's collections.
+    """
+    led: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        pair = next((pair for pair in pairs if pair.expanded(name) is not None), None)
+        if pair is not None and pair.path and not pair.parts:
+            path = without_collection(str(pair.expanded(name)))
+            if path in paths:
+                led.setdefault((pair.owner(name), path), []).append(name)
+    # A module of several tensors cannot be one leaf.
+    return {tensors[0]: path for (_, path), tensors in led.items() if len(tensors) == 1}
 
 
 def _first(pairs: Sequence[Pair], module: TorchLayer) -> Pair | None:
@@ -149,9 +238,8 @@ def _first(pairs: Sequence[Pair], module: TorchLayer) -> Pair | None:
 
 def _layers_of(pair: Pair, module: TorchLayer, flax: Sequence[FlaxLayer]) -> frozenset[int]:
     paths = {pair.expanded(source.name) for source in module.tensors.values()} - {None}
-    found = frozenset(
-        v for v, layer in enumerate(flax) if any(_is_under(layer, str(path)) for path in paths)
-    )
+    candidates = [v for v, layer in enumerate(flax) if not pair.parts or layer.kind == "packed"]
+    found = frozenset(v for v in candidates if any(_is_under(flax[v], str(path)) for path in paths))
     if not found:
         raise ValueError(
             f"A pair must lead to a layer of the model. {pair} leads from {module.name} to "

@@ -77,13 +77,17 @@ class Plan:
     """A conversion that can be looked at, run and turned around; `jaxmup.bridge.plan` makes it.
 
     Args:
-      entries: Tensors with the leaves that they become. Every tensor and every leaf is in exactly
-        one entry, a leaf that stacks layers once for each row.
+      entries: Tensors with the leaves that they become. Every tensor and every leaf that is not
+        kept is in exactly one entry, a leaf that stacks layers once for each row.
       shapes: Shape of each leaf by path.
+      kept: Paths of the leaves that keep the values of the model.
+      notes: What names and shapes leave open and a person should look at.
     """
 
     entries: tuple[Entry, ...]
     shapes: Mapping[str, Shape]
+    kept: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def rows(self) -> Iterator[tuple[str, str, str, str]]:
         """Source, target, shapes and transform of each entry, in words."""
@@ -95,14 +99,17 @@ class Plan:
                 f"{_shapes(p.shape for p in entry.targets) or '(none)'}",
                 entry.transform,
             )
+        for path in self.kept:
+            yield "(none)", path, f"(none) → {shown(self.shapes[path])}", "kept"
 
     def __str__(self) -> str:
         rows = list(self.rows())
         widths = [max(map(len, column), default=0) for column in zip(*rows, strict=True)]
-        return "\n".join(
+        lines = [
             "  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip()
             for row in rows
-        )
+        ]
+        return "\n".join([*lines, *(f"Look at this: {note}" for note in self.notes)])
 
     def forward(self, read: Callable[[str], np.ndarray]) -> dict[str, np.ndarray]:
         """The leaves by path, from a function that reads a tensor by its name.

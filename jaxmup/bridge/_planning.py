@@ -6,19 +6,24 @@ from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from jaxmup._check import listed
-from jaxmup.bridge import _pairs
+from jaxmup.bridge import _hints, _pairs
 from jaxmup.bridge._layouts import DROPPED, INPUT_FIRST, LINEAR, Layout, tied
 from jaxmup.bridge._match import Fits, match
 from jaxmup.bridge._options import Option, options
 from jaxmup.bridge._pairs import Pairs, Settled
 from jaxmup.bridge._plan import Entry, Plan, Source
 from jaxmup.bridge._units import (
+    NORM_SCALE,
     FlaxLayer,
     FlaxLeaf,
     TorchLayer,
     flax_layers,
-    is_packed,
+    is_conv1d,
+    is_stacked,
+    namesakes,
+    norm_part,
     torch_layers,
+    without_collection,
 )
 
 Copies: TypeAlias = Mapping[int, int]
@@ -47,9 +52,17 @@ def make_plan(
         pairs that are about nothing.
     """
     parsed = _pairs.parse(pairs)
-    torch = torch_layers(sources)
+    kept = _pairs.kept(pairs, [leaf.path for leaf in leaves])
+    shapes = {leaf.path: leaf.shape for leaf in leaves}
+    leaves = [leaf for leaf in leaves if leaf.path not in kept]
+    paths = {without_collection(leaf.path) for leaf in leaves}
+    alone = namesakes(sources, leaves)
+    alone |= _pairs.standing_alone(parsed, [source.name for source in sources], paths)
+    torch = torch_layers(sources, alone)
     weights = [source.shape for source in sources if len(source.shape) > 1]
-    flax = flax_layers(leaves, weights, packed=any(map(is_packed, torch)))
+    owners = _pairs.packed_owners(parsed, torch)
+    stacked = any(map(is_stacked, torch))
+    flax = flax_layers(leaves, weights, owners, set(alone.values()), stacked=stacked)
     settled = _pairs.apply(parsed, torch, flax)
     fits = _fits(torch, flax, settled)
     by_pairs = _copies_by_pairs(settled, fits)
@@ -62,15 +75,19 @@ def make_plan(
         # Memory alone is no proof that Flax ties the two as well: it may have a leaf for each copy,
         # which the first attempt left over.
         entries = list(_entries(torch, flax, settled, fits, by_pairs))
+    _require_norms_whole(torch, settled)
     entries += [
         Entry((source,), (), DROPPED)
         for u in sorted(settled.dropped)
         for source in torch[u].tensors.values()
     ]
     own = {leaf.path: leaf.multiplier for leaf in leaves}
+    said = {torch[u].name for u in settled.storages}
     return Plan(
         tuple(_with_factor(entry, own, multipliers or {}) for entry in entries),
-        {leaf.path: leaf.shape for leaf in leaves},
+        shapes,
+        tuple(path for path in shapes if path in kept),
+        tuple(_hints.flattened(torch, entries, said)),
     )
 
 
@@ -88,8 +105,9 @@ def _fits(torch: Sequence[TorchLayer], flax: Sequence[FlaxLayer], settled: Settl
     fits: dict[int, frozenset[int]] = {}
     for u, module in enumerate(torch):
         shapes = tuple((local, source.shape) for local, source in module.tensors.items())
-        # All that `options` and `among` look at; of the name that is only if it says "packed".
-        key = (module.kind, is_packed(module), shapes, settled.layouts.get(u))
+        # All that `options` and `among` look at; of the name that is only if it says "stacked".
+        stacked = is_stacked(module), is_conv1d(module)
+        key = (module.kind, stacked, shapes, settled.storages.get(u))
         if key not in found:
             fitting = (
                 vs for vs in alike.values() if settled.among(u, options(module, flax[vs[0]]))
@@ -98,6 +116,23 @@ def _fits(torch: Sequence[TorchLayer], flax: Sequence[FlaxLayer], settled: Settl
         if u not in settled.dropped:
             fits[u] = found[key] & settled.allowed(u)
     return fits
+
+
+def _require_norms_whole(torch: Sequence[TorchLayer], settled: Settled) -> None:
+    """Raises a `ValueError` if the scale of a weight norm is left out and its direction is not."""
+    parts: dict[tuple[str, str], bool] = {}
+    for u, module in enumerate(torch):
+        for source in module.tensors.values():
+            if part := norm_part(source.name):
+                parts[part] = u in settled.dropped
+    alone = [owner for (owner, part), left_out in parts.items() if left_out and part == NORM_SCALE]
+    alone = [owner for owner in alone if not parts.get((owner, "weight"), True)]
+    if alone:
+        raise ValueError(
+            "A weight under weight norm is g · v / ‖v‖, and v without g is another weight. Pairs "
+            f"leave g out of{listed(alone)}\nConvert to a `WeightNorm` of Flax, or take the norm "
+            "off in PyTorch with `torch.nn.utils.parametrize.remove_parametrizations`."
+        )
 
 
 def _copies_by_pairs(settled: Settled, fits: Fits) -> dict[int, int]:
@@ -170,7 +205,10 @@ def _chosen(
         if u in chosen:
             continue
         by_layout = {option[0].layout: option for option in ways}
-        layout = _evident(by_layout.keys(), _local_name(torch[u]), known)
+        name = _local_name(torch[u])
+        # A parameter of one's own is no Linear: only its code says which axis is that of inputs.
+        is_layers = torch[u].kind != "array" or name == "weight"
+        layout = _evident(by_layout.keys(), name, known) if is_layers else None
         if layout is None:
             unclear.append(f"{torch[u]}: {' or '.join(layout.name for layout in by_layout)}")
         else:

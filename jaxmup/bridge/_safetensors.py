@@ -7,7 +7,8 @@ and place of every tensor, and the bytes of the tensors one after another.
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -42,6 +43,7 @@ DTYPES = MappingProxyType(
     }
 )
 _PIECE = 2**25  # bytes
+_LONGEST_HEADER = 100_000_000  # bytes, as the package `safetensors` has it
 _NAMES = MappingProxyType({dtype: name for name, dtype in DTYPES.items()})
 
 
@@ -86,14 +88,21 @@ class Reader:
     Args:
       path: Path of the file.
 
+    Attributes:
+      aliases: Names that the header has for tensors which share their memory, with the name that
+        the tensor is stored under.
+
     Raises:
       OSError: if the file cannot be read.
-      ValueError: naming the file, if it is no whole file of safetensors.
+      ValueError: naming the file, if it is no whole file of safetensors, or an alias is of no
+        tensor.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        self._entries, self._start = _header(path)
+        self._entries, metadata, self._start = _header(path)
+        self.aliases = _aliases(path, metadata, self._entries.keys())
+        self._entries |= {alias: self._entries[name] for alias, name in self.aliases.items()}
         self.sources = tuple(
             Source(name, tuple(entry["shape"]), _dtype(path, name, entry["dtype"]))
             for name, entry in self._entries.items()
@@ -111,8 +120,8 @@ class Reader:
         return np.memmap(self.path, dtype, "r", self._start + first, shape)
 
 
-def _header(path: Path) -> tuple[dict[str, _Tensor], int]:
-    """The entries of the header, and the byte at which the data begins."""
+def _header(path: Path) -> tuple[dict[str, _Tensor], dict[str, str], int]:
+    """The entries of the header, its metadata, and the byte at which the data begins."""
     safetensors = _extras.require("safetensors", "Reading safetensors", _REQUIREMENT)
     with path.open("rb"):  # an error of the system names the file; that of safetensors does not
         pass
@@ -126,8 +135,31 @@ def _header(path: Path) -> tuple[dict[str, _Tensor], int]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         entries = json.loads(file.read(length), object_pairs_hook=_once(path))
-    entries.pop("__metadata__", None)
-    return entries, 8 + length
+    metadata = entries.pop("__metadata__", None) or {}
+    return entries, metadata, 8 + length
+
+
+def _aliases(path: Path, metadata: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
+    """Other names of stored tensors, as `safetensors.torch.save_model` notes them.
+
+    The metadata may hold anything; a name of a weight or a bias is an alias.
+    """
+    aliases = {alias: name for alias, name in metadata.items() if name in names}
+    for alias, name in metadata.items():
+        if alias in aliases and alias in names:
+            raise ValueError(
+                f"{path}: a tensor must not be an alias as well. The metadata say that {alias} is "
+                f"{name}, and the file holds both."
+            )
+        if alias not in aliases and _LOOKS_LIKE_A_TENSOR.fullmatch(alias):
+            raise ValueError(
+                f"{path}: an alias must be of a tensor in the file. The metadata say that {alias} "
+                f"is {name}, which is not there."
+            )
+    return aliases
+
+
+_LOOKS_LIKE_A_TENSOR = re.compile(r"(.+\.)?(weight|bias)")
 
 
 def _once(path: Path) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
@@ -176,7 +208,10 @@ class Writer:
 
 @contextmanager
 def writing(
-    path: Path, arrays: Mapping[str, ShapeDtype], metadata: Mapping[str, str] = MappingProxyType({})
+    path: Path,
+    arrays: Mapping[str, ShapeDtype],
+    metadata: Mapping[str, str] = MappingProxyType({}),
+    inputs: Iterable[Path] = (),
 ) -> Iterator[Writer]:
     """A file of safetensors that appears whole when all is written, or not at all.
 
@@ -184,42 +219,33 @@ def writing(
       path: Path of the file.
       arrays: Shape and dtype of each array, by name.
       metadata: Entries of the header that say what the file is.
+      inputs: Files that the arrays are from, none of which is replaced.
 
     Raises:
       OSError: if it cannot be written, or is a symbolic link.
+      TypeError: if a name is no string.
+      ValueError: if safetensors has no such name or dtype, or the file is one of `inputs`.
     """
-    _refuse_link(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"A file must be written into a folder. {path.parent} is none.")
     header, slots = _laid_out(arrays, metadata)
-    with open_atomically(path) as file:
+    with open_atomically(path, inputs) as file:
         file.write(header)
         end = max((start + form.nbytes for start, form in slots.values()), default=0)
         # The full size at once: bytes that are never written are zeros, and take no room.
         file.truncate(max(end, len(header)))
         yield Writer(file, slots)
-        _refuse_link(path)  # writing takes minutes, in which another may have made one
-
-
-def _refuse_link(path: Path) -> None:
-    """Raises an `OSError` if a symbolic link stands where a file is to be written."""
-    if path.is_symlink():
-        raise OSError(
-            f"A file must not be written through a symbolic link. {path} is one, to "
-            f"{os.readlink(path)}. Name the file itself."
-        )
 
 
 def save(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
     """Writes arrays to a file of safetensors, all or nothing; PyTorch and JAX read it alike.
 
     Args:
-      path: Path of the file.
+      path: Path of the file, which ends in `.safetensors`.
       arrays: Arrays by name.
 
     Raises:
       OSError: if it cannot be written, or is a symbolic link; what was there is then as it was.
-      ValueError: if safetensors has no such dtype.
+      TypeError: if a name is no string.
+      ValueError: if the path ends otherwise, or safetensors has no such name or dtype.
 
     Example:
       >>> import tempfile
@@ -229,11 +255,37 @@ def save(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None
       >>> bridge.load(path)["fc.weight"].dtype
       dtype(bfloat16)
     """
+    require_suffix(path)
     held = {name: np.asarray(array) for name, array in arrays.items()}
     forms = {name: ShapeDtype(array.shape, array.dtype) for name, array in held.items()}
     with writing(Path(path), forms) as file:
         for name, array in held.items():
             file.write(name, array)
+
+
+def require_suffix(path: str | os.PathLike[str]) -> None:
+    """Refuses a path by whose ending no reader would know what the file is."""
+    if Path(path).suffix != ".safetensors":
+        raise ValueError(
+            f"A file of safetensors must end in .safetensors. Got {os.fspath(path)!r}."
+        )
+
+
+def _require_name(name: object) -> None:
+    """Refuses a name that no reader of safetensors finds again."""
+    if not isinstance(name, str):
+        raise TypeError(f"The names of arrays must be strings. Got {name!r}.")
+    if name == "__metadata__":
+        raise ValueError(
+            "No array may be named '__metadata__': there safetensors keeps what a file says about "
+            "itself. Name it otherwise."
+        )
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"The names of arrays must be text that UTF-8 can write. Got {name!r}: {error.reason}."
+        ) from None
 
 
 def _parts(array: np.ndarray) -> Iterator[np.ndarray]:
@@ -252,6 +304,8 @@ def _laid_out(
     """The first bytes of a file, up to the data, and the part of the file for each array."""
     entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
+    for name in arrays:
+        _require_name(name)
     for name, form in _wide_first(arrays.items()):
         if form.dtype not in _NAMES:
             raise ValueError(
@@ -263,6 +317,11 @@ def _laid_out(
         )
         offset = offsets[1]
     text = json.dumps(entries, separators=(",", ":")).encode()
+    if len(text) > _LONGEST_HEADER:
+        raise ValueError(
+            f"The names and shapes of a file must fit in {_LONGEST_HEADER} bytes, or no reader "
+            f"takes it. Got {len(arrays)} arrays, whose take {len(text)}. Write several files."
+        )
     text += b" " * (-len(text) % 8)  # so that the data is aligned
     start = 8 + len(text)
     slots = {

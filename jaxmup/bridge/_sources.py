@@ -2,37 +2,23 @@
 
 import json
 import os
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias
 
-import ml_dtypes
 import numpy as np
 
-from jaxmup import _extras
 from jaxmup.bridge import _pickle, _safetensors
 from jaxmup.bridge._plan import Source
+from jaxmup.bridge._tensors import TensorLike, TorchTensor, dtype_of, shape_of, to_numpy
 
 INDEX = ".index.json"
 _NAMED_IN_ERRORS = 8  # tensors, of a file that may hold thousands
 
 
-class TensorLike(Protocol):
-    """A tensor of PyTorch, or any array; it may be abstract."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def dtype(self) -> object: ...
-
-
 StateDict: TypeAlias = Mapping[str, TensorLike]
 StateDictOrFile: TypeAlias = StateDict | str | os.PathLike[str]
-TorchTensor: TypeAlias = Any
-"""A `torch.Tensor`, whose package the types must not need."""
-Key = TypeVar("Key", bound=Hashable)
 
 
 class Checkpoint(NamedTuple):
@@ -44,12 +30,14 @@ class Checkpoint(NamedTuple):
       read: Function from the name of a tensor to its values, a view of a memory-mapped file where
         there is one.
       tied: Names of tensors that share their memory.
+      files: Every file that is read, which none that is written may replace.
     """
 
     where: str
     sources: tuple[Source, ...]
     read: Callable[[str], np.ndarray]
     tied: tuple[tuple[str, ...], ...] = ()
+    files: tuple[Path, ...] = ()
 
 
 def open_checkpoint(source: StateDictOrFile) -> Checkpoint:
@@ -70,7 +58,7 @@ def open_checkpoint(source: StateDictOrFile) -> Checkpoint:
     if path.suffix == ".safetensors":
         return _from_safetensors(path)
     if path.suffix in (".pt", ".pth", ".bin"):
-        return _from_mapping(_pickle.load(path), where=str(path))
+        return _from_mapping(_pickle.load(path), where=str(path))._replace(files=(path,))
     raise ValueError(
         f"A checkpoint must end in .safetensors, {INDEX}, .pt, .pth or .bin. Got {path}."
     )
@@ -85,36 +73,17 @@ def _from_mapping(state: StateDict, where: str = "") -> Checkpoint:
             f"{', '.join(wrong[:_NAMED_IN_ERRORS])}. "
             "Pass the state dict alone, such as checkpoint['model']."
         )
-    sources = tuple(Source(n, tuple(t.shape), _dtype(t)) for n, t in state.items())
-    return Checkpoint(where, sources, lambda name: to_numpy(state[name]), _tied(state))
+    sources = []
+    for name, tensor in state.items():
+        with naming(where, name):
+            sources.append(Source(name, shape_of(tensor), dtype_of(tensor)))
+    return Checkpoint(where, tuple(sources), lambda name: to_numpy(state[name]), _tied(state))
 
 
 def _is_tensor(name: object, value: object) -> bool:
+    if getattr(value, "is_nested", False):  # a tensor, whose shape raises; see `shape_of`
+        return isinstance(name, str)
     return isinstance(name, str) and hasattr(value, "shape") and hasattr(value, "dtype")
-
-
-def _dtype(tensor: TensorLike) -> np.dtype:
-    name = str(tensor.dtype).removeprefix("torch.")
-    return np.dtype(getattr(ml_dtypes, name, None) or name)
-
-
-def to_numpy(tensor: TensorLike) -> np.ndarray:
-    """The values of a tensor of PyTorch, or of any array; shared where that is possible."""
-    detach = getattr(tensor, "detach", None)
-    if detach is None:
-        return np.asarray(tensor)
-    held = detach().cpu().contiguous()
-    dtype = _dtype(held)
-    if dtype.isbuiltin == 1:
-        return held.numpy()
-    # PyTorch refuses to give numpy a dtype that numpy lacks: the bytes go as integers of one size.
-    raw = held.reshape(-1).view(_torch_integer(dtype.itemsize)).numpy()
-    return raw.view(dtype).reshape(tuple(held.shape))
-
-
-def _torch_integer(size: int) -> object:
-    torch = _extras.require("torch", "A tensor of PyTorch", "torch")
-    return {1: torch.uint8, 2: torch.int16}[size]
 
 
 def _tied(state: StateDict) -> tuple[tuple[str, ...], ...]:
@@ -130,15 +99,16 @@ def _memory(tensor: TensorLike) -> Hashable:
     if not hasattr(tensor, "data_ptr"):
         return id(tensor)
     held: TorchTensor = tensor
-    if str(held.device) == "meta":
-        return id(held)  # there is no memory there, and its address is 0 for every tensor
+    if str(held.device) == "meta" or str(held.layout) != "torch.strided":
+        return id(held)  # there is no one memory, and its address is 0 or an error
     # A view of part of the elements begins at the same address, so shape and strides belong to it.
     return held.data_ptr(), tuple(held.shape), tuple(held.stride())
 
 
 def _from_safetensors(path: Path) -> Checkpoint:
     file = _safetensors.Reader(path)
-    return Checkpoint(str(path), file.sources, file.read)
+    tied = _tied_by_aliases([file])
+    return Checkpoint(str(path), file.sources, file.read, tied, files=(path,))
 
 
 def _from_index(path: Path) -> Checkpoint:
@@ -149,12 +119,24 @@ def _from_index(path: Path) -> Checkpoint:
     for name, shard in shard_of.items():
         if name not in found or found[name][1] is not files[shard]:
             raise ValueError(f"{path}: {name} must be in {shard}, and is not.")
-    if extra := [name for name in found if name not in shard_of]:
+    aliases = {alias for file in files.values() for alias in file.aliases}
+    if extra := [name for name in found if name not in shard_of and name not in aliases]:
         raise ValueError(
             f"{path}: the shards hold tensors that the index lacks: {extra[:_NAMED_IN_ERRORS]}."
         )
-    sources = tuple(found[name][0] for name in shard_of)
-    return Checkpoint(str(path), sources, lambda name: found[name][1].read(name))
+    sources = tuple(found[name][0] for name in (*shard_of, *sorted(aliases)))
+    tied = _tied_by_aliases(files.values())
+    read = (path, *(path.parent / name for name in files))
+    return Checkpoint(str(path), sources, lambda name: found[name][1].read(name), tied, files=read)
+
+
+def _tied_by_aliases(files: Iterable[_safetensors.Reader]) -> tuple[tuple[str, ...], ...]:
+    """The names of each tensor that has several."""
+    names: dict[str, list[str]] = {}
+    for file in files:
+        for alias, name in file.aliases.items():
+            names.setdefault(name, [name]).append(alias)
+    return tuple(map(tuple, names.values()))
 
 
 def _weight_map(path: Path) -> dict[str, str]:
@@ -206,30 +188,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       [1.0, 1.0]
     """
     checkpoint = open_checkpoint(path)
-    return {source.name: checkpoint.read(source.name) for source in checkpoint.sources}
-
-
-def as_tensors(state: Mapping[Key, object]) -> dict[Key, Any]:
-    """Tensors of PyTorch with the values of arrays, for `load_state_dict`.
-
-    Args:
-      state: Arrays by name. Mappings in it are converted too; what is neither stays as it is.
-
-    Raises:
-      ModuleNotFoundError: if PyTorch is not installed.
-    """
-    torch = _extras.require("torch", "A tensor of PyTorch", "torch")
-
-    def tensor(array: np.ndarray) -> TorchTensor:
-        array = np.array(array)  # memory of its own, that PyTorch may write to
-        if array.dtype.isbuiltin == 1:
-            return torch.from_numpy(array)
-        raw = torch.from_numpy(array.view("u1" if array.itemsize == 1 else "i2"))
-        return raw.view(getattr(torch, array.dtype.name))
-
-    def converted(value: object) -> object:
-        if isinstance(value, Mapping):
-            return {name: converted(held) for name, held in value.items()}
-        return tensor(value) if isinstance(value, np.ndarray) else value
-
-    return {name: converted(value) for name, value in state.items()}
+    arrays = {}
+    for source in checkpoint.sources:
+        with naming(checkpoint.where, source.name):
+            arrays[source.name] = checkpoint.read(source.name)
+    return arrays

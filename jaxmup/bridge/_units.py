@@ -3,7 +3,7 @@
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -64,15 +64,16 @@ class FlaxLayer(NamedTuple):
     Args:
       name: Name of the layer.
       words: Words of the name.
-      kind: Kind of the layer; `"attention"` for the group of query, key and value, `"cell"` for
-        that of a recurrent cell, `"array"` for a leaf on its own; `None` if nothing says it.
+      kind: Kind of the layer; `"attention"` for the group of query, key and value, `"packed"` for
+        one that a pair makes, `"cell"` for that of a recurrent cell, `"array"` for a leaf on its
+        own; `None` if nothing says it.
       places: Places by their local name; in a group with that of the layer, such as
         `"query/kernel"`.
     """
 
     name: str
     words: Words
-    kind: LayerKind | Literal["attention", "cell", "array"] | None
+    kind: LayerKind | Literal["attention", "packed", "cell", "array"] | None
     places: Mapping[str, Place]
 
     def __str__(self) -> str:
@@ -82,11 +83,16 @@ class FlaxLayer(NamedTuple):
 _TORCH_LOCAL = re.compile(r"weight|bias|running_mean|running_var|num_batches_tracked")
 _IN_PROJ = re.compile(r"in_proj_weight|in_proj_bias|[qkv]_proj_weight")
 _CELL = re.compile(r"(weight|bias)_(ih|hh)((?:_l\d+)?)((?:_reverse)?)")
+# PyTorch's two ways to write weight norm, whose weight is g · v / ‖v‖ for each output.
+_NORMED = re.compile(r"(?:(.*)\.)?(?:weight_([gv])|parametrizations\.weight\.original([01]))")
+NORM_SCALE = "norm_scale"
 _UNSCALED = "_unscaled"  # the abcd layer of torch_ref and of Cellarium
 _FLAX_LOCAL = ("kernel", "bias", "scale", "embedding", "mean", "var")
 COLLECTIONS = ("params", "batch_stats")
-# Shapes don't say it: a matrix with three times as many outputs may be anything.
-PACKED_NAMES = ("in_proj", "qkv", "c_attn", "Wqkv", "wqkv", "qkv_proj")
+# Names that all published code uses for query, key and value one after another. `qkv`, `wqkv` and
+# `qkv_proj` are none: each stands for several orders.
+STACKED_NAMES = ("Wqkv", "W_pack")
+CONV1D_STACKED = "c_attn"  # GPT-2's; as a Linear, in GPT-BigCode, it goes head by head
 QKV = ("query", "key", "value")
 CELLS = MappingProxyType(
     {
@@ -102,8 +108,10 @@ CELLS = MappingProxyType(
 """
 
 
-def torch_layers(sources: Iterable[Source]) -> list[TorchLayer]:
-    """The tensors of a state dict, module by module.
+def torch_layers(
+    sources: Iterable[Source], alone: Collection[str] = frozenset()
+) -> list[TorchLayer]:
+    """The tensors of a state dict, module by module; those of the names `alone` on their own.
 
     Example:
       >>> shapes = {"fc.weight": (3, 2), "fc.bias": (3,), "scale": ()}
@@ -115,7 +123,12 @@ def torch_layers(sources: Iterable[Source]) -> list[TorchLayer]:
     for source in sources:
         owner, _, local = source.name.rpartition(".")
         plain = local.removesuffix(_UNSCALED)
-        if cell := _CELL.fullmatch(local):
+        if source.name in alone:
+            found.setdefault((source.name, "array"), {})[local] = source
+        elif normed := norm_part(source.name):
+            name, part = normed
+            found.setdefault((name, "layer"), {})[part] = source
+        elif cell := _CELL.fullmatch(local):
             # A module of PyTorch may hold several layers, each in both directions. In Flax each is
             # a cell of its own, so the parts of the name become parts of a path.
             part, side, layer, direction = cell.groups()
@@ -133,13 +146,60 @@ def torch_layers(sources: Iterable[Source]) -> list[TorchLayer]:
     ]
 
 
-def is_packed(layer: TorchLayer) -> bool:
-    """True if a module of PyTorch has query, key and value in one tensor, one after another."""
-    return layer.kind == "in_proj" or layer.name.rpartition(".")[2] in PACKED_NAMES
+def namesakes(sources: Iterable[Source], leaves: Iterable[FlaxLeaf]) -> dict[str, str]:
+    """Tensors and leaves of one name and shape, where the name is a layer's on one side alone.
+
+    Such as a parameter of one's own that is called `scale`.
+    """
+    shapes = {without_collection(leaf.path): leaf.shape for leaf in leaves}
+    found: dict[str, str] = {}
+    for source in sources:
+        path = source.name.replace(".", "/")
+        local = path.rpartition("/")[2]
+        is_layers = bool(_TORCH_LOCAL.fullmatch(local.removesuffix(_UNSCALED)))
+        if shapes.get(path) == source.shape and is_layers != (local in _FLAX_LOCAL):
+            found[source.name] = path
+    return found
+
+
+def norm_part(name: str) -> tuple[str, str] | None:
+    """The module of a weight under weight norm and the part of it that a tensor is, if it is one.
+
+    Example:
+      >>> norm_part("fc.weight_g"), norm_part("fc.weight")
+      (('fc', 'norm_scale'), None)
+    """
+    found = _NORMED.fullmatch(name)
+    if found is None:
+        return None
+    owner, letter, number = found.groups()
+    return owner or "", NORM_SCALE if letter == "g" or number == "0" else "weight"
+
+
+def is_stacked(layer: TorchLayer) -> bool:
+    """True if a module of PyTorch surely has query, key and value one after another."""
+    name = layer.name.rpartition(".")[2]
+    return layer.kind == "in_proj" or name in STACKED_NAMES or is_conv1d(layer)
+
+
+def is_conv1d(layer: TorchLayer) -> bool:
+    """True if a module is GPT-2's query, key and value, whose weight has its inputs first."""
+    weight = layer.tensors.get("weight")
+    return (
+        layer.name.rpartition(".")[2] == CONV1D_STACKED
+        and weight is not None
+        and len(weight.shape) == 2
+        and weight.shape[0] < weight.shape[1]
+    )
 
 
 def flax_layers(
-    leaves: Sequence[FlaxLeaf], weights: Iterable[Shape], *, packed: bool
+    leaves: Sequence[FlaxLeaf],
+    weights: Iterable[Shape],
+    owners: Mapping[str, tuple[str, ...]],
+    alone: Collection[str] = frozenset(),
+    *,
+    stacked: bool,
 ) -> list[FlaxLayer]:
     """The leaves of a model, layer by layer; of a layer that is stacked, each row.
 
@@ -147,18 +207,53 @@ def flax_layers(
       leaves: Leaves of the model.
       weights: Shapes of PyTorch's weights, by which a kernel of a tree without types is seen to be
         a stack.
-      packed: Whether query, key and value of an attention belong together.
+      owners: Paths whose layers belong together, with the names of those layers in their order.
+      alone: Paths of leaves that are no part of a layer, without the names of collections.
+      stacked: Whether query, key and value of every attention belong together.
+
+    Raises:
+      ValueError: naming the layers, if a name of `owners` is that of none or of several.
     """
     owned: dict[str, dict[str, FlaxLeaf]] = {}
+    arrays: dict[str, dict[str, FlaxLeaf]] = {}
     for leaf in leaves:
         owner, _, local = without_collection(leaf.path).rpartition("/")
-        name, local = (owner, local) if local in _FLAX_LOCAL else (leaf.path, "")
-        owned.setdefault(name, {})[local] = leaf
+        path = without_collection(leaf.path)
+        if path in alone:
+            arrays[leaf.path] = {local: leaf}
+        elif local in _FLAX_LOCAL:
+            owned.setdefault(owner, {})[local] = leaf
+        else:
+            arrays[leaf.path] = {"": leaf}
+    _join_weight_norms(owned, arrays)
     known = frozenset(weights)
     layers = [
-        layer for name, parts in owned.items() for layer in _rows_of_layer(name, parts, known)
+        layer
+        for is_array, group in ((False, owned), (True, arrays))
+        for name, parts in group.items()
+        for layer in _rows_of_layer(name, parts, known, is_array=is_array)
     ]
-    return _grouped(layers, packed=packed)
+    return _grouped(layers, owners, stacked=stacked)
+
+
+def _join_weight_norms(
+    owned: dict[str, dict[str, FlaxLeaf]], arrays: dict[str, dict[str, FlaxLeaf]]
+) -> None:
+    """Puts the scales of a `WeightNorm` to the layers that they are of.
+
+    NNX keeps them beside the layer, in `scales`; Linen under the path of the layer's kernel, which
+    stands below the name of the `WeightNorm`.
+    """
+    for path in list(arrays):
+        above, found, _ = path.rpartition("scales/('kernel',)")
+        if found and "kernel" in owned.get(name := f"{above}layer_instance", {}):
+            owned[name][NORM_SCALE] = arrays.pop(path)[""]
+    for name in [name for name, parts in owned.items() if parts.keys() == {"scale"}]:
+        *parts, last = name.split("/")
+        paths = ["/".join(parts[:i] + parts[i + 1 :]) for i in range(len(parts))]
+        layers = [p for p in ("/".join(parts), *paths) if "kernel" in owned.get(p, {})]
+        if last == "kernel" and layers:
+            owned[layers[0]][NORM_SCALE] = owned.pop(name)["scale"]
 
 
 def without_collection(path: str) -> str:
@@ -168,12 +263,12 @@ def without_collection(path: str) -> str:
 
 
 def _rows_of_layer(
-    name: str, parts: Mapping[str, FlaxLeaf], weights: frozenset[Shape]
+    name: str, parts: Mapping[str, FlaxLeaf], weights: frozenset[Shape], *, is_array: bool
 ) -> list[FlaxLayer]:
     stacked = _stacked_axes(parts, weights)
     words = read(without_collection(name))
     first = next(iter(parts.values()))
-    kind = "array" if "" in parts else first.kind
+    kind = "array" if is_array else first.kind
     return [
         FlaxLayer(
             name + (str(list(row)) if row else ""),
@@ -228,8 +323,10 @@ def fits_matrix(weight: Shape, kernel: Shape) -> bool:
     )
 
 
-def _grouped(layers: Sequence[FlaxLayer], *, packed: bool) -> list[FlaxLayer]:
-    """The layers, with those of a recurrent cell, and of a packed attention, as one.
+def _grouped(
+    layers: Sequence[FlaxLayer], owners: Mapping[str, tuple[str, ...]], *, stacked: bool
+) -> list[FlaxLayer]:
+    """The layers, with those of a recurrent cell, and of a packed projection, as one.
 
     Query, key and value are one layer only where PyTorch packs them: apart, each is matched alone.
     """
@@ -244,15 +341,34 @@ def _grouped(layers: Sequence[FlaxLayer], *, packed: bool) -> list[FlaxLayer]:
     for (owner, row), children in siblings.items():
         rest = dict(children)
         name = owner + (str(list(row)) if row else "")
-        for names in [*CELLS, *([frozenset(QKV)] if packed else [])]:
+        words = read(owner).at(*row)
+        if parts := owners.get(without_collection(owner)):
+            names = [_named(part, rest, name) for part in parts]
+            found.append(FlaxLayer(name, words, "packed", _places(names, rest)))
+            rest = {n: layer for n, layer in rest.items() if n not in names}
+        for names in [*CELLS, *([frozenset(QKV)] if stacked else [])]:
             if names <= rest.keys() and all(rest[n].kind != "array" for n in names):
                 kind = "attention" if names == frozenset(QKV) else "cell"
-                group = {n: rest.pop(n) for n in sorted(names)}
-                places = {
-                    f"{n}/{local}": place
-                    for n, layer in group.items()
-                    for local, place in layer.places.items()
-                }
-                found.append(FlaxLayer(name, read(owner).at(*row), kind, places))
+                found.append(FlaxLayer(name, words, kind, _places(sorted(names), rest)))
+                rest = {n: layer for n, layer in rest.items() if n not in names}
         found += rest.values()
     return found
+
+
+def _named(part: str, layers: Mapping[str, FlaxLayer], owner: str) -> str:
+    """The layer that a pair calls so, or by a word for the same, such as `q` for `query`."""
+    words = read(part).words
+    found = [part] if part in layers else [name for name in layers if read(name).words == words]
+    if len(found) != 1:
+        raise ValueError(
+            f"Each part of a packed tensor must be a layer. {part!r} is {len(found)} of those of "
+            f"{owner or 'the model'}: {', '.join(layers)}."
+        )
+    return found[0]
+
+
+def _places(names: Sequence[str], layers: Mapping[str, FlaxLayer]) -> dict[str, Place]:
+    """The places of several layers, in this order of the layers."""
+    return {
+        f"{name}/{local}": place for name in names for local, place in layers[name].places.items()
+    }

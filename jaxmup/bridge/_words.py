@@ -24,7 +24,7 @@ _SAME = {
     "readout": "head lm_head unembed unembedding classifier logits",
     "up": "c_fc",
     "value": "v wv",
-    "": "proj projection module model transformer weight kernel bias c",
+    "": "proj projection module model transformer weight kernel bias c layer_instance",
 }
 _CANONICAL = MappingProxyType(
     {name: word for word, names in _SAME.items() for name in names.split()}

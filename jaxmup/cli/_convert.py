@@ -1,25 +1,26 @@
 """The command `jaxmup convert`."""
 
+import dataclasses
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from jaxmup.cli._errors import BadInputError, bad_input
-from jaxmup.cli._model import at_width, model_of
-from jaxmup.cli._options import MakeInputs
+from jaxmup.cli._errors import BadInputError
+from jaxmup.cli._function import measuring
+from jaxmup.cli._model import at_width, model_of, require_no_inputs
+from jaxmup.cli._options import MakeInputs, path_of
+from jaxmup.cli._terminal import cleaned, console, on_one_line
 
 if TYPE_CHECKING:
     from flax import nnx
 
     from jaxmup import Model, Parametrization
-    from jaxmup._model import Instance
     from jaxmup._tree import Specs, Tree
     from jaxmup.bridge import Conversion, Plan
     from jaxmup.bridge._pairs import Pairs
@@ -29,13 +30,17 @@ def convert(
     source: Annotated[
         Path,
         typer.Argument(
+            parser=path_of,
             metavar="SRC",
             help="File to read: .safetensors, .safetensors.index.json, or .pt, .pth and .bin of "
             "torch.save.",
         ),
     ],
     destination: Annotated[
-        Path, typer.Argument(metavar="DST", help="File to write, which ends in .safetensors.")
+        Path,
+        typer.Argument(
+            parser=path_of, metavar="DST", help="File to write, which ends in .safetensors."
+        ),
     ],
     to: Annotated[Literal["flax", "torch"], typer.Option("--to", help="Side that is written.")],
     model: Annotated[
@@ -46,20 +51,24 @@ def convert(
             "a tree with arrays; or a `jaxmup.Model`. The module is looked for here first.",
         ),
     ],
-    size: Annotated[int, typer.Option(help="Width of the model.")],
+    size: Annotated[int, typer.Option(min=1, help="Width of the model.")],
     inputs: MakeInputs = None,
     like: Annotated[
         Path | None,
         typer.Option(
+            parser=path_of,
+            metavar="PATH",
             help="With `--to torch`: a file of the PyTorch model, whose names and shapes are "
-            "written."
+            "written.",
         ),
     ] = None,
     pairs: Annotated[
         Path | None,
         typer.Option(
+            parser=path_of,
+            metavar="PATH",
             help="TOML file with a table [pairs], from names of PyTorch to paths of Flax; false "
-            "leaves a tensor out."
+            "leaves a tensor out.",
         ),
     ] = None,
     gauge: Annotated[
@@ -71,8 +80,9 @@ def convert(
         ),
     ] = None,
     optimizer: Annotated[
-        str, typer.Option(metavar="NAME", help="Optimizer that `--gauge` is for.")
-    ] = "adam",
+        str | None,
+        typer.Option(metavar="NAME", help="Optimizer that `--gauge` is for.", show_default="adam"),
+    ] = None,
     allow_nan: Annotated[
         bool, typer.Option("--allow-nan", help="Convert weights that are NaN too.")
     ] = False,
@@ -93,53 +103,57 @@ def convert(
     """
     from jaxmup import bridge
 
+    _require_used(to, like, gauge, optimizer)
     user_model = model_of(model, inputs, "--model")
-    with bad_input(ValueError, TypeError, OSError, ModuleNotFoundError):
-        abstract, specs = _abstract(user_model, size)
+    with measuring("The conversion failed"):
+        abstract, specs = _abstract(user_model, size, inputs)
         conversion = bridge.conversion(
             source,
             abstract,
             to=to,
             like=like,
             pairs=None if pairs is None else _pairs(pairs),
-            parametrization=None if gauge is None else _parametrization(gauge, optimizer),
+            parametrization=None if gauge is None else _parametrization(gauge, optimizer or "adam"),
             specs=specs,
         )
-        _show(conversion.plan)
-        if dry_run:
-            Console(stderr=True).print("Dry run: nothing was written.")
-        else:
-            _write(conversion, destination, allow_nan=allow_nan)
+        if pairs is not None:
+            conversion = dataclasses.replace(conversion, inputs=(*conversion.inputs, pairs))
+        conversion.require_destination(destination)
+    _show(conversion.plan)
+    if dry_run:
+        console(stderr=True).print("Dry run: nothing was written.")
+        return
+    with measuring("The conversion failed"):
+        _write(conversion, destination, allow_nan=allow_nan)
 
 
-def _abstract(model: "Model", size: int) -> tuple["nnx.Module | Tree", "Specs | None"]:
+def _require_used(to: str, like: Path | None, gauge: str | None, optimizer: str | None) -> None:
+    """Refuses options that would be ignored, and a way to PyTorch that does not know its names."""
+    if to == "flax" and like is not None:
+        raise BadInputError(f"`--like` is for `--to torch`. Got {str(like)!r} with `--to flax`.")
+    if to == "torch" and like is None:
+        raise BadInputError(
+            "`--like` must be given with `--to torch`: a file of the PyTorch model, whose names "
+            "and shapes are written."
+        )
+    if optimizer is not None and gauge is None:
+        raise BadInputError(
+            f"`--optimizer` says what `--gauge` is for. Got {optimizer!r} without `--gauge`."
+        )
+
+
+def _abstract(
+    model: "Model", size: int, inputs: str | None
+) -> tuple["nnx.Module | Tree", "Specs | None"]:
     """The model without its arrays; of a Linen module its variables, and specs if it has any."""
     from flax import linen
 
     instance = at_width(model, size)
     held = instance.join(instance.parts)
     if instance.kind != "linen":
+        require_no_inputs(inputs, "a Linen module")
         return held, None
-    return linen.unbox(held), _specs(instance)
-
-
-def _specs(instance: "Instance") -> "Specs":
-    """The specs of jaxmup's layers in a Linen module, by name; other layers multiply by nothing."""
-    from jaxmup import Axis, ParamSpec, linen
-    from jaxmup._tree import leaves_by_path
-
-    if instance.specs is not None:
-        return instance.specs
-    args, kwargs = instance.inputs or ((), {})
-    module = instance.make(None)
-    declared = leaves_by_path(linen.multipliers(module, *args, **kwargs))
-    plain = {
-        name: ParamSpec(tuple(Axis("output", size) for size in x.shape))
-        for name, x in instance.parameters.items()
-        if name not in declared
-    }
-    specs = leaves_by_path(instance.declared(plain))
-    return {name: specs[name] for name in declared}
+    return linen.unbox(held), instance.specs_of_layers
 
 
 def _parametrization(gauge: str, optimizer: str) -> "Parametrization":
@@ -161,23 +175,25 @@ def _pairs(path: Path) -> "Pairs":
 
 
 def _show(plan: "Plan") -> None:
-    console = Console(highlight=False)
+    terminal = console()
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for title in ("PyTorch", "Flax", "shapes", "transform"):
         table.add_column(title, no_wrap=True)
     for row in plan.rows():
-        table.add_row(*map(Text, row))
-    wide = console.options.update(max_width=10_000)
-    fits = console.measure(table, options=wide).maximum <= console.width
+        table.add_row(*(Text(on_one_line(cell)) for cell in row))
+    wide = terminal.options.update(max_width=10_000)
+    fits = terminal.measure(table, options=wide).maximum <= terminal.width
     if fits:
-        console.print(table)
+        terminal.print(table)
     else:
-        console.print(Text(str(plan)), no_wrap=True, overflow="ignore", crop=False)
+        terminal.print(Text(cleaned(str(plan))), no_wrap=True, overflow="ignore", crop=False)
+    for note in plan.notes if fits else ():
+        terminal.print(Text(f"Look at this: {on_one_line(note)}"))
 
 
 def _write(conversion: "Conversion", destination: Path, *, allow_nan: bool) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
         task = progress.add_task("Converting", total=len(conversion.plan.entries))
         conversion.write(
             destination,

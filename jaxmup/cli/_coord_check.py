@@ -1,25 +1,29 @@
 """The command `jaxmup coord-check`."""
 
-import tempfile
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jaxmup.cli._command import given_options
 from jaxmup.cli._errors import BadInputError, bad_input
-from jaxmup.cli._function import failed, function
-from jaxmup.cli._options import DepthAlpha, MakeModel, ParametrizationName
+from jaxmup.cli._function import calling, function, measuring, watched
+from jaxmup.cli._model import model_of
+from jaxmup.cli._options import DepthAlpha, MakeModel, ParametrizationName, path_of
+from jaxmup.cli._out import out_folder
+from jaxmup.cli._terminal import console, on_one_line
 
 if TYPE_CHECKING:
-    from jaxmup import Parametrization
+    from jaxmup import Model, Parametrization
     from jaxmup.coord_check import CoordCheck, MakeTx, Verdict
 
 _COLORS = {"pass": "green", "fail": "red", "not enough seeds": "yellow"}
+_FILES = ("coord_check.jsonl", "coord_check.png")
 _OPTIMIZERS = ("adam", "adamw", "amsgrad", "sgd")  # that the command makes itself
 
 Data = Annotated[
@@ -30,7 +34,10 @@ Data = Annotated[
         "step, or an iterable of such batches.",
     ),
 ]
-Sizes = Annotated[str, typer.Option(help="Sizes of the models, with commas between.")]
+Sizes = Annotated[
+    str,
+    typer.Option(help="Sizes of the models, with commas between; must be given for depths."),
+]
 Over = Annotated[Literal["width", "depth"], typer.Option(help="What the sizes are.")]
 Loss = Annotated[
     str | None,
@@ -62,7 +69,9 @@ MakeTxOption = Annotated[
         show_default="that of the optimizer",
     ),
 ]
-LearningRate = Annotated[float, typer.Option(help="Learning rate of the base model.")]
+LearningRate = Annotated[
+    float, typer.Option(help="Learning rate of the base model, without --make-tx.")
+]
 WeightDecay = Annotated[float | None, typer.Option(help="Weight decay, without --make-tx.")]
 Gauge = Annotated[
     str | None,
@@ -70,11 +79,17 @@ Gauge = Annotated[
 ]
 Seeds = Annotated[int, typer.Option(help="Number of seeds, each with other initial values.")]
 Steps = Annotated[int, typer.Option(help="Steps of the optimizer.")]
-Out = Annotated[Path, typer.Option(help="Folder for coord_check.jsonl and coord_check.png.")]
+Out = Annotated[
+    Path,
+    typer.Option(
+        parser=path_of, metavar="PATH", help="Folder for coord_check.jsonl and coord_check.png."
+    ),
+]
 Every = Annotated[bool, typer.Option("--every", help="Show the rows that pass, too.")]
 
 
 def coord_check(
+    ctx: typer.Context,
     model: MakeModel,
     data: Data,
     sizes: Sizes = "64,128,256,512",
@@ -96,37 +111,68 @@ def coord_check(
     """Does everything in a model grow with its width as muP says? Trains it, and measures.
 
     Trains a model of every width for a few steps and compares how outputs, weights, steps, weight
-    decay and eps grow with what theory expects. Exits with 0 if all rows pass, with 1 if any fails
-    or needs more seeds.
+    decay and eps grow with what theory expects. It fails if any row fails or needs more seeds.
 
     Example: jaxmup coord-check my_project.model:make_model --data my_project.model:make_batch
     """
+    from jaxmup._files import write_atomically
+    from jaxmup._model import as_loss
     from jaxmup.coord_check import coord_check, write_record
+    from jaxmup.coord_check._coord_check import default_loss
     from jaxmup.plots import coord_check_figure, png
 
-    make_model = function(model, "MODULE:FUNCTION")
-    loss_fn, call = _function(loss, "--loss"), _function(apply, "--apply")
+    given = given_options(ctx)
+    _require_used(given)
+    if over == "depth" and "sizes" not in given:
+        raise BadInputError("`--sizes` must be given for `--over depth`. Try --sizes 2,4,8,16.")
     numbers = _sizes(sizes)
-    _require_writable(out)
+    user_model = model_of(model)
+    loss_fn = (
+        calling(default_loss, "The loss") if loss is None else function(loss, "--loss", as_loss)
+    )
+    if apply is not None:
+        user_model = _applied(user_model, apply)
+    make = _function(make_tx, "--make-tx") or _make_tx(optimizer, learning_rate, weight_decay)
     with bad_input(ValueError, TypeError):
-        check = coord_check(
-            make_model,
-            numbers,
-            _data(data),
-            _function(make_tx, "--make-tx") or _make_tx(optimizer, learning_rate, weight_decay),
-            parametrization=_parametrization(parametrization, optimizer, gauge, depth_alpha),
-            over=over,
-            seeds=seeds,
-            steps=steps,
-            loss_fn=loss_fn,
-            apply=call,
-        )
-    with bad_input(OSError):
-        write_record(check, out / "coord_check.jsonl")
-        (out / "coord_check.png").write_bytes(png(coord_check_figure(check)))
+        asked = _parametrization(parametrization, optimizer, gauge, depth_alpha)
+    batches = watched(function(data, "--data")(), f"`--data` {data} failed")
+    with out_folder(out, _FILES):
+        with measuring("The check could not be run"):
+            check = coord_check(
+                user_model,
+                numbers,
+                batches,
+                make,
+                parametrization=asked,
+                over=over,
+                seeds=seeds,
+                steps=steps,
+                loss_fn=loss_fn,
+            )
+        with bad_input(OSError, ValueError, prefix="The results could not be written. "):
+            write_record(check, out / "coord_check.jsonl")
+            write_atomically(out / "coord_check.png", png(coord_check_figure(check)))
     _show(check, every, out)
     if check.outcome != "pass":
         raise typer.Exit(1)
+
+
+def _require_used(given: Collection[str]) -> None:
+    """Refuses numbers of the optimizer beside a function that makes one."""
+    for name in ("learning_rate", "weight_decay"):
+        if "make_tx" in given and name in given:
+            raise BadInputError(
+                f"`--{name.replace('_', '-')}` must be left out with `--make-tx`, whose optimizer "
+                "has its own."
+            )
+
+
+def _applied(model: "Model", apply: str) -> "Model":
+    if model.apply is not None:
+        raise BadInputError(
+            f"`--apply` must be left out for a Model that has a function `apply`. Got {apply!r}."
+        )
+    return dataclasses.replace(model, apply=function(apply, "--apply"))
 
 
 def _sizes(text: str) -> tuple[int, ...]:
@@ -140,21 +186,6 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 def _function(reference: str | None, option: str) -> Callable[..., Any] | None:
     return None if reference is None else function(reference, option)
-
-
-def _require_writable(folder: Path) -> None:
-    """Refuses a folder that cannot be written to before anything is trained."""
-    with bad_input(OSError, prefix="`--out` must be a folder that can be written to. "):
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-
-
-def _data(reference: str) -> Any:
-    make = function(reference, "--data")
-    try:
-        return make()
-    except Exception as error:  # whatever the user's function raises
-        raise failed("The data could not be made", error) from error
 
 
 def _make_tx(optimizer: str, learning_rate: float, weight_decay: float | None) -> "MakeTx":
@@ -182,18 +213,19 @@ def _parametrization(
 
 
 def _show(check: "CoordCheck", every: bool, out: Path) -> None:
-    console = Console(highlight=False)
+    terminal = console()
     rows = [one for one in check.verdicts if every or one.outcome != "pass"]
-    console.print(
+    terminal.print(
         f"Coordinate check over {check.over} {', '.join(map(str, check.sizes))}, "
         f"{len(check.seeds)} seeds, {check.steps} steps, {check.parametrization}"
     )
     if rows:
-        console.print("", _table(rows), sep="\n")
+        terminal.print("", _table(rows), sep="\n")
     passed = len(check.of("pass"))
     verdict = Text(f"\n{check.outcome}", _COLORS[check.outcome])
-    console.print(verdict.append(f": {passed} of {len(check.verdicts)} rows pass", ""))
-    console.print(f"Written: {out / 'coord_check.jsonl'}, {out / 'coord_check.png'}", style="dim")
+    terminal.print(verdict.append(f": {passed} of {len(check.verdicts)} rows pass", ""))
+    written = f"Written: {out / 'coord_check.jsonl'}, {out / 'coord_check.png'}"
+    terminal.print(Text(written, "dim"))
 
 
 def _table(rows: "list[Verdict]") -> Table:
@@ -202,6 +234,7 @@ def _table(rows: "list[Verdict]") -> Table:
         table.add_column(title, justify="right" if title in ("step", "slope") else "left")
     for one in rows:
         slope = one.slope and f"{one.slope.value:+z.2f} ± {one.slope.half_width:.2f}"
-        cells = [one.quantity, one.title, str(one.step), slope or "none", str(one.expected)]
-        table.add_row(*cells, Text(one.outcome, _COLORS[one.outcome]))
+        name = on_one_line(one.title)
+        cells = [one.quantity, name, str(one.step), slope or "none", str(one.expected)]
+        table.add_row(*map(Text, cells), Text(one.outcome, _COLORS[one.outcome]))
     return table

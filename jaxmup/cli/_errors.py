@@ -1,4 +1,4 @@
-"""The error of a command that cannot do what was asked for."""
+"""The errors of a command that cannot do what was asked for."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,6 +6,14 @@ from collections.abc import Iterator
 
 class BadInputError(Exception):
     """A request that cannot be met; the message says why, and what can be done."""
+
+
+class UsersCodeError(BaseException):
+    """Code of the user's that has failed; the message says which, and where.
+
+    It is no `Exception`: between that code and the command stand others that catch those, and say
+    of them what is wrong.
+    """
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
 
 import typer
@@ -12,13 +13,16 @@ from rich.text import Text
 
 from jaxmup._tree import leaves_by_path
 from jaxmup.cli._errors import BadInputError, bad_input
-from jaxmup.cli._model import at_width, model_of
+from jaxmup.cli._function import measuring
+from jaxmup.cli._model import at_width, model_of, require_no_inputs
 from jaxmup.cli._options import DepthAlpha, MakeInputs, MakeModel, ParametrizationName
+from jaxmup.cli._terminal import cleaned, console, on_one_line
 
 if TYPE_CHECKING:
     from jaxmup import Explanation, Finding, Model, Parametrization, ParamSpec
     from jaxmup._tree import Specs, Tree
 
+_LONGEST = 500  # rows of a table of rich, which measures every cell
 _COLORS = {"hidden": "cyan", "input": "green", "output": "magenta", "fixed": "dim"}
 
 
@@ -84,10 +88,12 @@ def explain(
             raise BadInputError(f"`{option}` must be at least 1. Got {width}.")
     asked = _Asked(parametrization, optimizer, gauge, depth_alpha)
     with bad_input(ValueError, TypeError):
-        user_model = model_of(model, inputs).offering(
-            parametrization=asked.parametrization(plain=False), base_width=base
-        )
-        specs, at_base = _specs(user_model, target, base, delta)
+        parametrization_of_layers = asked.parametrization(plain=False)
+    user_model = model_of(model, inputs).offering(
+        parametrization=parametrization_of_layers, base_width=base
+    )
+    with measuring("The model could not be explained"):
+        specs, at_base = _specs(user_model, target, base, delta, inputs)
         rule = asked.parametrization(plain=any(map(_is_plain, leaves_by_path(specs).values())))
         explanation = explain(specs, rule, learning_rate=learning_rate)
         findings = lint(specs, rule, base=at_base)
@@ -99,7 +105,7 @@ def explain(
             )
         )
     elif output == "markdown":
-        print("\n\n".join([explanation.markdown(), *(f"```\n{f}\n```" for f in findings)]))
+        print(cleaned("\n\n".join([explanation.markdown(), *map(_fenced, findings)])))
     else:
         _show(explanation, findings)
 
@@ -127,19 +133,34 @@ def _is_plain(spec: "ParamSpec") -> bool:
 
 
 def _specs(
-    model: "Model", target: int, base: int | None, delta: int | None
+    model: "Model", target: int, base: int | None, delta: int | None, inputs: str | None
 ) -> tuple["Specs", "Tree | None"]:
     """The specs that the layers declare, or those that follow from three widths.
 
     Beside them shapes of the base model, by which declared specs are checked.
     """
-    declared = at_width(model, target).specs
+    instance = at_width(model, target)
+    declared = instance.specs
     if declared is not None:
+        if delta is not None:
+            raise BadInputError(
+                "`--delta` is for a model of other layers. Those of jaxmup know what grows. Got "
+                f"{delta}."
+            )
+        if instance.kind != "linen":
+            require_no_inputs(inputs, "a Linen module, or a model of other layers")
         return declared, None if base is None else at_width(model, base).specs
     if base is None:
         raise BadInputError(
             "Not every parameter is of a jaxmup layer, so models must be compared to find what "
             "grows. Got no `--base`. Pass the width of the base model."
+        )
+    if model.inputs is None:
+        raise BadInputError(
+            "Not every parameter is of a jaxmup layer, so the model must be called to find what "
+            "each does. Got no `--inputs`. Pass a function of the width that returns what it is "
+            "called with, such as package.module:make_inputs. For a tree of parameters name a "
+            "jaxmup.Model, which has an `apply`."
         )
     import jax
 
@@ -152,16 +173,32 @@ def _specs(
     return specs, jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.base_shape, "float32"), specs)
 
 
+def _fenced(finding: "Finding") -> str:
+    """A finding as a block of code, whose fence is longer than any in it."""
+    text = str(finding)
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}\n{fence}"
+
+
 def _show(explanation: "Explanation", findings: list["Finding"]) -> None:
-    console = Console(highlight=False)
-    title, body, legend = explanation.text(console.width).split("\n\n")
+    terminal = console()
+    if len(explanation.rows) > _LONGEST:
+        print(cleaned(explanation.text(terminal.width)))
+        _show_findings(terminal, findings)
+        return
+    title, body, legend = explanation.text(terminal.width).split("\n\n")
     table = _table(explanation)
-    wide = console.options.update(max_width=10_000)
-    fits = console.measure(table, options=wide).maximum <= console.width
+    wide = terminal.options.update(max_width=10_000)
+    fits = terminal.measure(table, options=wide).maximum <= terminal.width
     shown = table if fits else Text(body, no_wrap=True, overflow="ignore")
-    console.print(Text(title), "", shown, "", Text(legend, style="dim"), sep="\n")
+    terminal.print(Text(title), "", shown, "", Text(legend, style="dim"), sep="\n")
+    _show_findings(terminal, findings)
+
+
+def _show_findings(terminal: Console, findings: list["Finding"]) -> None:
     for finding in findings:
-        console.print("", Text(finding.text(console.width), style="yellow"), sep="\n")
+        terminal.print("", Text(finding.text(terminal.width), style="yellow"), sep="\n")
 
 
 def _table(explanation: "Explanation") -> Table:
@@ -173,5 +210,7 @@ def _table(explanation: "Explanation") -> Table:
     cells_of_rows = zip(*(column.cells for column in columns), strict=True)
     for row, cells in zip(explanation.rows, cells_of_rows, strict=True):
         styles = (_COLORS[row.role] if column.title == "role" else "" for column in columns)
-        table.add_row(*(Text(cell, style) for cell, style in zip(cells, styles, strict=True)))
+        table.add_row(
+            *(Text(on_one_line(cell), style) for cell, style in zip(cells, styles, strict=True))
+        )
     return table

@@ -4,7 +4,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from jaxmup.cli._errors import BadInputError
-from jaxmup.cli._function import failed, function, named
+from jaxmup.cli._function import calling, function, measuring, named
 
 if TYPE_CHECKING:
     from jaxmup import Model
@@ -25,14 +25,21 @@ def model_of(reference: str, inputs: str | None = None, option: str = "MODULE:FU
     if not (callable(found) or isinstance(found, Model)):
         raise BadInputError(f"{reference!r} must be a function, or a Model. Got {found!r}.")
     model = found if isinstance(found, Model) else Model(found)
+    watched = calling(model.make_model, f"`{option}` {reference}")
+    model = dataclasses.replace(model, make_model=watched)
     if inputs is None:
         return model
+    if model.inputs is not None:
+        raise BadInputError(
+            f"`--inputs` must be left out for a Model that has inputs. Got {inputs!r} beside those "
+            f"of {reference!r}."
+        )
     return dataclasses.replace(model, inputs=function(inputs, "--inputs"))
 
 
 def at_width(model: "Model", width: int) -> "Instance":
     """The model of this width, with the shapes of its parameters."""
-    try:
+    with measuring(f"The model of width {width} could not be built"):
         instance = model.at(width, "width")
         if instance.kind == "linen" and instance.inputs is None:
             raise BadInputError(
@@ -41,8 +48,10 @@ def at_width(model: "Model", width: int) -> "Instance":
                 "package.module:make_inputs."
             )
         _ = instance.parts
-    except ValueError as error:  # the cause is what the user's function raised
-        raise failed(
-            f"The model of width {width} could not be built", error.__cause__ or error
-        ) from error
     return instance
+
+
+def require_no_inputs(inputs: str | None, what: str) -> None:
+    """Refuses `--inputs` where nothing is called with them."""
+    if inputs is not None:
+        raise BadInputError(f"`--inputs` is for {what}. Got {inputs!r}, which nothing would use.")

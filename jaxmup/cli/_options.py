@@ -1,8 +1,19 @@
 """Arguments and options that several commands have."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+def path_of(text: str | Path) -> Path:
+    """The path that an option names; an empty text would be the current folder."""
+    if isinstance(text, Path):  # a default
+        return text
+    if not text or "\0" in text:
+        raise typer.BadParameter(f"It must be a path. Got {text!r}.")
+    return Path(text)
+
 
 MakeModel = Annotated[
     str,
@@ -16,8 +27,8 @@ MakeInputs = Annotated[
     str | None,
     typer.Option(
         metavar="MODULE:FUNCTION",
-        help="For a Linen module: a function of the width that returns its example inputs, an "
-        "array or a tuple.",
+        help="A function of the width that returns what the model is called with, an array or a "
+        "tuple: for a Linen module, and for a model of other layers than jaxmup's.",
     ),
 ]
 ParametrizationName = Annotated[

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from jaxmup.cli._errors import bad_input
+from jaxmup.cli._terminal import console
 
 if TYPE_CHECKING:
     from jaxmup.parity import Comparison
@@ -35,12 +35,12 @@ def parity(
 
     with bad_input(ModuleNotFoundError, ValueError):
         running = compare(steps)
-    with Console(stderr=True).status("Training on both sides ..."):
+    with console(stderr=True).status("Training on both sides ..."):
         comparisons = list(running)
     if as_json:
         print(json.dumps(_record(comparisons), indent=2))
     else:
-        Console().print(_table(comparisons))
+        console().print(_table(comparisons))
     if not _passed(comparisons):
         raise typer.Exit(1)
 

@@ -2,29 +2,36 @@
 
 import dataclasses
 import os
-import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, cast
 
-from rich.console import Console
+import typer
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBar
+from rich.text import Text
 
 from jaxmup import _extras
 from jaxmup.cli import _numbers as numbers
 from jaxmup.cli import _transfer_options as options
-from jaxmup.cli._errors import BadInputError, bad_input
-from jaxmup.cli._function import function
+from jaxmup.cli._command import given_options
+from jaxmup.cli._errors import bad_input
+from jaxmup.cli._function import calling, function, measuring
+from jaxmup.cli._model import model_of
+from jaxmup.cli._out import out_folder
 from jaxmup.cli._table import result_table
+from jaxmup.cli._terminal import console
 from jaxmup.transfer import MODELS, Config, Progress, Result, Task
 
 _DEFAULT = Config()
 _WIDTHS = [",".join(map(str, _DEFAULT.widths))]
 _SEEDS = len(_DEFAULT.seeds)
 _PARAMETRIZATIONS = [",".join(_DEFAULT.parametrizations)]
+_FILES = ("trials.jsonl", "transfer.json", "transfer.png", "transfer.html")
 
 
 def transfer(
+    ctx: typer.Context,
     width: options.Widths = _WIDTHS,
     parametrization: options.Parametrizations = _PARAMETRIZATIONS,
     optimizer: options.Optimizer = _DEFAULT.optimizer,
@@ -60,8 +67,9 @@ def transfer(
     diverged.
 
     Every run is on disk as soon as it ends. A command that was interrupted or killed goes on when
-    it is given again.
+    it is given again, with the same code and data.
     """
+    given = given_options(ctx)
     with bad_input(TypeError, ValueError):
         config = Config(
             widths=tuple(sorted(numbers.integers("--width", width))),
@@ -84,15 +92,18 @@ def transfer(
             samples=samples,
         )
         _require_data(config, evaluation)
+        _require_used(config, given)
     _require_packages(config)
     _use_every_core()
     is_first = _join(distributed)
     task = _task(config, evaluation)
-    _require_writable(out)
-    result = _measure(config, task, out)
-    if is_first:
-        _write(result, out)
-        _show(result, out)
+    with bad_input(TypeError, ValueError):
+        _require_asked_for(config, task, given)
+    with out_folder(out, _FILES, [] if text is None else [text]):
+        result = _measure(config, task, out)
+        if is_first:
+            _write(result, out)
+            _show(result, out)
 
 
 @bad_input(ModuleNotFoundError)
@@ -125,6 +136,64 @@ def _require_data(config: Config, evaluation: str | None) -> None:
         raise ValueError(f"`--loss` is for a model of one's own. Got `--model {config.model}`.")
 
 
+def _require_used(config: Config, given: Collection[str]) -> None:
+    """Refuses options that would be ignored, beside those that say another thing."""
+    has_text = (config.data or MODELS.get(config.model)) == "text"
+    for name in ("text", "context"):
+        if name in given and not has_text:
+            raise ValueError(
+                f"`--{name}` is for data that are text. Got `--model {config.model}`"
+                + (f" with `--data {config.data}`." if config.data else ".")
+            )
+    for name in config.sweep:
+        if name in given:
+            raise ValueError(
+                f"`--{name.replace('_', '-')}` and `--sweep {name}=...` exclude each other. Got "
+                f"both."
+            )
+
+
+def _require_asked_for(config: Config, task: Task, given: Collection[str]) -> None:
+    """Refuses options for functions of the user's that do not ask for them."""
+    from jaxmup._model import as_model
+
+    def refuse(name: str, option: str, reference: str | None) -> None:
+        raise ValueError(
+            f"`--{name.replace('_', '-')}` must be used. `{option} {reference}` has no parameter "
+            f"`{name}`."
+        )
+
+    model = as_model(task.make_model)
+    if ":" in config.model:
+        if "depth" in given and not model.asks_for("depth"):
+            refuse("depth", "--model", config.model)
+        unused = model.asks_for("parametrization") and not model.asks_for("base_width")
+        if "base_width" in given and unused:
+            refuse("base_width", "--model", config.model)
+    if ":" in (config.data or "") and "batch_size" in given:
+        _require_batch_size(config, task)
+
+
+def _require_batch_size(config: Config, task: Task) -> None:
+    """Refuses a batch size that is not that of data which decide it themselves."""
+    import jax
+    import numpy as np
+
+    from jaxmup._model._arguments import open_parameters
+
+    batches: Any = task.batches
+    asked = open_parameters(batches) if callable(batches) else {}
+    if "batch_size" in asked or "step" not in asked:
+        return
+    seed = {"seed": config.seeds[0]} if "seed" in asked else {}
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(batches(**seed, step=0))]
+    if shapes and all(shape and shape[0] != config.batch_size for shape in shapes):
+        raise ValueError(
+            f"`--batch-size` must be that of the data. Got {config.batch_size}, where `--data "
+            f"{config.data}`, which has no parameter `batch_size`, returns {shapes[0][0]} examples."
+        )
+
+
 @bad_input(ValueError, RuntimeError)
 def _join(distributed: str | None) -> bool:
     """Joins the processes that share the runs, and says whether this is the first."""
@@ -148,28 +217,31 @@ def _join(distributed: str | None) -> bool:
 @bad_input(ValueError, OSError)
 def _task(config: Config, evaluation: str | None) -> Task:
     """The task that the configuration names, with the functions of the user's own."""
+    from jaxmup._model import as_loss
+    from jaxmup._model._arguments import open_parameters
     from jaxmup.transfer import cross_entropy, task_of
 
     if ":" not in config.model:
         return task_of(config)
-    make_model = function(config.model, "--model")
-    loss_fn = cross_entropy if config.loss_fn is None else function(config.loss_fn, "--loss")
+    make_model = model_of(config.model, option="--model")
+    loss_fn = (
+        calling(cross_entropy, "The loss")
+        if config.loss_fn is None
+        else function(config.loss_fn, "--loss", as_loss)
+    )
     if config.data is None or evaluation is None:
         return dataclasses.replace(task_of(config), make_model=make_model, loss_fn=loss_fn)
-    batches, make_batch = function(config.data, "--data"), function(evaluation, "--evaluation")
-    try:
-        batch = make_batch()
-    except Exception as error:  # whatever the user's function raises
-        raise BadInputError(f"{evaluation} raised {type(error).__name__}: {error}") from error
-    return Task(make_model, batches, batch, loss_fn)
+    make_batch = function(evaluation, "--evaluation", _require_batch)
+    batches = function(config.data, "--data")
+    if "step" in open_parameters(batches):
+        batches = function(config.data, "--data", _require_batch)
+    return Task(make_model, batches, make_batch(), loss_fn)
 
 
-@bad_input(OSError, prefix="`--out` must be a directory that can be written. ")
-def _require_writable(directory: Path) -> None:
-    """Makes the directory and tries a file in it, so that no work is done for nothing."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=directory):
-        pass
+def _require_batch(batch: object) -> None:
+    from jaxmup.transfer._task import require_arrays
+
+    require_arrays(batch, "batch")
 
 
 def _use_every_core() -> None:
@@ -192,14 +264,16 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-@bad_input(ValueError)
-@bad_input(OSError, prefix="The trials could not be written; the same command goes on. ")
 def _measure(config: Config, task: Task, out: Path) -> Result:
     """Trains, with a bar that shows how far it is."""
     from jaxmup.transfer import measure
 
     columns = (SpinnerColumn(), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with ProgressBar(*columns, console=Console(stderr=True), transient=True) as bar:
+    with (
+        measuring("The networks could not be trained"),
+        bad_input(OSError, prefix="The trials could not be written; the same command goes on. "),
+        ProgressBar(*columns, console=console(stderr=True), transient=True) as bar,
+    ):
         shown = bar.add_task("starting", total=None)
 
         def show(at: Progress) -> None:
@@ -214,14 +288,16 @@ def _write(result: Result, out: Path) -> None:
     from jaxmup import plots, report
     from jaxmup.transfer import write_atomically, write_record
 
-    write_record(result, out / "transfer.json")
-    write_atomically(out / "transfer.png", plots.png(plots.transfer_figure(result)))
-    write_atomically(out / "transfer.html", report.html(result).encode())
+    inputs = [] if result.config.text is None else [result.config.text]
+    write_record(result, out / "transfer.json", inputs)
+    png = plots.png(plots.transfer_figure(result))
+    write_atomically(out / "transfer.png", png, inputs)
+    write_atomically(out / "transfer.html", report.html(result).encode(), inputs)
 
 
 def _show(result: Result, out: Path) -> None:
-    console = Console()
-    console.print(result_table(result))
+    terminal = console()
+    terminal.print(result_table(result))
     for analysis in result.analyses:
-        console.print(analysis.verdict, highlight=False)
-    console.print(f"The report is {out / 'transfer.html'}.", highlight=False)
+        terminal.print(Text(analysis.verdict))
+    terminal.print(Text(f"The report is {out / 'transfer.html'}."))

@@ -6,6 +6,7 @@ from typing import Annotated, get_args
 import typer
 
 from jaxmup._parametrization import ParametrizationName
+from jaxmup.cli._options import path_of
 from jaxmup.transfer import OptimizerName, SearchName
 
 Widths = Annotated[
@@ -87,7 +88,12 @@ LossFn = Annotated[
 ]
 Text = Annotated[
     Path | None,
-    typer.Option(help="A text file for the gpt.", show_default="Python's standard library"),
+    typer.Option(
+        parser=path_of,
+        metavar="PATH",
+        help="A text file for the gpt.",
+        show_default="Python's standard library",
+    ),
 ]
 Context = Annotated[int, typer.Option(help="Length of a sequence of text, in bytes.")]
 Sweep = Annotated[
@@ -120,7 +126,9 @@ Distributed = Annotated[
 Out = Annotated[
     Path,
     typer.Option(
+        parser=path_of,
+        metavar="PATH",
         help="Directory for trials.jsonl, transfer.json, transfer.png and transfer.html; made if "
-        "it is missing. The same command goes on with the trials that it finds there."
+        "it is missing. The same command goes on with the trials that it finds there.",
     ),
 ]

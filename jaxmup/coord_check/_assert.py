@@ -102,6 +102,7 @@ def failure_message(check: CoordCheck, most: int = 12) -> str:
       check: Check that has not passed.
       most: Number of rows to list of each outcome.
     """
+    _check.made("check", check, "CoordCheck", "jaxmup.coord_check.coord_check")
     parts = [
         f"The coordinate check over {check.over} {check.sizes} under {check.parametrization}: "
         f"{check.outcome}. {len(check.of('pass'))} of {len(check.verdicts)} rows pass."

@@ -218,7 +218,10 @@ def transform_of(
     """The transform of one model."""
     if isinstance(make_tx, optax.GradientTransformation):
         return make_tx
-    return make_tx(subject.scalings, **asked_for(make_tx, {"specs": subject.specs}))
+    made = make_tx(subject.scalings, **asked_for(make_tx, {"specs": subject.specs}))
+    if not all(callable(getattr(made, name, None)) for name in ("init", "update")):
+        raise TypeError(f"`make_tx` must return an optax transform. Got {made!r}.")
+    return made
 
 
 def default_loss(outputs: Array, targets: Array) -> Array:

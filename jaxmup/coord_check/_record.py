@@ -1,4 +1,4 @@
-"""The result of a coordinate check, or of a line check, as JSON lines."""
+"""The result of a coordinate check as JSON lines."""
 
 import dataclasses
 import importlib.metadata
@@ -7,44 +7,40 @@ import math
 import os
 import platform
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from jaxmup._families import family_record, read_family
+from jaxmup import _check
+from jaxmup._families import Family, family_record, read_family
 from jaxmup._files import write_atomically
-from jaxmup.coord_check._coord_check import CoordCheck
+from jaxmup._records import as_json, build, read_lines
+from jaxmup.coord_check._coord_check import CoordCheck, Over
 from jaxmup.coord_check._expected import Expected
-from jaxmup.coord_check._lines import LineCheck, LineGrowth
 from jaxmup.coord_check._slopes import Slope
-from jaxmup.coord_check._verdict import Verdict
+from jaxmup.coord_check._sums import Quantity
+from jaxmup.coord_check._verdict import Outcome, Verdict
 
-FORMAT, FORMAT_OF_LINES = "jaxmup.coord_check", "jaxmup.line_check"
+FORMAT = "jaxmup.coord_check"
 VERSION = 1
 _PACKAGES = ("jaxmup", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
-def to_lines(check: CoordCheck | LineCheck) -> list[dict[str, Any]]:
-    """A check as plain dicts: first what was run, then what was found.
-
-    What was found is every verdict and every measurement of a coordinate check, every value of a
-    line check.
-    """
+def to_lines(check: CoordCheck) -> list[dict[str, Any]]:
+    """A check as plain dicts: first what was run, then every verdict, then every measurement."""
+    _check.made("check", check, "CoordCheck", "jaxmup.coord_check.coord_check")
     run = {
         field.name: getattr(check, field.name)
         for field in dataclasses.fields(check)
-        if field.name not in ("verdicts", "rows", "values")
+        if field.name not in ("verdicts", "rows")
     }
+    run["family"] = family_record(check.family)
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     versions["python"] = platform.python_version()
-    if isinstance(check, LineCheck):
-        first = {"format": FORMAT_OF_LINES, "version": VERSION, **run, "versions": versions}
-        return [first, *map(_value_line, check.values)]
-    run["family"] = family_record(check.family)
     first = {"format": FORMAT, "version": VERSION, **run, "versions": versions}
     verdicts = [{"kind": "verdict", **_verdict_line(one)} for one in check.verdicts]
     return [first, *verdicts, *({"kind": "measurement", **row} for row in check.rows)]
 
 
-def write_record(check: CoordCheck | LineCheck, path: str | os.PathLike[str]) -> None:
+def write_record(check: CoordCheck, path: str | os.PathLike[str]) -> None:
     """Writes `to_lines(check)` to `path`, one JSON object a line, all or nothing.
 
     Raises:
@@ -58,64 +54,120 @@ def read_record(path: str | os.PathLike[str]) -> CoordCheck:
     """Reads what `write_record` wrote.
 
     Raises:
-      ValueError: if the file is no record of this version.
+      OSError: if it cannot be read.
+      ValueError: naming the file and the line, if the file is no record of this version, or holds
+        what `write_record` does not write.
     """
-    run, lines = _read(path, FORMAT)
-    run["family"] = read_family(run["family"])
-    of_kind: dict[str, list[dict[str, Any]]] = {"verdict": [], "measurement": []}
-    for line in lines:
-        of_kind[line.pop("kind")].append(line)
-    verdicts = tuple(map(_verdict, of_kind["verdict"]))
-    return CoordCheck(**run, verdicts=verdicts, rows=tuple(of_kind["measurement"]))
+    lines = read_lines(Path(path))
+    lines[0].require_format(FORMAT, VERSION, "`jaxmup.coord_check.write_record`")
+    with lines[0].building("what was run"):
+        run: _Run = build(_Run, lines[0].value, {Family: _read_family})
+    verdicts: dict[Any, Verdict] = {}
+    rows: dict[Any, dict[str, Any]] = {}
+    for line in lines[1:]:
+        with line.building("a verdict or a measurement"):
+            if line.value["kind"] == "verdict":
+                place, made = _verdict(build(_VerdictLine, line.value, {}), run)
+                _put(verdicts, place, made)
+            else:
+                place = _place(build(_MeasurementLine, line.value, {}), run)
+                _put(rows, place, {name: x for name, x in line.value.items() if name != "kind"})
+    fields = {name: getattr(run, name) for name in _RUN_FIELDS}
+    check = CoordCheck(**fields, verdicts=tuple(verdicts.values()), rows=tuple(rows.values()))
+    first, *rest = to_lines(check)
+    for line, written in zip(lines, [first | {"versions": run.versions}, *rest], strict=True):
+        line.require_written(as_json(written))
+    return check
 
 
-def read_line_record(path: str | os.PathLike[str]) -> LineCheck:
-    """Reads what `write_record` wrote of a line check.
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """The first line."""
 
-    Raises:
-      ValueError: if the file is no record of this version.
-    """
-    run, lines = _read(path, FORMAT_OF_LINES)
-    return LineCheck(**run, values=tuple(map(_value, lines)))
+    format: str
+    version: int
+    over: Over
+    sizes: tuple[int, ...]
+    seeds: tuple[int, ...]
+    steps: int
+    parametrization: str
+    family: Family
+    follows_parametrization: bool
+    versions: dict[str, str]
 
 
-def _read(
-    path: str | os.PathLike[str], expected: str
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What was run, as keyword arguments, and the other lines of a record of a format."""
-    text = Path(path).read_text()
-    try:
-        first, *lines = map(json.loads, text.splitlines())
-    except ValueError:
-        first, lines = {}, []
-    found = (first.get("format"), first.get("version")) if isinstance(first, dict) else None
-    if found != (expected, VERSION):
+_RUN_FIELDS = [f.name for f in dataclasses.fields(CoordCheck) if f.name not in ("verdicts", "rows")]
+
+
+@dataclasses.dataclass(frozen=True)
+class _SlopeLine:
+    """A slope; `None` for a half-width that is infinite."""
+
+    value: float
+    half_width: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _VerdictLine:
+    """A line of a verdict; `None` for what is not finite."""
+
+    kind: Literal["verdict"]
+    quantity: Quantity
+    name: str
+    layer: int | None
+    step: int
+    slope: _SlopeLine | None
+    expected: Expected
+    outcome: Outcome
+    values: tuple[float | None, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _MeasurementLine:
+    """A line of a measurement; `None` for what is not finite."""
+
+    kind: Literal["measurement"]
+    quantity: Quantity
+    name: str
+    layer: int | None
+    size: int
+    seed: int
+    step: int
+    rms: float | None
+    mean_abs: float | None
+
+
+def _put(held: dict[Any, Any], place: Any, value: Any) -> None:
+    if place in held:
+        raise ValueError(f"A line before it is of {place} already.")
+    held[place] = value
+
+
+def _place(line: _MeasurementLine, run: _Run) -> Any:
+    """Everything of a measurement but what was measured."""
+    if not (line.size in run.sizes and line.seed in run.seeds and 0 <= line.step < run.steps):
         raise ValueError(
-            f"A record must be of format {expected!r}, version {VERSION}. Got {found} in {path}. "
-            "Write it with `jaxmup.coord_check.write_record`."
+            f"Its sizes are {run.sizes}, its seeds {run.seeds}, its steps {run.steps}. Got size "
+            f"{line.size}, seed {line.seed}, step {line.step}."
         )
-    run: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in first.items()
-        if name not in ("format", "version", "versions")
-    }
-    return run, lines
+    return line.quantity, line.name, line.layer, line.size, line.seed, line.step
 
 
-def _value_line(one: LineGrowth) -> dict[str, Any]:
-    """A value as JSON types; what is not finite is `None`."""
-    line = dataclasses.asdict(one)
-    for name in ("start_rms", "end_rms"):
-        line[name] = [value if math.isfinite(value) else None for value in line[name]]
-    return line
+def _verdict(line: _VerdictLine, run: _Run) -> tuple[Any, Verdict]:
+    """A verdict, and all of it that tells it from others."""
+    if len(line.values) != len(run.sizes):
+        raise ValueError(f"It must have a value for each of the sizes {run.sizes}.")
+    slope = line.slope and Slope(
+        line.slope.value, math.inf if line.slope.half_width is None else line.slope.half_width
+    )
+    values = tuple(math.nan if value is None else value for value in line.values)
+    names = ("quantity", "name", "layer", "step", "expected", "outcome")
+    made = Verdict(**{n: getattr(line, n) for n in names}, slope=slope, values=values)
+    return (line.quantity, line.name, line.layer, line.step), made
 
 
-def _value(line: dict[str, Any]) -> LineGrowth:
-    sizes = {
-        name: tuple(math.nan if value is None else value for value in line[name])
-        for name in ("start_rms", "end_rms")
-    }
-    return LineGrowth(**line | sizes | {"shapes": tuple(map(tuple, line["shapes"]))})
+def _read_family(record: Any) -> Family:
+    return read_family(record) if isinstance(record, str) else build(Family, record, {})
 
 
 def _verdict_line(one: Verdict) -> dict[str, Any]:
@@ -125,13 +177,3 @@ def _verdict_line(one: Verdict) -> dict[str, Any]:
     if one.slope is not None and math.isinf(one.slope.half_width):
         line["slope"]["half_width"] = None
     return line
-
-
-def _verdict(line: dict[str, Any]) -> Verdict:
-    slope = line["slope"]
-    if slope is not None:
-        half_width = math.inf if slope["half_width"] is None else slope["half_width"]
-        slope = Slope(slope["value"], half_width)
-    values = tuple(math.nan if value is None else value for value in line["values"])
-    parts = {"slope": slope, "expected": Expected(**line["expected"]), "values": values}
-    return Verdict(**line | parts)

@@ -84,8 +84,15 @@ def tag(name: str, values: Tree) -> Tree:
       >>> tag("features", jnp.ones(2))
       Array([1., 1.], dtype=float32)
     """
+    if not isinstance(name, str):
+        raise TypeError(f"`name` must be a string. Got {name!r}.")
 
     def named(path: tuple[Any, ...], leaf: ArrayLike) -> ArrayLike:
+        if not hasattr(leaf, "dtype") and not isinstance(leaf, int | float | complex):
+            raise TypeError(
+                f"`values` must be an array or a tree of arrays. Got {leaf!r} under the name "
+                f"{name!r}."
+            )
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             return leaf
         return checkpoint_name(leaf, _TAG + name + jax.tree_util.keystr(path))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxmup._model import as_loss
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import Gradients, Params, PathName, Tree, Updates, leaves_by_path
 from jaxmup.coord_check._batches import Batch
@@ -79,7 +80,7 @@ def _train(
 
     def objective(params: Params, rest: Tree, batch: Batch) -> Any:
         (outputs, rest), found = seen(params, rest, batch[0])
-        return training.loss_fn(outputs, batch[1]), (rest, found)
+        return as_loss(training.loss_fn(outputs, batch[1])), (rest, found)
 
     def step(carry: Tree, now: Tree) -> Tree:
         params, rest, state, first = carry

@@ -171,6 +171,10 @@ def calibrate(
       >>> float(jnp.sqrt(jnp.square(calibrated(x)).mean()).round(5))
       1.0
     """
+    _check.function("loss_fn", loss_fn)
+    _check.flag("redraw", redraw)
+    if key is not None:
+        _check.key("key", key)
     _check.one_of("gradients", gradients, get_args(GradientMode))
     _check.one_of("optimizer", optimizer, ("sgd", "adam"))
     if optimizer == "adam" and gradients == "scaled":

@@ -44,6 +44,8 @@ def apply(
       >>> bool((apply(module, variables, jnp.ones((1, 2))) == 2 * plain).all())
       True
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"`module` must be a Linen module. Got {module!r}.")
     scales = scales_by_path(variables)
     others = {name: tree for name, tree in variables.items() if name != COLLECTION}
     others["params"] = with_slots(others["params"], scales)

@@ -35,6 +35,11 @@ def learning_rates(model: nnx.Module | Variables) -> Tree:
       >>> float(learning_rates(layer)["module"]["kernel"][0, 0])
       0.25
     """
+    if not isinstance(model, nnx.Module | Mapping):
+        raise TypeError(
+            "`model` must be an NNX module, or the variables of a Linen module. Got "
+            f"{type(model).__name__}."
+        )
     if isinstance(model, nnx.Module):
         state = nnx.state(model, nnx.Param)
         found = {

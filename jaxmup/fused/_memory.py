@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -11,6 +10,7 @@ import optax
 from jax import Array
 from jax.stages import Wrapped
 
+from jaxmup import _check
 from jaxmup._check import one_of
 from jaxmup._tree import OptState, Params, Tree, leaves_by_path
 from jaxmup.fused import _tape
@@ -116,6 +116,8 @@ def memory_report(
         )
     if not isinstance(step, Step):
         _warn_if_not_donated(step, params, state, *args)
+    for form in forms:
+        one_of("forms", form, get_args(Form))
     found: dict[Form, Memory] = {
         form: _measure(form, plain_step, params, state, *args) for form in forms
     }
@@ -126,6 +128,7 @@ def in_form(step: Step, form: Form) -> Callable[..., Any]:
     """The step in one of the forms of `memory_report`, all with the same arguments and results.
 
     Raises:
+      TypeError: if `step` is none of `value_and_update`.
       ValueError: if the form is unknown.
 
     Example:
@@ -138,6 +141,10 @@ def in_form(step: Step, form: Form) -> Callable[..., Any]:
       >>> plain(params, optax.sgd(0.5).init(params))[1]
       Array([0.5, 2. ], dtype=float32)
     """
+    if not isinstance(step, Step):
+        raise TypeError(
+            f"`step` must come from `jaxmup.fused.value_and_update`, not compiled. Got {step!r}."
+        )
     one_of("form", form, get_args(Form))
     block = rematerialized if form.startswith("remat") else stored
     step = dataclasses.replace(step, block=block)
@@ -203,10 +210,9 @@ def _warn_if_not_donated(step: Wrapped, params: Params, state: OptState, *args: 
     sizes: Any = step.lower(params, state, *args).compile().memory_analysis()
     lacking = _size((params, state)) - sizes.alias_size_in_bytes
     if lacking > 0:
-        warnings.warn(
+        _check.warn(
             f"Parameters and state are not donated: {lacking:,} bytes exist twice. Use "
-            "`jax.jit(step, donate_argnums=(0, 1))`.",
-            stacklevel=3,
+            "`jax.jit(step, donate_argnums=(0, 1))`."
         )
 
 

@@ -6,6 +6,7 @@ import jax
 import optax
 from jax import Array
 
+from jaxmup import _check
 from jaxmup._check import listed
 from jaxmup._tree import OptState, Params, PathName, Updates, leaves_by_path, path_name
 
@@ -29,7 +30,9 @@ def per_layer(
       on every leaf.
 
     Raises:
-      ValueError: at `init`, if a path names no parameter, or parameters of unequal lengths.
+      TypeError: if `tx` is no transform, or a path no string.
+      ValueError: if no path is given; at `init`, if a path names no parameter,
+        or parameters of unequal lengths.
 
     Example:
       >>> import jax.numpy as jnp
@@ -38,6 +41,11 @@ def per_layer(
       >>> tx.update(gradients, tx.init(gradients))[0]["w"].tolist()
       [[1.0], [0.5]]
     """
+    _check.transform("tx", tx)
+    if not paths:
+        raise ValueError("`paths` must name a stack, or more. Got none. Leave `tx` as it is then.")
+    if not all(isinstance(path, str) for path in paths):
+        raise TypeError(f"`paths` must be names, such as 'blocks'. Got {paths!r}.")
 
     def label(path: tuple[Any, ...], _: Array) -> PathName:
         name = path_name(path)

@@ -1,6 +1,5 @@
 """The stacks of a model: its loops that run over stacked parameters."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxmup import _check
 from jaxmup._check import listed
 from jaxmup._program import (
     Atom,
@@ -148,7 +148,7 @@ def _require_stacks(stacks: Sequence[StackedBlocks], shared: list[str], shapes: 
     if not stacks:
         raise ValueError(_SHARED.format(listed(shared)))
     if shared:
-        warnings.warn(_SHARED.format(listed(shared)), stacklevel=4)
+        _check.warn(_SHARED.format(listed(shared)))
 
 
 _SHARED = (

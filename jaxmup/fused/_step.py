@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias
@@ -16,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxmup import _check
 from jaxmup._check import is_traced, listed
 from jaxmup._program import ClosedJaxpr, Traced, as_function, trace, type_of
-from jaxmup._tree import OptState, Params, leaves_by_path
+from jaxmup._tree import OptState, Params, leaves_by_path, require_floating
 from jaxmup.fused import _loop, _tape
 from jaxmup.fused._clip import GlobalNormClip, squared_norm
 from jaxmup.fused._loop import Arrays, LayerInputs, Visitor
@@ -77,10 +76,13 @@ class Step:
         """The loss as a program of the parameters alone; it holds the other arguments.
 
         Raises:
-          TypeError: if the loss is no real scalar.
+          TypeError: if the loss is no real scalar, or a parameter no array of floating-point
+            numbers.
           ValueError: if a loop runs over stacks of unequal lengths.
         """
         types = jax.tree.map(type_of, params)
+        remedy = "Pass integers and flags beside the parameters, as an argument of the loss."
+        require_floating("params", leaves_by_path(types), remedy)
         try:
             traced = trace(lambda params: self.loss_fn(params, *args, **kwargs), types)
         except ValueError as error:
@@ -155,7 +157,9 @@ def value_and_update(
       A function from `(params, tx's state, *args, **kwargs)` to `(value, params, state)`.
 
     Raises:
-      TypeError: if `update_size` is no integer; at the step, if the loss is no real scalar.
+      TypeError: if `loss_fn` is no function, `tx` no transform, `has_aux` no boolean, `clip` no
+        `GlobalNormClip`, or `update_size` no integer; at the step, if the loss is no real scalar
+        or a parameter no array of floating-point numbers.
       ValueError: if `update_size` is negative; at the step, before anything is computed: if no
         block runs over stacked parameters, the optimizer couples parameters or layers, or its state
         is laid out in a way that is not known.
@@ -172,6 +176,14 @@ def value_and_update(
       >>> round(float(params["w"][0, 0, 0]), 3)
       0.9
     """
+    _check.function("loss_fn", loss_fn)
+    _check.transform("tx", tx)
+    _check.flag("has_aux", has_aux)
+    if not isinstance(clip, GlobalNormClip | None):
+        raise TypeError(
+            "`clip` must be what `jaxmup.fused.global_norm_clip` makes, or `None`. Got "
+            f"{clip!r}. Use `clip=global_norm_clip(1.0, scalings)`, say."
+        )
     if update_size is not None:
         remedy = "It is how many numbers to update at a time; 0 is for whole layers."
         _check.size("update_size", update_size, at_least=0, remedy=remedy)
@@ -290,8 +302,7 @@ def _warn_if_eager(params: Params, state: OptState) -> None:
     if any(not isinstance(x, Array) or is_traced(x) for x in leaves):
         return
     size = sum(x.size * x.dtype.itemsize for x in leaves)
-    warnings.warn(
+    _check.warn(
         f"Parameters and state were not donated: they exist twice, {size:,} bytes more. Compile "
-        "the step: `jax.jit(step, donate_argnums=(0, 1))`.",
-        stacklevel=3,
+        "the step: `jax.jit(step, donate_argnums=(0, 1))`."
     )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxmup import _check
 from jaxmup._program import is_inexact
 from jaxmup._tree import OptState, Params, Tree
 from jaxmup.fused._order import zero_after
@@ -43,7 +44,9 @@ def layer_by_layer(
       `tx.init(p)`, to `(loss, params, states)`.
 
     Raises:
-      ValueError: at the step, if there are not as many parameters and states as layers.
+      TypeError: if a layer or `loss_fn` is no function, or `tx` no transform.
+      ValueError: if there are no layers; at the step, if there are not as many
+        parameters and states as layers.
 
     Example:
       >>> import jax.numpy as jnp
@@ -54,6 +57,12 @@ def layer_by_layer(
       >>> round(float(loss), 3)
       7.989
     """
+    if not layers:
+        raise ValueError("`layers` must be one function or more. Got none.")
+    for i, layer in enumerate(layers):
+        _check.function(f"layers[{i}]", layer)
+    _check.function("loss_fn", loss_fn)
+    _check.transform("tx", tx)
     # By function, so that equal layers share what is compiled.
     forward = {layer: jax.jit(layer) for layer in layers}
     backward = {layer: _compiled_backward(layer, tx) for layer in layers}

@@ -2,7 +2,7 @@
 
 from jaxmup._scaling import Scaling
 from jaxmup._tree import Params, PathName, Scalings, require_leaves
-from jaxmup.gauge._parameters import entries_of, map_parameters
+from jaxmup.gauge._parameters import entries_of, map_parameters, require_parameters
 from jaxmup.optim._reference import over_multiplier, times_multiplier
 
 
@@ -17,11 +17,12 @@ def fold(params: Params, scalings: Scalings) -> Params:
       scalings: Tree of `Scaling` with the same paths.
 
     Returns:
-      A tree like `params`, rounded once in its dtypes. Leaves that are no floating-point arrays
-      stay as they are.
+      A tree like `params`, rounded once in its dtypes. Leaves without a scaling that are no
+      floating-point arrays stay as they are.
 
     Raises:
-      TypeError: if a leaf of `scalings` is no `Scaling`.
+      TypeError: if a leaf of `scalings` is no `Scaling`, or its parameter no array of
+        floating-point numbers.
       ValueError: if a parameter has no scaling, a scaling no parameter, or their shapes differ.
 
     Example:
@@ -60,4 +61,6 @@ def unfold(params: Params, scalings: Scalings) -> Params:
 
 def _by_name(scalings: Scalings, params: Params) -> dict[PathName, Scaling]:
     remedy = "Use `jaxmup.resolve(specs, parametrization)`."
-    return entries_of("scalings", require_leaves("scalings", scalings, Scaling, remedy), params)
+    by_name = require_leaves("scalings", scalings, Scaling, remedy)
+    require_parameters(by_name, params)
+    return entries_of("scalings", by_name, params)

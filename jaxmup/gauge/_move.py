@@ -77,8 +77,13 @@ def _walked(
     """The transforms that the state is of, named by the user where it leaves them open.
 
     Raises:
+      TypeError: if `transforms` holds anything but movements.
       ValueError: if the state holds one of an unknown type, or is not that of `chain`.
     """
+    wrong = {} if transforms is None else transforms
+    wrong = {name: x for name, x in wrong.items() if not isinstance(x, Transform)}
+    if wrong:
+        raise TypeError(f"`transforms` must map names to `jaxmup.gauge.Transform`. Got {wrong}.")
     walked = walk(opt_state, transforms)
     unknown = walked.unknown + [f"{where(path)}: a mapping" for path in walked.unordered]
     if unknown:

@@ -10,7 +10,15 @@ import jax
 from jax import Array
 
 from jaxmup._check import number, same_tree
-from jaxmup._tree import Params, PathName, Tree, is_floating, leaves_by_path, named_leaves
+from jaxmup._tree import (
+    Params,
+    PathName,
+    Tree,
+    is_floating,
+    leaves_by_path,
+    named_leaves,
+    require_floating,
+)
 
 T = TypeVar("T")
 
@@ -38,6 +46,13 @@ def entries_of(what: str, entries: Mapping[PathName, T], tree: Params) -> dict[P
     }
     same_tree(what, found, parameters(tree), remedy="Make them from the model that is trained.")
     return found
+
+
+def require_parameters(entries: Iterable[PathName], tree: Params) -> None:
+    """Raises a `TypeError` if a leaf that has an entry is no array of floating-point numbers."""
+    leaves = leaves_by_path(tree)
+    remedy = "Give integers and flags no spec: a leaf without a scaling stays as it is."
+    require_floating("params", {name: leaves[name] for name in entries if name in leaves}, remedy)
 
 
 def map_parameters(

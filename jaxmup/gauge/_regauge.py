@@ -29,7 +29,13 @@ from jaxmup.functional import scale
 from jaxmup.gauge._course import Course, has_own_rate, is_invariant
 from jaxmup.gauge._equivalent import differences
 from jaxmup.gauge._move import Factors, Shift, move
-from jaxmup.gauge._parameters import entries_of, map_parameters, parameters, thetas_of
+from jaxmup.gauge._parameters import (
+    entries_of,
+    map_parameters,
+    parameters,
+    require_parameters,
+    thetas_of,
+)
 from jaxmup.nnx import regauged
 from jaxmup.nnx import specs as specs_of_model
 from jaxmup.nnx._layer import SPEC
@@ -136,8 +142,8 @@ def regauge_run(
     scalings of `to`; the base model's hyper-parameters stay what they are.
 
     Args:
-      model: NNX module, or a tree of parameters, such as `variables["params"]`; leaves that are no
-        floating-point arrays stay, with their state.
+      model: NNX module, or a tree of parameters, such as `variables["params"]`; leaves without a
+        spec or scaling that are no floating-point arrays stay, with their state.
       opt_state: State of its optimizer, such as `optimizer.opt_state` of an `nnx.Optimizer`.
       from_: `Parametrization` that the run has had, or its tree of `Scaling`.
       to: `Parametrization` that the run goes on with, or its tree of `Scaling`.
@@ -150,7 +156,8 @@ def regauge_run(
       The model or parameters, the state, and the factors on hyper-parameters that no scaling holds.
 
     Raises:
-      TypeError: if `from_` and `to` are neither parametrizations nor trees of `Scaling`.
+      TypeError: if `from_` and `to` are neither parametrizations nor trees of `Scaling`, or a
+        parameter of theirs is no array of floating-point numbers.
       ValueError: if the two are not one physics, naming each parameter, what differs and by what
         factor; if specs or scalings have other paths or shapes than the parameters; and as
         `regauge`.
@@ -174,10 +181,11 @@ def regauge_run(
     params = nnx.state(model, nnx.Param) if is_module else model
     if specs is None and is_module:
         specs = specs_of_model(model)
-    old, new = (
-        entries_of(what, _scalings(what, given, specs), params)
-        for what, given in (("from_", from_), ("to", to))
-    )
+    scalings = {
+        what: _scalings(what, given, specs) for what, given in (("from_", from_), ("to", to))
+    }
+    require_parameters([name for each in scalings.values() for name in each], params)
+    old, new = (entries_of(what, each, params) for what, each in scalings.items())
     _require_one_physics(old, new)
     moves = {
         name: Shift(new[name].multiplier / old[name].multiplier, new[name].grad / old[name].grad)

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxmup._check import same_tree
+from jaxmup._check import listed, same_tree
 from jaxmup._scaling import Scaling
 from jaxmup._tree import Scalings, Tree, map_named, require_leaves
 from jaxmup.gauge._parameters import thetas_of
+from jaxmup.optim._checks import require_dtype
 
 _RESOLVE = "Use `jaxmup.resolve(specs, parametrization)`."
 Arguments: TypeAlias = dict[str, Tree]
@@ -132,7 +133,8 @@ def as_arguments(scalings: Scalings, dtype: DTypeLike | None = None) -> Argument
       For each number of a `Scaling` the tree of its values: `{"multiplier": ..., "lr": ...}`.
 
     Raises:
-      TypeError: if a leaf of `scalings` is no `Scaling`.
+      TypeError: if a leaf of `scalings` is no `Scaling`, or `dtype` no dtype.
+      ValueError: if `dtype` is not of floating-point numbers.
 
     Example:
       >>> import jaxmup
@@ -142,6 +144,7 @@ def as_arguments(scalings: Scalings, dtype: DTypeLike | None = None) -> Argument
       {'w': Array(0.25, dtype=float32)}
     """
     require_leaves("scalings", scalings, Scaling, _RESOLVE)
+    require_dtype("dtype", dtype, "The numbers are fractions.")
     dtype = jnp.result_type(float) if dtype is None else dtype
     return {
         field: jax.tree.map(lambda s, field=field: jnp.asarray(getattr(s, field), dtype), scalings)
@@ -158,6 +161,7 @@ def from_arguments(scalings: Scalings, arguments: Arguments) -> Scalings:
 
     Raises:
       TypeError: if a leaf of `scalings` is no `Scaling`.
+      ValueError: if `arguments` lack a number.
 
     Example:
       >>> import jaxmup
@@ -170,6 +174,12 @@ def from_arguments(scalings: Scalings, arguments: Arguments) -> Scalings:
       ...     return tx.update(gradients, state)
     """
     require_leaves("scalings", scalings, Scaling, _RESOLVE)
+    missing = [field for field in _NUMBERS if field not in arguments]
+    if missing:
+        raise ValueError(
+            f"`arguments` must be those of `as_arguments`. Without{listed(missing)}\nPass them "
+            "through the step as they are."
+        )
     values = [arguments[field] for field in _NUMBERS]
     return jax.tree.map(
         lambda scaling, *numbers: dataclasses.replace(

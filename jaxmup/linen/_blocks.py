@@ -9,7 +9,7 @@ from flax import linen as nn
 from flax.typing import Dtype
 from jax import Array
 
-from jaxmup import functional
+from jaxmup import _check, functional
 from jaxmup._parameter import as_parametrization, per_expert_init, require_top_k
 from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup.linen._layer import once
@@ -204,6 +204,7 @@ class Residual(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *args: Any, **kwargs: Any) -> Array:
         """Adds `multiplier · block(x, ...)` to `x`."""
+        _check.function("block", self.block)
         multiplier = once(_residual_multiplier, self.parametrization, self.depth_ratio)
         return x + functional.scale(self.block(x, *args, **kwargs), multiplier)
 

@@ -14,7 +14,7 @@ from jax import Array
 
 from jaxmup import functional
 from jaxmup._axes import LayerAxes
-from jaxmup._parameter import Initializer, Parameter, declare
+from jaxmup._parameter import Initializer, Parameter, declare, known_initializers
 from jaxmup._parametrization import Parametrization, ParametrizationName
 
 T = TypeVar("T")
@@ -76,11 +76,12 @@ class Layer(nn.Module):
           flat: Whether Flax draws the kernel as a matrix, whatever its axes.
         """
         own: Any = self
+        inits = {name: getattr(self, f"{name}_init") for name, _ in axes}
         # A dataclass keeps the default of a field as an attribute of the class.
         default_inits = [
             name
-            for name, _ in axes
-            if getattr(self, f"{name}_init") is getattr(type(self), f"{name}_init", None)
+            for name, init in inits.items()
+            if init is getattr(type(self), f"{name}_init", None)
         ]
         return once(
             declare,
@@ -91,6 +92,7 @@ class Layer(nn.Module):
             init_std=getattr(self, "init_std", None),
             bias_init_std=getattr(self, "bias_init_std", None),
             default_inits=tuple(default_inits),
+            known=known_initializers(inits),
             flat=flat,
             dtype=own.dtype,
             param_dtype=own.param_dtype,

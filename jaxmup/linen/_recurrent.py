@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from jaxmup._parameter import orthogonal
 from jaxmup.linen._layer import Layer, Weights, once
 from jaxmup.linen._linear import dense_axes
 
@@ -30,6 +31,9 @@ class _Cell(Layer):
     ) -> tuple[Carry, Array]:
         """Calls Flax's cell, whose linear maps have the names, and a bias or none, as given."""
         own: Any = self
+        recurrent = own.recurrent_kernel_init
+        if recurrent is cell.recurrent_kernel_init:  # Flax's default
+            recurrent = orthogonal(recurrent)
         weights = {}
         for name, use_bias in has_bias.items():
             of_state = name.startswith("h")
@@ -37,7 +41,7 @@ class _Cell(Layer):
             state = own.features, self.base_features
             weights[name] = Weights(
                 axes=once(dense_axes, state if of_state else of_inputs, state, use_bias=use_bias),
-                kernel_init=own.recurrent_kernel_init if of_state else own.kernel_init,
+                kernel_init=recurrent if of_state else own.kernel_init,
                 bias_init=own.bias_init,
                 name=name,
                 **self.shared(),

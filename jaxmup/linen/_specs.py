@@ -1,6 +1,7 @@
 """The specs and the multipliers of a module."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -83,6 +84,8 @@ def multipliers(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> dict[
       >>> layer.apply(variables, x).shape
       (1, 10)
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"`module` must be a Linen module. Got {module!r}.")
     declared, variables = _declared(module, example_inputs, kwargs)
     shapes = _shapes(variables.get(MULTIPLIERS, {}))
     without = [name for name in declared if name not in shapes]
@@ -112,6 +115,20 @@ def _declared(
     The variables have the collection of multipliers, made by Flax like any other, so with the axes
     that lifted transformations add to it.
     """
+    arrays, static = take_arrays((inputs, kwargs))
+
+    def init(arrays: list[Any]) -> Any:
+        args, keywords = static.joined(arrays)
+        return nn.unbox(module.init(jax.random.key(0), *args, **keywords))
+
+    with recorded() as declared:
+        variables = jax.eval_shape(init, arrays)
+    return declared, variables
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[dict[str, Parameter]]:
+    """The parameters that jaxmup layers declare while a module is initialized inside, by name."""
     declared: dict[str, Parameter] = {}
 
     def record(
@@ -126,12 +143,5 @@ def _declared(
                     layer.variable(MULTIPLIERS, name, jnp.float32, parameter.multiplier)
         return made
 
-    arrays, static = take_arrays((inputs, kwargs))
-
-    def init(arrays: list[Any]) -> Any:
-        args, keywords = static.joined(arrays)
-        return nn.unbox(module.init(jax.random.key(0), *args, **keywords))
-
     with nn.intercept_methods(record):
-        variables = jax.eval_shape(init, arrays)
-    return declared, variables
+        yield declared

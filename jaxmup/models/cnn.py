@@ -49,7 +49,14 @@ class CNN(nnx.Module):
         parametrization: Parametrization | ParametrizationName = "mup",
         rngs: nnx.Rngs,
     ):
-        _check.size("num_stages", num_stages)
+        sizes = {"width": width, "num_stages": num_stages, "base_width": base_width}
+        for name, size in {**sizes, "num_groups": num_groups}.items():
+            _check.size(name, size)
+        if width % num_groups:
+            raise ValueError(
+                "`width` must be a multiple of `num_groups`, the groups of a norm. Got "
+                f"{width} and {num_groups}."
+            )
         shared = {"parametrization": parametrization, "rngs": rngs}
         sizes = [in_features] + [width * 2**i for i in range(num_stages)]
         bases = [None] + [base_width * 2**i for i in range(num_stages)]

@@ -51,7 +51,8 @@ class MLP(nnx.Module):
         activation: Callable[[Array], Array] = jax.nn.relu,
         rngs: nnx.Rngs,
     ):
-        _check.size("depth", depth)
+        for name, size in {"width": width, "depth": depth, "base_width": base_width}.items():
+            _check.size(name, size)
         sizes = [in_features] + [width] * depth
         bases = [None] + [base_width] * depth
         self.hidden = nnx.List(

@@ -12,6 +12,7 @@ from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup._readout import logits_factor
 from jaxmup._spec import Axis
 from jaxmup.functional import ScaledAttention
+from jaxmup.nnx._keys import Keys
 from jaxmup.nnx._linear import LinearGeneral
 from jaxmup.nnx._norm import LayerNorm
 
@@ -89,7 +90,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         rngs: nnx.Rngs,
         **flax: Any,
     ):
-        own_rngs = nnx.clone(rngs)  # with which our layers draw what Flax's would have drawn
+        keys: Any = Keys(rngs)
         super().__init__(
             num_heads,
             in_features,
@@ -97,7 +98,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
             out_features,
             num_kv_heads,
             in_kv_features,
-            rngs=rngs,
+            rngs=keys,
             **{**flax, **dict.fromkeys(_INITIALIZERS, zeros)},
         )
         if out_features is None:
@@ -110,7 +111,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
             "parametrization": parametrization,
             "lr_scale": lr_scale,
             "depth_ratio": depth_ratio,
-            "rngs": own_rngs,
+            "rngs": keys.again(),
         }
         queries, keys = (in_features, base_in_features), (self.in_kv_features, base_in_kv_features)
         heads = (self.num_heads, self.head_dim), (base_num_heads, base_head_dim)

@@ -185,6 +185,7 @@ class Residual(nnx.Module):
         depth_ratio: float = 1.0,
         parametrization: Parametrization | ParametrizationName = "mup",
     ):
+        _check.function("block", block)
         self.block = block
         self.multiplier = as_parametrization(parametrization).residual_multiplier(depth_ratio)
 
@@ -228,6 +229,7 @@ class Stack(nnx.Module):
         axis_name: str | None = None,
         rngs: nnx.Rngs,
     ):
+        _check.function("make_block", make_block)
         _check.size("num_blocks", num_blocks)
         # Without it Flax leaves the metadata of one block on the stack, whose axes are one off.
         make_blocks = nnx.vmap(make_block, transform_metadata={nnx.PARTITION_NAME: axis_name})

@@ -61,6 +61,8 @@ def trace_multipliers(model: M) -> M:
       >>> trace_multipliers(layer).kernel_multiplier[...]
       Array(0.5, dtype=float32)
     """
+    if not isinstance(model, nnx.Module):
+        raise TypeError(f"`model` must be an NNX module. Got {model!r}.")
     model = nnx.clone(model)
     for owned in list(_owned_parameters(model)):
         multiplier = getattr(owned.layer, multiplier_name(owned.name))
@@ -104,6 +106,8 @@ def regauged(model: M, parametrization: Parametrization) -> M:
     References:
       Yang and Littwin, "Tensor Programs IVb", arXiv:2308.01814, Proposition 2.2.3.
     """
+    if not isinstance(model, nnx.Module):
+        raise TypeError(f"`model` must be an NNX module. Got {model!r}.")
     if not isinstance(parametrization, Parametrization):
         raise TypeError(f"`parametrization` must be a `Parametrization`. Got {parametrization!r}.")
     model = nnx.clone(model)

@@ -17,8 +17,9 @@ from jax.typing import DTypeLike
 
 from jaxmup import functional
 from jaxmup._axes import LayerAxes
-from jaxmup._parameter import Initializer, Parameter, declare
+from jaxmup._parameter import Initializer, Parameter, declare, known_initializers
 from jaxmup._parametrization import Parametrization, ParametrizationName
+from jaxmup.nnx._keys import Keys
 
 M = TypeVar("M", bound=nnx.Module)
 L = TypeVar("L", bound=nnx.Linear | nnx.LinearGeneral | nnx.Einsum | nnx.Conv | nnx.ConvTranspose)
@@ -75,11 +76,14 @@ def scaled_arguments(
         axes,
         parametrization,
         default_inits=[name for name in inits if inits[name] is defaults[name]],
+        known=known_initializers(inits),
         dtype=given.get("dtype"),
         param_dtype=given.get("param_dtype"),
         **constants,
     )
     ours = dict(given)
+    if isinstance(given.get("rngs"), nnx.Rngs):
+        ours["rngs"] = Keys(given["rngs"])
     for name, parameter in declared.items():
         ours[init_argument.format(name)] = _as_flax_calls_it(parameter, inits[name])
         ours[f"{name}_metadata"] = {**given.get(f"{name}_metadata", {}), SPEC: parameter.spec}

@@ -7,7 +7,9 @@ from typing import Any
 from flax import nnx
 from jax.nn.initializers import zeros
 
+from jaxmup._parameter import orthogonal
 from jaxmup._parametrization import Parametrization, ParametrizationName
+from jaxmup.nnx._keys import Keys
 from jaxmup.nnx._linear import Linear
 
 _WITHOUT_VALUES = dict.fromkeys(("kernel_init", "recurrent_kernel_init", "bias_init"), zeros)
@@ -29,18 +31,20 @@ class _Cell:
         rngs: nnx.Rngs,
         **flax: Any,
     ):
-        own_rngs = nnx.clone(rngs)  # with which our layers draw what Flax's would have drawn
+        keys: Any = Keys(rngs)
         arguments = {**flax, **_WITHOUT_VALUES}
-        super().__init__(in_features, hidden_features, rngs=rngs, **arguments)  # type: ignore[call-arg]
+        super().__init__(in_features, hidden_features, rngs=keys, **arguments)  # type: ignore[call-arg]
         parameters = inspect.signature(super().__init__).parameters
-        inits = {name: parameters[name].default for name in _WITHOUT_VALUES} | flax
+        inits = {name: parameters[name].default for name in _WITHOUT_VALUES}
+        inits["recurrent_kernel_init"] = orthogonal(inits["recurrent_kernel_init"])
+        inits |= flax
         if "kernel_init" not in flax:  # Flax's default is that of its linear layer
             del inits["kernel_init"]
         shared = {
             "parametrization": parametrization,
             "lr_scale": lr_scale,
             "depth_ratio": depth_ratio,
-            "rngs": own_rngs,
+            "rngs": keys.again(),
         }
         _replace_linear(self, (base_in_features, base_hidden_features), inits, shared)  # type: ignore[arg-type]
 

@@ -33,14 +33,14 @@ def specs(model: nnx.Module, *, given: Mapping[str, ParamSpec] | None = None) ->
     # NNX takes containers of modules too, and `None` for an empty one.
     if not isinstance(model, nnx.Module) and not (isinstance(model, list | tuple | dict) and model):
         raise TypeError(f"`model` must be an NNX module. Got {model!r}.")
-    params = nnx.state(model, nnx.Param)
-    shapes: dict[str, tuple[int, ...]] = {}
-    declared: dict[str, ParamSpec] = {}
-    flat = list(nnx.to_flat_state(params))
-    for path, param in flat:
-        name = name_of(path)
-        shapes[name] = tuple(param.shape)
-        if SPEC in param.get_metadata():
-            declared[name] = param.get_metadata()[SPEC]
-    found = specs_of_leaves(shapes, declared, given)
+    flat = list(nnx.to_flat_state(nnx.state(model, nnx.Param)))
+    shapes = {name_of(path): tuple(param.shape) for path, param in flat}
+    found = specs_of_leaves(shapes, declared(model), given)
     return nnx.from_flat_state([(path, found[name_of(path)]) for path, _ in flat])
+
+
+def declared(model: nnx.Module) -> dict[str, ParamSpec]:
+    """The specs that jaxmup layers declare, by name, without the axes that lifting has added."""
+    flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    metadata = {name_of(path): param.get_metadata() for path, param in flat}
+    return {name: found[SPEC] for name, found in metadata.items() if SPEC in found}

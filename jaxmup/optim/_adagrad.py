@@ -7,9 +7,9 @@ from jax.typing import ArrayLike
 
 from jaxmup import _check
 from jaxmup._tree import OptState, Params, Updates
-from jaxmup.optim._adam import Eps
-from jaxmup.optim._checks import require_not_negative, values_of_leaves
-from jaxmup.optim._leaves import leaves_with_none, like, zeros_like
+from jaxmup.optim._adam import Eps, abs_square
+from jaxmup.optim._checks import require_gradients, require_not_negative, values_of_leaves
+from jaxmup.optim._leaves import leaves_with_none, like, without_float0, zeros_like
 
 
 def scale_by_adagrad(
@@ -19,7 +19,8 @@ def scale_by_adagrad(
 
     `optax.scale_by_rss` has eps inside the root, in units of the squared gradient: with torch's
     eps of 1e-10 it divides by at least 1e-5, which matters where gradients are rare, such as in an
-    embedding, and another eps doesn't mend it.
+    embedding, and another eps doesn't mend it. A complex gradient counts with :math:`|g|^2`, as in
+    `optax.scale_by_rss`; torch takes its real and its imaginary part for two numbers.
 
     Args:
       eps: Constant added to the root, in units of the gradient: a number, or a tree of numbers with
@@ -56,8 +57,13 @@ def scale_by_adagrad(
         updates: Updates, state: OptState, params: Params | None = None
     ) -> tuple[Updates, optax.ScaleByRssState]:
         del params
+        updates = without_float0(updates)
+        require_gradients(updates)
         gradients, sums = map(leaves_with_none, (updates, state.sum_of_squares))
-        sums = [s if g is None else s + jnp.square(g) for g, s in zip(gradients, sums, strict=True)]
+        sums = [
+            s if g is None else s + abs_square(g).astype(s.dtype)
+            for g, s in zip(gradients, sums, strict=True)
+        ]
         columns = zip(gradients, sums, values_of_leaves("eps", eps, updates), strict=True)
         directions = [None if g is None else _direction(g, s, e) for g, s, e in columns]
         return like(updates, directions), optax.ScaleByRssState(like(state.sum_of_squares, sums))
@@ -66,5 +72,5 @@ def scale_by_adagrad(
 
 
 def _direction(gradient: Array, total: Array, eps: ArrayLike) -> Array:
-    root = jnp.sqrt(total) + jnp.asarray(eps, total.dtype)
+    root = jnp.sqrt(total.real) + jnp.asarray(eps, total.real.dtype)
     return jnp.where(gradient == 0, 0.0, gradient / jnp.where(gradient == 0, 1.0, root))

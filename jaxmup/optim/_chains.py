@@ -17,7 +17,7 @@ from jaxmup.optim._checks import (
     require_dtype,
     require_learning_rate,
 )
-from jaxmup.optim._leaves import passing_over
+from jaxmup.optim._leaves import passing_over, standing_still
 from jaxmup.optim._scale import ReadyChainState, ScaleUpdatesState, scale_by
 from jaxmup.optim._weight_decay import WeightDecay, WeightDecayMode, decay_transform
 
@@ -29,18 +29,20 @@ def sgd(
     nesterov: bool = False,
     accumulator_dtype: DTypeLike | None = None,
     *,
-    weight_decay: ArrayLike | None = None,
+    weight_decay: optax.ScalarOrSchedule | None = None,
     weight_decay_mode: WeightDecayMode = "decoupled",
     mask: Mask | None = None,
     peak_learning_rate: ArrayLike | None = None,
 ) -> optax.GradientTransformation:
-    """SGD under a parametrization, with the arguments of `optax.sgd`.
+    """SGD under a parametrization, with the arguments of `optax.sgd` after `scalings`.
+
+    A parameter whose gradient is `None` is left as it is; its trace decays.
 
     Args:
       learning_rate: Learning rate of the base model; a number or a schedule.
       scalings: Tree of `Scaling` for the family `sgd`.
       momentum: Decay of the trace of gradients, in [0, 1); `None` for no momentum.
-      nesterov: Whether the momentum is Nesterov's.
+      nesterov: Whether the momentum is Nesterov's; only with `momentum`.
       accumulator_dtype: Dtype of the trace; `None` for that of the gradient.
       weight_decay: Coefficient λ at base width, as in `adamw`; `None` for no decay.
       weight_decay_mode: Quantity that the coefficient is multiplied by; see `adamw`.
@@ -48,7 +50,8 @@ def sgd(
       peak_learning_rate: Largest value of a schedule, for `"independent"`; see `adamw`.
 
     Raises:
-      TypeError, ValueError: as `adamw`.
+      TypeError: as `adamw`.
+      ValueError: as `adamw`; also if `nesterov` is asked for without `momentum`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -58,17 +61,17 @@ def sgd(
       >>> tx.update({"bias": jnp.ones(1)}, tx.init({"bias": jnp.ones(1)}))[0]["bias"]
       Array([-2.], dtype=float32)
     """
-    if momentum is not None:
-        require_decay_rate("momentum", momentum)
+    _check.flag("nesterov", nesterov)
     require_dtype("accumulator_dtype", accumulator_dtype)
-    direction = (
-        optax.identity()
-        if momentum is None
-        else optax.trace(decay=momentum, nesterov=nesterov, accumulator_dtype=accumulator_dtype)
-    )
     checked = CheckedScalings(scalings, FAMILIES["sgd"])
     decay = WeightDecay(weight_decay, weight_decay_mode, mask, peak_learning_rate)
-    return chain(checked, direction, decay, learning_rate)
+    if momentum is None:
+        if nesterov:
+            raise ValueError("`nesterov` needs a `momentum`. Got None. Use 0.9, say.")
+        return chain(checked, optax.identity(), decay, learning_rate)
+    require_decay_rate("momentum", momentum)
+    trace = optax.trace(decay=momentum, nesterov=nesterov, accumulator_dtype=accumulator_dtype)
+    return standing_still(chain(checked, trace, decay, learning_rate), checked.by_name)
 
 
 def adam(
@@ -80,13 +83,16 @@ def adam(
     eps_root: ArrayLike = 0.0,
     mu_dtype: DTypeLike | None = None,
     *,
+    nesterov: bool = False,
     convention: Convention = "torch",
-    weight_decay: ArrayLike | None = None,
+    weight_decay: optax.ScalarOrSchedule | None = None,
     weight_decay_mode: WeightDecayMode = "decoupled",
     mask: Mask | None = None,
     peak_learning_rate: ArrayLike | None = None,
 ) -> optax.GradientTransformation:
-    """Adam under a parametrization; `adamw` with no weight decay by default.
+    """Adam under a parametrization, with the arguments of `optax.adam` after `scalings`.
+
+    They are those of `adamw`, whose weight decay it has none of by default.
 
     Example:
       >>> import jax.numpy as jnp
@@ -98,7 +104,7 @@ def adam(
       Array([-0.125], dtype=float32)
     """
     decay = WeightDecay(weight_decay, weight_decay_mode, mask, peak_learning_rate)
-    formula = _Formula(b1, b2, eps, eps_root, mu_dtype, convention)
+    formula = _Formula(b1, b2, eps, eps_root, mu_dtype, convention, nesterov=nesterov)
     return _adam_chain(learning_rate, scalings, formula, decay)
 
 
@@ -110,14 +116,15 @@ def adamw(
     eps: ArrayLike = 1e-8,
     eps_root: ArrayLike = 0.0,
     mu_dtype: DTypeLike | None = None,
-    *,
-    convention: Convention = "torch",
-    weight_decay: ArrayLike | None = 1e-4,
-    weight_decay_mode: WeightDecayMode = "decoupled",
+    weight_decay: optax.ScalarOrSchedule | None = 1e-4,
     mask: Mask | None = None,
+    *,
+    nesterov: bool = False,
+    convention: Convention = "torch",
+    weight_decay_mode: WeightDecayMode = "decoupled",
     peak_learning_rate: ArrayLike | None = None,
 ) -> optax.GradientTransformation:
-    r"""AdamW under a parametrization, with the arguments and defaults of `optax.adamw`.
+    r"""AdamW under a parametrization, with the arguments of `optax.adamw` after `scalings`.
 
     What one step takes off a parameter w, with λ = `weight_decay`, :math:`\eta_t` the learning rate
     and s the scaling:
@@ -141,17 +148,19 @@ def adamw(
       eps_root: Constant inside the root, in units of the squared gradient; each leaf gets
         `eps_root * Scaling.eps**2`.
       mu_dtype: Dtype of the first moment; `None` for that of the parameter.
-      convention: Library whose formula to follow; see `scale_by_adam`.
-      weight_decay: Coefficient λ at base width; `None` for no decay.
-      weight_decay_mode: Quantity that the coefficient is multiplied by; see above.
+      weight_decay: Coefficient λ at base width, a number or a schedule; `None` for no decay.
       mask: Leaves that decay, as a tree of booleans or a function of the parameters that returns
         one; `None` for all.
+      nesterov: Whether the momentum is Nesterov's; see `scale_by_adam`.
+      convention: Library whose formula to follow; see `scale_by_adam`.
+      weight_decay_mode: Quantity that the coefficient is multiplied by; see above.
       peak_learning_rate: Largest value of a schedule, for `"independent"`; needed where
         `learning_rate` is not a plain number.
 
     Raises:
-      TypeError: if a leaf of `scalings` is no `Scaling`, a number is none, or a leaf of `mask` is
-        no boolean.
+      TypeError: if a leaf of `scalings` is no `Scaling`, a number is none, or `nesterov` or a leaf
+        of `mask` is no boolean; at `init` and `update`, if a leaf with a scaling is no array of
+        floating-point numbers.
       ValueError: if a number is out of range, the mode is unknown, or the scalings are for another
         family; at `init` and `update`, if a leaf has no scaling or a scaling no leaf, naming them;
         at `init`, if their shapes differ.
@@ -173,7 +182,7 @@ def adamw(
       arXiv:2309.14322.
     """
     decay = WeightDecay(weight_decay, weight_decay_mode, mask, peak_learning_rate)
-    formula = _Formula(b1, b2, eps, eps_root, mu_dtype, convention)
+    formula = _Formula(b1, b2, eps, eps_root, mu_dtype, convention, nesterov=nesterov)
     return _adam_chain(learning_rate, scalings, formula, decay)
 
 
@@ -187,14 +196,15 @@ def amsgrad(
     mu_dtype: DTypeLike | None = None,
     *,
     convention: Convention = "torch",
-    weight_decay: ArrayLike | None = None,
+    weight_decay: optax.ScalarOrSchedule | None = None,
     weight_decay_mode: WeightDecayMode = "decoupled",
     mask: Mask | None = None,
     peak_learning_rate: ArrayLike | None = None,
 ) -> optax.GradientTransformation:
-    """AMSGrad under a parametrization, with the arguments of `adamw`.
+    """AMSGrad under a parametrization, with arguments of `adamw`.
 
-    By default it is torch's, which `optax.amsgrad` is not: see `scale_by_adam`.
+    By default it is torch's, which `optax.amsgrad` is not: see `scale_by_adam`. Both moments are
+    corrected for their bias; optax's two switches for that are left out.
 
     Example:
       >>> import jax.numpy as jnp
@@ -223,6 +233,7 @@ class _Formula(NamedTuple):
     mu_dtype: DTypeLike | None
     convention: Convention
     amsgrad: bool = False
+    nesterov: bool = False
 
 
 def _adam_chain(

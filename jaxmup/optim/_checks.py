@@ -22,15 +22,17 @@ from jaxmup._tree import (
     leaves_by_path,
     named_leaves,
     path_name,
+    require_floating,
     require_leaves,
 )
-from jaxmup.optim._leaves import is_none, leaves_with_none, map_leaves, without
+from jaxmup.optim._leaves import is_in, is_none, leaves_with_none, map_leaves, without
 
 Mask = Tree | Callable[[Params], Tree]
 """Booleans, in a tree like the parameters or a prefix of one, or a function that makes them."""
 
 _RESOLVE = "Use `jaxmup.resolve(specs, parametrization)`."
 _ANEW = "Make the specs from the model that is trained, and resolve those."
+_NO_SPEC = "Give integers and flags no spec: a leaf without a scaling does not train."
 _TRIAL = 2  # elements of a parameter in the trials of `jaxmup.lint`
 
 
@@ -68,12 +70,13 @@ class CheckedScalings:
         return map_leaves(lambda *leaves: function(next(scalings), *leaves), updates, *rest)
 
     def require_names(self, tree: Tree) -> None:
-        """Raises a `ValueError` unless leaves and scalings have the same names."""
+        """Raises unless leaves and scalings have the same names, and the leaves are floats."""
         # Not the same shapes: inside `shard_map` or `vmap` an update is a part of its parameter.
         require_names("scalings", self.by_name, tree)
+        require_floating("updates", leaves_by_path(tree), _NO_SPEC)
 
     def require_parameters(self, params: Params) -> None:
-        """Raises a `ValueError` unless the scalings are those of the parameters, by name and shape.
+        """Raises unless the scalings are those of the parameters, by name and shape, all floats.
 
         A model all of whose parameters have one or two elements is a trial of the transform, as
         `jaxmup.lint` makes; its shapes are not compared.
@@ -82,6 +85,7 @@ class CheckedScalings:
         if all(np.size(leaf) <= _TRIAL for leaf in leaves.values()):
             leaves = dict.fromkeys(leaves)
         _same_tree("scalings", self.by_name, leaves, params)
+        require_floating("params", leaves_by_path(self.trained(params)), _NO_SPEC)
 
     def trained(self, params: Params) -> Params:
         """`params` with `None` in place of what no optimizer trains.
@@ -124,7 +128,7 @@ def _same_tree(
     entries = {
         entry: value
         for entry, value in by_name.items()
-        if entry in leaves or not any(_is_in(entry, path) for path in passed)
+        if entry in leaves or not any(is_in(entry, path) for path in passed)
     }
     _check.same_tree(name, entries, leaves, may_have_more=_is_masked(tree), remedy=_ANEW)
 
@@ -134,10 +138,6 @@ def _passed_over(tree: Tree) -> Iterator[PathName]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_none):
         if leaf is None:
             yield path_name(path)
-
-
-def _is_in(name: PathName, path: PathName) -> bool:
-    return name == path or path == "" or name.startswith(f"{path}/")
 
 
 def _is_masked(tree: Tree) -> bool:
@@ -158,6 +158,11 @@ def require_learning_rate(learning_rate: optax.ScalarOrSchedule) -> None:
         _check.number("learning_rate", learning_rate, at_least=0, remedy=remedy)
 
 
+def require_gradients(updates: Updates) -> None:
+    """Raises a `TypeError` unless every update is an array of floating-point numbers, or `None`."""
+    require_floating("updates", leaves_by_path(updates), "Integers have the gradient `None`.")
+
+
 def require_decay_rate(name: str, value: ArrayLike) -> None:
     """Raises unless `value` is a number in [0, 1), such as the decay of a moment."""
     _check.number(name, value, at_least=0, below=1)
@@ -170,7 +175,9 @@ def require_not_negative(name: str, value: Tree) -> None:
         _check.number(f"{name} of {path}" if path else name, leaf, at_least=0)
 
 
-def require_dtype(name: str, dtype: DTypeLike | None) -> None:
+def require_dtype(
+    name: str, dtype: DTypeLike | None, reason: str = "A moment is a mean, which integers lose."
+) -> None:
     """Raises unless `dtype` is one of floating-point numbers, or `None`."""
     what = f"`{name}` must be a dtype of floating-point numbers, or `None`. Got {dtype!r}."
     try:
@@ -178,11 +185,11 @@ def require_dtype(name: str, dtype: DTypeLike | None) -> None:
     except TypeError:
         raise TypeError(f"{what} Use `jax.numpy.float32`, say.") from None
     if not is_floating:
-        raise ValueError(f"{what} A moment is a mean, which integers cannot hold.")
+        raise ValueError(f"{what} {reason}")
 
 
-def checked_mask(mask: Mask | None) -> Mask | None:
-    """`mask`, whose leaves are booleans or will be when its function is called.
+def checked_mask(name: str, mask: Mask | None) -> Mask | None:
+    """The mask, whose leaves are booleans or will be when its function is called.
 
     Raises:
       TypeError: if a leaf is no boolean.
@@ -192,16 +199,16 @@ def checked_mask(mask: Mask | None) -> Mask | None:
     leaves = jax.tree.leaves(mask)
     # A module of Equinox may be callable and yet be a tree of booleans.
     if leaves and all(map(callable, leaves)):
-        return lambda params: _booleans(mask(params))
-    return _booleans(mask)
+        return lambda params: _booleans(name, mask(params))
+    return _booleans(name, mask)
 
 
-def _booleans(mask: Tree) -> Tree:
-    wrong = [f"{name or '(the mask)'}: {x!r}" for name, x in named_leaves(mask) if not _is_bool(x)]
+def _booleans(name: str, mask: Tree) -> Tree:
+    wrong = [f"{path or '(the mask)'}: {x!r}" for path, x in named_leaves(mask) if not _is_bool(x)]
     if wrong:
         raise TypeError(
-            "`mask` must be a tree of booleans, or a function of the parameters that returns one. "
-            f"Got{_check.listed(wrong)}\nTrue is for a leaf whose weight decays."
+            f"`{name}` must be a tree of booleans, or a function of the parameters that returns"
+            f" one. Got{_check.listed(wrong)}\nTrue is for a leaf whose weight decays."
         )
     return mask
 

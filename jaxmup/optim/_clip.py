@@ -8,9 +8,10 @@ import optax
 from jax.typing import ArrayLike
 
 from jaxmup import _check
-from jaxmup._tree import OptState, Params, Scalings, Updates
+from jaxmup._tree import OptState, Params, Scalings, Updates, wide
 from jaxmup.functional import scale
 from jaxmup.optim._checks import CheckedScalings
+from jaxmup.optim._leaves import without_float0
 
 
 class ClipByGlobalNormState(NamedTuple):
@@ -68,6 +69,7 @@ def clip_by_global_norm(max_norm: ArrayLike, scalings: Scalings) -> optax.Gradie
         updates: Updates, state: OptState, params: Params | None = None
     ) -> tuple[Updates, ClipByGlobalNormState]:
         del params
+        updates = without_float0(updates)
         squares = checked.map(lambda s, g: _square_norm(g) * s.norm**2, updates)
         norm = jnp.sqrt(sum(jax.tree.leaves(squares)))
         factor = jnp.where(norm > max_norm, max_norm / norm, 1.0)
@@ -78,4 +80,4 @@ def clip_by_global_norm(max_norm: ArrayLike, scalings: Scalings) -> optax.Gradie
 
 def _square_norm(x: jax.Array) -> jax.Array:
     """Summed in float32 at least."""
-    return jnp.sum(jnp.square(jnp.abs(x.astype(jnp.promote_types(x.dtype, jnp.float32)))))
+    return jnp.sum(jnp.square(jnp.abs(x.astype(wide(x.dtype)))))

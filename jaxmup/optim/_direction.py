@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from jaxmup import _check
 from jaxmup._families import Family, OptimizerName, family_of
 from jaxmup._scaling import Scaling
 from jaxmup._tree import OptState, Params, Scalings, Updates
 from jaxmup.functional import scale
 from jaxmup.optim._chains import chain
 from jaxmup.optim._checks import CheckedScalings, Mask
+from jaxmup.optim._leaves import standing_still
 from jaxmup.optim._weight_decay import WeightDecay, WeightDecayMode
 
 
@@ -28,7 +30,7 @@ def from_direction(
     scalings: Scalings,
     *,
     optimizer: OptimizerName | Family,
-    weight_decay: ArrayLike | None = None,
+    weight_decay: optax.ScalarOrSchedule | None = None,
     weight_decay_mode: WeightDecayMode = "decoupled",
     mask: Mask | None = None,
     peak_learning_rate: ArrayLike | None = None,
@@ -45,7 +47,8 @@ def from_direction(
       D(g \cdot s_{grad} / s_{eps},\; w / s_{init\_gain}) .
 
     Its state is the direction's own, in units of the base model. The direction may not mix
-    parameters, as clipping by a global norm does.
+    parameters, as clipping by a global norm does. A parameter whose gradient is `None` is left as
+    it is, and the direction sees zeros for it.
 
     Args:
       direction: Transform from gradients to updates, before the learning rate: an optax
@@ -60,7 +63,7 @@ def from_direction(
       peak_learning_rate: Largest value of a schedule, for `"independent"`; see `adamw`.
 
     Raises:
-      TypeError: as `adamw`.
+      TypeError: as `adamw`; also if `direction` is no transform.
       ValueError: as `adamw`; also if `optimizer` is unknown, weight decay is coupled in a family
         other than `sgd` and `adam`, or `direction` steps against the gradient, as one with a
         learning rate does.
@@ -75,6 +78,7 @@ def from_direction(
       >>> tx.update({"w": jnp.ones(1)}, tx.init({"w": jnp.ones(1)}))[0]["w"]
       Array([-0.125], dtype=float32)
     """
+    _check.transform("direction", direction, remedy="Use `optax.scale_by_adam()`, say.")
     checked = CheckedScalings(scalings, family_of(optimizer))
     _require_ahead(direction, scalings)
     decay = WeightDecay(weight_decay, weight_decay_mode, mask, peak_learning_rate)
@@ -92,7 +96,7 @@ def chain_at_base(
     at_base = _at_base_width(optax.with_extra_args_support(direction), scalings, family)
     if family.eps is not None:  # otherwise gradients come in the units of the gauge
         at_base = _with_named_state(at_base)
-    return chain(scalings, at_base, decay, learning_rate)
+    return standing_still(chain(scalings, at_base, decay, learning_rate), scalings.by_name)
 
 
 def _require_ahead(direction: optax.GradientTransformation, scalings: Scalings) -> None:

@@ -1,10 +1,11 @@
 """Muon on the hidden matrices of a model, Adam on everything else."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.typing import ArrayLike, DTypeLike
@@ -13,11 +14,21 @@ from optax import contrib
 from jaxmup import _check
 from jaxmup._families import FAMILIES
 from jaxmup._spec import AxisKind, ParamSpec
-from jaxmup._tree import PathName, Scalings, Specs, Tree, map_named, require_leaves
+from jaxmup._tree import (
+    Params,
+    PathName,
+    Scalings,
+    Specs,
+    Tree,
+    map_named,
+    named_leaves,
+    require_leaves,
+)
 from jaxmup.functional import scale
 from jaxmup.optim._checks import (
     CheckedScalings,
     Mask,
+    checked_mask,
     require_decay_rate,
     require_dtype,
     require_names,
@@ -34,22 +45,22 @@ def muon(
     learning_rate: optax.ScalarOrSchedule,
     scalings: Scalings,
     specs: Specs,
-    beta: ArrayLike = 0.95,
-    eps: ArrayLike = 1e-8,
-    mu_dtype: DTypeLike | None = None,
-    *,
     ns_coeffs: Sequence[ArrayLike | Sequence[ArrayLike]] = (3.4445, -4.7750, 2.0315),
     ns_steps: int = 5,
+    beta: ArrayLike = 0.95,
+    eps: ArrayLike = 1e-8,
+    weight_decay: optax.ScalarOrSchedule | None = None,
+    weight_decay_mask: Mask | None = None,
+    mu_dtype: DTypeLike | None = None,
+    *,
     nesterov: bool = True,
     preconditioning: Preconditioning = "frobenius",
-    consistent_rms: float | None = None,
     adam_b1: ArrayLike = 0.9,
     adam_b2: ArrayLike = 0.999,
     adam_eps_root: ArrayLike = 0.0,
+    consistent_rms: float | None = None,
     adam_lr_scale: ArrayLike = 1.0,
-    weight_decay: ArrayLike | None = None,
     weight_decay_mode: WeightDecayMode = "decoupled",
-    mask: Mask | None = None,
     peak_learning_rate: ArrayLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Muon under a parametrization; at base width it is `optax.contrib.muon`.
@@ -64,35 +75,41 @@ def muon(
     `optax.contrib.muon` takes the fans of the target instead, in which case a matrix whose input
     grows faster than its output learns ever faster with width.
 
+    The arguments are those of `optax.contrib.muon` after `specs`, with these differences: `specs`
+    say which matrices are Muon's; `adam_lr_scale` is the ratio of the two learning rates, so that
+    one schedule serves both; `weight_decay` is for all parameters, those of Adam included;
+    `adaptive`, whose step has another degree, and the names of coefficients are left out.
+
     Args:
       learning_rate: Learning rate of the base model; a number or a schedule.
       scalings: Tree of `Scaling` for the family `muon`.
       specs: Tree of `ParamSpec` that the scalings were resolved from: it says which axes of a
         kernel are inputs and which are outputs, and the fans at base width.
-      beta: Decay of the momentum, in [0, 1).
-      eps: Constant of the base model beside the norm of a matrix in Muon, and beside an entry of
-        the root in Adam; in units of the gradient.
-      mu_dtype: Dtype of the first moments; `None` for that of the parameter.
       ns_coeffs: Coefficients of the Newton-Schulz iteration, three or three for each of its steps;
         see `optax.contrib.scale_by_muon`.
       ns_steps: Number of Newton-Schulz iterations.
+      beta: Decay of the momentum, in [0, 1).
+      eps: Constant of the base model beside the norm of a matrix in Muon, and beside an entry of
+        the root in Adam; in units of the gradient.
+      weight_decay: Coefficient λ at base width, as in `adamw`; `None` for no decay.
+      weight_decay_mask: Leaves that decay, as the `mask` of `adamw`.
+      mu_dtype: Dtype of the first moments; `None` for that of the parameter.
       nesterov: Whether the momentum is Nesterov's, in Muon and in Adam.
       preconditioning: Scaling of a matrix before the iteration; see `optax.contrib.scale_by_muon`.
-      consistent_rms: Factor that replaces the one of the base fans by
-        :math:`consistent\_rms \sqrt{\max(fan_{in}, fan_{out})}`; 0.2 gives hidden matrices of the
-        base model the step of Adam. `None` for the factor of the base fans.
       adam_b1: Decay of Adam's first moment, in [0, 1).
       adam_b2: Decay of Adam's second moment, in [0, 1).
       adam_eps_root: Constant inside Adam's root, in units of the squared gradient.
+      consistent_rms: Factor that replaces the one of the base fans by
+        :math:`consistent\_rms \sqrt{\max(fan_{in}, fan_{out})}`; 0.2 gives hidden matrices of the
+        base model the step of Adam. `None` for the factor of the base fans.
       adam_lr_scale: Factor on the learning rate of what trains with Adam; dimensionless.
-      weight_decay: Coefficient λ at base width, as in `adamw`; `None` for no decay.
       weight_decay_mode: Quantity that the coefficient is multiplied by; see `adamw`. Not
         `"coupled"`.
-      mask: Leaves that decay; see `adamw`.
       peak_learning_rate: Largest value of a schedule, for `"independent"`; see `adamw`.
 
     Raises:
-      TypeError: as `adamw`; also if a leaf of `specs` is no `ParamSpec`, or `ns_steps` no integer.
+      TypeError: as `adamw`; also if a leaf of `specs` is no `ParamSpec`, `ns_steps` no integer, or
+        a hidden matrix complex.
       ValueError: as `adamw`; also if specs and scalings have other names, or no scaling is of the
         family `muon`.
 
@@ -124,6 +141,7 @@ def muon(
         _check.number("consistent_rms", consistent_rms, above=0)
     _check.one_of("preconditioning", preconditioning, get_args(Preconditioning))
     require_dtype("mu_dtype", mu_dtype)
+    _check.flag("nesterov", nesterov)
     by_name = require_leaves("specs", specs, ParamSpec, _SPECS)
     checked = CheckedScalings(scalings, FAMILIES["muon"])
     require_names("scalings", checked.by_name, specs)
@@ -152,10 +170,30 @@ def muon(
             ),
             "adam": optax.chain(adam, optax.scale(adam_lr_scale)),
         },
-        lambda params: map_named(lambda _, label: label, params, labels),
+        lambda params: _labelled(params, labels),
     )
+    mask = checked_mask("weight_decay_mask", weight_decay_mask)
     decay = WeightDecay(weight_decay, weight_decay_mode, mask, peak_learning_rate)
     return chain_at_base(direction, learning_rate, checked, FAMILIES["muon"], decay)
+
+
+def _labelled(params: Params, labels: Mapping[PathName, str]) -> Tree:
+    """The name of the family that each parameter trains with, at its place in the tree.
+
+    Raises:
+      TypeError: if a matrix of Muon is complex: the iteration takes its transpose unconjugated.
+    """
+    found = [
+        name
+        for name, x in named_leaves(params)
+        if labels[name] == "muon" and jnp.issubdtype(x.dtype, jnp.complexfloating)
+    ]
+    if found:
+        raise TypeError(
+            "Muon orthogonalizes real matrices. Got complex numbers in"
+            f"{_check.listed(found)}\nTrain them with `jaxmup.optim.adam`, by `optax.partition`."
+        )
+    return map_named(lambda _, label: label, params, labels)
 
 
 def _labels(scalings: CheckedScalings) -> dict[PathName, str]:
@@ -171,6 +209,11 @@ def _labels(scalings: CheckedScalings) -> dict[PathName, str]:
 
 
 def _require_coefficients(ns_coeffs: Sequence[ArrayLike | Sequence[ArrayLike]]) -> None:
+    if isinstance(ns_coeffs, str):
+        raise TypeError(
+            f"`ns_coeffs` must be three numbers, or rows of three. Got {ns_coeffs!r}, a name that "
+            "optax has for some. Pass the numbers."
+        )
     leaves = jax.tree.leaves(ns_coeffs)
     if any(map(_check.is_traced, leaves)):
         return

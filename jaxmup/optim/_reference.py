@@ -5,11 +5,12 @@ from typing import Any, NamedTuple
 import optax
 from jax import Array
 
+from jaxmup import _check
 from jaxmup._scaling import Scaling
 from jaxmup._tree import OptState, Params, Scalings, Updates
 from jaxmup.functional import scale
 from jaxmup.optim._checks import CheckedScalings
-from jaxmup.optim._leaves import alongside
+from jaxmup.optim._leaves import alongside, standing_still
 
 
 class ReferenceGaugeState(NamedTuple):
@@ -42,12 +43,14 @@ def in_reference_gauge(
 
     Returns:
       A transform that passes extra arguments on to `tx`. It needs the parameters at `update` only
-      if `tx` does.
+      if `tx` does, or where a parameter has no gradient; that one is left as it is.
 
     Raises:
-      TypeError: if a leaf of `scalings` is no `Scaling`.
+      TypeError: if `tx` is no transform, or a leaf of `scalings` no `Scaling`; at `init` and
+        `update`, if a leaf with a scaling is no array of floating-point numbers.
       ValueError: at `init` and `update`, if a leaf has no scaling or a scaling no leaf, naming
-        them; at `init`, if their shapes differ.
+        them; at `init`, if their shapes differ; at `update`, if a parameter has no gradient and
+        the parameters are missing.
 
     Example:
       >>> import jax.numpy as jnp
@@ -61,6 +64,7 @@ def in_reference_gauge(
     References:
       Yang et al., "Tensor Programs V", arXiv:2203.03466, Lemma J.1.
     """
+    _check.transform("tx", tx)
     checked = CheckedScalings(scalings)
     tx = optax.with_extra_args_support(tx)
 
@@ -81,7 +85,7 @@ def in_reference_gauge(
         steps, inner = tx.update(gradients, state.inner_state, weights, **extra_args)
         return checked.map(over_multiplier, steps), ReferenceGaugeState(inner)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return standing_still(optax.GradientTransformationExtraArgs(init, update), checked.by_name)
 
 
 def times_multiplier(scaling: Scaling, x: Array) -> Array:

@@ -7,6 +7,7 @@ import optax
 from jaxmup._tree import OptState, Params, Scalings, Updates
 from jaxmup.functional import scale
 from jaxmup.optim._checks import CheckedScalings
+from jaxmup.optim._leaves import without_float0
 
 
 class ScaleGradientsState(NamedTuple):
@@ -88,6 +89,7 @@ def scale_by(
         updates: Updates, state: OptState, params: Params | None = None
     ) -> tuple[Updates, OptState]:
         del params
+        updates = without_float0(updates)
         return scalings.map(lambda scaling, u: scale(u, getattr(scaling, field)), updates), state
 
     return optax.GradientTransformation(init, update)

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import optax
+from jax import Array
 from jax.typing import ArrayLike
 
 from jaxmup import _check
 from jaxmup._families import FAMILIES
 from jaxmup._scaling import Scaling
 from jaxmup._tree import OptState, Params, Updates
+from jaxmup.functional import scale
 from jaxmup.optim._checks import CheckedScalings, Mask, checked_mask
 
 WeightDecayMode = Literal["decoupled", "independent", "coupled", "absolute"]
@@ -27,7 +29,7 @@ _FACTORS: dict[WeightDecayMode, Callable[[Scaling], float]] = {
 class WeightDecay(NamedTuple):
     """The weight-decay arguments of a chain, as `jaxmup.optim.adamw` explains them."""
 
-    coefficient: ArrayLike | None
+    coefficient: optax.ScalarOrSchedule | None
     mode: WeightDecayMode
     mask: Mask | None
     peak_learning_rate: ArrayLike | None
@@ -45,37 +47,51 @@ def decay_transform(
     """
     coefficient, mode = decay.coefficient, decay.mode
     _check.one_of("weight_decay_mode", mode, get_args(WeightDecayMode))
-    mask = checked_mask(decay.mask)
+    mask = checked_mask("mask", decay.mask)
     if decay.peak_learning_rate is not None:
         remedy = "It is the schedule's largest value."
         _check.number("peak_learning_rate", decay.peak_learning_rate, above=0, remedy=remedy)
     if coefficient is None:
         return None
-    _check.number("weight_decay", coefficient, at_least=0)
+    if not callable(coefficient):
+        remedy = "It is the base model's, as a number or a schedule."
+        _check.number("weight_decay", coefficient, at_least=0, remedy=remedy)
     if mode == "coupled":
         _require_l2(scalings)
-    if mode == "independent":
-        coefficient = coefficient / _peak(decay.peak_learning_rate, learning_rate)
-    factor = _FACTORS[mode]
+    peak = _peak(decay.peak_learning_rate, learning_rate) if mode == "independent" else 1.0
+    transform = _decay(scalings, coefficient, _FACTORS[mode], peak)
+    return transform if mask is None else optax.masked(transform, mask)
 
-    def init(params: Params) -> optax.EmptyState:
+
+def _decay(
+    scalings: CheckedScalings,
+    coefficient: optax.ScalarOrSchedule,
+    factor: Callable[[Scaling], float],
+    peak: ArrayLike,
+) -> optax.GradientTransformation:
+    stock = optax.add_decayed_weights(coefficient)  # for its state, which counts for a schedule
+
+    def init(params: Params) -> OptState:
         scalings.require_parameters(params)
-        return optax.EmptyState()
+        return stock.init(params)
 
     def update(
         updates: Updates, state: OptState, params: Params | None = None
-    ) -> tuple[Updates, optax.EmptyState]:
+    ) -> tuple[Updates, OptState]:
         if params is None:
             raise ValueError(
                 "Weight decay needs the parameters. Got none. Call `update(grads, state, params)`."
             )
-        updates = scalings.map(
-            lambda s, u, w: u + (coefficient * factor(s) * w).astype(u.dtype), updates, params
-        )
-        return updates, state
+        now = coefficient(state.count) if callable(coefficient) else coefficient
+        if callable(coefficient):
+            state = state._replace(count=optax.safe_increment(state.count))
 
-    transform = optax.GradientTransformation(init, update)
-    return transform if mask is None else optax.masked(transform, mask)
+        def decayed(scaling: Scaling, u: Array, w: Array) -> Array:
+            return u + scale(w, now / peak * factor(scaling)).astype(u.dtype)
+
+        return scalings.map(decayed, updates, params), state
+
+    return optax.GradientTransformation(init, update)
 
 
 def _require_l2(scalings: CheckedScalings) -> None:

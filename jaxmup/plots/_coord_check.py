@@ -4,9 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from jaxmup import _check
 from jaxmup.coord_check import QUANTITIES, CoordCheck, Outcome, Quantity, Verdict
 from jaxmup.plots._labels import Label, label_ends
-from jaxmup.plots._style import INK, MUTED, new_figure, style
+from jaxmup.plots._style import INK, MUTED, as_is, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,6 +48,7 @@ def coord_check_figure(check: CoordCheck, quantities: Sequence[Quantity] = QUANT
       ModuleNotFoundError: if matplotlib is not installed.
       ValueError: if none of `quantities` has a verdict.
     """
+    _check.made("check", check, "CoordCheck", "jaxmup.coord_check.coord_check")
     shown: list[Quantity] = [
         name for name in quantities if any(v.quantity == name for v in check.verdicts)
     ]
@@ -94,7 +96,7 @@ def _panel(axis: "Axes", check: CoordCheck, quantity: Quantity) -> None:
     style(axis)
     axis.tick_params(labelsize=8)
     labels = [
-        Label(name, x[-1], end, _COLORS[one.outcome])
+        Label(as_is(name), x[-1], end, _COLORS[one.outcome])
         for name, (end, one) in ends.items()
         if math.isfinite(end)
     ]
@@ -133,5 +135,6 @@ def _headline(check: CoordCheck) -> str:
 def _caption(check: CoordCheck) -> str:
     return (
         f"RMS over {check.over}, relative to {check.over} {check.sizes[0]}; mean of "
-        f"{len(check.seeds)} seeds, {check.steps} steps; {check.parametrization}. Dashed: expected."
+        f"{len(check.seeds)} seeds, {check.steps} steps; {as_is(check.parametrization)}. Dashed: "
+        "expected."
     )

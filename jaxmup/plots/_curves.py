@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxmup import _check
 from jaxmup.plots._style import INK, colors, log_scale, new_figure, style
 from jaxmup.plots._transfer import title
 from jaxmup.transfer import Analysis, Result, transferred_curves
@@ -25,6 +26,7 @@ def curves_figure(result: Result) -> "Figure":
     Raises:
       ModuleNotFoundError: if matplotlib is not installed.
     """
+    _check.made("result", result, "Result", "jaxmup.transfer.measure")
     panels = len(result.analyses)
     figure = new_figure(1.2 + 4.2 * panels, 3.8)
     axes = figure.subplots(1, panels, sharey=True, squeeze=False)[0]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxmup import _check
 from jaxmup.empirical import ModuleStatistics, Report
 from jaxmup.plots._style import GRID, INK, MUTED, colors, new_figure, style
 
@@ -30,6 +31,7 @@ def empirical_figure(report: Report) -> "Figure":
     Raises:
       ModuleNotFoundError: if matplotlib is not installed.
     """
+    _check.made("report", report, "Report", "jaxmup.empirical.report")
     figure = new_figure(12.0, 3.9)
     axes = figure.subplots(1, len(_TITLES))
     for axis, (field, title) in zip(axes, _TITLES.items(), strict=True):

@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+from jaxmup import _check
 from jaxmup.fused import MemoryReport
-from jaxmup.plots._style import INK, MUTED, colors, new_figure, style
+from jaxmup.plots._style import INK, MUTED, as_is, colors, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,7 +24,8 @@ def memory_figure(report: MemoryReport) -> "Figure":
     Raises:
       ModuleNotFoundError: if matplotlib is not installed.
     """
-    forms = list(report.forms)
+    _check.made("report", report, "MemoryReport", "jaxmup.fused.memory_report")
+    forms = [as_is(name) for name in report.forms]
     largest = max(memory.peak for memory in report.forms.values())
     size, unit = next(pair for pair in _UNITS if largest >= pair[0])
     parts = _parts(report)
@@ -34,7 +36,7 @@ def memory_figure(report: MemoryReport) -> "Figure":
         widths = [count / size for count in counts]
         axis.barh(forms, widths, left=left, color=color, label=name, height=0.62)
         left = [a + b for a, b in zip(left, widths, strict=True)]
-    for (form, memory), end in zip(report.forms.items(), left, strict=True):
+    for form, memory, end in zip(forms, report.forms.values(), left, strict=True):
         peak = f"{memory.peak / size:,.1f}"
         offset = {"xytext": (4, 0), "textcoords": "offset points"}
         axis.annotate(peak, (end, form), **offset, va="center", color=MUTED)

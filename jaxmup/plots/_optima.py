@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxmup.plots._style import INK, Color, new_figure, style
+from jaxmup import _check
+from jaxmup.plots._style import INK, Color, as_is, new_figure, style
 from jaxmup.plots._transfer import signed, title
 from jaxmup.transfer import Analysis, Result
 from jaxmup.transfer._names import in_words
@@ -29,6 +30,7 @@ def optima_figure(result: Result) -> "Figure":
     Raises:
       ModuleNotFoundError: if matplotlib is not installed.
     """
+    _check.made("result", result, "Result", "jaxmup.transfer.measure")
     figure = new_figure(5.6, 4.2)
     axis = figure.subplots()
     optima_panel(axis, result.analyses)
@@ -90,4 +92,4 @@ def _label(analysis: Analysis, slope: float) -> str:
 
 def _label_of_values(analysis: Analysis) -> str:
     scale = "log2 of the " if analysis.scale == "log2" else ""
-    return f"{scale}best {in_words(analysis.over)}"
+    return f"{scale}best {as_is(in_words(analysis.over))}"

@@ -25,6 +25,8 @@ def new_figure(width: float, height: float) -> "Figure":
     Raises:
       ModuleNotFoundError: if matplotlib is not installed.
     """
+    for name, size in {"width": width, "height": height}.items():
+        _check.number(name, size, above=0, may_be_traced=False)
     figures = _extras.require("matplotlib.figure", "A plot")
     return figures.Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
@@ -40,10 +42,22 @@ def png(figure: "Figure", dots_per_inch: int = 160) -> bytes:
       TypeError: if `dots_per_inch` is no number.
       ValueError: if it is not above 0.
     """
+    _check.made("figure", figure, "Figure", "jaxmup.plots")
     _check.number("dots_per_inch", dots_per_inch, above=0)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dots_per_inch)
     return buffer.getvalue()
+
+
+def as_is(name: str) -> str:
+    r"""A name that matplotlib draws as it stands, and takes no mathematics or line breaks from.
+
+    Example:
+      >>> as_is("a$b\n")
+      'a\\$b?'
+    """
+    shown = "".join(c if c.isprintable() else "?" for c in name)
+    return shown.replace("$", r"\$")
 
 
 def style(axis: "Axes") -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import quoteattr
 
-from jaxmup import _extras
+from jaxmup import _check, _extras
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,6 +22,7 @@ def svg(figure: "Figure", name: str, label: str, colors: Mapping[str, str]) -> s
       colors: Names of colors in the page, such as `var(--ink)`, by color of the figure, such as
         `#1f2328`.
     """
+    _check.made("figure", figure, "Figure", "jaxmup.plots")
     buffer = io.StringIO()
     # matplotlib salts its ids at random and writes the date; both would differ from run to run.
     settings = {"svg.fonttype": "none", "svg.hashsalt": name}

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxmup.plots._style import INK, MUTED, Color, colors, log_scale, new_figure, style
+from jaxmup import _check
+from jaxmup.plots._style import INK, MUTED, Color, as_is, colors, log_scale, new_figure, style
 from jaxmup.transfer import Analysis, Curve, Parabola, Result
 from jaxmup.transfer._names import in_words, written
 
@@ -29,6 +30,7 @@ def transfer_figure(result: Result) -> "Figure":
     Raises:
       ModuleNotFoundError: if matplotlib is not installed.
     """
+    _check.made("result", result, "Result", "jaxmup.transfer.measure")
     panels = len(result.analyses)
     figure = new_figure(1.2 + 4.6 * panels, 4.9)
     axes = figure.subplots(1, panels, sharex=True, sharey=True, squeeze=False)[0]
@@ -65,7 +67,7 @@ def axis_label(analysis: Analysis) -> str:
     """The label of an axis of the hyper-parameter."""
     base = " at base width" if analysis.over == "learning_rate" else ""
     scale = "log2 of the " if analysis.scale == "log2" else ""
-    return f"{scale}{in_words(analysis.over)}{base}"
+    return f"{scale}{as_is(in_words(analysis.over))}{base}"
 
 
 def title(parametrization: str) -> str:
@@ -75,7 +77,7 @@ def title(parametrization: str) -> str:
       >>> title("mup")
       'muP'
     """
-    return written(parametrization).replace("$", r"\$")
+    return as_is(written(parametrization))
 
 
 def signed(value: float, digits: int = 2) -> str:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxmup import _extras
+from jaxmup import _check, _extras
 from jaxmup.report import _figures as figures
 from jaxmup.report import _text as text
 from jaxmup.report._markdown import markdown
@@ -41,6 +41,7 @@ def html(
       >>> "<h1>Two widths</h1>" in page
       True
     """
+    _check.made("result", result, "Result", "jaxmup.transfer.measure")
     analyses = result.analyses
     light, dark = figures.series(result)
     has_curves = any(trial.curve for trial in result.trials)

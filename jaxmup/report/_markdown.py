@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from jaxmup import _check
 from jaxmup.report import _text as text
 from jaxmup.transfer import Analysis, Interval, Result
 from jaxmup.transfer._names import written
@@ -14,6 +15,7 @@ def markdown(result: Result, *, title: str = "Learning-rate transfer") -> str:
       result: Result of `jaxmup.transfer.measure` or `read_record`.
       title: Title of the section.
     """
+    _check.made("result", result, "Result", "jaxmup.transfer.measure")
     verdicts = [
         f"- **{_plain(written(a.parametrization))}** ({a.outcome}): {_plain(text.sentence(a))}"
         for a in result.analyses

@@ -60,7 +60,10 @@ def analyze(
       (-0.25, 0.5)
     """
     _check.one_of("scale", scale, (None, *get_args(Scale)))
-    trials = _of_every_width(list(trials))
+    trials = list(trials)
+    for trial in trials:
+        _check.made("trials", trial, "Trial", "jaxmup.transfer.Trial")
+    trials = _of_every_width(trials)
     table = {(t.width, point_of(t, over), t.seed): t for t in trials}
     widths = sorted({t.width for t in trials})
     points = sorted({point for _, point, _ in table})

@@ -46,6 +46,9 @@ def log2_grid(low: float, high: float, step: float = 0.5) -> tuple[float, ...]:
       >>> log2_grid(-3, -1, 1)
       (0.125, 0.25, 0.5)
     """
+    for name, value in {"low": low, "high": high, "step": step}.items():
+        if not _check.is_number(value):
+            raise TypeError(f"`{name}` must be a real number, a log2. Got {value!r}.")
     if not (all(map(math.isfinite, (low, high, step))) and step > 0 and -120 <= low <= high <= 120):
         raise ValueError(
             "A range of log2 learning rates must have finite bounds, -120 <= low <= high <= 120, "
@@ -150,6 +153,11 @@ class Config:
         for name in (*_SIZES, "context"):
             _check.size(name, getattr(self, name))
         _check.size("warmup", self.warmup, at_least=0)
+        if self.warmup > self.steps:
+            raise ValueError(
+                f"`warmup` must be at most `steps`, or the learning rate never gets to its value. "
+                f"Got {self.warmup} of {self.steps}."
+            )
         if self.base_width is not None:
             _check.size("base_width", self.base_width)
         _require_distinct("learning_rates", self.grid, 1, "Leave it out for a grid that suits.")

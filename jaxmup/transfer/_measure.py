@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 
+from jaxmup import _check
 from jaxmup.transfer._analysis import analyze
 from jaxmup.transfer._config import Config
 from jaxmup.transfer._findings import Analysis
@@ -47,7 +48,9 @@ def measure(
       directory: Directory of `trials.jsonl`, which records each trial at once. A measurement that
         was killed loses those in flight, one on each device or, where runs are so small that they
         are vectorized, a batch of them; called again with the same arguments it goes on, and ends
-        with the same bits. `None` to record nothing.
+        with the same bits. Its first line says what is measured: the configuration, digests of the
+        programs of model, loss, optimizer and initial values, of the first batch and of the
+        evaluation, versions and devices. `None` to record nothing.
 
     Raises:
       ModuleNotFoundError: if the digits are asked for and scikit-learn is not installed.
@@ -60,6 +63,10 @@ def measure(
       >>> len(measure(config).trials)
       8
     """
+    _check.made("config", config, "Config", "jaxmup.transfer.Config")
+    if task is not None:
+        _check.made("task", task, "Task", "jaxmup.transfer.Task")
+    _check.function("progress", progress)
     # What trains loads Flax and optax, which reading a record need not.
     from jaxmup.transfer._models import task_of
     from jaxmup.transfer._train import train_all

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from flax import nnx
 
-from jaxmup import data
+from jaxmup import _check, data
 from jaxmup._parametrization import Parametrization
 from jaxmup.models import CNN, GPT, MLP
 from jaxmup.transfer._config import MODELS, Config
@@ -20,6 +20,7 @@ def task_of(config: Config) -> Task:
       OSError: if the text cannot be read.
       ValueError: if it names none, or the text is too short.
     """
+    _check.made("config", config, "Config", "jaxmup.transfer.Config")
     match config.data or MODELS.get(config.model):
         case "digits":
             return classification(data.digits())

@@ -5,7 +5,7 @@ import functools
 import inspect
 
 from jaxmup._infer._parametrized import Parametrized, declared, inferred
-from jaxmup._model import Model, as_model
+from jaxmup._model import Instance, Model, as_model
 from jaxmup._model._arguments import open_parameters
 from jaxmup._parametrization import Parametrization, parametrization
 from jaxmup.transfer._config import FAMILY, NUMBERS, Config
@@ -23,7 +23,7 @@ def network(task: Task, config: Config, cell: Cell) -> Parametrized:
     rule = _parametrization_of(task, config, cell)
     model = _model_of(task, config, cell).offering(parametrization=rule)
     instance = model.at(cell.width, "width")
-    if instance.kind == "linen" and model.inputs is None:
+    if model.inputs is None and (instance.kind == "linen" or model.apply is not None):
         model = dataclasses.replace(model, inputs=task.evaluation[0])
         instance = model.at(cell.width, "width")
     if not instance.parameters:
@@ -32,8 +32,10 @@ def network(task: Task, config: Config, cell: Cell) -> Parametrized:
             f"returned for width {cell.width} has no parameters: {instance.join(instance.parts)!r}."
         )
     if not model.asks_for("parametrization"):
+        _require_larger(model, config)
         sizes = {"base": config.base, "delta": 2 * config.base, "target": cell.width}
-        return inferred(model, rule, rules=task.rules, **sizes)
+        read = _as_read(model, instance, task)
+        return inferred(model, rule, rules=task.rules, read=read, **sizes)
     if instance.kind == "tree":
         raise ValueError(
             "A `make_model` with a parameter `parametrization` must return a module of jaxmup "
@@ -45,10 +47,31 @@ def network(task: Task, config: Config, cell: Cell) -> Parametrized:
 def require_growth(small: Parametrized, large: Parametrized, widths: tuple[int, int]) -> None:
     """Raises a `ValueError` if models of two widths have the same shapes."""
     if small.shapes == large.shapes:
-        raise ValueError(
-            "`make_model` must return a larger model for a larger width. Its parameters have the "
-            f"same shapes at widths {widths[0]} and {widths[1]}. Use its first argument."
-        )
+        raise ValueError(_DOES_NOT_GROW.format(*widths))
+
+
+def _require_larger(model: Model, config: Config) -> None:
+    """Refuses a model that is the same at the base width and at twice that."""
+    widths = config.base, 2 * config.base
+    shapes = [
+        {name: x.shape for name, x in model.at(width, "width").parameters.items()}
+        for width in widths
+    ]
+    if shapes[0] == shapes[1]:
+        raise ValueError(_DOES_NOT_GROW.format(*widths))
+
+
+_DOES_NOT_GROW = (
+    "`make_model` must return a larger model for a larger width. Its parameters have the same "
+    "shapes at widths {} and {}. Use its first argument."
+)
+
+
+def _as_read(model: Model, instance: Instance, task: Task) -> Model:
+    """The model as it is called with its inputs, or where it has none as the loss calls it."""
+    if instance.is_callable:
+        return model
+    return dataclasses.replace(model, apply=task.loss_fn, inputs=(task.evaluation,))
 
 
 def _parametrization_of(task: Task, config: Config, cell: Cell) -> Parametrization:

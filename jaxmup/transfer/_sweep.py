@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxmup import optim
 from jaxmup._infer._parametrized import Parametrized
-from jaxmup._model import Parts
+from jaxmup._model import Parts, as_loss
 from jaxmup._tree import OptState, Params, Scalings, Tree, leaves_by_path, map_named
 from jaxmup.transfer._config import NUMBERS, STDS, Config, OptimizerName
 from jaxmup.transfer._search import Cell
@@ -195,35 +195,53 @@ def make_run(network: Parametrized, loss_fn: LossFn, config: Config, steps: int)
     points = np.linspace(0, steps - 1, min(steps, CURVE_POINTS)).round().astype(np.int32)
     roles = _roles(network)
 
-    @network.instance.with_axes
-    def loss_of(params: Params, rest: Tree, batch: Batch) -> tuple[Array, Tree]:
-        model, left = network.instance.bind(Parts(params, rest))
-        return loss_fn(model, batch), left()
+    loss = loss_of(network, loss_fn)
 
     def run(
         numbers: Numbers, params: Params, rest: Tree, batches: Batch, evaluation: Batch
     ) -> tuple[Array, Array]:
-        transform = _transform(config, numbers, network.scalings, steps)
+        tx = transform(config, numbers, network.scalings, steps)
 
         def step(carry: Carry, batch: Batch) -> tuple[Carry, Array]:
             params, rest, state = carry
-            (value, rest), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-                params, rest, batch
-            )
-            updates, state = transform.update(gradients, state, params)
+            (value, rest), gradients = jax.value_and_grad(loss, has_aux=True)(params, rest, batch)
+            updates, state = tx.update(gradients, state, params)
             return (optax.apply_updates(params, updates), rest, state), value
 
         params = _with_stds(params, roles, numbers)
-        start = (params, rest, transform.init(params))
+        start = (params, rest, tx.init(params))
         (params, rest, _), values = lax.scan(step, start, batches)
-        return loss_of(params, rest, evaluation)[0], values[points]
+        return loss(params, rest, evaluation)[0], values[points]
 
     return run
 
 
-def _transform(
+def loss_of(
+    network: Parametrized, loss_fn: LossFn, *, is_scalar: bool = True
+) -> Callable[[Params, Tree, Batch], tuple[Array, Tree]]:
+    """The loss as a pure function of parameters, the rest of the model's state and a batch.
+
+    It returns the loss, and the rest as the call left it.
+
+    Args:
+      network: Model that is called.
+      loss_fn: Loss of a model on a batch.
+      is_scalar: Whether what `loss_fn` returns must be fit to be trained on.
+    """
+
+    @network.instance.with_axes
+    def loss(params: Params, rest: Tree, batch: Batch) -> tuple[Array, Tree]:
+        model, left = network.instance.bind(Parts(params, rest))
+        value = loss_fn(model, batch)
+        return as_loss(value) if is_scalar else value, left()
+
+    return loss
+
+
+def transform(
     config: Config, numbers: Numbers, scalings: Scalings, steps: int
 ) -> optax.GradientTransformation:
+    """The optimizer of a run, whose learning rate rises and falls with the steps."""
     peak = numbers["learning_rate"]
     given = {n: x for n, x in numbers.items() if n != "learning_rate" and not n.endswith("_std")}
     constants = _CONSTANTS.get(config.optimizer, {}) | given

@@ -2,23 +2,21 @@
 
 import contextlib
 import dataclasses
-import hashlib
+import functools
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
-import numpy as np
 
 from jaxmup.transfer._config import Config
+from jaxmup.transfer._experiment import Networks, identity, require_models
 from jaxmup.transfer._hosts import exchanged, is_mine
-from jaxmup.transfer._identity import config_to_json, versions
-from jaxmup.transfer._network import network, require_growth
+from jaxmup.transfer._network import network
 from jaxmup.transfer._progress import Progress
-from jaxmup.transfer._search import Cell, search, settings
+from jaxmup.transfer._search import Cell, search
 from jaxmup.transfer._store import Store, key_of, open_store
 from jaxmup.transfer._sweep import group_of, keys_of, program_of, trainer
-from jaxmup.transfer._task import Batch, Task, replayable, require_finite
+from jaxmup.transfer._task import Task, replayable, require_arrays
 from jaxmup.transfer._trial import Trial
 
 
@@ -29,14 +27,16 @@ def train_all(
     directory: str | os.PathLike[str] | None,
 ) -> list[Trial]:
     """Every trial of a configuration; see `jaxmup.transfer.measure`."""
-    require_finite(task.evaluation, "evaluation")
+    require_arrays(task.evaluation, "evaluation")
     task = dataclasses.replace(task, batches=replayable(task.batches))
-    identity = _identity(task, config)
+    networks = functools.cache(lambda cell: network(task, config, cell))
+    require_models(config, networks)
     with contextlib.ExitStack() as stack:
         store = Store()
         if directory is not None:
-            store = stack.enter_context(open_store(directory, identity, jax.process_index()))
-        return search(config, lambda cells: train(task, config, cells, store, progress))
+            facts = identity(task, config, networks)
+            store = stack.enter_context(open_store(directory, facts, jax.process_index()))
+        return search(config, lambda cells: train(task, config, cells, store, progress, networks))
 
 
 def train(
@@ -45,6 +45,7 @@ def train(
     cells: Sequence[Cell],
     store: Store,
     progress: Callable[[Progress], None] = lambda _: None,
+    networks: Networks | None = None,
 ) -> list[Trial]:
     """The trials of some cells, in their order.
 
@@ -55,17 +56,16 @@ def train(
     sharing: dict[Cell, list[Cell]] = {}
     for cell in cells:
         sharing.setdefault(program_of(config, cell), []).append(cell)
-    networks = {at: network(task, config, at) for at in sharing}
+    made = {at: networks(at) if networks else network(task, config, at) for at in sharing}
     keys = {at: keys_of(config, sharing[at]) for at in sharing}
     work = {
-        at: net.num_parameters * config.of("steps", dict(at.setting))
-        for at, net in networks.items()
+        at: net.num_parameters * config.of("steps", dict(at.setting)) for at, net in made.items()
     }
     done, total = 0, sum(work[at] * len(keys[at]) for at in sharing)
     for turn, at in enumerate(sharing):
         progress(Progress(done, total, at.parametrization, at.width))
         if any(key not in store.known for key in keys[at]):
-            size, train_group = trainer(task, config, at, networks[at], len(keys[at]))
+            size, train_group = trainer(task, config, at, made[at], len(keys[at]))
             for i, start in enumerate(range(0, len(keys[at]), size)):
                 group = keys[at][start : start + size]
                 # Programs begin their turns one process later each, so that the first process does
@@ -79,33 +79,3 @@ def train(
     wanted = [key for cell in cells for key in keys_of(config, [cell])]
     known = {key_of(t): t for t in exchanged(store.known[k] for k in wanted if k in store.known)}
     return [known[key] for key in wanted]
-
-
-def _identity(task: Task, config: Config) -> dict[str, Any]:
-    """The facts that tell this measurement from others: to those its trials are worth nothing.
-
-    Raises:
-      ValueError: if a model cannot be built, or does not grow with the width.
-    """
-    name, setting = config.parametrizations[0], settings(config)[0]
-    networks = {
-        width: network(task, config, program_of(config, Cell(name, width, setting)))
-        for width in sorted(config.widths)
-    }
-    ends = min(config.widths), max(config.widths)
-    require_growth(networks[ends[0]], networks[ends[1]], ends)
-    devices = jax.local_devices()
-    return {
-        "config": config_to_json(config),
-        "parameters": {str(width): net.num_parameters for width, net in networks.items()},
-        "evaluation": _digest(task.evaluation),
-        "versions": versions(),
-        "devices": f"{len(devices)} x {devices[0].device_kind}",
-    }
-
-
-def _digest(tree: Batch) -> str:
-    digest = hashlib.sha256()
-    for leaf in map(np.asarray, jax.tree.leaves(tree)):
-        digest.update(f"{leaf.shape} {leaf.dtype}".encode() + leaf.tobytes())
-    return digest.hexdigest()[:16]

@@ -1,6 +1,7 @@
 """One run of a measurement."""
 
 import dataclasses
+import itertools
 from typing import TypeAlias
 
 from jaxmup import _check
@@ -24,8 +25,9 @@ class Trial:
         number; empty if it was not recorded.
 
     Raises:
-      TypeError: if a number is none.
-      ValueError: if one is not finite, `width` is below 1 or `seed` below 0.
+      TypeError: if a number or a name is none.
+      ValueError: if a number is not finite, `width` is below 1 or `seed` below 0, or `others` are
+        not by increasing name.
     """
 
     parametrization: str
@@ -37,8 +39,18 @@ class Trial:
     curve: tuple[float | None, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in (self.parametrization, *(name for name, _ in self.others)):
+            if not isinstance(name, str):
+                raise TypeError(f"A trial must have names that are text. Got {name!r}.")
         _check.size("width", self.width)
         _check.number("learning_rate", self.learning_rate)
         _check.size("seed", self.seed, at_least=0)
         if self.loss is not None:
             _check.number("loss", self.loss, remedy="`None` marks a diverged run.")
+        for name, value in self.others:
+            _check.number(f"others[{name!r}]", value)
+        if any(one >= other for one, other in itertools.pairwise(dict(self.others))):
+            raise ValueError(f"`others` must be by increasing name. Got {self.others!r}.")
+        for value in self.curve:
+            if value is not None:
+                _check.number("curve", value, remedy="`None` marks what is no finite number.")

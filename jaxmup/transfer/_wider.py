@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from scipy import special
 
+from jaxmup import _check
 from jaxmup.transfer._findings import Analysis, Crossing
 from jaxmup.transfer._trial import Trial
 
@@ -23,6 +24,8 @@ def training_curves(trials: Sequence[Trial]) -> dict[int, dict[int, np.ndarray]]
       >>> training_curves([Trial("mup", 64, 0.1, 0, 1.0, curve=(2.0, 1.0))])
       {64: {0: array([2., 1.])}}
     """
+    for trial in trials:
+        _check.made("trials", trial, "Trial", "jaxmup.transfer.Trial")
     curves: dict[int, dict[int, np.ndarray]] = {width: {} for width in {t.width for t in trials}}
     for t in trials:
         if t.curve:
@@ -40,6 +43,7 @@ def transferred_curves(
       analysis: Analysis of the trials of one parametrization.
       trials: These trials, and any others.
     """
+    _check.made("analysis", analysis, "Analysis", "jaxmup.transfer.analyze")
     small = analysis.curves[0]
     if small.best is None:
         return {}

@@ -1,0 +1,180 @@
+"""The order of a value: its growth with the sizes, times gains that nobody knows yet."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmup._infer._growth import NONE, Growth, of_sizes
+from jaxmup._infer._shares import Shares
+from jaxmup._infer._uses import TINY, Nature
+from jaxmup._program import Flat, Node
+
+HUGE = 1e4
+"""What is larger than this in a sum is a mask."""
+Unknown = str | int
+"""A gain: the name of a parameter, or the number of a value that comes around in a loop."""
+HALF = Fraction(1, 2)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Order:
+    """The growth of a value: a known one, times gains to some degrees.
+
+    Args:
+      growth: Growth of the value where all gains are 1.
+      degrees: Degree of each gain in it, without zeros.
+    """
+
+    growth: Growth = NONE
+    degrees: Mapping[Unknown, Fraction] = dataclasses.field(default_factory=dict)
+
+    def __add__(self, other: "Order") -> "Order":
+        """That of a product."""
+        if not other.degrees:
+            return Order(self.growth + other.growth, self.degrees)
+        total = dict(self.degrees)
+        for unknown, degree in other.degrees.items():
+            total[unknown] = total.get(unknown, 0) + degree
+        return Order(self.growth + other.growth, {u: d for u, d in total.items() if d})
+
+    def __mul__(self, power: Fraction | int) -> "Order":
+        """That of a power."""
+        if not power:
+            return ZERO
+        degrees = {unknown: power * degree for unknown, degree in self.degrees.items()}
+        return Order(self.growth * power, degrees)
+
+    def __sub__(self, other: "Order") -> "Order":
+        """That of a quotient."""
+        return self + other * -1
+
+    def grown(self, growth: Growth) -> "Order":
+        """That of a multiple."""
+        return Order(self.growth + growth, self.degrees) if growth else self
+
+
+ZERO = Order()
+
+
+class Pair(NamedTuple):
+    """The aligned and the typical order of a value, which for all but random matrices are one."""
+
+    aligned: Order
+    typical: Order
+
+
+def both(order: Order) -> Pair:
+    """The pair of what is no random matrix."""
+    return Pair(order, order)
+
+
+class Equation(NamedTuple):
+    """An order that must be zero.
+
+    Args:
+      order: The order.
+      value: The value whose order it is.
+      site: Where that is asked for.
+      why: What asks for it.
+    """
+
+    order: Order
+    value: Node
+    site: Node
+    why: str
+
+
+class Known:
+    """The orders of the values of a program that are known so far, and the equations between them.
+
+    Args:
+      flat: The program at several sizes.
+      nature: The nature of a value.
+      shares: The axes over which values sum up to the order of one element.
+
+    Attributes:
+      orders: The orders of each value; `None` for what is exactly zero.
+      equations: What must hold.
+      unread: Operations of which no row says how they grow, with a value of each.
+    """
+
+    def __init__(self, flat: Flat, nature: Callable[[Node], Nature], shares: Shares):
+        self.flat, self.nature, self.shares = flat, nature, shares
+        self.uniform = shares.numbers
+        self.rank = rank_of(flat)
+        self.orders: dict[Node, Pair | None] = {}
+        self.equations: list[Equation] = []
+        self.unread: dict[str, Node] = {}
+        self._seen: set[Any] = set()
+
+    def __getitem__(self, node: Node) -> Pair | None:
+        """The orders of a value; `None` if it is exactly zero."""
+        return self.orders[node]
+
+    def growth(self, node: Node, axes: Iterable[int]) -> Growth:
+        """The growth of a number of elements."""
+        total = NONE
+        for axis in axes:
+            total = total + of_sizes(tuple(shape[axis] for shape in node.shapes))
+        return total
+
+    def larger(self, one: Order, other: Order) -> Order:
+        """The order of the sum of two values whose gains are the same."""
+        if one.growth == other.growth:
+            return one
+        return one if self.rank(one.growth) > self.rank(other.growth) else other
+
+    def require(self, site: Node, value: Node, why: str) -> None:
+        """The order of a value must be zero."""
+        pair = self.orders.get(value)
+        if pair is None or self.nature(value) == "constant" or not is_floating(value):
+            return
+        self.equate(pair.typical, value, site, why)
+
+    def equate(self, order: Order, value: Node, site: Node, why: str) -> None:
+        """An order must be zero, for the sake of a value."""
+        if not order.degrees and not order.growth:
+            return
+        key = (frozenset(order.degrees.items()), order.growth)
+        if key not in self._seen:
+            self._seen.add(key)
+            self.equations.append(Equation(order, value, site, why))
+
+    def is_small(self, node: Node) -> bool:
+        """True of a constant that only keeps a sum from zero, and of a mask."""
+        if self.nature(node) != "constant":
+            return False
+        value = self.uniform.get(node)
+        if value is None:  # such as 1e-6 times the identity
+            return node.op == "mul" and any(map(self._is_tiny, node.parents))
+        size = abs(float(value[0]))
+        return size < TINY or size > HUGE or not math.isfinite(size)
+
+    def _is_tiny(self, node: Node) -> bool:
+        return node in self.uniform and abs(float(self.uniform[node][0])) < TINY
+
+
+def is_floating(node: Node) -> bool:
+    """True of a value of real or complex numbers."""
+    dtype = getattr(node.types[0], "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, np.inexact)
+
+
+def rank_of(flat: Flat) -> Callable[[Growth], tuple[float, float]]:
+    """A function that is the larger, the faster something grows: from base to delta, or beyond."""
+    shapes = [axis for node in flat.inputs for axis in zip(*node.shapes, strict=True)]
+    grown = [sizes for sizes in shapes if sizes[0] != sizes[1]]
+    shrinks = any(delta < base for base, delta, *_ in grown)
+    falls = any(min(sizes) < base for base, *sizes in ((s[0], *s[2:]) for s in grown) if sizes)
+
+    def rank(growth: Growth) -> tuple[float, float]:
+        first, others = growth.key
+        # Rounded, since the same growth may have come about in several ways.
+        return round(-first if shrinks else first, 9), round(-others if falls else others, 9)
+
+    return rank
