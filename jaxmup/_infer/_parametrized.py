@@ -80,6 +80,7 @@ def inferred(
     target: Size,
     rules: Rules | None = None,
     read: Model | None = None,
+    gains: bool = True,
 ) -> Parametrized:
     """Any other model: its specs by `infer`, its initial values by `rescale`.
 
@@ -91,11 +92,14 @@ def inferred(
       target: Size of the model to make.
       rules: Kinds of axes, as for `infer`.
       read: The same model as it is called where its program is read; `None` for `model`.
+      gains: False if no parameter carries a factor that the forward pass lacks.
 
     Raises:
       TypeError, ValueError: as `infer`; as `rescale`, once it is drawn.
     """
     specs = infer(read or model, base=base, delta=delta, target=target, rules=rules)
+    if not gains:
+        specs = jax.tree.map(lambda spec: dataclasses.replace(spec, forward_gain=1.0), specs)
     instance = model.at(target)
     if any(spec.corrections for spec in leaves_by_path(specs).values()):
         call = instance.apply or _call_itself

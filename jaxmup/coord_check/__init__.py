@@ -8,6 +8,9 @@ gradient grows with what muP's theory expects; `assert_coord_check` is the same 
 
 Nothing is asked of the model but that it can be made in several widths: outputs of Flax modules are
 recorded by their paths, those of a plain function where it calls `tag`.
+
+`line_check` looks at every value of the program that JAX traces, and says at which line one first
+outgrows what `jaxmup.infer` predicts.
 """
 
 from jaxmup.coord_check._assert import assert_coord_check as assert_coord_check
@@ -16,6 +19,12 @@ from jaxmup.coord_check._coord_check import CoordCheck as CoordCheck
 from jaxmup.coord_check._coord_check import MakeTx as MakeTx
 from jaxmup.coord_check._coord_check import coord_check as coord_check
 from jaxmup.coord_check._expected import Expected as Expected
+from jaxmup.coord_check._line_record import read_line_record as read_line_record
+from jaxmup.coord_check._line_record import write_line_record as write_line_record
+from jaxmup.coord_check._lines import EXCESS as EXCESS
+from jaxmup.coord_check._lines import LineCheck as LineCheck
+from jaxmup.coord_check._lines import LineGrowth as LineGrowth
+from jaxmup.coord_check._lines import line_check as line_check
 from jaxmup.coord_check._record import read_record as read_record
 from jaxmup.coord_check._record import to_lines as to_lines
 from jaxmup.coord_check._record import write_record as write_record

@@ -13,6 +13,7 @@ from jax import Array
 
 from jaxmup import _check
 from jaxmup._families import Family
+from jaxmup._infer._parametrized import Parametrized
 from jaxmup._infer._rules import Rules
 from jaxmup._model import MakeModel, Model, as_model
 from jaxmup._model._arguments import asked_for
@@ -158,7 +159,7 @@ def coord_check(
       Dey et al., "Don't be lazy: CompleteP enables compute-efficient deep transformers",
       arXiv:2505.01618, Figure 7 (depth).
     """
-    sizes, seeds = _sizes(sizes), _seeds(seeds)
+    sizes, seeds = _sizes(sizes), seeds_of(seeds)
     _check.one_of("over", over, get_args(Over))
     _check.size("steps", steps, at_least=2, remedy="Nothing has changed at the first.")
     _check.number("tolerance", tolerance, at_least=0, below=LEAST_MISTAKE)
@@ -178,7 +179,7 @@ def coord_check(
     )
     # The largest model is commonly the last, and takes longest: it starts first.
     runs = run_all(
-        TracedRun.of(subject, training(_transform(make_tx, subject)), batches.arrays)
+        TracedRun.of(subject, training(transform_of(make_tx, subject)), batches.arrays)
         for subject in reversed(subjects)
     )[::-1]
     theory = _theory(sizes, subjects, runs)
@@ -211,8 +212,8 @@ def _theory(
     )
 
 
-def _transform(
-    make_tx: optax.GradientTransformation | MakeTx, subject: Subject
+def transform_of(
+    make_tx: optax.GradientTransformation | MakeTx, subject: Parametrized
 ) -> optax.GradientTransformation:
     """The transform of one model."""
     if isinstance(make_tx, optax.GradientTransformation):
@@ -271,7 +272,7 @@ def _sizes(sizes: Iterable[int]) -> tuple[int, ...]:
     return tuple(map(int, sizes))
 
 
-def _seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
+def seeds_of(seeds: int | Iterable[int]) -> tuple[int, ...]:
     """The seeds, once they are different integers that fit in 32 bits."""
     if not isinstance(seeds, Iterable) or isinstance(seeds, str):
         _check.size("seeds", seeds, remedy="Four are a good start.")

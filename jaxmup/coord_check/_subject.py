@@ -54,6 +54,32 @@ def subjects(
       TypeError: if `make_model` returns no model, or one that cannot be called.
       ValueError: if `make_model` fails, or its models do not grow.
     """
+    return tuple(
+        _subject(each, static, declares=each.instance.specs is not None)
+        for each in under(parametrization, model, sizes, rules=rules)
+    )
+
+
+def under(
+    parametrization: Parametrization | None,
+    model: Model,
+    sizes: Sequence[Size],
+    *,
+    rules: Rules | None = None,
+    gains: bool = True,
+) -> list[Parametrized]:
+    """The model of each size under a parametrization; takes the arguments of `subjects`.
+
+    Args:
+      parametrization: The parametrization.
+      model: The model, with inputs.
+      sizes: Sizes of the models.
+      rules: Kinds of axes.
+      gains: False if no parameter of a model of other layers carries a forward gain.
+
+    Raises:
+      TypeError, ValueError: as `subjects`.
+    """
     layers = parametrization or named_parametrization("mup", "adam")
     model = model.offering(parametrization=layers)
     instances = [model.at(size) for size in sizes]
@@ -61,16 +87,13 @@ def subjects(
     _require_growth(instances)
     plain = parametrization or named_parametrization("mup", "adam", gauge="table3")
     base, delta = sorted(sizes, key=_measure)[:2]
-    return tuple(
-        _subject(declared(instance, layers), static, declares=True)
+    how: Any = {"base": base, "delta": delta, "rules": rules, "gains": gains}
+    return [
+        declared(instance, layers)
         if instance.specs is not None
-        else _subject(
-            inferred(model, plain, base=base, delta=delta, target=instance.size, rules=rules),
-            static,
-            declares=False,
-        )
+        else inferred(model, plain, target=instance.size, **how)
         for instance in instances
-    )
+    ]
 
 
 def _subject(of: Parametrized, static: Static, *, declares: bool) -> Subject:
