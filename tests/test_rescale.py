@@ -488,14 +488,15 @@ for kind in AxisType.Auto, AxisType.Explicit:
     mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind, kind))
     inputs = dict(inputs=lambda width: jnp.ones((2, width)))
     on_one_device = {{}}  # a base of 6 does not divide the mesh
-    rules = dict(rules={{"": ("input", "output")}})
     own = (explicit if kind is AxisType.Explicit else constrained), {{}}
     for name, model, of in ("nnx", make, {{}}), ("linen", Boxed, inputs), ("own", *own):
         if kind is AxisType.Explicit and name == "linen":
             continue  # Flax's own `init` refuses boxed values there
         base = 8 if name == "own" else 6  # which names the axes itself, so that each size divides
         with jax.set_mesh(mesh):
-            specs = jaxmup.infer(model, base=base, delta=2 * base, target=64, **of, **rules)
+            rules = {{"": ("input", "output")}} if name == "own" else None
+            sizes = dict(base=base, delta=2 * base, target=64)
+            specs = jaxmup.infer(model, **sizes, **of, rules=rules)
         if name == "own":
             plain = lambda width, key: (1 if model is explicit else width**-0.5) * (
                 jax.random.normal(key, (width, 4 * width))
