@@ -512,7 +512,8 @@ for kind in AxisType.Auto, AxisType.Explicit:
                 "own": lambda: model(64, KEY),
             }}[name]
             eager = [kernel(f()) for f in (flax, ours(model, specs, base, **of))]
-            jitted = [jax.jit(lambda f=f: kernel(f()))() for f in (flax, ours(model, specs, base, **of))]
+            both = flax, ours(model, specs, base, **of)
+            jitted = [jax.jit(lambda f=f: kernel(f()))() for f in both]
             out = NamedSharding(mesh, P("model", "data"))
             asked = [
                 jax.jit(lambda f=f: kernel(f()), out_shardings=out)()
