@@ -63,9 +63,9 @@ def _numbers(sizes: Sequence[Size]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Whole numbers by name that the models have as sizes, all of them different."""
     named = [size if isinstance(size, Mapping) else {"": size} for size in sizes]
     for name in named[0]:
-        values = tuple(size.get(name) for size in named)
-        are_sizes = all(isinstance(x, numbers.Integral) and x > 0 for x in values)
-        if are_sizes and len(set(values)) == len(values):
+        found = [size.get(name) for size in named]
+        values = tuple(int(x) for x in found if isinstance(x, numbers.Integral) and int(x) > 0)
+        if len(set(values)) == len(named):
             yield str(name), values
 
 

@@ -172,7 +172,8 @@ def _opened_linen(apply: Apply, model: nn.Module) -> _Opened:
     module, variables = model.unbind()
     scope = model.scope
     assert scope is not None  # `unbind` has seen to it
-    rngs = {name: rng.as_jax_rng() for name, rng in scope.rngs.items()}
+    keys: Any = scope.rngs
+    rngs = {name: key.as_jax_rng() for name, key in keys.items()}
 
     def run(tree: Tree, *args: Any, **kwargs: Any) -> tuple[Any, Tree]:
         variables, rngs = tree

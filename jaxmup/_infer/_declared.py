@@ -2,7 +2,7 @@
 
 from jaxmup._finding import Finding
 from jaxmup._infer._describe import describe
-from jaxmup._infer._programs import Programs, multipliers_of
+from jaxmup._infer._programs import multipliers_of, traced
 from jaxmup._infer._read import Reader
 from jaxmup._model import Instance
 
@@ -20,8 +20,7 @@ def findings_of(base: Instance, target: Instance) -> list[Finding]:
     small, large = describe(base), describe(target)
     if list(small) != list(large):
         raise ValueError("`base` has other parameters, so its program is another one.")
-    program = target.program()
-    programs = Programs([base.program(), program, program], list(large), True)
+    programs = traced((base, target, target))
     kinds = {name: leaf.kinds for name, leaf in large.items() if leaf.kinds is not None}
     multipliers = multipliers_of(small, large, large, {name: name for name in large})
     reader = Reader(programs, kinds, (), True, multipliers)

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from jaxmup._infer._gains import at
 from jaxmup._infer._leaf import Kinds
-from jaxmup._infer._read import Programs, Reader
+from jaxmup._infer._programs import traced
+from jaxmup._infer._read import Reader
 from jaxmup._model import Instance
 from jaxmup._program import Node
 from jaxmup._tree import PathName
@@ -43,10 +44,9 @@ def predicted(
       ValueError: as `infer`: if the programs differ in structure, an operation is unknown, or
         nobody can carry a factor.
     """
-    programs = [instance.program() for instance in instances]
-    names = list(instances[0].parameters)
-    reader = Reader(Programs(programs, names, True), kinds, {*names} - {*trained}, True)
-    sizes = range(len(programs) - 1)
+    programs = traced(instances)
+    reader = Reader(programs, kinds, {*programs.names} - {*trained}, True)
+    sizes = range(len(instances) - 1)
     found = []
     for node in reader.flat.nodes:
         pair = reader.orders[node]

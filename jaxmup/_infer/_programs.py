@@ -61,17 +61,23 @@ def programs_of(
         alike = None if like is None else with_depth(like)
         if alike is not None and list(alike.parameters) != names:
             alike = None
-    every = [instance for instance in (alike, small, other) if instance is not None]
-    # The target's order of products comes first: what JAX keeps of its programs, training uses too.
-    with one_order_of_products():
-        *last, at_base, at_delta = (instance.program() for instance in every)
-    programs = [at_base, at_delta, *(last or [at_delta])]
+    instances = (small, other, other if alike is None else alike)
     scales = []
     if input_scale is not None:
-        instances = (small, other, other if alike is None else alike)
         scales = list(zip(*(_scales_of(one, input_scale) for one in instances), strict=True))
-    numbers = _numbers(small, other, alike or other)
-    return Programs(programs, names, alike is not None, numbers, scales)
+    return traced(instances)._replace(knows_target=alike is not None, scales=scales)
+
+
+def traced(instances: Sequence[Instance]) -> Programs:
+    """The programs of a model at each size, of which the last is the one to train."""
+    programs: dict[int, ClosedJaxpr] = {}
+    # The last one's order of products comes first: what JAX keeps of it, training uses too.
+    with one_order_of_products():
+        for instance in reversed(instances):
+            if id(instance) not in programs:
+                programs[id(instance)] = instance.program()
+    of_each = [programs[id(instance)] for instance in instances]
+    return Programs(of_each, list(instances[0].parameters), True, _numbers(*instances))
 
 
 def _numbers(*instances: Instance) -> dict[int, tuple[Any, ...]]:

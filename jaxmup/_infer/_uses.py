@@ -566,13 +566,11 @@ def _mixed(views: Sequence[View], covered: Covered | None) -> frozenset[tuple[So
     """What the axes do along which matrices are mixed by weights that sum to 1."""
     if covered is None:
         return frozenset()
-    kinds: tuple[AxisKind, ...] = ("output", "batch")
-    found = (
-        (source, kinds[position != covered.position])
-        for position, view in enumerate(views)
-        for axis in covered.axes[position]
-        for source in view.dims[axis]
-    )
+    found: set[tuple[Source, AxisKind]] = set()
+    for position, view in enumerate(views):
+        kind: AxisKind = "output" if position == covered.position else "batch"
+        for axis in covered.axes[position]:
+            found |= {(source, kind) for source in view.dims[axis]}
     return frozenset(found)
 
 

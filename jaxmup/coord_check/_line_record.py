@@ -59,7 +59,8 @@ def _value(line: dict[str, Any]) -> LineGrowth:
         name: tuple(math.nan if value is None else value for value in line[name])
         for name in ("start_rms", "end_rms")
     }
-    return LineGrowth(**line | sizes | {"shapes": tuple(map(tuple, line["shapes"]))})
+    fields: dict[str, Any] = {**line, **sizes, "shapes": tuple(map(tuple, line["shapes"]))}
+    return LineGrowth(**fields)
 
 
 def _tuple(value: Any) -> Any:

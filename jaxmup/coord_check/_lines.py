@@ -9,11 +9,12 @@ import numpy as np
 import optax
 
 from jaxmup import _check
+from jaxmup._infer._leaf import Kinds
 from jaxmup._infer._predict import Predicted, predicted
 from jaxmup._infer._rules import Rules
 from jaxmup._model import MakeModel, Model, as_model
 from jaxmup._parametrization import Parametrization
-from jaxmup._tree import Size
+from jaxmup._tree import PathName, Size
 from jaxmup.coord_check._batches import Data, batches_of
 from jaxmup.coord_check._coord_check import LossFn, MakeTx, default_loss, seeds_of, transform_of
 from jaxmup.coord_check._slopes import log_slope
@@ -181,7 +182,9 @@ def line_check(
             "`line_check` predicts how plain layers grow. The layers of this model have a "
             "parametrization of their own, and multipliers. Use `coord_check`."
         )
-    kinds = {name: tuple(a.kind for a in spec.axes) for name, spec in models[0].spec_of.items()}
+    kinds: dict[PathName, Kinds] = {
+        name: tuple(axis.kind for axis in spec.axes) for name, spec in models[0].spec_of.items()
+    }
     whole = dataclasses.replace(model, wrt=None)  # what is frozen is no input of the model
     values = predicted([whole.at(size) for size in sizes], kinds, kinds.keys())
     measured = [

@@ -33,9 +33,15 @@ def network(task: Task, config: Config, cell: Cell) -> Parametrized:
         )
     if not model.asks_for("parametrization"):
         _require_larger(model, config)
-        sizes = {"base": config.base, "delta": 2 * config.base, "target": cell.width}
-        read = _as_read(model, instance, task)
-        return inferred(model, rule, rules=task.rules, read=read, **sizes)
+        return inferred(
+            model,
+            rule,
+            base=config.base,
+            delta=2 * config.base,
+            target=cell.width,
+            rules=task.rules,
+            read=_as_read(model, instance, task),
+        )
     if instance.kind == "tree":
         raise ValueError(
             "A `make_model` with a parameter `parametrization` must return a module of jaxmup "
