@@ -102,6 +102,8 @@ class Known:
       orders: The orders of each value; `None` for what is exactly zero.
       equations: What must hold.
       unread: Operations of which no row says how they grow, with a value of each.
+      floored: Gains of values that a constant keeps from zero, as the eps of a norm does, and which
+        must not become as small as it.
     """
 
     def __init__(self, flat: Flat, nature: Callable[[Node], Nature], shares: Shares):
@@ -111,6 +113,7 @@ class Known:
         self.orders: dict[Node, Pair | None] = {}
         self.equations: list[Equation] = []
         self.unread: dict[str, Node] = {}
+        self.floored: set[Unknown] = set()
         self._seen: set[Any] = set()
 
     def __getitem__(self, node: Node) -> Pair | None:
@@ -152,11 +155,12 @@ class Known:
             return False
         value = self.uniform.get(node)
         if value is None:  # such as 1e-6 times the identity
-            return node.op == "mul" and any(map(self._is_tiny, node.parents))
+            return node.op == "mul" and any(map(self.is_tiny, node.parents))
         size = abs(float(value[0]))
         return size < TINY or size > HUGE or not math.isfinite(size)
 
-    def _is_tiny(self, node: Node) -> bool:
+    def is_tiny(self, node: Node) -> bool:
+        """True of a number that only keeps a sum from zero."""
         return node in self.uniform and abs(float(self.uniform[node][0])) < TINY
 
 

@@ -55,6 +55,28 @@ def _(p, tokens):
     return (x + jnp.tanh(x @ p["up"]) @ p["down"]) @ p["embed"].T
 
 
+# BLOOM. A norm forgives a table that shrinks until its variance comes to the norm's eps; the scale and
+# the bias of the last norm are linear in the logits and lose nothing.
+@CASES.case(
+    "tied, the table behind a norm",
+    "n",
+    lambda n, **_: {"embed": (VOCABULARY, n), "s": (n,), "b": (n,), "t": (n,), "c": (n,)},
+    """
+    embed   - out*     1   7   1
+    s       out*       1   7   1
+    b       out*       1   7   1
+    t       out*       1   7   7^-1
+    c       out*       1   7   7^-1
+    """,
+)
+def _(p, tokens):
+    def layer_norm(x, scale, bias):
+        return jax.nn.standardize(x, epsilon=1e-5) * scale + bias
+
+    x = layer_norm(p["embed"][tokens], p["s"], p["b"])
+    return layer_norm(x, p["t"], p["c"]) @ p["embed"].T
+
+
 # `tanh` pins the table, and no scale is behind it.
 def pinned(p, tokens):
     x = jnp.tanh(p["embed"][tokens])
