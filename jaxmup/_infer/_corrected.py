@@ -192,7 +192,7 @@ def _opened_linen(apply: Apply, model: nn.Module) -> _Opened:
 
 
 def _attributes(model: nnx.Module) -> dict[PathName, Any]:
-    """What a module holds of Python's own values, by name."""
+    """Python's own values that a module holds, by name."""
     return {
         "/".join(map(str, (*path, name))): value
         for path, module in nnx.iter_modules(model)
@@ -216,7 +216,7 @@ def _run(
     kwargs: Mapping[str, Any],
     corrections: Sequence[Correction],
 ) -> tuple[Any, Tree]:
-    """What a call returns, and the tree as it left it, with the corrections."""
+    """The result of a call, and the tree as it left it, with the corrections."""
     arrays, static = take_arrays((opened.tree, args, kwargs))
     results: list[Static] = []
 

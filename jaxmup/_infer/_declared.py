@@ -8,7 +8,7 @@ from jaxmup._model import Instance
 
 
 def findings_of(base: Instance, target: Instance) -> list[Finding]:
-    """What the programs of a model of jaxmup layers at two sizes show to be wrong.
+    """Mistakes that the programs of a model of jaxmup layers show at two sizes.
 
     Args:
       base: The base model, with inputs.

@@ -23,7 +23,7 @@ Place: TypeAlias = Callable[[Array], Array]
 
 
 def off_mesh(function: Callable[[], T]) -> T:
-    """What a function of the user's programs returns, outside of the mesh if they can do without.
+    """The result of a function of the user's programs, outside of the mesh if they can do without.
 
     The sizes of a base model need not divide a mesh, and nothing of it stays. Flax lays nothing out
     in there; a program that names axes of the mesh itself is run inside of it.

@@ -1,4 +1,4 @@
-"""What users say of the axes of parameters: by rules, and by axis names that are kinds."""
+"""The word of users on the axes of parameters: by rules, and by axis names that are kinds."""
 
 import dataclasses
 import fnmatch

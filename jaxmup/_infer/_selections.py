@@ -249,7 +249,7 @@ def _counts_from_the_end(node: Node) -> bool:
 
 
 def _unmasked(node: Node) -> Node:
-    """What a mask was applied to."""
+    """The value that a mask was applied to."""
     if node.op == "select_n" and len(node.parents) == 3:
         return _same(node.parents[2])
     return node

@@ -291,7 +291,7 @@ def _growth(node: Node, axes: Iterable[int]) -> Growth:
 
 
 def _both(one: Share, other: Share) -> Share:
-    """What two values have in common."""
+    """The axes that two values have in common."""
     return Share(one.axes & other.axes, one.sparse and other.sparse)
 
 

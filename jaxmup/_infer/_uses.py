@@ -54,7 +54,7 @@ TINY = 1e-3
 
 
 class Between(NamedTuple):
-    """What a product of two parameters sums over: one puts it out, and the other sums over it.
+    """The axis between two parameters: a product sums over it, which one of them puts out.
 
     Args:
       free: The axes of parameters that each operand keeps.
@@ -65,7 +65,7 @@ class Between(NamedTuple):
     summed: tuple[frozenset[Source], frozenset[Source]]
 
     def kinds(self, inputs: Collection[Source]) -> dict[Source, AxisKind]:
-        """What the axes do that are summed over.
+        """Kinds of the axes that are summed over.
 
         Args:
           inputs: Axes that an activation is summed over with: the operand that has them is first.
@@ -554,7 +554,7 @@ class Uses:
 def _parted(
     dims: Dims, summed: Collection[int], apart: Collection[int]
 ) -> tuple[frozenset[Source], frozenset[Source]]:
-    """What the axes that are not summed over are made of, and what the others are, but for some."""
+    """Sources of the axes that are not summed over, and of those that are, but for some."""
     parts: tuple[set[Source], set[Source]] = set(), set()
     for axis, sources in enumerate(dims):
         if axis not in apart:
@@ -563,7 +563,7 @@ def _parted(
 
 
 def _mixed(views: Sequence[View], covered: Covered | None) -> frozenset[tuple[Source, AxisKind]]:
-    """What the axes do along which matrices are mixed by weights that sum to 1."""
+    """Kinds of the axes along which matrices are mixed by weights that sum to 1."""
     if covered is None:
         return frozenset()
     found: set[tuple[Source, AxisKind]] = set()

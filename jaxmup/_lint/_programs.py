@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def check_programs(base: "Instance", target: "Instance") -> Iterator[Finding]:
-    """What the programs show that the layers do not know of, such as attention by hand."""
+    """Mistakes that the programs show and the layers do not know of, as in attention by hand."""
     from jaxmup._infer._declared import findings_of
 
     if not (base.is_callable and target.is_callable):

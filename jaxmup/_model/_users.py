@@ -23,7 +23,7 @@ def call_users(what: str, function: Callable[..., T], *args: Any) -> T:
 
 
 def as_loss(value: Any) -> Array:
-    """What a loss function has returned, once it is a number that can be differentiated.
+    """The value of a loss function, once it is a number that can be differentiated.
 
     Raises:
       TypeError: if it is no array, or not of floating point.

@@ -1,4 +1,4 @@
-"""What names and shapes do not say, and a person should: packed projections, flattened maps."""
+"""Questions that names and shapes leave to a person: packed projections, flattened maps."""
 
 import itertools
 import math

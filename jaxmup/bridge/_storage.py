@@ -1,4 +1,4 @@
-"""How a tensor of PyTorch is stored, in the words of a pair.
+"""The way in which a tensor of PyTorch is stored, in the words of a pair.
 
 A name does not say it: `qkv_proj` is query, key and value one after another in Phi-3, and four
 blocks of query, value and key in CodeGen.
@@ -23,7 +23,7 @@ _WORDS = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """How a tensor is stored.
+    """The way in which a tensor is stored.
 
     Args:
       words: Words that say it, as the pair has them.
@@ -98,7 +98,7 @@ class Storage:
 
 
 def parse(words: str) -> Storage | None:
-    """How a tensor is stored, from the words of a pair; `None` if they say nothing.
+    """The way in which a tensor is stored, from the words of a pair; `None` if they say nothing.
 
     Example:
       >>> parse("4 q|v|k").groups, parse("heads q|k|v").groups, parse("flatten 512,7,7").sizes

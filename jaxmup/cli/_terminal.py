@@ -1,4 +1,4 @@
-"""What is written to the terminal: only what it can show, and nothing that it would obey."""
+"""Text for the terminal: only what it can show, and nothing that it would obey."""
 
 import codecs
 import contextlib
