@@ -118,7 +118,7 @@ def multipliers_of(
     large: Mapping[PathName, Leaf],
     names: Mapping[PathName, PathName],
 ) -> dict[PathName, tuple[float, ...]] | None:
-    """Multipliers that jaxmup layers apply to their parameters, at three sizes, by the base model's names.
+    """Multipliers of jaxmup layers' parameters at three sizes, by the base model's names.
 
     It is `None` if some do not say: then the user's own code multiplies.
     """

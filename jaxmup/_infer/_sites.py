@@ -81,7 +81,7 @@ class Sites:
 
 
 def _made_of(flat: Flat, names: Mapping[Node, PathName]) -> dict[Node, frozenset[str]]:
-    """Everything that each value follows from: parameters by their names, and whatever else goes in."""
+    """All that each value follows from: parameters by their names, and whatever else goes in."""
     found: dict[Node, frozenset[str]] = {}
     carries = [node for node in flat.nodes if node.op == "carry"]
     while True:  # until what goes around in loops is known

@@ -39,7 +39,7 @@ class Words:
         return f"{math.exp(growth.log(1)):.4g} at `target`"
 
     def place(self, node: Node) -> str:
-        """The operation that makes a value and its line, such as *`dot_general` at model.py:115*."""
+        """Operation that makes a value, and its line: *`dot_general` at model.py:115*."""
         return f"`{node.op}` at {line(node)}"
 
     def described(self, node: Node) -> str:

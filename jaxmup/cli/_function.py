@@ -216,7 +216,7 @@ def _is_library(file: Path) -> bool:
 
 
 def _may_end(kwargs: dict[str, Any]) -> tuple[type[Exception], ...]:
-    """Errors that a function of `step` may raise to say that its data have ended, after the first."""
+    """Errors a function of `step` may raise to say that its data have ended, after the first."""
     return (StopIteration, IndexError) if kwargs.get("step", 0) > 0 else ()
 
 

@@ -55,8 +55,8 @@ def _(p, tokens):
     return (x + jnp.tanh(x @ p["up"]) @ p["down"]) @ p["embed"].T
 
 
-# BLOOM. A norm forgives a table that shrinks until its variance comes to the norm's eps; the scale and
-# the bias of the last norm are linear in the logits and lose nothing.
+# BLOOM. A norm forgives a table that shrinks until its variance comes to the norm's eps; the scale
+# and the bias of the last norm are linear in the logits and lose nothing.
 @CASES.case(
     "tied, the table behind a norm",
     "n",
