@@ -51,10 +51,12 @@ def _no_std(shape: tuple[int, ...]) -> None:
     del shape
 
 
-def known_initializers(inits: Mapping[str, Initializer]) -> tuple[tuple[str, Known], ...]:
-    """Those whose standard deviation is known, by name."""
-    found = {name: Known(i, _no_std) if i is _zeros else i for name, i in inits.items()}
-    return tuple((name, init) for name, init in found.items() if isinstance(init, Known))
+def known_initializers(
+    inits: tuple[tuple[str, Initializer], ...],
+) -> tuple[tuple[str, Known], ...]:
+    """Those whose standard deviation is known, each with its name."""
+    found = [(name, Known(i, _no_std) if i is _zeros else i) for name, i in inits]
+    return tuple((name, init) for name, init in found if isinstance(init, Known))
 
 
 _zeros = jax.nn.initializers.zeros

@@ -1,10 +1,8 @@
 """Pure array functions: the places where multipliers are applied."""
 
-import contextlib
-import contextvars
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,23 +10,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxmup import _check
+from jaxmup._alike import ALIKE
 from jaxmup._dtypes import is_floating, wide
-
-_same_operations = contextvars.ContextVar("_same_operations", default=False)
-
-
-@contextlib.contextmanager
-def same_operations() -> Iterator[None]:
-    """A context in which what is traced does the same operations at every width.
-
-    Elsewhere a factor of 1 is left out, and the smaller of two operands is multiplied, so that the
-    programs of two widths differ in more than their sizes.
-    """
-    token = _same_operations.set(True)
-    try:
-        yield
-    finally:
-        _same_operations.reset(token)
 
 
 def scale(x: Array, factor: float | Array) -> Array:
@@ -53,7 +36,7 @@ def scale(x: Array, factor: float | Array) -> Array:
     _require_floating("x", x)
     dtype = wide(x.dtype)
     if isinstance(factor, float | int):
-        is_left_out = factor == 1.0 and not _same_operations.get()
+        is_left_out = factor == 1.0 and not ALIKE.get()
         return x if is_left_out else (x.astype(dtype) * factor).astype(x.dtype)
     if not hasattr(factor, "astype"):
         raise TypeError(f"`factor` must be a number or a scalar array. Got {factor!r}.")
@@ -78,7 +61,7 @@ def scale_smaller(inputs: Array, kernel: Array, multiplier: float | Array) -> tu
       >>> float(inputs[0, 0]), float(kernel[0, 0])
       (0.5, 1.0)
     """
-    is_smaller = inputs.size < kernel.size and not _same_operations.get()
+    is_smaller = inputs.size < kernel.size and not ALIKE.get()
     if is_smaller and jnp.issubdtype(inputs.dtype, jnp.floating):
         return scale(inputs, multiplier), kernel
     return inputs, scale(kernel, multiplier)
@@ -99,7 +82,7 @@ def lookup(
       >>> lookup(lambda table: table[jnp.array([1])], jnp.ones((3, 2)), 1, 0.5)
       Array([[0.5, 0.5]], dtype=float32)
     """
-    if n_rows < embedding.shape[0] and not _same_operations.get():
+    if n_rows < embedding.shape[0] and not ALIKE.get():
         return scale(take(embedding), multiplier)
     return take(scale(embedding, multiplier))
 

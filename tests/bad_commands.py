@@ -364,7 +364,7 @@ _CODE = [  # of the user's, that fails
     Row("explain users:dense --target 8 --inputs users:inputs_boom", 2, "RuntimeError: inputs boom"),
     Row("coord-check users:leave --data users:batch --sizes 8,16", 2, "SystemExit: 0"),
     Row("coord-check users:same --data users:batch --sizes 8,16 --steps 2", 2, "must use the size"),
-    Row("coord-check users:Fails --data users:batch --sizes 8,16", 2, "RuntimeError: call boom"),
+    Row("coord-check users:Fails --data users:batch --sizes 8,16", 2, "It raised RuntimeError at users.py"),
     Row("coord-check users:Leaves --data users:batch --sizes 8,16", 2, "SystemExit: 0 (users.py"),
     Row(f"{CHECK} --data users:b_boom", 2, "`--data` users:b_boom failed: RuntimeError: batch boom"),
     Row(f"{CHECK} --data users:b_exit", 2, "`--data` users:b_exit failed: SystemExit: 0"),

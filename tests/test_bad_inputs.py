@@ -12,6 +12,7 @@ MADE = {
     *(f"bridge.{n}" for n in ("Conversion", "Entry", "Layout", "MupParameter", "Place", "Plan")),
     *(f"bridge.{n}" for n in ("Source", "ParameterGroup", "Group")),
     *(f"coord_check.{n}" for n in ("CoordCheck", "Expected", "Slope", "Verdict")),
+    *("coord_check.LineCheck", "coord_check.LineGrowth", "Correction"),
     *("data.Dataset", "data.Text", "data.digits", "manifest.Manifest", "nnx.Multiplier"),
     *(f"empirical.{n}" for n in ("Absorbed", "Calibration", "Exponents", "Exponent")),
     *(f"empirical.{n}" for n in ("ModuleStatistics", "ParameterExponents", "Report")),

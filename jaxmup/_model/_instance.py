@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from jaxmup._alike import same_operations
 from jaxmup._inputs import Call, take_arrays
 from jaxmup._model._arguments import KEYS, asked_for, open_parameters
 from jaxmup._model._parts import Apply, Framework, Kind, Parts
@@ -35,7 +36,6 @@ from jaxmup._tree import (
     leaves_by_path,
     specs_of_leaves,
 )
-from jaxmup.functional import same_operations
 
 _OF_CALLS = 0x6A78  # folded into the key of a model for its calls: no initializer has this number
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from jaxmup import _check
 from jaxmup._files import write_atomically
 from jaxmup._records import read_lines
 from jaxmup.coord_check._lines import LineCheck, LineGrowth
@@ -20,7 +21,9 @@ def write_line_record(check: LineCheck, path: str | os.PathLike[str]) -> None:
 
     Raises:
       OSError: if it cannot be written; what was at `path` is then as it was.
+      TypeError: if `check` is no `LineCheck`.
     """
+    _check.made("check", check, "LineCheck", "jaxmup.coord_check.line_check")
     run = {f.name: getattr(check, f.name) for f in dataclasses.fields(check) if f.name != "values"}
     first = {"format": FORMAT, "version": VERSION, **run}
     lines = [json.dumps(line, allow_nan=False) for line in (first, *map(_line, check.values))]

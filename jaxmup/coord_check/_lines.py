@@ -173,6 +173,7 @@ def line_check(
       Yang et al., "Tensor Programs V", arXiv:2203.03466, Appendix D.1, for the outputs of layers.
     """
     _check.size("steps", steps, at_least=1)
+    _check.function("make_tx", make_tx)
     widths, seeds = _widths(sizes), seeds_of(seeds)
     batches = batches_of(data, steps)
     model = dataclasses.replace(as_model(make_model, apply=apply), inputs=batches.first_call)

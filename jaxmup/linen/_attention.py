@@ -95,7 +95,7 @@ class MultiHeadDotProductAttention(Layer, nn.MultiHeadDotProductAttention):
             "bias_init": nn.initializers.zeros,
             "out_kernel_init": None,
             "out_bias_init": None,
-            "attention_fn": functional.ScaledAttention(self.attention_fn, factor),
+            "attention_fn": once(functional.ScaledAttention, self.attention_fn, factor),
         }
         return self.call_flax(
             nn.MultiHeadDotProductAttention,

@@ -92,7 +92,7 @@ class Layer(nn.Module):
             init_std=getattr(self, "init_std", None),
             bias_init_std=getattr(self, "bias_init_std", None),
             default_inits=tuple(default_inits),
-            known=known_initializers(inits),
+            known=once(known_initializers, tuple(inits.items())),
             flat=flat,
             dtype=own.dtype,
             param_dtype=own.param_dtype,

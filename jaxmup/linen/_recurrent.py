@@ -34,7 +34,7 @@ class _Cell(Layer):
         flax: Any = cell
         recurrent = own.recurrent_kernel_init
         if recurrent is flax.recurrent_kernel_init:  # the default
-            recurrent = orthogonal(recurrent)
+            recurrent = once(orthogonal, recurrent)
         weights = {}
         for name, use_bias in has_bias.items():
             of_state = name.startswith("h")

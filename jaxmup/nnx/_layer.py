@@ -76,7 +76,7 @@ def scaled_arguments(
         axes,
         parametrization,
         default_inits=[name for name in inits if inits[name] is defaults[name]],
-        known=known_initializers(inits),
+        known=known_initializers(tuple(inits.items())),
         dtype=given.get("dtype"),
         param_dtype=given.get("param_dtype"),
         **constants,
