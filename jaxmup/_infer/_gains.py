@@ -10,7 +10,7 @@ from scipy.sparse import csr_array, hstack
 
 from jaxmup._infer._growth import NONE, Growth
 from jaxmup._infer._order import Equation, Order, Unknown
-from jaxmup._infer._uses import Nature
+from jaxmup._infer._views import Nature
 from jaxmup._program import Node
 
 _SLACK = 1e3  # what a factor costs that no parameter carries, against one that a parameter does

@@ -11,9 +11,11 @@ import numpy as np
 
 from jaxmup._infer._growth import NONE, Growth, of_sizes
 from jaxmup._infer._shares import Shares
-from jaxmup._infer._uses import TINY, Nature
+from jaxmup._infer._views import Nature
 from jaxmup._program import Flat, Node
 
+TINY = 1e-3
+"""What is smaller than this in a sum only keeps it from zero."""
 HUGE = 1e4
 """What is larger than this in a sum is a mask."""
 Unknown = str | int | Node

@@ -19,7 +19,7 @@ from jaxmup._infer._growth import NONE, Constants, Growth, of_sizes, resolution_
 from jaxmup._infer._order import ZERO, Known, Order, Pair, Unknown, both, is_floating
 from jaxmup._infer._rows import ROWS
 from jaxmup._infer._shares import Shares
-from jaxmup._infer._uses import Nature
+from jaxmup._infer._views import Nature
 from jaxmup._program import Flat, Node
 
 _RESOLUTION = 1e-7  # of numbers that the user has given, as of float32

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from jaxmup._correction import Correction
 from jaxmup._finding import Finding
 from jaxmup._infer._growth import Growth
-from jaxmup._infer._uses import Use
+from jaxmup._infer._views import Use
 from jaxmup._spec import AxisKind
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from jaxmup._infer._dims import params_of
 from jaxmup._infer._growth import NONE, Growth, of_sizes
-from jaxmup._infer._uses import Nature
+from jaxmup._infer._views import Nature
 from jaxmup._program import Flat, Node
 
 Children = Mapping[Node, Sequence[Node]]
