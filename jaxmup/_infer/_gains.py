@@ -16,6 +16,7 @@ from jaxmup._program import Node
 _SLACK = 1e3  # what a factor costs that no parameter carries, against one that a parameter does
 INSERTED = 0.5 * _SLACK
 """What a factor costs that is inserted in the program, rather than carried by a parameter."""
+_BELOW = 1.0  # what it costs if gains make a value smaller that an eps keeps from zero
 _FINEST = 96  # largest denominator of an exponent
 
 
@@ -31,25 +32,41 @@ class Solution(NamedTuple):
     left: list[tuple[Equation, Growth]]
 
 
-def solve(equations: Sequence[Equation], cost: Callable[[Unknown], float]) -> Solution:
+def solve(
+    equations: Sequence[Equation],
+    cost: Callable[[Unknown], float],
+    floored: Sequence[Order],
+    rank: Callable[[Growth], tuple[float, float]],
+) -> Solution:
     """The cheapest gains, few rather than many, that fulfil the equations, or most of them.
 
     The sum of absolute exponents is least, which is what makes them few; a factor that one
     parameter near it can carry is not spread over the model, and one that many places lack alike is
-    carried by what they have in common.
+    carried by what they have in common. What a norm undoes, its eps does not: gains that shrink
+    what the norm divides by cost more than those behind it.
 
     Args:
       equations: Orders that must be zero.
       cost: Cost of a gain, by its unknown; zero for one that is no parameter's.
+      floored: Orders of values that a constant keeps from zero.
+      rank: A function that is the larger, the faster something grows with the width, so that a
+        narrower target gets the inverse of a wider one's gains.
     """
     if not any(equation.order.growth for equation in equations):
         return Solution({}, [])
-    basis, coordinates = _directions([equation.order.growth for equation in equations])
+    basis, coordinates = _directions(
+        [e.order.growth for e in equations] + [o.growth for o in floored]
+    )
     unknowns = list(dict.fromkeys(u for e in equations for u in e.order.degrees))
     gains: dict[Unknown, Growth] = {}
     for k, direction in enumerate(basis):
         wanted = [row[k] for row in coordinates]
-        for unknown, exponent in _exponents(equations, unknowns, wanted, cost).items():
+        if not any(wanted[: len(equations)]):
+            continue
+        sign = 1 if rank(direction) > rank(NONE) else -1
+        orders = [*(equation.order for equation in equations), *floored]
+        slack = _slack(len(equations), len(floored), sign)
+        for unknown, exponent in _exponents(orders, unknowns, wanted, cost, slack).items():
             gains[unknown] = gains.get(unknown, NONE) + direction * exponent
     gains = {unknown: growth for unknown, growth in gains.items() if growth}
     rest = [(equation, at(equation.order, gains)) for equation in equations]
@@ -86,31 +103,39 @@ def way_to_origin(
     return list(way)
 
 
+def _slack(equations: int, floored: int, sign: int) -> tuple[np.ndarray, np.ndarray]:
+    """What it costs if an order is below zero, and above it, along a direction of this sign."""
+    # All together less than a factor that nobody carries, however many norms there are.
+    below = np.full(floored, min(_BELOW, 0.1 * INSERTED / max(floored, 1)))
+    hard, free = np.full(equations, _SLACK), np.zeros(floored)
+    soft = (below, free) if sign > 0 else (free, below)
+    return np.concatenate([hard, soft[0]]), np.concatenate([hard, soft[1]])
+
+
 def _exponents(
-    equations: Sequence[Equation],
+    orders: Sequence[Order],
     unknowns: Sequence[Unknown],
     wanted: Sequence[Fraction],
     cost: Callable[[Unknown], float],
+    slack: tuple[np.ndarray, np.ndarray],
 ) -> dict[Unknown, Fraction]:
-    """The exponents of gains along one direction; `wanted` are the equations' own."""
-    if not any(wanted):
-        return {}
+    """The exponents of gains along one direction; `wanted` are the orders' own."""
     column = {unknown: i for i, unknown in enumerate(unknowns)}
     rows, columns, values = [], [], []
-    for row, equation in enumerate(equations):
-        for unknown, degree in equation.order.degrees.items():
-            rows.append(row)
-            columns.append(column[unknown])
-            values.append(float(degree))
-    n, m = len(equations), len(unknowns)
+    for row, order in enumerate(orders):
+        for unknown, degree in order.degrees.items():
+            if unknown in column:
+                rows.append(row)
+                columns.append(column[unknown])
+                values.append(float(degree))
+    n, m = len(orders), len(unknowns)
     matrix = csr_array((values, (rows, columns)), shape=(n, m))
     identity = csr_array((np.ones(n), (np.arange(n), np.arange(n))), shape=(n, n))
     # Gains and slacks, each as the difference of two that are not negative.
     constraints = hstack([matrix, -matrix, identity, -identity], format="csr")
     costs = np.array([cost(unknown) for unknown in unknowns])
-    slack = np.full(n, _SLACK)
     found = linprog(
-        np.concatenate([costs, costs, slack, slack]),
+        np.concatenate([costs, costs, *slack]),
         A_eq=constraints,
         b_eq=-np.array([float(x) for x in wanted]),
         bounds=(0, None),

@@ -104,8 +104,8 @@ class Known:
       orders: The orders of each value; `None` for what is exactly zero.
       equations: What must hold.
       unread: Operations of which no row says how they grow, with a value of each.
-      floored: Gains of values that a constant keeps from zero, as the eps of a norm does, and which
-        must not become as small as it.
+      floored: Orders of values that a constant keeps from zero, as the eps of a norm does, and
+        which must not become as small as it.
     """
 
     def __init__(self, flat: Flat, nature: Callable[[Node], Nature], shares: Shares):
@@ -115,7 +115,7 @@ class Known:
         self.orders: dict[Node, Pair | None] = {}
         self.equations: list[Equation] = []
         self.unread: dict[str, Node] = {}
-        self.floored: set[Unknown] = set()
+        self.floored: dict[Any, Order] = {}
         self._seen: set[Any] = set()
 
     def __getitem__(self, node: Node) -> Pair | None:
@@ -150,6 +150,11 @@ class Known:
         if key not in self._seen:
             self._seen.add(key)
             self.equations.append(Equation(order, value, site, why))
+
+    def floor(self, order: Order) -> None:
+        """A constant keeps a value of this order from zero."""
+        if order.degrees:
+            self.floored.setdefault((frozenset(order.degrees.items()), order.growth), order)
 
     def is_small(self, node: Node) -> bool:
         """True of a constant that only keeps a sum from zero, and of a mask."""

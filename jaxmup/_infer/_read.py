@@ -179,7 +179,9 @@ class Reader:
             if self.orders.unread:
                 unread = map(self.words.described, self.orders.unread.values())
                 raise ValueError(_UNREAD.format(listed(unread)))
-            self.solution = solve(self.orders.equations, self._costs())
+            floored = [*self.orders.floored.values()]
+            rank = self.orders.rank
+            self.solution = solve(self.orders.equations, self._costs(), floored, rank)
             more = self._places_of_left() - inserted if corrects else set()
             if not more:
                 break
@@ -193,9 +195,7 @@ class Reader:
 
         So a factor that many places lack costs as much in what they have in common as in each of
         them, and the little more decides: for few parameters, for those that are used first, as
-        queries before keys, and against moving biases along. What a norm undoes, its eps does not:
-        a table that shrinks before a norm comes to lie below it. So that costs more than to scale
-        what comes after the norm.
+        queries before keys, and against moving biases along.
         """
         index = {node: i for i, node in enumerate(self.flat.nodes)}
         moved: dict[Unknown, float] = collections.defaultdict(float)
@@ -210,8 +210,6 @@ class Reader:
             first = min((index[use.node] for use in uses), default=total) / total
             own = max((_OWN.get(use.verb, 0.03) for use in uses), default=0.03)
             costs[name] = moved[name] + own * (1 + 0.05 * first)
-            if name in self.orders.floored:
-                costs[name] *= _FLOORED
         return lambda unknown: INSERTED if isinstance(unknown, Node) else costs.get(unknown, 0.0)
 
     # ---- factors that no parameter carries
@@ -293,7 +291,6 @@ _SIDE_BY_SIDE = frozenset({"device_put", "optimization_barrier", "psum", "pmax",
 """Operations of several values, each of which makes one result."""
 _OWN = {"looked up": 0.08, "added": 0.1}
 """What a parameter costs by its use, beside what it moves."""
-_FLOORED = 3.0  # times the cost of a parameter whose gain moves the size of what a norm divides by
 _NO_TARGET = (
     "muP asks for factors that this model lacks, and base and delta alone do not tell how large "
     "they are at a target of another depth. Give `base`, `delta` and `target` as mappings, with "

@@ -100,7 +100,7 @@ def _sum_of(select: Callable[[Node], Sequence[Node]]) -> Callable[[Known, Node],
                 known.equate(pair.typical - typical, term, node, _BESIDE)
             typical = known.larger(typical, pair.typical)
         if any(map(known.is_tiny, terms)):
-            known.floored |= typical.degrees.keys()
+            known.floor(typical)
         return Pair(first.aligned, typical)
 
     return row

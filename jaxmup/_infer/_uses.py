@@ -331,8 +331,8 @@ class Uses:
             if kind != "batch" or source not in found[name]:
                 found[name].setdefault(source, {}).setdefault(kind, True)
         for name, axes in found.items():
-            decided: dict[int, Kind] = {axis: decided(by_kind) for axis, by_kind in axes.items()}
-            self._met.append((name, decided, verb, node))
+            does: dict[int, Kind] = {axis: decided(by_kind) for axis, by_kind in axes.items()}
+            self._met.append((name, does, verb, node))
 
     # ---- axes that are followed to see what becomes of them
 
