@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from test_zoo import ZOO
 from zoo.case import at
@@ -160,6 +161,11 @@ def test_the_end_is_behind_the_last_step():
     logits = next(one for one in by_marker(check, "logits") if one.op == "dot_general")
     assert (logits.start, logits.start_rms) == (None, (0, 0))
     assert all(value > 0 for value in logits.end_rms)
+
+
+def test_a_transform_stands_for_every_size():
+    check = line_check(make_params, (32, 128), DATA, optax.sgd(0.0), apply=apply, seeds=1, steps=1)
+    assert all(one.start_rms == one.end_rms for one in check.values)
 
 
 def test_a_factor_that_nobody_carries_shows_at_its_line():

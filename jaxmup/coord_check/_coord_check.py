@@ -164,7 +164,7 @@ def coord_check(
     _check.size("steps", steps, at_least=2, remedy="Nothing has changed at the first.")
     _check.number("tolerance", tolerance, at_least=0, below=LEAST_MISTAKE)
     _check.number("confidence", confidence, above=0, below=1)
-    _check_kinds(make_tx, parametrization, loss_fn)
+    check_kinds(make_tx, parametrization, loss_fn)
     batches = batches_of(data, steps)
     model = as_model(make_model, apply=apply)
     if model.inputs is None:
@@ -289,7 +289,8 @@ def seeds_of(seeds: int | Iterable[int]) -> tuple[int, ...]:
     return tuple(map(int, seeds))
 
 
-def _check_kinds(make_tx: object, parametrization: object, loss_fn: object) -> None:
+def check_kinds(make_tx: object, parametrization: object, loss_fn: object) -> None:
+    """Refuses arguments that both checks take and that are of another kind."""
     if not (isinstance(make_tx, optax.GradientTransformation) or callable(make_tx)):
         raise TypeError(
             "`make_tx` must be a function of scalings that returns an optax transform, or such a "

@@ -16,7 +16,14 @@ from jaxmup._model import MakeModel, Model, as_model
 from jaxmup._parametrization import Parametrization
 from jaxmup._tree import PathName, Size
 from jaxmup.coord_check._batches import Data, batches_of
-from jaxmup.coord_check._coord_check import LossFn, MakeTx, default_loss, seeds_of, transform_of
+from jaxmup.coord_check._coord_check import (
+    LossFn,
+    MakeTx,
+    check_kinds,
+    default_loss,
+    seeds_of,
+    transform_of,
+)
 from jaxmup.coord_check._slopes import log_slope
 from jaxmup.coord_check._subject import under
 from jaxmup.coord_check._values import Run
@@ -173,7 +180,7 @@ def line_check(
       Yang et al., "Tensor Programs V", arXiv:2203.03466, Appendix D.1, for the outputs of layers.
     """
     _check.size("steps", steps, at_least=1)
-    _check.function("make_tx", make_tx)
+    check_kinds(make_tx, parametrization, loss_fn)
     widths, seeds = _widths(sizes), seeds_of(seeds)
     batches = batches_of(data, steps)
     model = dataclasses.replace(as_model(make_model, apply=apply), inputs=batches.first_call)
