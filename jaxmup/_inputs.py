@@ -91,5 +91,17 @@ def is_array(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array | np.ndarray) or _is_shape(leaf)
 
 
+def shape_of(array: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype that a value has once it is traced, which without x64 is never of 64 bits.
+
+    Example:
+      >>> shape_of(np.zeros(2, "int64"))
+      ShapeDtypeStruct(shape=(2,), dtype=int32)
+    """
+    # JAX does so itself for arrays; of shapes with 64 bits it warns from version 0.12 on.
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype, allow_extended_dtype=True)
+    return jax.ShapeDtypeStruct(array.shape, dtype)
+
+
 def _is_shape(leaf: Any) -> bool:
     return isinstance(leaf, jax.ShapeDtypeStruct)

@@ -15,7 +15,7 @@ from flax import nnx
 from jax import Array
 
 from jaxmup._alike import same_operations
-from jaxmup._inputs import Call, take_arrays
+from jaxmup._inputs import Call, shape_of, take_arrays
 from jaxmup._model._arguments import KEYS, asked_for, open_parameters
 from jaxmup._model._parts import Apply, Framework, Kind, Parts
 from jaxmup._model._users import call_users
@@ -241,7 +241,7 @@ class Instance:
         def run(params: Params, rest: Tree, arrays: list[Any]) -> Any:
             return self.call(Parts(params, rest), static.joined(arrays))[0]
 
-        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
+        shapes = list(map(shape_of, arrays))
         with same_operations():
             traced: ClosedJaxpr = call_users(
                 self._must_be_called, jax.make_jaxpr(run), parts.params, parts.rest, shapes
