@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from watched import watched
 
 from jaxmup import cli, parity
 from parity_tests.tolerances import TOL
@@ -108,3 +109,9 @@ def test_torch_is_loaded_by_the_comparison_alone():
     code = "import jaxmup.parity, jaxmup.cli._app, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_it_opens_no_socket_and_starts_no_process(tmp_path):
+    done = watched(["parity", "--steps", "1"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == "0"

@@ -11,13 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bad_commands import make_files
+from watched import ENVIRONMENT, watched
 
-import jaxmup
 from jaxmup import bridge, cli
 from jaxmup.cli import _transfer
 
-ROOT = str(Path(jaxmup.__file__).parents[1])
-ENVIRONMENT = os.environ | {"PYTHONPATH": ROOT, "JAX_PLATFORMS": "cpu", "COLUMNS": "100"}
 HOSTILE = """
 import jax, jax.numpy as jnp, numpy as np
 import jaxmup
@@ -115,31 +113,11 @@ COMMANDS = {
         "convert": "convert torch.safetensors new.safetensors --to flax --model users:one --size 2",
     }.items()
 }
-QUIET = """
-import sys
-import matplotlib.font_manager  # which asks the system for its fonts, once for all of a user's runs
-from jaxmup import cli
-
-seen = []
-LOUD = ("socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.spawn",
-        "urllib.", "http.", "ftplib.", "smtplib.", "ctypes.dlopen/none")
-sys.addaudithook(lambda event, args: seen.append((event, args)) if event.startswith(LOUD) else None)
-code = cli.run(sys.argv[1:])
-assert not seen, seen
-print(code)
-"""
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_command_opens_a_socket_or_starts_a_process(here, command):
-    done = subprocess.run(
-        [sys.executable, "-B", "-c", QUIET, *COMMANDS[command]],
-        env=ENVIRONMENT,
-        cwd=here,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = watched(COMMANDS[command], here)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == ("1" if command == "coord-check" else "0")
 
@@ -147,14 +125,7 @@ def test_no_command_opens_a_socket_or_starts_a_process(here, command):
 def test_the_audit_hook_would_see_a_socket_and_a_process(here):
     for call in ("import socket; socket.socket()", "import os; os.system('true')"):
         (here / "loud.py").write_text(f"def make(width):\n    {call}\n")
-        done = subprocess.run(
-            [sys.executable, "-B", "-c", QUIET, "explain", "loud:make", "--target", "8"],
-            env=ENVIRONMENT,
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = watched(["explain", "loud:make", "--target", "8"], here)
         assert "AssertionError: [(" in done.stderr
 
 

@@ -24,6 +24,7 @@ def describe(instance: Instance) -> dict[str, Leaf]:
     Raises:
       ValueError: naming the parameters, if there are none, or one is empty or too large to address.
     """
+    instance.require_parameters()
     leaves = {name: Leaf(tuple(leaf.shape)) for name, leaf in instance.parameters.items()}
     _require_sizes(leaves, instance.what)
     names, specs = _axis_names(instance), instance.specs_of_layers
@@ -50,11 +51,6 @@ def _axis_names(instance: Instance) -> dict[PathName, tuple[str | None, ...]]:
 
 
 def _require_sizes(leaves: Mapping[str, Leaf], what: str) -> None:
-    if not leaves:
-        raise ValueError(
-            "`make_model` must return a model with parameters: an NNX or Linen module, or a tree "
-            f"of arrays. That of `{what}` has none."
-        )
     wrong = [
         f"{name} {leaf.shape}"
         for name, leaf in leaves.items()

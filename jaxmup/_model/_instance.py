@@ -117,6 +117,19 @@ class Instance:
         """
         return leaves_by_path(self.params)
 
+    def require_parameters(self) -> None:
+        """Refuses a model that nothing can train.
+
+        Raises:
+          ValueError: if it has no parameters.
+        """
+        if not self.parameters:
+            raise ValueError(
+                "`make_model` must return a model with parameters: an NNX or Linen module, or a "
+                f"tree of arrays. That of `{self.what}` = {self.size!r} has none: it is "
+                f"{self._held()!r:.200}."
+            )
+
     @functools.cached_property
     def specs(self) -> Specs | None:
         """The specs that its layers declare; `None` unless all parameters are of jaxmup layers."""

@@ -38,7 +38,7 @@ def model_of(reference: str, inputs: str | None = None, option: str = "MODULE:FU
 
 
 def at_width(model: "Model", width: int) -> "Instance":
-    """The model of this width, with the shapes of its parameters."""
+    """The model of this width, which has parameters."""
     with measuring(f"The model of width {width} could not be built"):
         instance = model.at(width, "width")
         if instance.kind == "linen" and instance.inputs is None:
@@ -47,7 +47,7 @@ def at_width(model: "Model", width: int) -> "Instance":
                 "function of the width that returns example inputs, such as "
                 "package.module:make_inputs."
             )
-        _ = instance.parts
+        instance.require_parameters()
     return instance
 
 
