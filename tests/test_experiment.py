@@ -41,7 +41,7 @@ def evaluation():
     return batches(9, 9)
 
 def loss(model, batch):
-    return jnp.square(model(batch[0]) - batch[1]).mean()
+    return jnp.square(model(batch[0]) - batch[1]).mean() * 0.5
 """
 CONFIG = transfer.Config(
     widths=(4, 8),
@@ -75,7 +75,8 @@ def replaced(old: str, new: str) -> str:
 
 CHANGED = {
     "loss": (replaced("jnp.square(", "1000 * jnp.square("), ["the loss's program"]),
-    "a number of the loss": (replaced(").mean()", ").mean() + 1e-9"), ["the loss's program"]),
+    "one more term of the loss": (replaced(" * 0.5", " * 0.5 + 1e-9"), ["the loss's program"]),
+    "a number of the loss": (replaced("* 0.5", "* 0.25"), ["the loss's program"]),
     "activation": (
         replaced("nnx.relu", "nnx.tanh"),
         ["the loss's program", "the model's program"],
