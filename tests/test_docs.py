@@ -4,6 +4,7 @@ import pathlib
 import re
 
 import pytest
+from test_words import public_objects
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = sorted(ROOT.glob("docs/*.md"))
@@ -43,3 +44,23 @@ def test_every_page_and_notebook_is_in_the_index():
 
 def test_readme_is_short():
     assert len((ROOT / "README.md").read_text().split()) <= 900
+
+
+def test_every_public_name_has_a_page_and_every_page_a_name():
+    listed = [
+        name
+        for page in ROOT.glob("docs/reference/*.md")
+        for name in re.findall(r"^   (jaxmup\.\S+)$", page.read_text(), re.MULTILINE)
+    ]
+    names = {f"jaxmup.{module}.{name}".replace("..", ".") for module, name, _ in public_objects()}
+    assert len(listed) == len(set(listed))
+    assert set(listed) == names
+
+
+def test_the_three_lines_are_the_same_everywhere():
+    diffs = [
+        re.findall(r"```diff\n(.*?)```", page.read_text(), re.DOTALL)
+        for page in (ROOT / "README.md", ROOT / "docs" / "index.md")
+    ]
+    assert len(diffs[0]) == 1
+    assert diffs[0] == diffs[1]

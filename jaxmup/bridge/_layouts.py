@@ -35,7 +35,7 @@ class Layout:
         a GRU.
       input_first: Whether the source is stored as (inputs, outputs), as `Conv1D` of GPT-2 does.
       groups: Number of groups of rows, each of which holds rows of every target one after another.
-      flattened: Sizes (channels, *window) that the inputs of a weight have been flattened from.
+      flattened: Sizes `(channels, *window)` that the inputs of a weight have been flattened from.
     """
 
     name: str
