@@ -467,6 +467,51 @@ def test_nnx_modules_under_vmap():
     assert require_same(model, specs, 16) == 2
 
 
+class Member(nnx.Module):
+    """One of several models side by side, all of which are called with the same inputs."""
+
+    def __init__(self, width: int, rngs: nnx.Rngs):
+        self.first = nnx.Linear(5, width, rngs=rngs)
+        self.norm = nnx.LayerNorm(width, rngs=rngs)
+        self.second = nnx.Linear(width, width, rngs=rngs)
+        self.last = nnx.Linear(width, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(jnp.tanh(self.second(self.norm(self.first(x)))))
+
+
+OF_A_MEMBER = {
+    "first/kernel": "input 5, output 16/4",
+    "first/bias": "output 16/4",
+    "norm/scale": "output 16/4",
+    "norm/bias": "output 16/4",
+    "second/kernel": "input 16/4, output 16/4",
+    "second/bias": "output 16/4",
+    "last/kernel": "input 16/4, output 3",
+    "last/bias": "output 3",
+}
+
+
+@pytest.mark.parametrize("mean", [False, True])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_members_of_a_vmap_stand_on_any_axis(axis, mean):
+    def members(width, rngs):
+        make = nnx.vmap(lambda rngs: Member(width, rngs), out_axes=axis)
+        return nnx.split_rngs(splits=7)(make)(rngs)
+
+    def apply(members, x):
+        y = nnx.vmap(lambda member, x: member(x), in_axes=(axis, None))(members, x)
+        return y.mean(0) if mean else y
+
+    def with_members(words):
+        listed = words.split(", ")
+        return ", ".join([*listed[:axis], "batch 7", *listed[axis:]])
+
+    specs = infer(members, inputs=zeros(8, 5), apply=apply)
+    expected = {name: with_members(words) for name, words in OF_A_MEMBER.items()}
+    assert leaves_by_path(specs) == by_hand(expected)
+
+
 # ---- what users say: rules and axis names
 
 
