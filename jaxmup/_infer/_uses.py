@@ -264,7 +264,9 @@ class Uses:
         else:
             dims, whole = view.dims, weight
         if node.op in ("mul", "div"):
-            size = math.prod(weight.shapes[0])
+            # Without the axes that other activations have brought into it.
+            own = zip(weight.shapes[0], view.dims, strict=True)
+            size = math.prod(length for length, sources in own if sources)
             if any(math.prod(act.shapes[0]) > size for act in acts):
                 return False
         return sum(1 for axis, sources in enumerate(dims) if sources and grows(whole, axis)) > 1
