@@ -31,6 +31,7 @@ CheckName = Literal[
     "missing-factor",
     "uneven-parts",
     "unused-parameter",
+    "rule-contradicted",
 ]
 
 _SHOWN = 4  # paths that a text names

@@ -1,7 +1,12 @@
 """Findings that the program of a model shows, for `lint` to report."""
 
+from collections.abc import Mapping
+
 from jaxmup._finding import Finding
+from jaxmup._spec import AxisKind
 from jaxmup._tree import PathName
+
+_A: Mapping[AxisKind, str] = {"input": "an input", "output": "an output", "batch": "a batch"}
 
 
 def missing_factor(name: PathName, value: str, operands: str, growth: str, factor: str) -> Finding:
@@ -38,6 +43,29 @@ def uneven_parts(name: PathName, value: str) -> Finding:
         "One tensor has one initial scale and one learning rate, which are right for the whole "
         "alone.",
         f"Make each part by a parameter of its own in place of `{name}`, or let all grow alike.",
+    )
+
+
+def rule_contradicted(
+    name: PathName, axis: int, sizes: str, given: AxisKind, shown: AxisKind, use: str
+) -> Finding:
+    """An axis of which a user says otherwise than the program.
+
+    Args:
+      name: Parameter that the axis is of.
+      axis: Number of the axis.
+      sizes: Shapes of the parameter, in words.
+      given: Kind of the axis by the rule, or by its axis name.
+      shown: Kind of the axis by the program.
+      use: Use of the parameter that shows it, with its line.
+    """
+    return Finding(
+        "rule-contradicted",
+        f"Axis {axis} is given as {given!r}, but the program has it as {shown!r}: {use}, {sizes}.",
+        (name,),
+        f"The rule wins, so that it starts and learns as one with {_A[given]} axis there.",
+        "Leave the rule or the axis name out; or, if the model does more than the program that was "
+        "read, give `inputs` and `apply` of a call that does it.",
     )
 
 

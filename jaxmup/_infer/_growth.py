@@ -2,13 +2,9 @@
 
 import dataclasses
 import functools
-import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
-
-import jax.numpy as jnp
-import numpy as np
 
 Place = tuple[int, int | float]
 """A size beside the base, by number, and a factor of what has grown there: a prime, if whole."""
@@ -144,63 +140,3 @@ def _primes(number: int) -> Iterator[int]:
         divisor += 1
     if number > 1:  # a prime, or near enough: no other size has a part of it as a factor
         yield number
-
-
-_EXPONENTS = [
-    sign * Fraction(n, d)
-    for n, d in ((1, 2), (1, 1), (2, 1), (1, 4), (3, 2), (1, 3), (2, 3), (3, 4), (3, 1), (1, 8))
-    for sign in (-1, 1)
-]
-
-
-class Constants:
-    """Growths of the constants of a program: powers of the sizes that it has.
-
-    Args:
-      growths: Growths of the sizes, the most frequent first.
-    """
-
-    def __init__(self, growths: Iterable[Growth]):
-        self.growths = list(growths)
-        self._known: dict[tuple[float, ...], Growth | None] = {}
-
-    def growth(self, values: Sequence[float], resolution: float) -> Growth | None:
-        """The growth of a constant; `None` if it is zero, or infinite.
-
-        One that is no product of powers of sizes is a factor of its own: it cancels against itself
-        alone, and what is missing for it is exact all the same.
-
-        Args:
-          values: The constant at base, delta and the other sizes.
-          resolution: Relative distance of two numbers of its dtype.
-        """
-        base, delta, *_ = values = [abs(float(value)) for value in values]
-        if not all(math.isfinite(value) for value in values) or not all(values):
-            return None if not any(map(math.isfinite, values)) or not base else NONE
-        if base == delta:
-            return NONE
-        logs = tuple(math.log(value / base) for value in values[1:])
-        key = tuple(round(log, 7) for log in logs)
-        if key not in self._known:
-            self._known[key] = self._found(logs, 16 * resolution)
-        return self._known[key]
-
-    def _found(self, logs: Sequence[float], tolerance: float) -> Growth:
-        sizes = range(len(logs))
-
-        def fits(growth: Growth) -> bool:
-            return all(abs(growth.log(i) - logs[i]) <= tolerance for i in sizes)
-
-        for exponent, growth in itertools.product(_EXPONENTS, self.growths):
-            if fits(growth * exponent):
-                return growth * exponent
-        for a, b in itertools.combinations(self.growths[:8], 2):
-            for e, f in itertools.product(_EXPONENTS[:6], repeat=2):
-                if fits(a * e + b * f):
-                    return a * e + b * f
-        return Growth({(i, math.exp(logs[i])): Fraction(1) for i in sizes if logs[i]})
-
-
-def resolution_of(dtype: object) -> float:
-    """Relative distance of two numbers of a dtype; that of float32 for integers."""
-    return float(jnp.finfo(dtype).eps) if jnp.issubdtype(dtype, np.floating) else 1e-7  # type: ignore[arg-type]

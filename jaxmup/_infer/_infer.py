@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jaxmup import _check
 from jaxmup._check import listed
 from jaxmup._infer._depth import counterparts
 from jaxmup._infer._describe import describe
@@ -11,16 +12,18 @@ from jaxmup._infer._leaf import Leaf
 from jaxmup._infer._meshes import off_mesh
 from jaxmup._infer._programs import Programs, multipliers_of, programs_of
 from jaxmup._infer._read import Reader
+from jaxmup._infer._reading import Reading
 from jaxmup._infer._rules import Rules, with_rules
 from jaxmup._infer._sizes import (
     Sizes,
+    contradictions,
     require_fixed_sizes,
     require_given,
     require_growth,
     require_read,
-    warn_of_contradictions,
     warn_of_offsets,
 )
+from jaxmup._infer._words import joined
 from jaxmup._model import MakeModel, Model, as_model
 from jaxmup._tree import Size, Specs
 
@@ -49,7 +52,7 @@ def infer(
     followed to the places where it is multiplied, added or looked up. A parameter that is the same
     at all sizes needs no answer, and jaxmup layers keep the specs that they declare.
 
-    **Rules** override the program, which warns where it disagrees:
+    **Rules** override the program; where it disagrees is a finding of `jaxmup.lint`:
 
     - for a path, `rules={"blocks/*/kernel": ("input", "output")}`, in which `*` matches any text,
       and which is for the matches with as many axes as it names;
@@ -209,9 +212,25 @@ def _read(
     given = {name: found for name, found in kinds.items() if found is not None}
     reader = Reader(programs, given, frozen, corrects, multipliers)
     readings = {name: reader.read(names[name]) for name in leaves}
-    shown = {name: reader.shown[names[name]] for name in leaves}
-    warn_of_contradictions(leaves, shown, readings)
+    for name, sizes in leaves.items():
+        reading, shown = readings[name], reader.shown[names[name]]
+        found = tuple(contradictions(name, sizes, shown, reading.uses))
+        readings[name] = dataclasses.replace(reading, findings=(*reading.findings, *found))
+    _warn_of_contradictions(readings)
     return {name: sizes.with_read(readings[name]) for name, sizes in leaves.items()}
+
+
+def _warn_of_contradictions(readings: Mapping[str, Reading]) -> None:
+    wrong = [
+        f"`{name}`"
+        for name, reading in readings.items()
+        if any(finding.check == "rule-contradicted" for finding in reading.findings)
+    ]
+    if wrong:
+        _check.warn(
+            f"The program says otherwise than the rules for {joined(wrong)}; `jaxmup.lint(specs)` "
+            "shows where. The rules win."
+        )
 
 
 def _require_same_structure(base: Mapping[str, Leaf], other: Mapping[str, Leaf], what: str) -> None:

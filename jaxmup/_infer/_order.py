@@ -143,8 +143,8 @@ class Known:
         self.equate(pair.typical, value, site, why)
 
     def equate(self, order: Order, value: Node, site: Node, why: str) -> None:
-        """An order must be zero, for the sake of a value."""
-        if not order.degrees and not order.growth:
+        """An order must be zero, for the sake of a value; integers may be of any."""
+        if not (order.degrees or order.growth) or is_integer(site):
             return
         key = (frozenset(order.degrees.items()), order.growth)
         if key not in self._seen:
@@ -175,6 +175,12 @@ def is_floating(node: Node) -> bool:
     """True of a value of real or complex numbers."""
     dtype = getattr(node.types[0], "dtype", None)
     return dtype is not None and jnp.issubdtype(dtype, np.inexact)
+
+
+def is_integer(node: Node) -> bool:
+    """True of a value of integers, which count, choose, or say where something is."""
+    dtype = getattr(node.types[0], "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, np.integer)
 
 
 def rank_of(flat: Flat) -> Callable[[Growth], tuple[float, float]]:

@@ -11,18 +11,29 @@ way, and a typical one, that of its entries; both are kept until it meets an act
 
 import collections
 import types
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from fractions import Fraction
 
-from jaxmup._infer._dims import params_of
-from jaxmup._infer._growth import NONE, Constants, Growth, of_sizes, resolution_of
-from jaxmup._infer._order import ZERO, Known, Order, Pair, Unknown, both, is_floating
-from jaxmup._infer._rows import ROWS
+from jaxmup._infer._constants import Constants, resolution_of
+from jaxmup._infer._growth import NONE, Growth, of_sizes
+from jaxmup._infer._order import (
+    ZERO,
+    Known,
+    Order,
+    Pair,
+    Unknown,
+    both,
+    is_floating,
+    is_integer,
+)
+from jaxmup._infer._rows import OF_INTEGERS, ROWS
 from jaxmup._infer._shares import Shares
 from jaxmup._infer._views import Nature
-from jaxmup._program import Flat, Node
+from jaxmup._program import Flat, Node, Repeat
 
 _RESOLUTION = 1e-7  # of numbers that the user has given, as of float32
+_COMPARISONS = frozenset({"lt", "le", "gt", "ge", "ne", "eq", "lt_to", "le_to"})
+_CONNECTIVES = frozenset({"and", "or", "not", "reduce_and", "reduce_or", "carry", "reshape"})
 
 
 class Orders(Known):
@@ -38,6 +49,9 @@ class Orders(Known):
       inserted: Values that a factor may be put on.
       multipliers: The multiplier of each parameter that its layer multiplies by one, at each size,
         by its input: the coordinates are those of the product.
+
+    Attributes:
+      uneven_loops: Tests of loops that go on for longer at other sizes.
     """
 
     def __init__(
@@ -63,6 +77,9 @@ class Orders(Known):
                 pair = Pair(pair.aligned + factor, pair.typical + factor)
             self.orders[node] = pair
         self._close_loops()
+        self.uneven_loops = dict.fromkeys(
+            test for loop in flat.whiles for test in self._tests_that_grow(loop)
+        )
         for output in flat.outputs:
             self.require(output, output, "the model returns it")
 
@@ -77,6 +94,23 @@ class Orders(Known):
                         other.typical - own.typical, parent, node, "it goes around in a loop"
                     )
 
+    def _tests_that_grow(self, loop: Repeat) -> Iterator[Node]:
+        """Comparisons with a size, by which a loop goes on for longer where there is more.
+
+        Where activations are compared with a number, as an error that must become small, both must
+        be of one order.
+        """
+        if not any(map(is_floating, loop.carry)):
+            return
+        for node in _comparisons(loop.test):
+            known = [(p, pair) for p in node.parents if (pair := self.orders[p]) is not None]
+            if any(is_floating(p) and self.nature(p) != "constant" for p, _ in known):
+                if len(known) > 1:
+                    (first, x), (_, y) = known
+                    self.equate(x.typical - y.typical, first, node, "a loop goes on by it")
+            elif any(pair.typical.growth for _, pair in known):
+                yield node
+
     # ---- one value
 
     def _order(self, node: Node) -> Pair | None:
@@ -88,13 +122,15 @@ class Orders(Known):
             return None if growth is None else both(Order(growth))
         if self.nature(node) != "constant" and self.shares.selections.is_unknown(node):
             self.unread.setdefault(node.op, node)
-        if node.op in ("constant", "test") or not is_floating(node):
-            return both(Order(self._of_count(node)) if node.op == "iota" else ZERO)
+        if node.op == "constant":
+            return both(Order(self.constants.growth_of_array(node)))
+        if node.op == "test" or not (is_floating(node) or is_integer(node)):
+            return both(ZERO)
         if node.op == "carry":
             return self._carry(node)
-        row = ROWS.get(node.op)
+        row = (ROWS if is_floating(node) else OF_INTEGERS).get(node.op)
         if row is None:
-            if self.nature(node) != "constant":
+            if self.nature(node) != "constant" and is_floating(node):
                 self.unread.setdefault(node.op, node)
             return both(ZERO)
         pair = row(self, node)
@@ -115,12 +151,9 @@ class Orders(Known):
             degrees[self.gains[node]] = Fraction(1)
         return Pair(Order(aligned, degrees), Order(typical, degrees))
 
-    def _of_count(self, node: Node) -> Growth:
-        return self.growth(node, [params_of(node)["dimension"]]) if node.op == "iota" else NONE
-
     def _carry(self, node: Node) -> Pair | None:
         start = self.orders[node.parents[0]]
-        if self.nature(node) == "constant":
+        if self.nature(node) == "constant" or is_integer(node):
             return start
         self._carries.append(node)
         if start is None or self.is_small(node.parents[0]):
@@ -129,12 +162,21 @@ class Orders(Known):
         return start
 
 
-def _sizes_of(flat: Flat) -> list[Growth]:
-    """The growths of all axes of a program, the most frequent first."""
-    found: collections.Counter[Growth] = collections.Counter()
-    for node in flat.nodes:
-        for axis in zip(*node.shapes, strict=True):
-            growth = of_sizes(axis)
-            if growth:
-                found[growth] += 1
-    return [growth for growth, _ in found.most_common(24)]
+def _comparisons(test: Node) -> Iterator[Node]:
+    """The comparisons that a test is made of, here or in the iteration before."""
+    seen, waiting = {test}, [test]
+    while waiting:
+        node = waiting.pop()
+        if node.op in _COMPARISONS:
+            yield node
+        elif node is test or node.op in _CONNECTIVES:
+            waiting += [parent for parent in node.parents if parent not in seen]
+            seen.update(node.parents)
+
+
+def _sizes_of(flat: Flat) -> list[tuple[int, ...]]:
+    """The sizes of the axes of a program that grow, the most frequent first."""
+    found = collections.Counter(
+        axis for node in flat.nodes for axis in zip(*node.shapes, strict=True) if of_sizes(axis)
+    )
+    return [sizes for sizes, _ in found.most_common(24)]

@@ -179,6 +179,9 @@ class Reader:
             if self.orders.unread:
                 unread = map(self.words.described, self.orders.unread.values())
                 raise ValueError(_UNREAD.format(listed(unread)))
+            if self.orders.uneven_loops:
+                loops = map(self.words.described, self.orders.uneven_loops)
+                raise ValueError(_LONGER.format(listed(loops)))
             floored = [*self.orders.floored.values()]
             rank = self.orders.rank
             self.solution = solve(self.orders.equations, self._costs(), floored, rank)
@@ -300,6 +303,11 @@ _LENGTHS = (
     "A loop that hands values on must have as many iterations in `base` as in `delta`: layers and "
     "steps are no width. It differs at{}\n"
     "Give both the same number; that of `target` may be another."
+)
+_LONGER = (
+    "A loop that hands values on must have as many iterations at all sizes: layers and steps are "
+    "no width. This goes on by a size that grows:{}\n"
+    "Hold the number of iterations fixed; or sum over an axis at once, not in a loop."
 )
 _UNREAD = (
     "Every operation of the model must be one of which it is known how its result grows with the "

@@ -60,6 +60,30 @@ def _any_power(known: Known, node: Node) -> Pair | None:
     return _power(Fraction(float(exponent[0])).limit_denominator(64))(known, node)
 
 
+def _index(known: Known, node: Node) -> Pair:
+    """Of numbers that count along axes: the last is as large as they are."""
+    params = params_of(node)
+    if node.op == "iota":
+        return both(ZERO.grown(known.growth(node, [params["dimension"]])))
+    return both(ZERO.grown(known.growth(node.parents[0], params["axes"])))
+
+
+def _place_of_largest(known: Known, node: Node) -> Pair | None:
+    parent = node.parents[0]
+    if not node.output:
+        return _size(known, node)
+    return both(ZERO.grown(known.growth(parent, [len(parent.shapes[0]) - 1])))
+
+
+def _bounded(known: Known, node: Node) -> Pair | None:
+    """Of integers that others bound: the smaller of the two orders."""
+    value, bound = node.parents[-2:]
+    x, y = known[value], known[bound]
+    if x is None or y is None:
+        return x
+    return x if known.larger(x.typical, y.typical) is y.typical else y
+
+
 def _times(known: Known, node: Node) -> Pair | None:
     left, right = node.parents
     x, y = known[left], known[right]
@@ -215,7 +239,7 @@ def _rows() -> dict[str, Row]:
 
     put(
         _none,
-        "gt lt ge le eq ne sign is_finite not and or xor argmax argmin iota random_bits "
+        "gt lt ge le eq ne sign is_finite not and or xor random_bits "
         "random_wrap random_unwrap random_seed random_fold_in random_split threefry2x32 "
         "shift_right_logical shift_left shift_right_arithmetic population_count reduce_and "
         "reduce_or reduce_xor rng_bit_generator rng_uniform random_gamma clz bitcast_convert_type "
@@ -253,6 +277,7 @@ def _rows() -> dict[str, Row]:
     put(_matrix(), "lu eig schur hessenberg geqrf householder_product custom_linear_solve")
     put(_folded, "reduce reduce_window")
     put(_solution, "triangular_solve")
+    put(_index, "argmax argmin iota")
     put(_times, "mul")
     put(_over, "div")
     put(_integer_power, "integer_pow")
@@ -279,3 +304,9 @@ def _rows() -> dict[str, Row]:
 
 ROWS: Mapping[str, Row] = _rows()
 """One row a primitive."""
+OF_INTEGERS: Mapping[str, Row] = {
+    **ROWS,
+    **dict.fromkeys(("rem", "clamp"), _bounded),
+    **dict.fromkeys(("top_k", "approx_top_k"), _place_of_largest),
+}
+"""The same for integers, which nothing is asked of but what they are as numbers."""

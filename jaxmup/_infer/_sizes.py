@@ -4,13 +4,16 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from jaxmup import _check
+from jaxmup._finding import Finding
 from jaxmup._infer._affine import affine
+from jaxmup._infer._findings import rule_contradicted
 from jaxmup._infer._leaf import Leaf
 from jaxmup._infer._reading import Reading
 from jaxmup._infer._rules import KINDS
+from jaxmup._infer._views import Use
 from jaxmup._model import Instance
 from jaxmup._spec import Applied, Axis, AxisKind, ParamSpec
-from jaxmup._tree import Size, listed
+from jaxmup._tree import PathName, Size, listed
 
 _PLAIN = Applied(multiplier=1.0, init_gain=None)
 
@@ -146,34 +149,26 @@ def warn_of_offsets(parameters: Mapping[str, Sizes], sizes: Sequence[Size]) -> N
         _check.warn(_OFFSET.format(listed(wrong)))
 
 
-def warn_of_contradictions(
-    parameters: Mapping[str, Sizes],
-    shown: Mapping[str, Sequence[AxisKind | None]],
-    readings: Mapping[str, Reading],
-) -> None:
-    """Warns of axes that grow and of which a user says otherwise than the program.
+def contradictions(
+    name: PathName, sizes: Sizes, shown: Sequence[AxisKind | None], uses: Sequence[Use]
+) -> Iterator[Finding]:
+    """Findings on axes that grow and of which a user says otherwise than the program.
 
     Args:
-      parameters: Parameters with what users say of them.
-      shown: Kinds of their axes as the program shows them; `None` for one that it does not use.
-      readings: All that the program says of them.
+      name: Parameter that is meant.
+      sizes: Sizes of the parameter, with what users say of it.
+      shown: Kinds of its axes as the program shows them; `None` for one that it does not use.
+      uses: Uses of the parameter in the program.
     """
-    wrong = [
-        f"{name}, {sizes}: given as {sizes.leaf.known}, but {readings[name].reason}, so "
-        f"{tuple(shown[name])}"
-        for name, sizes in parameters.items()
-        if sizes.leaf.spec is None and _is_contradicted(sizes, shown[name])
-    ]
-    if wrong:
-        # Of the caller of `infer`.
-        _check.warn(_CONTRADICTED.format(listed(wrong)))
-
-
-def _is_contradicted(sizes: Sizes, shown: Sequence[AxisKind | None]) -> bool:
-    if sizes.leaf.known is None:
-        return False
-    axes = zip(sizes.leaf.known, shown, sizes.base, sizes.delta, strict=True)
-    return any(base != delta and seen not in (None, kind) for kind, seen, base, delta in axes)
+    if sizes.leaf.spec is not None or sizes.leaf.known is None:
+        return
+    for axis, (given, seen, base, delta) in enumerate(
+        zip(sizes.leaf.known, shown, sizes.base, sizes.delta, strict=True)
+    ):
+        if base != delta and seen not in (None, given):
+            assert seen is not None
+            use = next((use for use in uses if use.kinds.get(axis) == seen), uses[0])
+            yield rule_contradicted(name, axis, str(sizes), given, seen, str(use))
 
 
 def _exceeds(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
@@ -205,8 +200,4 @@ _OFFSET = (
     "Sizes must be proportional to the model's, or the factors of one axis do not fit those of "
     "another. These have an offset:{}\n"
     "Make the part of a fixed size by a parameter of its own, or leave the offset out."
-)
-_CONTRADICTED = (
-    "A rule wins over the program, which says otherwise of axes that grow:{}\n"
-    "Leave the rule out, unless the program that was read is not all that the model does."
 )

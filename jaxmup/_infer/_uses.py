@@ -3,7 +3,7 @@
 import collections
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
 from jaxmup._infer._dims import (
@@ -64,6 +64,8 @@ class Uses:
         self._choosing: set[Mark] = set()
         self.shares = Shares(flat)
         self._choices = self.shares.growths()
+        self._members = _sizes_of_members(flat, names)
+        self._apart: set[Mark] = set()
         self.made_matrices: dict[Node, None] = {}
         # What comes around in a loop is known only after the loop: until nothing changes any more.
         self._loops = any(node.op == "carry" for node in flat.nodes)
@@ -99,7 +101,7 @@ class Uses:
         """
         if not isinstance(kind, frozenset):
             return kind
-        chosen = kind & (self._chosen - self._choosing)
+        chosen = kind & ((self._chosen | self._apart) - self._choosing)
         is_apart = chosen or any(mark.kind == "batch" for mark in kind)
         return "batch" if is_apart and not kind & self._features else "output"
 
@@ -262,7 +264,9 @@ class Uses:
         else:
             dims, whole = view.dims, weight
         if node.op in ("mul", "div"):
-            size = math.prod(weight.shapes[0])
+            # Without the axes that other activations have brought into it.
+            own = zip(weight.shapes[0], view.dims, strict=True)
+            size = math.prod(length for length, sources in own if sources)
             if any(math.prod(act.shapes[0]) > size for act in acts):
                 return False
         return sum(1 for axis, sources in enumerate(dims) if sources and grows(whole, axis)) > 1
@@ -392,11 +396,12 @@ class Uses:
     def _output_marks(self, node: Node, position: int) -> Dims:
         """Marks of the axes of a parameter that are as long as one that is chosen among."""
         weight = node.parents[position]
-        if not self._choices or node.op == "conv_general_dilated":
+        is_any = self._choices or self._members
+        if not is_any or node.op == "conv_general_dilated":
             return (EMPTY,) * len(weight.shapes[0])
         return tuple(
             frozenset({self._mark(node, "output", axis)})
-            if of_sizes(sizes) in self._choices
+            if of_sizes(sizes) in self._choices or sizes in self._members
             else EMPTY
             for axis, sizes in enumerate(zip(*weight.shapes, strict=True))
         )
@@ -432,6 +437,8 @@ class Uses:
             contracted, _ = dot_axes(node)
             for axis in set(contracted[position]) - self._chosen_by_product(node, position):
                 self._features |= origins[axis]
+            for axis in dot_axes(node)[1][position]:  # members, each with a weight of its own
+                self._apart |= {mark for mark in origins[axis] if mark.kind == "output"}
 
     def _outputs_of_matrix(self, node: Node, position: int) -> Dims:
         """Marks of the axes that a product gets from a weight, where they may be a matrix's.
@@ -474,6 +481,20 @@ class Uses:
         ]
         if marks(contracted[position]) & marks(kept):
             self.made_matrices[node] = None
+
+
+def _sizes_of_members(flat: Flat, names: Collection[Node]) -> set[tuple[int, ...]]:
+    """The sizes of the axes along which each element has a weight of its own."""
+    found: set[tuple[int, ...]] = set()
+    called: set[Node] = set()
+    for node in flat.nodes:
+        if (node.op == "input" and node not in names) or not called.isdisjoint(node.parents):
+            called.add(node)
+        if is_product(node) and any(parent not in called for parent in node.parents):
+            left = node.parents[0]
+            sizes = list(zip(*left.shapes, strict=True))
+            found.update(sizes[axis] for axis in dot_axes(node)[1][0])
+    return found
 
 
 def _without_outputs(marks: frozenset[Mark]) -> frozenset[Mark]:

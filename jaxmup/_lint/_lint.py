@@ -51,8 +51,8 @@ def lint(
     Pass what there is; each argument adds checks:
 
     - `specs`: what their program has shown `jaxmup.infer`, with the lines of your code: a factor
-      that no parameter can carry, an axis whose parts grow apart, a parameter that does nothing;
-      nothing grows; an axis or a readout was forgotten; input and output axes were
+      that no parameter can carry, an axis whose parts grow apart, a parameter that does nothing, a
+      rule that the program contradicts; nothing grows; an axis or a readout was forgotten; input and output axes were
       exchanged; one width has two bases.
     - `base`: the same of every axis, with certainty instead of by its size. Of a `jaxmup.Model` at
       two sizes the programs are compared, which show the same as for `jaxmup.infer`: attention or

@@ -24,6 +24,7 @@ from jaxmup._program._evaluate import interpret as interpret
 from jaxmup._program._evaluate import run_inside as run_inside
 from jaxmup._program._flatten import Flat as Flat
 from jaxmup._program._flatten import Node as Node
+from jaxmup._program._flatten import Repeat as Repeat
 from jaxmup._program._flatten import flatten as flatten
 from jaxmup._program._flow import dependencies as dependencies
 from jaxmup._program._flow import followers as followers

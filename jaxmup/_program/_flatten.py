@@ -7,7 +7,7 @@ once, with its carry as a value that follows from itself.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxmup._program._calls import called, is_call
 from jaxmup._program._jax import Atom, ClosedJaxpr, Equation, Literal, Var, closed
@@ -81,6 +81,18 @@ class Scan:
         return line_of(self.path)
 
 
+class Repeat(NamedTuple):
+    """A while loop of the programs.
+
+    Args:
+      test: Whether another iteration follows.
+      carry: The values that an iteration hands to the next.
+    """
+
+    test: Node
+    carry: list[Node]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Flat:
     """Programs as one list of values.
@@ -90,12 +102,14 @@ class Flat:
       inputs: The values that go in.
       outputs: The values that come out.
       scans: The scans, in whose place the values of one iteration stand.
+      whiles: The while loops, likewise.
     """
 
     nodes: list[Node]
     inputs: list[Node]
     outputs: list[Node]
     scans: list[Scan]
+    whiles: list[Repeat]
 
 
 def flatten(*programs: ClosedJaxpr) -> Flat:
@@ -120,7 +134,7 @@ def flatten(*programs: ClosedJaxpr) -> Flat:
     types = zip(*(program.jaxpr.invars for program in programs), strict=True)
     inputs = [walk.add("input", [], tuple(v.aval for v in vs)) for vs in types]
     outputs = walk.run(programs, inputs, ())
-    return Flat(walk.nodes, inputs, outputs, walk.scans)
+    return Flat(walk.nodes, inputs, outputs, walk.scans, walk.whiles)
 
 
 class _Walk:
@@ -134,6 +148,7 @@ class _Walk:
         self.number = number
         self.nodes: list[Node] = []
         self.scans: list[Scan] = []
+        self.whiles: list[Repeat] = []
 
     def add(self, op: str, parents: Sequence[Node], types: tuple[Any, ...], **more: Any) -> Node:
         """A new node; takes more fields of `Node` by name."""
@@ -231,7 +246,8 @@ class _Walk:
         carry = self.seen("carry", start, bodies, len(of_body), path)
         # Nothing follows from the test, but parameters may be used in it.
         (goes_on,) = self.run(tests, [*of_test, *carry], path)
-        self.add("test", [goes_on], goes_on.types, path=path)
+        test = self.add("test", [goes_on], goes_on.types, path=path)
+        self.whiles.append(Repeat(test, carry))
         _close(carry, self.run(bodies, [*of_body, *carry], path))
         return carry
 
