@@ -133,7 +133,9 @@ class Draws:
     def keys(self, key: Any, number: int) -> "Keys":
         """The keys that draws of the whole model by `number` keys give each parameter."""
         first, _, needed = self._split
-        folded = [_folded(leaf, np.arange(number)) for leaf in jax.tree.leaves(key)]
+        # Put on a device, they are traced where `rescale` is, though the key may be a constant.
+        draws = jax.device_put(np.arange(number))
+        folded = [_folded(leaf, draws) for leaf in jax.tree.leaves(key)]
         return Keys(self, _for_each_draw(first, folded), needed)
 
     def program_from_keys(self, output: int) -> tuple[Same, list[int]]:
