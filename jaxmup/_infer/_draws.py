@@ -3,8 +3,8 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,26 +13,31 @@ from jax import Array
 
 from jaxmup._check import is_traced
 from jaxmup._infer._meshes import Place, is_on_mesh
-from jaxmup._model import Instance
 from jaxmup._parameter import join_tiles
 from jaxmup._program import (
-    Atom,
     ClosedJaxpr,
     Equation,
-    Literal,
+    Flat,
     Node,
+    Primitive,
+    Same,
     as_function,
+    bind,
+    bind_primitive,
     dependencies,
     flatten,
-    inner_programs,
+    interpret,
     no_mesh,
     part,
+    parts,
     split,
     unsharded,
     variables,
 )
-from jaxmup._tree import PathName, leaves_by_path
+from jaxmup._tree import PathName
 from jaxmup.functional import scale
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +68,21 @@ class Grid:
         return tuple(i for i, n in enumerate(self.shape) if n != self.base_shape[i])
 
 
+def quick(function: Callable[..., T]) -> Callable[..., T]:
+    """`jax.jit(function)` for random numbers, quick to compile."""
+    # LLVM takes seven times as long to optimize random numbers to the end, for the same bits;
+    # without any optimization they would differ. Only XLA for CPUs is known to, and a program
+    # inside of another has no options of its own.
+    options = {"xla_backend_optimization_level": 1}
+    inside, alone = jax.jit(function), jax.jit(function, compiler_options=options)
+
+    def run(*inputs: Any) -> T:
+        is_alone = jax.default_backend() == "cpu" and not any(map(is_traced, inputs))
+        return (alone if is_alone else inside)(*inputs)
+
+    return run
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Draws:
     """The parameters that a factory makes, as a program of a random key.
@@ -76,17 +96,17 @@ class Draws:
     program: ClosedJaxpr
 
     @classmethod
-    def of(cls, instance: Instance, key: Any) -> "Draws":
-        """The parameters of a model, drawn with keys like `key`; nothing is computed."""
+    def of(cls, names: Sequence[PathName], program: ClosedJaxpr) -> "Draws":
+        """The draws of a program whose first outputs are the parameters of these names.
 
-        def values(key: Any) -> list[Array]:
-            drawn = leaves_by_path(instance.draw(key).params)
-            return [drawn[name] for name in instance.parameters]
-
-        program = jax.make_jaxpr(values)(key)
+        Those of equal programs are one object, which finds out once what follows from the program.
+        """
+        jaxpr = program.jaxpr
+        program = ClosedJaxpr(jaxpr.replace(outvars=jaxpr.outvars[: len(names)]), program.consts)
         if is_on_mesh():  # because the factory names its axes, which need not divide these sizes
             program = unsharded(program)
-        return cls(tuple(instance.parameters), program)
+        same = Same(program)
+        return _draws(tuple(names), same) if same.can_be_kept else cls(tuple(names), program)
 
     def values(self, names: Collection[PathName], key: Any) -> dict[PathName, Array]:
         """Some of the parameters with the bits that the factory gives them."""
@@ -98,13 +118,11 @@ class Draws:
     def random(self) -> frozenset[PathName]:
         """The parameters that the key has a part in."""
         following = _following(self._flat)
-        outputs = zip(self.names, self._flat.outputs, strict=True)
-        return frozenset(name for name, node in outputs if node in following)
+        return frozenset(name for name, node in self._outputs.items() if node in following)
 
     def is_constant(self, name: PathName, axes: Collection[int]) -> bool:
         """True if a parameter that is not random does not change along these axes."""
-        node = self._flat.outputs[self.names.index(name)]
-        if _constant_axes(node).issuperset(axes):
+        if self._constant_axes[name].issuperset(axes):
             return True
         with jax.ensure_compile_time_eval():  # what is compared must be there, also under `jit`
             program, _ = part(self.program, [self.names.index(name)])
@@ -114,50 +132,125 @@ class Draws:
 
     def keys(self, key: Any, number: int) -> "Keys":
         """The keys that draws of the whole model by `number` keys give each parameter."""
+        first, _, needed = self._split
+        # Put on a device, they are traced where `rescale` is, though the key may be a constant.
+        draws = jax.device_put(np.arange(number))
+        folded = [_folded(leaf, draws) for leaf in jax.tree.leaves(key)]
+        return Keys(self, _for_each_draw(first, folded), needed)
+
+    def program_from_keys(self, output: int) -> tuple[Same, list[int]]:
+        """The program from keys to one parameter, and which of the values of `Keys` it needs."""
+        if output not in self._from_keys:
+            program, needed = self._split.second[output]
+            self._from_keys[output] = Same(program), needed
+        return self._from_keys[output]
+
+    @functools.cached_property
+    def _split(self) -> "_Split":
         count = len(self.program.jaxpr.invars)
         first, second = split(self.program, [True] * count, _is_of_keys)
         drawn = dependencies(first, ["key"] * count)
-        mapped = [bool(found) for found in drawn]
-        leaves = jax.tree.leaves(key)
-
-        def of(index: Array) -> list[Array]:
-            folded = [jax.random.fold_in(leaf, index) for leaf in leaves]
-            program, needed = part(first, [i for i, is_key in enumerate(mapped) if is_key])
-            return as_function(program)(*(folded[i] for i in needed))
-
-        constants, _ = part(first, [i for i, is_key in enumerate(mapped) if not is_key])
-        stacked, once = iter(jax.vmap(of)(jnp.arange(number))), iter(as_function(constants)())
-        values = [next(stacked) if is_key else next(once) for is_key in mapped]
-        return Keys(second, values, mapped)
+        return _Split(first, parts(second), [bool(found) for found in drawn])
 
     @functools.cached_property
-    def _flat(self) -> Any:
+    def _from_keys(self) -> dict[int, tuple[Same, list[int]]]:
+        return {}
+
+    @functools.cached_property
+    def _constant_axes(self) -> dict[PathName, frozenset[int]]:
+        return {name: _constant_axes(node) for name, node in self._outputs.items()}
+
+    @functools.cached_property
+    def _outputs(self) -> dict[PathName, Node]:
+        return dict(zip(self.names, self._flat.outputs, strict=True))
+
+    @functools.cached_property
+    def _flat(self) -> Flat:
         return flatten(self.program)
+
+
+@functools.lru_cache(maxsize=16)
+def _draws(names: tuple[PathName, ...], same: Same) -> Draws:
+    return Draws(names, same.program)
+
+
+class _Split(NamedTuple):
+    """A program of draws in two.
+
+    Args:
+      first: From the leaves of the key to all keys that parameters are drawn with, and counts.
+      second: For each parameter the program from some of these, and which.
+      are_keys: True for those that follow from the key.
+    """
+
+    first: ClosedJaxpr
+    second: list[tuple[ClosedJaxpr, list[int]]]
+    are_keys: list[bool]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Keys:
-    """The keys of many draws of a model, and the program from those of one draw to its parameters.
+    """The keys of many draws of a model.
 
     Args:
-      program: From keys and constants to the parameters.
-      values: Inputs of the program; keys with an axis of draws in front.
-      mapped: True for the keys.
+      draws: The draws of the model.
+      values: Inputs of the programs from keys; keys with an axis of draws in front.
+      are_keys: True for the keys.
     """
 
-    program: ClosedJaxpr
+    draws: Draws
     values: list[Array]
-    mapped: list[bool]
+    are_keys: list[bool]
 
     def grown(self, output: int, start: int, grid: Grid, gain: float, place: Place) -> Array:
         """One parameter, laid out of its draws from `start` on, times `gain`."""
-        program, needed = part(self.program, [output])
-        mapped = tuple(self.mapped[i] for i in needed)
-        inputs = [
-            _on_grid(self.values[i], start, grid) if self.mapped[i] else self.values[i]
-            for i in needed
-        ]
-        return _grown(_Same(program), mapped, grid, gain, place)(*inputs)
+        same, needed = self.draws.program_from_keys(output)
+        mapped = tuple(self.are_keys[i] for i in needed)
+        make = _grown if same.can_be_kept else _grown.__wrapped__
+        grown = make(same, mapped, grid, gain, place)
+        return grown(np.int32(start), *(self.values[i] for i in needed))
+
+
+_folded = quick(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))
+
+
+def _for_each_draw(program: ClosedJaxpr, keys: Sequence[Array]) -> list[Array]:
+    """The outputs of a program of keys, with an axis of draws in front where they follow from one.
+
+    One operation after another: those of many keys are compiled once, a program of all would take
+    longer the more parameters there are.
+    """
+
+    def step(equation: Equation, inputs: list[tuple[Array, bool]]) -> Sequence[tuple[Array, bool]]:
+        values = [value for value, _ in inputs]
+        axes = tuple(0 if is_mapped else None for _, is_mapped in inputs)
+        if not any(is_mapped for _, is_mapped in inputs):
+            return [(value, False) for value in bind(equation, values)]
+        params = tuple(equation.params.items())
+        try:
+            run = _mapped(equation.primitive, params, axes)
+        except TypeError:  # a parameter that has no hash
+            run = _mapped.__wrapped__(equation.primitive, params, axes)
+        return [(value, True) for value in run(*values)]
+
+    outputs = interpret(
+        program,
+        [(key, True) for key in keys],
+        step,
+        literal=lambda atom: (atom.val, False),
+        constants=[(value, False) for value in program.consts],
+    )
+    return [value for value, _ in outputs]
+
+
+@functools.lru_cache(maxsize=512)
+def _mapped(
+    primitive: Primitive, params: tuple[tuple[str, Any], ...], axes: tuple[int | None, ...]
+) -> Callable[..., list[Array]]:
+    def run(*values: Array) -> list[Array]:
+        return bind_primitive(primitive, dict(params), values)
+
+    return quick(jax.vmap(run, in_axes=axes))
 
 
 def in_turn(program: ClosedJaxpr, wanted: Sequence[int], inputs: Sequence[Array]) -> list[Array]:
@@ -192,43 +285,9 @@ def repeated(value: Array, grid: Grid, gain: float, place: Place) -> Array:
     return _repeated(grid, gain, place)(value)
 
 
-def _on_grid(keys: Array, start: int, grid: Grid) -> Array:
-    """The keys of some draws, with an axis for each axis along which there are several."""
-    several = tuple(n for n in grid.tiles if n > 1)
-    return keys[start : start + grid.number].reshape(several + keys.shape[1:])
-
-
-class _Same:
-    """A program that is equal to others which do the same.
-
-    Layers of one shape are drawn by equal programs from other keys, which are compiled once.
-    """
-
-    def __init__(self, program: ClosedJaxpr):
-        self.program = program
-        types = tuple(str(v.aval) for v in program.jaxpr.invars)
-        self.does = (str(program.jaxpr), types, tuple(_held(program)))
-
-    def __hash__(self) -> int:
-        return hash(self.does)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.does == other.does
-
-
-def _held(program: ClosedJaxpr) -> Iterator[bytes]:
-    """The bytes of all arrays and numbers in a program, which its text may shorten."""
-    atoms: list[Atom] = [x for equation in program.jaxpr.eqns for x in equation.invars]
-    yield from (np.asarray(x.val).tobytes() for x in atoms if isinstance(x, Literal))
-    yield from (np.asarray(x).tobytes() for x in program.consts)
-    for equation in program.jaxpr.eqns:
-        for inner in inner_programs(equation):
-            yield from _held(inner)
-
-
 @functools.lru_cache(maxsize=512)
 def _grown(
-    same: _Same, mapped: tuple[bool, ...], grid: Grid, gain: float, place: Place
+    same: Same, mapped: tuple[bool, ...], grid: Grid, gain: float, place: Place
 ) -> Callable[..., Array]:
     def draw(*inputs: Array) -> Array:
         return as_function(same.program)(*inputs)[0]
@@ -238,19 +297,24 @@ def _grown(
     for _ in (n for n in grid.tiles if n > 1):
         draw = jax.vmap(draw, in_axes=tuple(0 if is_key else None for is_key in mapped))
 
-    def grown(*inputs: Array) -> Array:
+    def grown(start: Array, *inputs: Array) -> Array:
+        of_draws = [
+            _on_grid(x, start, grid) if is_key else x
+            for x, is_key in zip(inputs, mapped, strict=True)
+        ]
         with no_mesh():  # in one of explicit axes, each device would be told to make all of it
-            whole = join_tiles(draw(*inputs), grid.tiles, grid.base_shape)
+            whole = join_tiles(draw(*of_draws), grid.tiles, grid.base_shape)
             scaled = scale(whole[tuple(map(slice, grid.shape))], gain)
         return place(scaled)
 
-    inside, alone = jax.jit(grown), jax.jit(grown, compiler_options=_QUICK)
+    return quick(grown)
 
-    def run(*inputs: Array) -> Array:
-        is_alone = jax.default_backend() == "cpu" and not any(map(is_traced, inputs))
-        return (alone if is_alone else inside)(*inputs)
 
-    return run
+def _on_grid(keys: Array, start: Array, grid: Grid) -> Array:
+    """The keys of some draws, with an axis for each axis along which there are several."""
+    several = tuple(n for n in grid.tiles if n > 1)
+    own = jax.lax.dynamic_slice_in_dim(keys, start, grid.number)
+    return own.reshape(several + keys.shape[1:])
 
 
 @functools.lru_cache(maxsize=512)
@@ -268,11 +332,6 @@ def _repeated(grid: Grid, gain: float, place: Place) -> Callable[[Array], Array]
 
     return whole
 
-
-# LLVM takes seven times as long to optimize random numbers to the end, for the same bits; without
-# any optimization they would differ. Only XLA for CPUs is known to, and a program inside of another
-# has no options of its own.
-_QUICK = {"xla_backend_optimization_level": 1}
 
 _MOST_NUMBERS = 16  # that are taken for a count or a raw key
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from jaxmup import _check
@@ -21,6 +22,7 @@ from jaxmup._infer._meshes import (
 )
 from jaxmup._model import Instance, MakeModel, Model, Parts, as_model
 from jaxmup._parametrization import Parametrization
+from jaxmup._program import ClosedJaxpr
 from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import Size, Specs, leaves_by_path, map_named, path_name, resolve
@@ -109,21 +111,28 @@ def rescale(
     scalings = leaves_by_path(resolve(specs, parametrization))
     by_name = leaves_by_path(specs)
     model = as_model(make_model, inputs=inputs, apply=apply, wrt=wrt)
-    small, small_sizes = off_mesh(lambda: _with_sizes(model.at(base, "base")))
+    draws, small = off_mesh(lambda: _draws(model, base, key))
     if is_on_mesh():
         require_divisible(off_mesh(lambda: model.at(target, "target").params))
-    large = model.at(target, "target")
+    large, drawing = model.drawn_at(target, "target", key)
     _require_key(large)
     _require_shapes(by_name, large.parameters)
     kept = _named(from_target, by_name)
     plain = {name: spec for name, spec in by_name.items() if _is_plain(spec) and name not in kept}
-    sources = counterparts(small_sizes, large.parameters)
-    _require_base(plain, sources, small_sizes)
-    layouts = _layouts(plain, sources, small_sizes)
-    draws = off_mesh(lambda: Draws.of(small, key))
+    sources = counterparts(small, large.parameters)
+    _require_base(plain, sources, small)
+    layouts = _layouts(plain, sources, small)
     _require_random(layouts, draws)
-    values = _values(layouts, draws, scalings, _places(large, key), key)
-    return large.join(_with_values(_whole(large, by_name.keys() - layouts.keys(), key), values))
+    values = _values(layouts, draws, scalings, _places(large, drawing), key)
+    whole = _whole(large, drawing, by_name.keys() - layouts.keys(), key)
+    return large.join(_with_values(whole, values))
+
+
+def _draws(model: Model, base: Size, key: Any) -> tuple[Draws, dict[str, tuple[int, ...]]]:
+    """The draws of the base model, and the shape of each parameter."""
+    small, program = model.drawn_at(base, "base", key)
+    shapes = {name: tuple(leaf.shape) for name, leaf in small.parameters.items()}
+    return Draws.of(list(shapes), program), shapes
 
 
 def _values(
@@ -150,28 +159,21 @@ def _values(
     return values
 
 
-def _whole(large: Instance, own: Collection[str], key: Any) -> Parts:
+def _whole(large: Instance, drawing: ClosedJaxpr, own: Collection[str], key: Any) -> Parts:
     """The arrays of the target, drawn where they are no parameters or belong to `own`."""
-    shapes = large.parts
     names = list(large.parameters)
-    if not own and not jax.tree.leaves(shapes.rest):
-        return shapes
-    program, drawn = jax.make_jaxpr(large.draw, return_shape=True)(key)
-    wanted = [i for i in range(len(program.jaxpr.outvars)) if i >= len(names) or names[i] in own]
-    made = in_turn(program, wanted, jax.tree.leaves(key))
-    filled = jax.tree.leaves(drawn)
+    filled, structure = jax.tree.flatten(large.parts)
+    wanted = [i for i in range(len(filled)) if i >= len(names) or names[i] in own]
+    made = in_turn(drawing, wanted, jax.tree.leaves(key))
     for i, value in zip(wanted, made, strict=True):
-        filled[i] = value
-    return jax.tree.unflatten(jax.tree.structure(drawn), filled)
+        filled[i] = jnp.asarray(value)
+    return jax.tree.unflatten(structure, filled)
 
 
-def _places(large: Instance, key: Any) -> dict[str, Place]:
+def _places(large: Instance, drawing: ClosedJaxpr) -> dict[str, Place]:
     """The layout over devices that the constructor gives each parameter."""
     if large.kind == "tree" and is_on_mesh() and not _is_explicit():
-        program = jax.make_jaxpr(lambda key: [*leaves_by_path(large.draw(key).params).values()])(
-            key
-        )
-        return dict(zip(large.parameters, places_in(program), strict=True))
+        return dict(zip(large.parameters, places_in(drawing), strict=False))
     with_paths, _ = jax.tree_util.tree_flatten_with_path(
         large.params, is_leaf=lambda x: isinstance(x, nnx.Variable)
     )
@@ -200,10 +202,6 @@ def _named(patterns: str | Collection[str] | None, names: Collection[str]) -> se
 def _is_plain(spec: ParamSpec) -> bool:
     """True if the layer takes its initial values as they come."""
     return spec.applied is None or spec.applied.init_gain is None
-
-
-def _with_sizes(instance: Instance) -> tuple[Instance, dict[str, tuple[int, ...]]]:
-    return instance, {name: tuple(leaf.shape) for name, leaf in instance.parameters.items()}
 
 
 def _with_values(parts: Parts, values: Mapping[str, Any]) -> Parts:

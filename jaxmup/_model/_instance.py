@@ -21,9 +21,11 @@ from jaxmup._model._parts import Apply, Framework, Kind, Parts
 from jaxmup._model._users import call_users
 from jaxmup._program import (
     ClosedJaxpr,
+    Traced,
     as_function,
     dependencies,
     part,
+    traced,
     without_dead_code,
 )
 from jaxmup._spec import ParamSpec
@@ -85,19 +87,29 @@ class Instance:
 
     def initialized(self) -> Parts:
         """The shapes of the arrays of a Linen module, as it is initialized once more."""
-        if self.inputs is None:
-            raise TypeError(
-                "`inputs` must be given for a Linen module, which has no parameters before it is "
-                "called. Got none. Pass what the model of "
-                f"`{self.what}` = {self.size!r} is called with."
-            )
-        arrays, static = take_arrays(self.inputs)
+        arrays, static = take_arrays(self._required_inputs())
         made = self.make(None)
 
         def draw(arrays: list[Any]) -> Parts:
             return self.framework.draw(made, jax.random.key(0), static.joined(arrays))
 
         return call_users(self._must_be_called, jax.eval_shape, self.with_axes(draw), arrays)
+
+    def drawing(self, key: Any) -> Traced:
+        """The program from the leaves of a key to those of its `parts`, and their shapes."""
+        self._required_inputs()
+        made = self.make(key)
+        draw = self.with_axes(lambda key: self.framework.draw(made, key, self.inputs))
+        return call_users(self._must_be_called, traced, draw, key)
+
+    def _required_inputs(self) -> Call:
+        if self.inputs is None:
+            raise TypeError(
+                "`inputs` must be given for a Linen module, which has no parameters before it is "
+                "called. Got none. Pass what the model of "
+                f"`{self.what}` = {self.size!r} is called with."
+            )
+        return self.inputs
 
     @property
     def _must_be_called(self) -> str:
@@ -256,11 +268,11 @@ class Instance:
 
         shapes = list(map(shape_of, arrays))
         with same_operations():
-            traced: ClosedJaxpr = call_users(
+            program: ClosedJaxpr = call_users(
                 self._must_be_called, jax.make_jaxpr(run), parts.params, parts.rest, shapes
             )
-        every_output = [True] * len(traced.jaxpr.outvars)
-        return without_dead_code(traced, every_output, keep_inputs=True)[0]
+        every_output = [True] * len(program.jaxpr.outvars)
+        return without_dead_code(program, every_output, keep_inputs=True)[0]
 
     def numbers(self) -> dict[int, np.ndarray]:
         """Single numbers among the rest that the factory sets at a size, whatever its key.

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeAlias
 
 import jax
-import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -17,6 +16,7 @@ from jaxmup._model._arguments import KEYS, call_with_size, open_parameters
 from jaxmup._model._instance import Instance
 from jaxmup._model._parts import Apply, Framework, Parts, Selects, framework_of
 from jaxmup._model._users import call_users
+from jaxmup._program import ClosedJaxpr, traced
 from jaxmup._tree import Size, is_floating
 
 MakeModel: TypeAlias = Callable[..., Any]
@@ -106,11 +106,15 @@ class Model:
     def make(self, size: Size, key: Array | None = None) -> Any:
         """The model that the factory makes of a size; its values mean nothing without a key."""
         # Without a key only shapes are wanted: any values will do.
-        rngs = _uncounted if key is None else nnx.Rngs
-        key = jax.random.key(0) if key is None else key
+        if key is None:
+            return self._made(size, jax.random.key(0), _quick_rngs)
+        return self._made(size, key, nnx.Rngs)
+
+    def _made(self, size: Size, key: Any, rngs: Callable[[Any], nnx.Rngs]) -> Any:
         drawing = {"key": lambda: key, "rngs": lambda: rngs(key)}
         asked = {name: drawing[name]() for name in KEYS if self._is_drawn_with(name, size)}
-        return call_with_size(self.make_model, size, {**self.offered, **asked})
+        made = call_with_size(self.make_model, size, {**self.offered, **asked})
+        return _with_own_streams(made)
 
     def _is_drawn_with(self, name: str, size: Size) -> bool:
         return self.asks_for(name) and not (isinstance(size, Mapping) and name in size)
@@ -133,16 +137,41 @@ class Model:
         Raises:
           ValueError: if the factory or the function of `inputs` fails.
         """
+        return self._traced_at(size, what, jax.eval_shape(lambda: jax.random.key(0)))[0]
+
+    def drawn_at(self, size: Size, what: str, key: Any) -> tuple[Instance, ClosedJaxpr]:
+        """The model of one size, and the program that draws it, traced once.
+
+        Args:
+          size: Size of the model.
+          what: Word for the size in errors.
+          key: Random key, of which only the type matters; a dict of keys for a Linen module that
+            wants one.
+
+        Returns:
+          The instance, and the program from the leaves of `key` to those of its `parts`.
+
+        Raises:
+          TypeError, ValueError: as `at`, and as `Instance.parts`.
+        """
+        instance, program = self._traced_at(size, what, key)
+        if instance.kind != "linen":
+            return instance, program
+        program, parts = instance.drawing(key)
+        return dataclasses.replace(instance, made=parts), program
+
+    def _traced_at(self, size: Size, what: str, key: Any) -> tuple[Instance, ClosedJaxpr]:
         seen: list[Framework] = []
 
-        def arrays() -> Parts | None:
-            made = self.make(size)
+        def arrays(key: Any) -> Parts | None:
+            made = self._made(size, key, _quick_rngs)
             seen.append(framework_of(made, self._selects, self.apply))
             return None if seen[0].kind == "linen" else seen[0].draw(made, None, None)
 
-        parts = call_users(f"`make_model` must build `{what}` = {size!r}", jax.eval_shape, arrays)
+        must_build = f"`make_model` must build `{what}` = {size!r}"
+        program, parts = call_users(must_build, traced, arrays, key)
         call = call_users(f"`inputs` must be made for `{what}` = {size!r}", self.inputs_of, size)
-        return Instance(
+        instance = Instance(
             size=size,
             what=what,
             make=functools.partial(self.make, size),
@@ -153,6 +182,7 @@ class Model:
             inputs=call,
             made=parts,
         )
+        return instance, program
 
     @property
     def _selects(self) -> Selects:
@@ -196,13 +226,34 @@ def _are_patterns(wrt: Wrt) -> bool:
     return isinstance(wrt, Collection) and all(isinstance(one, str) for one in wrt)
 
 
-def _uncounted(key: Array) -> nnx.Rngs:
-    """`nnx.Rngs(key)` for shapes alone: its count is in NumPy, which is not traced.
+def _quick_rngs(key: Any) -> nnx.Rngs:
+    """`nnx.Rngs(key)`, to trace what is drawn with it."""
+    rngs = nnx.Rngs(key)
+    for stream in vars(rngs).values():
+        if type(stream) is nnx.RngStream:
+            stream.__class__ = _Stream
+    return rngs
+
+
+class _Stream(nnx.RngStream):
+    """A stream of keys that can be traced at a price that does not grow with the model.
 
     Flax asks each count for its sharding. To say that a traced one has none, JAX goes through all
     that was traced before, which takes minutes in a model of many layers.
     """
-    rngs = nnx.Rngs(key)
-    count: Any = np.zeros((), np.uint32)
-    rngs.default.count = nnx.RngCount(count, tag="default")
-    return rngs
+
+    def __call__(self) -> Array:
+        """The next key, as Flax's own class makes it."""
+        count = self.count
+        key = jax.random.fold_in(self.key[...], count[...])
+        count.set_value(count[...] + 1)
+        return key
+
+
+def _with_own_streams(made: Any) -> Any:
+    """What a factory has made with `_quick_rngs`, as it would be with Flax's."""
+    if isinstance(made, nnx.Module):
+        for _, node in nnx.iter_graph(made):
+            if type(node) is _Stream:
+                node.__class__ = nnx.RngStream
+    return made

@@ -88,6 +88,27 @@ def part(program: ClosedJaxpr, outputs: Iterable[int]) -> tuple[ClosedJaxpr, lis
     return smaller, [i for i, needed in enumerate(used) if needed]
 
 
+def parts(program: ClosedJaxpr) -> list[tuple[ClosedJaxpr, list[int]]]:
+    """The `part` of each output of a program, at a price that grows with the program alone."""
+    jaxpr = program.jaxpr
+    makers = {v: i for i, equation in enumerate(jaxpr.eqns) for v in equation.outvars}
+
+    def needed_for(output: Atom) -> list[Equation]:
+        found: set[int] = set()
+        following = variables([output])
+        while following:
+            maker = makers.get(following.pop())
+            if maker is not None and maker not in found:
+                found.add(maker)
+                following += variables(jaxpr.eqns[maker].invars)
+        return [jaxpr.eqns[i] for i in sorted(found)]
+
+    return [
+        part(ClosedJaxpr(jaxpr.replace(eqns=needed_for(v), outvars=[v]), program.consts), [0])
+        for v in jaxpr.outvars
+    ]
+
+
 def piece(
     jaxpr: Jaxpr, equations: Sequence[Equation], inputs: Sequence[Var], outputs: Sequence[Atom]
 ) -> Callable[..., list[Any]]:

@@ -14,6 +14,7 @@ from jax.extend.core import ClosedJaxpr as ClosedJaxpr
 from jax.extend.core import Jaxpr as Jaxpr
 from jax.extend.core import JaxprEqn, jaxprs_in_params
 from jax.extend.core import Literal as Literal
+from jax.extend.core import Primitive as Primitive
 from jax.extend.core import Var as Var
 from jax.extend.core import jaxpr_as_fun as as_function
 from jax.interpreters import partial_eval
@@ -100,9 +101,15 @@ def without_dead_code(
 
 def bind(equation: Equation, inputs: Sequence[Any]) -> list[Any]:
     """The results of an equation for these inputs."""
+    return bind_primitive(equation.primitive, equation.params, inputs)
+
+
+def bind_primitive(
+    primitive: Primitive, params: Mapping[str, Any], inputs: Sequence[Any]
+) -> list[Any]:
+    """The results of a primitive with the parameters of an equation."""
     # A call holds programs, where its primitive wants functions with their derivatives.
-    primitive = equation.primitive
-    results = primitive.bind(*inputs, **primitive.get_bind_params(equation.params))
+    results = primitive.bind(*inputs, **primitive.get_bind_params(params))
     return list(results) if primitive.multiple_results else [results]
 
 

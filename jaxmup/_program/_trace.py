@@ -9,6 +9,7 @@ from jaxmup._program._calls import called, is_plain_call
 from jaxmup._program._evaluate import inlined
 from jaxmup._program._jax import ClosedJaxpr, Equation, without_dead_code
 from jaxmup._program._loops import is_scan
+from jaxmup._program._types import type_of
 
 
 class Traced(NamedTuple):
@@ -21,6 +22,13 @@ class Traced(NamedTuple):
 
     program: ClosedJaxpr
     result: Any
+
+
+def traced(function: Callable[..., Any], *args: Any) -> Traced:
+    """Traces `function` at arguments of these shapes and dtypes, whatever of it is needed."""
+    program, result = jax.make_jaxpr(function, return_shape=True)(*args)
+    shapes = map(type_of, program.out_avals)  # which have the shardings of an explicit mesh
+    return Traced(program, jax.tree.unflatten(jax.tree.structure(result), shapes))
 
 
 def trace(function: Callable[..., Any], *args: Any) -> Traced:
