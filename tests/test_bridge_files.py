@@ -603,8 +603,61 @@ def test_an_alias_of_nothing_or_of_another_tensor(tmp_path, metadata, message):
 
 def test_one_tensor_for_two_layers_is_asked_about(tmp_path):
     path = aliased(tmp_path / "once.safetensors", {"format": "pt", "title": "weight"})
-    with pytest.raises(ValueError, match="give it under a name for each"):
+    with pytest.raises(ValueError, match="give it a second name by a pair"):
         bridge.plan(path, UNTIED)
     state = bridge.load(path)
     made = bridge.from_torch({**state, "lm_head.weight": state["emb.weight"]}, UNTIED)
     np.testing.assert_array_equal(made["lm_head"]["kernel"], state["emb.weight"].T)
+
+
+SECOND = {"lm_head.weight": ("lm_head", "as emb.weight")}
+
+
+@pytest.mark.parametrize("model", [UNTIED, TIED], ids=["untied", "tied"])
+def test_a_second_name_by_a_pair(tmp_path, model):
+    path = aliased(tmp_path / "once.safetensors", {"format": "pt"})
+    pairs = (
+        SECOND if model is UNTIED else {"lm_head.weight": ("emb", "as emb.weight"), "emb": "emb"}
+    )
+    made = bridge.from_torch(path, model, pairs)
+    np.testing.assert_array_equal(made["emb"]["embedding"], bridge.load(path)["emb.weight"])
+    if model is UNTIED:
+        np.testing.assert_array_equal(made["lm_head"]["kernel"], made["emb"]["embedding"].T)
+    back = bridge.to_torch(made, path, pairs)
+    assert back.keys() == {"emb.weight", "fc.weight"}
+    leaves, again = tmp_path / "flax.safetensors", tmp_path / "back.safetensors"
+    bridge.conversion(path, model, to="flax", pairs=pairs).write(leaves)
+    bridge.conversion(leaves, model, to="torch", like=path, pairs=pairs).write(again)
+    for name, tensor in bridge.load(again).items():
+        np.testing.assert_array_equal(tensor, bridge.load(path)[name])
+
+
+def test_one_tensor_of_layers_that_were_trained_apart(tmp_path):
+    once = aliased(tmp_path / "once.safetensors", {"format": "pt"})
+    both = aliased(tmp_path / "tied.safetensors", ALIAS)
+    for path, pairs in ((once, SECOND), (both, None)):
+        made = bridge.from_torch(path, UNTIED, pairs)
+        made["lm_head"]["kernel"] += 1
+        with pytest.raises(ValueError, match=r"emb.weight, lm_head.weight are one tensor"):
+            bridge.to_torch(made, path, pairs)
+        leaves, back = tmp_path / "flax.safetensors", tmp_path / "back.safetensors"
+        bridge.save(
+            leaves, {f"{n}/{k}": np.asarray(x) for n, m in made.items() for k, x in m.items()}
+        )
+        with pytest.raises(ValueError, match=r"emb.weight, lm_head.weight are one tensor"):
+            bridge.conversion(leaves, UNTIED, to="torch", like=path, pairs=pairs).write(back)
+        assert not back.exists()
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ({"lm_head.weight": ("lm_head", "as gone.weight")}, "lm_head.weight is gone.weight"),
+        ({"fc.weight": ("lm_head", "as emb.weight")}, "fc.weight is there itself"),
+        ({"**.weight": ("lm_head", "as emb.weight")}, "must be named in full"),
+    ],
+)
+def test_a_second_name_of_nothing(tmp_path, pairs, message):
+    path = aliased(tmp_path / "once.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=message):
+        bridge.from_torch(path, UNTIED, pairs)

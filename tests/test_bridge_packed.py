@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -277,3 +278,127 @@ def test_sizes_of_another_map(words):
     state = {"conv.weight": np.zeros((4, 2, 3, 3), "f4"), "fc.weight": np.zeros((5, 24), "f4")}
     with pytest.raises(ValueError, match=r"fc.weight has 24|must be one of"):
         bridge.plan(state, flat((24, 5)), {"fc": ("fc", words)})
+
+
+# --------------------------------------------------------- separate in PyTorch, one layer in Flax
+
+
+def separate(rows: dict[str, int], *, use_bias: bool = True) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    state = {f"h.{i}.attn.{n}.weight": (size, INPUTS) for i in (0, 1) for n, size in rows.items()}
+    if use_bias:
+        state |= {f"h.{i}.attn.{n}.bias": (size,) for i in (0, 1) for n, size in rows.items()}
+    state |= {f"h.{i}.attn.o.weight": (INPUTS, INPUTS) for i in (0, 1)}
+    return {name: rng.normal(size=shape).astype("f4") for name, shape in state.items()}
+
+
+def joined(outputs: tuple[int, ...], *, stacked: bool = False) -> dict[str, Any]:
+    """Blocks whose queries, keys and values are one layer."""
+    rows = (2,) if stacked else ()
+    shapes = {"qkv": (INPUTS, *outputs), "out": (INPUTS, INPUTS)}
+    block: dict[str, Any] = {
+        n: {"kernel": jax.ShapeDtypeStruct(rows + s, "f4")} for n, s in shapes.items()
+    }
+    block["qkv"]["bias"] = jax.ShapeDtypeStruct(rows + outputs, "f4")
+    return {"blocks": block if stacked else [block, block]}
+
+
+EQUAL, GROUPED = {"q": 6, "k": 6, "v": 6}, {"q": 8, "k": 4, "v": 4}
+# As the code that uses the kernel would take its product (tokens, *outputs) apart.
+JOINED = {
+    "one after another": (EQUAL, (18,), None, lambda y: np.split(y, 3, -1)),
+    "an axis of three": (
+        EQUAL,
+        (3, 3, 2),
+        None,
+        lambda y: [y[:, i].reshape(5, -1) for i in range(3)],
+    ),
+    "more queries": (GROUPED, (16,), None, lambda y: np.split(y, (8, 12), -1)),
+    "head by head": (
+        EQUAL,
+        (3, 6),
+        "heads",
+        lambda y: [y[:, :, 2 * i : 2 * i + 2].reshape(5, -1) for i in range(3)],
+    ),
+    "group by group": (
+        GROUPED,
+        (16,),
+        "2 groups",
+        lambda y: [p.reshape(5, -1) for p in np.split(y.reshape(5, 2, 8), (4, 6), -1)],
+    ),
+}
+
+
+@pytest.mark.parametrize("stacked", [False, True], ids=["list", "stack"])
+@pytest.mark.parametrize("case", JOINED.values(), ids=JOINED)
+def test_separate_modules_in_one_layer(case, stacked):
+    rows, outputs, words, apart = case
+    state, model = separate(rows), joined(outputs, stacked=stacked)
+    path = "blocks/qkv" if stacked else "blocks/*/qkv"
+    pairs = {"h.*.attn.q|k|v": path if words is None else (path, words)}
+    made = bridge.from_torch(state, model, pairs)
+    for i in (0, 1):
+        block = jax.tree.map(lambda x, i=i: x[i], made["blocks"]) if stacked else made["blocks"][i]
+        product = np.tensordot(TOKENS, block["qkv"]["kernel"], 1) + np.asarray(block["qkv"]["bias"])
+        for name, part in zip("qkv", apart(product), strict=True):
+            want = TOKENS @ state[f"h.{i}.attn.{name}.weight"].T + state[f"h.{i}.attn.{name}.bias"]
+            np.testing.assert_allclose(part, want, rtol=1e-5, atol=1e-6)
+    back = bridge.to_torch(made, state, pairs)
+    assert back.keys() == state.keys()
+    for name, tensor in state.items():
+        np.testing.assert_array_equal(back[name], tensor, err_msg=name)
+
+
+def test_files_of_joined_layers(tmp_path):
+    state, pairs = separate(GROUPED), {"h.*.attn.q|k|v": ("blocks/qkv", "2 groups")}
+    model = joined((16,), stacked=True)
+    source, leaves, back = (tmp_path / f"{n}.safetensors" for n in ("torch", "flax", "back"))
+    bridge.save(source, state)
+    bridge.conversion(source, model, to="flax", pairs=pairs).write(leaves)
+    made = bridge.from_torch(state, model, pairs)["blocks"]
+    np.testing.assert_array_equal(bridge.load(leaves)["blocks/qkv/kernel"], made["qkv"]["kernel"])
+    bridge.conversion(leaves, model, to="torch", like=source, pairs=pairs).write(back)
+    for name, tensor in bridge.load(back).items():
+        np.testing.assert_array_equal(tensor, state[name])
+
+
+def test_moments_of_joined_layers():
+    """Momentum of q, k and v becomes that of their columns, and comes back."""
+    state = {n: x for n, x in separate(EQUAL, use_bias=False).items() if n.startswith("h.0.")}
+    kernels = {"qkv": (INPUTS, 18), "out": (INPUTS, INPUTS)}
+    params = {n: {"kernel": np.zeros(shape, "f4")} for n, shape in kernels.items()}
+    plan = bridge.plan(state, params, {"h.*.attn.q|k|v": "qkv"})
+    sgd = {"lr": 0.1, "momentum": 0.9, "dampening": 0, "nesterov": False, "weight_decay": 0}
+    torch_state = {
+        "state": {i: {"momentum_buffer": 2 * x} for i, x in enumerate(state.values())},
+        "param_groups": [{**sgd, "params": [0, 1, 2, 3]}],
+    }
+    tx, names = optax.sgd(0.1, momentum=0.9), list(state)
+    moved = bridge.optimizer_from_torch(torch_state, plan, tx, params, names=names)
+    want = np.concatenate([2 * state[f"h.0.attn.{n}.weight"].T for n in "qkv"], axis=1)
+    np.testing.assert_array_equal(moved[0].trace["qkv"]["kernel"], want)
+    back = bridge.optimizer_to_torch(moved, plan, tx, params, torch_state, names=names)
+    for i, held in torch_state["state"].items():
+        np.testing.assert_array_equal(back["state"][i]["momentum_buffer"], held["momentum_buffer"])
+
+
+JOINTS_REFUSED = {
+    "a module that is not there": ("h.*.attn.q|k|w", "blocks/*/qkv", "there is no w"),
+    "another size": ("h.*.attn.q|k", "blocks/*/qkv", "they have 72: q 48, k 24"),
+    "no kernel": ("h.*.attn.q|k|v", "blocks/*", "blocks/0, blocks/1 is none"),
+    "groups that do not divide": (
+        "h.*.attn.q|k|v",
+        ("blocks/*/qkv", "3 groups"),
+        "3 groups do not share the 8 outputs of q",
+    ),
+    "heads of a matrix": ("h.*.attn.q|k|v", ("blocks/*/qkv", "heads"), "no axis of heads"),
+    "no order": ("h.*.attn.q|k|v", ("blocks/*/qkv", "q|k|v"), "be 'heads' or one such as"),
+    "a module twice": ("h.*.attn.q|q|v", "blocks/*/qkv", "named once each"),
+}
+
+
+@pytest.mark.parametrize("case", JOINTS_REFUSED.values(), ids=JOINTS_REFUSED)
+def test_joints_that_do_not_fit(case):
+    pattern, value, message = case
+    with pytest.raises(ValueError, match=message):
+        bridge.plan(separate(GROUPED), joined((16,)), {pattern: value})

@@ -2,10 +2,12 @@
 
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
+import numpy as np
 from flax import nnx
 
 from jaxmup import _check
@@ -14,13 +16,13 @@ from jaxmup._files import require_replaceable
 from jaxmup._parameter import gauge_move
 from jaxmup._parametrization import Parametrization
 from jaxmup._tree import Specs, Tree
-from jaxmup.bridge import _safetensors
-from jaxmup.bridge._convert import converted, plan_of, reverted
+from jaxmup.bridge import _pairs, _safetensors
+from jaxmup.bridge._convert import converted, held, opened_by, plan_of, reverted
 from jaxmup.bridge._flax_model import FlaxModel, open_model
 from jaxmup.bridge._pairs import Pairs
-from jaxmup.bridge._plan import Plan
-from jaxmup.bridge._safetensors import ShapeDtype
-from jaxmup.bridge._sources import Checkpoint, StateDictOrFile, open_checkpoint
+from jaxmup.bridge._plan import Place, Plan, put
+from jaxmup.bridge._safetensors import ShapeDtype, Writer
+from jaxmup.bridge._sources import Checkpoint, StateDictOrFile, open_checkpoint, require_one
 
 Side: TypeAlias = Literal["flax", "torch"]
 
@@ -35,6 +37,7 @@ class Conversion:
       checkpoint: File that is read.
       arrays: Shape and dtype of each array that is written, by name.
       inputs: Every file that is read, none of which is replaced.
+      tied: Names of tensors of PyTorch that are one, and must have one value.
     """
 
     plan: Plan
@@ -42,6 +45,7 @@ class Conversion:
     checkpoint: Checkpoint
     arrays: Mapping[str, ShapeDtype]
     inputs: tuple[Path, ...] = ()
+    tied: tuple[tuple[str, ...], ...] = ()
 
     def require_destination(self, path: str | os.PathLike[str]) -> None:
         """Refuses a path that cannot be written, or is a file that is read.
@@ -76,18 +80,49 @@ class Conversion:
             that are read.
         """
         self.require_destination(path)
+        if self.to == "torch":
+            require_one(self.tied, self._tensor, held(self.plan))
         metadata = {"format": _FORMAT[self.to]}
         with _safetensors.writing(Path(path), self.arrays, metadata, self.inputs) as file:
+            whole = _Whole(self.plan, file)
             for done, entry in enumerate(self.plan.entries):
                 if self.to == "flax":
                     moved = converted(entry, self.checkpoint, allow_nan=allow_nan)
                     for place, array in zip(entry.targets, moved, strict=True):
-                        file.write(place.path, array, place.row)
+                        whole.write(place, array)
                 else:
                     moved = reverted(entry, self.checkpoint, allow_nan=allow_nan)
                     for source, array in zip(entry.sources, moved, strict=True):
-                        file.write(source.name, array)
+                        if source.name in self.arrays:  # a second name is none of the file's
+                            file.write(source.name, array)
                 progress(done + 1)
+
+    def _tensor(self, name: str) -> np.ndarray:
+        """A tensor of PyTorch, from the leaves."""
+        for entry in self.plan.entries:
+            names = [source.name for source in entry.sources]
+            if name in names:
+                return reverted(entry, self.checkpoint, allow_nan=True)[names.index(name)]
+        raise KeyError(name)
+
+
+class _Whole:
+    """Writes leaves; one that holds several layers side by side when all of them are there."""
+
+    def __init__(self, plan: Plan, file: Writer):
+        places = [place for entry in plan.entries for place in entry.targets]
+        self._missing = Counter(place.path for place in places if place.part)
+        self._held: dict[str, np.ndarray] = {}
+        self._shapes, self._file = plan.shapes, file
+
+    def write(self, place: Place, array: np.ndarray) -> None:
+        if place.path not in self._missing:
+            self._file.write(place.path, array, place.row)
+            return
+        put(self._held, place, self._shapes[place.path], array)
+        self._missing[place.path] -= 1
+        if not self._missing[place.path]:
+            self._file.write(place.path, self._held.pop(place.path))
 
 
 _FORMAT = {"flax": "flax", "torch": "pt"}  # PyTorch's readers look for the latter
@@ -126,8 +161,8 @@ def conversion(
     opened = open_model(model, specs)
     if parametrization is not None:
         opened = in_gauge(opened, parametrization)
-    checkpoint = open_checkpoint(source)
     if to == "flax":
+        checkpoint = opened_by(pairs, source)
         made = plan_of(checkpoint, opened, pairs)
         return Conversion(made, to, checkpoint, _leaves(made), checkpoint.files)
     if like is None:
@@ -135,11 +170,13 @@ def conversion(
             "To write for PyTorch, its names and shapes must be known. Got no `like`: a state dict "
             "of the module, or a file of one."
         )
-    named = open_checkpoint(like)
+    checkpoint, named = open_checkpoint(source), opened_by(pairs, like)
     made = plan_of(named, opened, pairs)
     _require_leaves(checkpoint, opened, made.kept)
     inputs = (*checkpoint.files, *named.files)
-    return Conversion(made, to, checkpoint, _tensors(made, checkpoint), inputs)
+    second = _pairs.aliases(pairs)
+    tensors = {n: x for n, x in _tensors(made, checkpoint).items() if n not in second}
+    return Conversion(made, to, checkpoint, tensors, inputs, named.tied)
 
 
 def in_gauge(opened: FlaxModel, parametrization: Parametrization) -> FlaxModel:
@@ -171,7 +208,7 @@ def _leaves(made: Plan) -> dict[str, ShapeDtype]:
             leaf = found.setdefault(place.path, ShapeDtype(made.shapes[place.path], dtype))
             if leaf.dtype != dtype:
                 raise ValueError(
-                    f"The layers of a stack must have one dtype. {entry.sources[0].name} for "
+                    f"The layers of one leaf must have one dtype. {entry.sources[0].name} for "
                     f"{place} has {dtype}, those before it {leaf.dtype}."
                 )
     return found

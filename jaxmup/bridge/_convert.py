@@ -9,11 +9,19 @@ from flax import nnx
 from jaxmup import _check
 from jaxmup._check import listed
 from jaxmup._tree import Specs, Tree
+from jaxmup.bridge import _pairs
 from jaxmup.bridge._flax_model import FlaxModel, LeafArrays, open_model
 from jaxmup.bridge._pairs import Pairs
 from jaxmup.bridge._plan import Entry, Plan
 from jaxmup.bridge._planning import make_plan
-from jaxmup.bridge._sources import Checkpoint, StateDictOrFile, naming, open_checkpoint
+from jaxmup.bridge._sources import (
+    Checkpoint,
+    StateDictOrFile,
+    naming,
+    open_checkpoint,
+    require_one,
+    with_aliases,
+)
 
 M = TypeVar("M", bound=nnx.Module | Tree)
 
@@ -48,7 +56,7 @@ def plan(
       weight  kernel  (3, 2) → (2, 3)  transposed
       bias    bias    (3) → (3)        as it is
     """
-    checkpoint = open_checkpoint(state_dict_or_file)
+    checkpoint = opened_by(pairs, state_dict_or_file)
     return plan_of(checkpoint, open_model(model, specs), pairs, multipliers)
 
 
@@ -108,7 +116,11 @@ def from_torch(
         name `""`, such as `{"": "rope/*"}`, keep the values of the model. A path may come
         with how PyTorch stores the tensor: `("attention", "q|k|v")` holds layers under
         `attention`, one after another, `"heads q|k|v"` head by head, `"4 q|v|k"` in four blocks;
+        `{"attn.q|k|v": "attention/qkv"}` leads several modules to one layer, and
+        `("attention/qkv", "heads")` or `"8 groups"` says that they do not stand one after another;
         `("fc", "flatten 512,7,7")` takes a feature map that was flattened with its channels first;
+        `("readout", "as wte.weight")` fills a layer with a tensor that is stored once, under its
+        other name;
         `"linear"`, `"conv1d"` (inputs first), `"conv"` and `"conv_transpose"` say which of two
         layouts a square weight has.
       specs: For a tree, the `ParamSpec` of its parameters, if its layers apply multipliers. An NNX
@@ -138,7 +150,7 @@ def from_torch(
       Array([[0., 2., 4.],
              [1., 3., 5.]], dtype=float32)
     """
-    checkpoint = open_checkpoint(state_dict_or_file)
+    checkpoint = opened_by(pairs, state_dict_or_file)
     opened = open_model(model, specs)
     made = plan_of(checkpoint, opened, pairs, multipliers)
     _warn(made)
@@ -184,14 +196,33 @@ def to_torch(
       >>> bool((state["weight"] == layer.kernel[...].T).all())
       True
     """
-    checkpoint = open_checkpoint(like)
+    checkpoint = opened_by(pairs, like)
     opened = open_model(model, specs)
     made = plan_of(checkpoint, opened, pairs, multipliers)
     _warn(made)
     leaves = _values(opened.values)
     if not allow_nan:
         _refuse_nan(leaves)
-    return made.backward(leaves.__getitem__)
+    tensors = made.backward(leaves.__getitem__)
+    with naming(checkpoint.where, ""):
+        require_one(checkpoint.tied, tensors.__getitem__, held(made))
+    return {name: x for name, x in tensors.items() if name not in _pairs.aliases(pairs)}
+
+
+def opened_by(pairs: Pairs | None, state_dict_or_file: StateDictOrFile) -> Checkpoint:
+    """The checkpoint, with the second names that pairs give to its tensors.
+
+    Raises:
+      ValueError: naming the file, and second names of no tensor.
+    """
+    checkpoint = open_checkpoint(state_dict_or_file)
+    with naming(checkpoint.where, ""):
+        return with_aliases(checkpoint, _pairs.aliases(pairs))
+
+
+def held(made: Plan) -> frozenset[str]:
+    """Names of the tensors that have a leaf."""
+    return frozenset(s.name for entry in made.entries if entry.targets for s in entry.sources)
 
 
 def _warn(made: Plan) -> None:
@@ -220,7 +251,7 @@ def reverted(entry: Entry, leaves: Checkpoint, *, allow_nan: bool) -> list[np.nd
       ValueError: naming file and leaves.
     """
     with naming(leaves.where, ", ".join(map(str, entry.targets))):
-        arrays = [leaves.read(place.path)[place.row] for place in entry.targets]
+        arrays = [place.of(leaves.read(place.path)) for place in entry.targets]
         if not allow_nan:
             _refuse_nan(dict(zip(map(str, entry.targets), arrays, strict=True)))
         return entry.backward(arrays)

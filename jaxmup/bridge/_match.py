@@ -236,7 +236,10 @@ def _left_over(
     if any(us and vs and len(us) > len(vs) for us, vs in components):
         parts.append("If they are tied, lead each of them to the one layer by a pair.")
     if any(us and vs and len(us) < len(vs) for us, vs in components):
-        parts.append("If one tensor is for several layers, give it under a name for each.")
+        parts.append(
+            "If one tensor is for several layers, give it a second name by a pair: "
+            '{"lm_head.weight": ("readout", "as wte.weight")}.'
+        )
     parts += _hints.packed(
         [torch[u] for us, _ in components for u in us],
         [flax[v] for _, vs in components for v in vs],

@@ -208,7 +208,7 @@ def optimizer_to_torch(
     for tensor in tensors:
         degrees = tensor.group.optimizer.moments(tensor.group.hyperparameters)
         for key, degree in degrees.items():
-            arrays = [held[key][place.path][place.row] for place in tensor.places]
+            arrays = [place.of(held[key][place.path]) for place in tensor.places]
             for place, array in zip(tensor.places, arrays, strict=True):
                 require_linear(place.path, key, array, degree)
             for name in tensor.names:

@@ -1,13 +1,15 @@
 """The user's word for names that don't speak for themselves."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
 from jaxmup._check import listed
 from jaxmup._tree import PathName
-from jaxmup.bridge import _storage
+from jaxmup.bridge import _joints, _storage
+from jaxmup.bridge._joints import Joint
 from jaxmup.bridge._options import Option
 from jaxmup.bridge._storage import LAYOUTS, Storage
 from jaxmup.bridge._units import FlaxLayer, TorchLayer, without_collection
@@ -29,11 +31,14 @@ class Pair:
       path: Path of the leaf or layer of Flax, with the same parts for its `*`; `None` for what is
         left out, empty for what only needs a layout.
       storage: How PyTorch stores it, if shapes don't tell.
+      joint: The layer of Flax that holds it beside others, if one does; then the path ends with its
+        own name in brackets.
     """
 
     pattern: str
     path: str | None
     storage: Storage | None = None
+    joint: Joint | None = None
 
     def expanded(self, name: str) -> str | None:
         """The path for a tensor; `None` if the pair is not about it.
@@ -80,7 +85,35 @@ def parse(pairs: Pairs | None) -> tuple[Pair, ...]:
     pairs = {} if pairs is None else pairs
     if not isinstance(pairs, Mapping):
         raise TypeError(f"`pairs` must map names to paths. Got {pairs!r}.")
-    return tuple(_parsed(pattern, value) for pattern, value in pairs.items() if pattern != "")
+    return tuple(
+        pair
+        for pattern, value in pairs.items()
+        if pattern != ""
+        for pair in _parsed(pattern, value)
+    )
+
+
+ALIAS = "as "
+
+
+def aliases(pairs: Pairs | None) -> dict[str, str]:
+    """Tensors that a checkpoint holds under another name, with that name.
+
+    Example:
+      >>> aliases({"lm_head.weight": ("readout", "as wte.weight"), "wte": "embed"})
+      {'lm_head.weight': 'wte.weight'}
+
+    Raises:
+      ValueError: if the name of one is a pattern.
+    """
+    found: dict[str, str] = {}
+    for name, value in pairs.items() if isinstance(pairs, Mapping) else ():
+        match value:
+            case [str(), str() as words] if words.startswith(ALIAS):
+                found[name] = words.removeprefix(ALIAS)
+    if wrong := [f"{name!r}: {other!r}" for name, other in found.items() if "*" in name + other]:
+        raise ValueError(f"A tensor with two names must be named in full. Got{listed(wrong)}")
+    return found
 
 
 def kept(pairs: Pairs | None, paths: Sequence[PathName]) -> frozenset[PathName]:
@@ -107,12 +140,17 @@ def kept(pairs: Pairs | None, paths: Sequence[PathName]) -> frozenset[PathName]:
     return frozenset(found)
 
 
-def _parsed(pattern: object, value: object) -> Pair:
+def _parsed(pattern: object, value: object) -> list[Pair]:
     match pattern, value:
+        case str(), str() | [str(), str()] if "|" in pattern:
+            pairs = _joining(pattern, *([value, ""] if isinstance(value, str) else value))
+            pair = pairs[0]
         case str(), str() | None:
-            pair = Pair(pattern, value)
+            pairs = [pair := Pair(pattern, value)]
+        case str(), [str() as path, str() as words] if words.startswith(ALIAS):
+            pairs = [pair := Pair(pattern, path)]
         case str(), [str() as path, str() as words]:
-            pair = Pair(pattern, path, _stored(pattern, words))
+            pairs = [pair := Pair(pattern, path, _stored(pattern, words))]
         case _:
             raise TypeError(
                 "A pair must map a name to a path, to a path and a layout, or to None. Got "
@@ -120,7 +158,21 @@ def _parsed(pattern: object, value: object) -> Pair:
             )
     if pair.path is not None and pair.path.count("*") > pattern.count("*"):
         raise ValueError(f"The path of a pair must have no more `*` than its name. Got {pair}.")
-    return pair
+    return pairs
+
+
+def _joining(pattern: str, path: str, words: str) -> list[Pair]:
+    """A pair for each of the modules `attn.q|k|v`, with its part of the one layer of Flax."""
+    owner, dot, last = pattern.rpartition(".")
+    parts = tuple(last.split("|"))
+    joint = _joints.parse(parts, words)
+    if joint is None or not all(parts) or len(set(parts)) < len(parts):
+        raise ValueError(
+            "Modules that one layer of Flax holds must be named once each, and their order be "
+            f"'heads' or one such as '8 groups', if they do not stand one after another. Got "
+            f"{pattern!r}: {(path, words)!r}."
+        )
+    return [Pair(f"{owner}{dot}{part}", f"{path}[{part}]", None, joint) for part in parts]
 
 
 def _stored(pattern: str, words: str) -> Storage:
@@ -207,6 +259,31 @@ def packed_owners(pairs: Sequence[Pair], torch: Sequence[TorchLayer]) -> dict[st
     return found
 
 
+def joint_layers(
+    pairs: Sequence[Pair], torch: Sequence[TorchLayer]
+) -> dict[PathName, tuple[Joint, dict[str, int]]]:
+    """Paths of layers of Flax that hold several modules, with the size of the weight of each.
+
+    Raises:
+      ValueError: if one of the modules is not there.
+    """
+    found: dict[PathName, tuple[Joint, dict[str, int]]] = {}
+    for module in torch:
+        pair = _first(pairs, module)
+        if pair is not None and pair.joint is not None and "weight" in module.tensors:
+            source = module.tensors["weight"]
+            path, _, part = str(pair.expanded(source.name)).removesuffix("]").rpartition("[")
+            _, sizes = found.setdefault(without_collection(path), (pair.joint, {}))
+            sizes[part] = math.prod(source.shape)
+    for path, (joint, sizes) in found.items():
+        if lacking := [part for part in joint.parts if part not in sizes]:
+            raise ValueError(
+                f"Every module that {path} holds must be there. Of {'|'.join(joint.parts)} there "
+                f"is no {', '.join(lacking)}."
+            )
+    return found
+
+
 def standing_alone(
     pairs: Sequence[Pair], names: Sequence[str], paths: Collection[str]
 ) -> dict[str, str]:
@@ -259,4 +336,4 @@ def _is_under(layer: FlaxLayer, path: str) -> bool:
         f"{without_collection(part)}/".startswith(f"{path}/")
         for place in layer.places.values()
         for part in (place.path, f"{place.path}/{'/'.join(map(str, place.row))}")
-    ) or f"{layer.name}/".startswith(f"{path}/")
+    ) or f"{layer.name}/".startswith((f"{path}/", f"{path}["))

@@ -9,21 +9,65 @@ import numpy as np
 from jaxmup.bridge._layouts import Layout, Shape, shown
 
 
+class Part(NamedTuple):
+    """Some of the outputs of a leaf that holds several layers: in each of its groups the same.
+
+    Args:
+      name: Name of the layer.
+      start: First output of the layer in a group.
+      stop: The one behind its last.
+      groups: Number of groups.
+    """
+
+    name: str
+    start: int
+    stop: int
+    groups: int
+
+
 class Place(NamedTuple):
-    """A leaf of Flax, or one row of a leaf that stacks layers.
+    """A leaf of Flax, one row of a leaf that stacks layers, or some of its outputs.
 
     Args:
       path: Path of the leaf, such as `"blocks/attention/query/kernel"`.
       row: Index into the leading axes of the leaf; empty for the whole leaf.
-      shape: Shape of the leaf, or of the row.
+      shape: Shape of the leaf, of the row, or of the outputs behind the inputs, if there are any.
+      part: The outputs that it is, of a leaf that holds several layers; `None` for all.
     """
 
     path: str
     row: tuple[int, ...]
     shape: Shape
+    part: Part | None = None
+
+    def of(self, leaf: np.ndarray) -> np.ndarray:
+        """What stands at this place of a leaf.
+
+        Example:
+          >>> kernel = np.arange(8).reshape(2, 4)  # two groups of two layers with one output each
+          >>> Place("kernel", (), (2, 2), Part("key", 1, 2, 2)).of(kernel).tolist()
+          [[1, 3], [5, 7]]
+        """
+        return leaf[self.row] if self.part is None else self._of_part(leaf).reshape(self.shape)
+
+    def fill(self, leaf: np.ndarray, array: np.ndarray) -> None:
+        """Puts an array at this place of a leaf."""
+        if self.part is None:
+            leaf[self.row] = array
+        else:
+            outputs = self._of_part(leaf)
+            outputs[...] = array.reshape(outputs.shape)
+
+    def _of_part(self, leaf: np.ndarray) -> np.ndarray:
+        """A view of the outputs (*inputs, groups, outputs of a group)."""
+        assert self.part is not None
+        row, inputs = leaf[self.row], self.shape[:-1]
+        grouped = row.reshape(*inputs, self.part.groups, -1)
+        return grouped[..., self.part.start : self.part.stop]
 
     def __str__(self) -> str:
-        return self.path + (str(list(self.row)) if self.row else "")
+        name = f"{self.path}[{self.part.name}]" if self.part else self.path
+        return name + (str(list(self.row)) if self.row else "")
 
 
 class Source(NamedTuple):
@@ -78,7 +122,7 @@ class Plan:
 
     Args:
       entries: Tensors with the leaves that they become. Every tensor and every leaf that is not
-        kept is in exactly one entry, a leaf that stacks layers once for each row.
+        kept is in exactly one entry, a leaf that holds several layers once for each.
       shapes: Shape of each leaf by path.
       kept: Paths of the leaves that keep the values of the model.
       notes: What names and shapes leave open and a person should look at.
@@ -130,23 +174,23 @@ class Plan:
         """The tensors by name, from a function that reads a leaf by its path."""
         tensors: dict[str, np.ndarray] = {}
         for entry in self.entries:
-            moved = entry.backward([read(place.path)[place.row] for place in entry.targets])
+            moved = entry.backward([place.of(read(place.path)) for place in entry.targets])
             tensors |= zip((source.name for source in entry.sources), moved, strict=True)
         return tensors
 
 
 def put(leaves: dict[str, np.ndarray], place: Place, shape: Shape, array: np.ndarray) -> None:
     """Puts the array of a place into the leaves under construction."""
-    if not place.row:
+    if not place.row and place.part is None:
         leaves[place.path] = array
         return
     leaf = leaves.setdefault(place.path, np.empty(shape, array.dtype))
     if leaf.dtype != array.dtype:
         raise ValueError(
-            f"The layers of a stack must have one dtype. {place} has {array.dtype}, those before "
+            f"The layers of one leaf must have one dtype. {place} has {array.dtype}, those before "
             f"it {leaf.dtype}. Convert the checkpoint to one dtype."
         )
-    leaf[place.row] = array
+    place.fill(leaf, array)
 
 
 def _scaled(array: np.ndarray, factor: float) -> np.ndarray:

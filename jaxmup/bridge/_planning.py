@@ -6,7 +6,9 @@ from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from jaxmup._check import listed
+from jaxmup._tree import PathName
 from jaxmup.bridge import _hints, _pairs
+from jaxmup.bridge._joints import Joint, apart
 from jaxmup.bridge._layouts import DROPPED, INPUT_FIRST, LINEAR, Layout, tied
 from jaxmup.bridge._match import Fits, match
 from jaxmup.bridge._options import Option, options
@@ -63,6 +65,7 @@ def make_plan(
     owners = _pairs.packed_owners(parsed, torch)
     stacked = any(map(is_stacked, torch))
     flax = flax_layers(leaves, weights, owners, set(alone.values()), stacked=stacked)
+    flax = _with_joints_apart(flax, _pairs.joint_layers(parsed, torch))
     settled = _pairs.apply(parsed, torch, flax)
     fits = _fits(torch, flax, settled)
     by_pairs = _copies_by_pairs(settled, fits)
@@ -89,6 +92,28 @@ def make_plan(
         tuple(path for path in shapes if path in kept),
         tuple(_hints.flattened(torch, entries, said)),
     )
+
+
+def _with_joints_apart(
+    flax: Sequence[FlaxLayer], joints: Mapping[PathName, tuple[Joint, Mapping[str, int]]]
+) -> list[FlaxLayer]:
+    """The layers, with one for each module where pairs say that one holds several.
+
+    Raises:
+      ValueError: naming the path of a pair that is no layer with a kernel.
+    """
+    held = {v: without_collection(layer.name.partition("[")[0]) for v, layer in enumerate(flax)}
+    kernels = {held[v] for v, layer in enumerate(flax) if "kernel" in layer.places}
+    if wrong := [path for path in joints if path not in kernels]:
+        raise ValueError(
+            f"Several modules must lead to one layer with a kernel. {', '.join(wrong)} is none. "
+            f"The layers are{listed(layer.name for layer in flax)}"
+        )
+    return [
+        part
+        for v, layer in enumerate(flax)
+        for part in (apart(layer, *joints[held[v]]) if held[v] in joints else [layer])
+    ]
 
 
 def _fits(torch: Sequence[TorchLayer], flax: Sequence[FlaxLayer], settled: Settled) -> Fits:

@@ -2,13 +2,14 @@
 
 import json
 import os
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from jaxmup._check import listed
 from jaxmup.bridge import _pickle, _safetensors
 from jaxmup.bridge._plan import Source
 from jaxmup.bridge._tensors import TensorLike, TorchTensor, dtype_of, shape_of, to_numpy
@@ -62,6 +63,64 @@ def open_checkpoint(source: StateDictOrFile) -> Checkpoint:
     raise ValueError(
         f"A checkpoint must end in .safetensors, {INDEX}, .pt, .pth or .bin. Got {path}."
     )
+
+
+def with_aliases(checkpoint: Checkpoint, aliases: Mapping[str, str]) -> Checkpoint:
+    """The checkpoint with tensors that it holds under one of their names under the others too.
+
+    Args:
+      checkpoint: The checkpoint.
+      aliases: Name that the checkpoint has, by the name that it lacks.
+
+    Raises:
+      ValueError: if it has both, or neither.
+    """
+    held = {source.name: source for source in checkpoint.sources}
+    wrong = [
+        f"{alias} is {name}, and {alias} is there itself" if alias in held else f"{alias} is {name}"
+        for alias, name in aliases.items()
+        if alias in held or name not in held
+    ]
+    if wrong:
+        raise ValueError(
+            f"A second name must be that of a tensor which is there, and be none itself. Got"
+            f"{listed(wrong)}"
+        )
+    if not aliases:
+        return checkpoint
+    return checkpoint._replace(
+        sources=(*checkpoint.sources, *(held[n]._replace(name=a) for a, n in aliases.items())),
+        read=lambda name: checkpoint.read(aliases.get(name, name)),
+        tied=(*checkpoint.tied, *((name, alias) for alias, name in aliases.items())),
+    )
+
+
+def require_one(
+    tied: Iterable[tuple[str, ...]], read: Callable[[str], np.ndarray], names: Collection[str]
+) -> None:
+    """Refuses tensors that are one in PyTorch and of which each has another value.
+
+    Args:
+      tied: Names of tensors that share their memory.
+      read: Function from the name of a tensor to its value.
+      names: Names of the tensors that have one.
+
+    Raises:
+      ValueError: naming them.
+    """
+    for group in tied:
+        first, *others = [name for name in group if name in names] or [""]
+        wrong = [name for name in others if not _same(read(first), read(name))]
+        if wrong:
+            raise ValueError(
+                f"{', '.join([first, *wrong])} are one tensor in PyTorch, and their layers of Flax "
+                "hold different values: they were trained apart. Convert to a module of PyTorch "
+                "that has a tensor for each."
+            )
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
 
 
 def _from_mapping(state: StateDict, where: str = "") -> Checkpoint:
