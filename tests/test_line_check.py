@@ -10,7 +10,7 @@ import optax
 import pytest
 from test_zoo import ZOO
 from zoo.case import at
-from zoo.training import line_check_of
+from zoo.training import line_check_of, model_of, sizes_of
 
 import jaxmup
 from jaxmup._program import flatten
@@ -21,6 +21,8 @@ from jaxmup.coord_check import (
     read_line_record,
     write_line_record,
 )
+from jaxmup.coord_check._lines import predictions
+from jaxmup.coord_check._subject import under
 from jaxmup.coord_check._values import mean_squares, places_of
 
 X = jnp.array([1.0, 2.0, 3.0])
@@ -176,6 +178,27 @@ def test_a_factor_that_nobody_carries_shows_at_its_line():
     assert check.exceeding(0.3)[0].line == by_marker(check, "embed")[0].line
 
 
+def test_missing_factors_are_named_where_they_arise(carried):
+    # The √n, by half a power: not at the embedding that carries the inverse, nor further on.
+    found = [(one.line, one.op, one.lacks) for one in carried.values if one.lacks]
+    (root,) = [one for one in by_marker(carried, "root") if one.op == "mul"]
+    assert found == [(root.line, "mul", pytest.approx(0.5))]
+
+
+def test_what_is_no_number_behind_training_exceeds():
+    def diverging(params, x):
+        return apply(params, x) + jnp.sum(jnp.where(x > 100, jnp.log(x - 100), 0))
+
+    assert check_of(steps=1, seeds=1).exceeding() == ()
+    options = {"apply": diverging, "seeds": 1, "steps": 2}
+    check = line_check(make_params, (32, 128), DATA, optax.sgd(1e30), **options)
+    first = check.exceeding()[0]
+    assert (first.end, first.excess) == (None, math.inf)
+    assert math.isfinite(first.start)
+    # What is no number from the start, and not chosen, is no value of the model.
+    assert "log" not in [one.op for one in check.values]
+
+
 def test_the_standard_parametrization_exceeds_at_the_readout():
     check = check_of(parametrization=jaxmup.parametrization("standard", "adam"), steps=4, seeds=[5])
     assert max(one.excess for one in by_marker(check, "logits")) > 0.4
@@ -283,6 +306,55 @@ SHOWS = {  # the function and the operation whose value lacks a factor, typed fr
     "layered, readout by product and sum": ("_", "reduce_sum"),
     "layered, running sum over the width": ("_", "cumsum"),
 }
+ARISE = {  # where a factor is missing, and the exponent of the width that is too much
+    "attentions, no scale": [("attended", "dot_general", 1)],
+    "attentions, packed, head size grows": [("packed", "dot_general", 0.5)],
+    "decoder, tied": [("attended", "dot_general", 0.5)] * 2 + [("attend", "dot_general", 1)],
+    "layered, readout by product and sum": [("_", "mul", 1)],
+    # 1/√n of every matrix, whose typical entries are n^-1/2 already.
+    "layered, NTK parametrization": [("apply", "dot_general", -0.5), ("apply", "dot_general", -1)],
+    "made_weights, weight norm": [],
+}
+CHOSEN = {  # of more experts: the only values that are not of order 0, and their exponents
+    "sorted tokens": [("routed", "reduce_sum", 1)],
+    "Switch": [("dispatched", "reduce_sum", 1)],
+    "the largest": [("the_largest", "reduce_sum", 1)],
+    "above a threshold": [],
+    "softly": [("softly", "reduce_sum", 1)],
+    # Matrices that are taken for each token: entries of n^-1/2, and of f^-1/2.
+    "matrices of the chosen": [
+        ("routed", "reduce_sum", 1),
+        ("matrices_of_the_chosen", "gather", -0.5),
+        ("matrices_of_the_chosen", "gather", -0.5),
+    ],
+}
+
+
+def predicted_of(name):
+    with jax.numpy_rank_promotion("allow"):
+        model, sizes = model_of(ZOO[name]), sizes_of(ZOO[name], (2, 8))
+        specs = under(None, model, sizes)[0].spec_of
+        return [one for one in predictions(model, sizes, specs) if one.logs and one.node.line]
+
+
+def exponents(values, field):
+    found = [(one.node, getattr(one, field)) for one in values]
+    logs = [(node, log[1] / math.log(4)) for node, log in found if log]
+    return [(node.line.function, node.op, x) for node, x in logs if abs(x) > 1e-9]
+
+
+@pytest.mark.parametrize("name", ARISE)
+def test_where_the_factors_of_the_zoo_arise(name):
+    found = exponents(predicted_of(name), "lacks")
+    assert found == [(*where, pytest.approx(x)) for *where, x in ARISE[name]]
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_of_more_experts_only_the_sum_that_a_softmax_divides_by_grows(name):
+    # Once one is chosen its probability is of order 0, as is what all probabilities sum to.
+    values = predicted_of(f"moe, {name}, more experts")
+    found = [one for one in exponents(values, "logs") if one[1] != "broadcast_in_dim"]
+    assert found == [(*where, pytest.approx(x)) for *where, x in CHOSEN[name]]
 
 
 @pytest.mark.parametrize("name", SHOWS)

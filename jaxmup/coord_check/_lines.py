@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from jaxmup._infer._predict import Predicted, predicted
 from jaxmup._infer._rules import Rules
 from jaxmup._model import MakeModel, Model, as_model
 from jaxmup._parametrization import Parametrization
+from jaxmup._spec import ParamSpec
 from jaxmup._tree import PathName, Size
 from jaxmup.coord_check._batches import Data, batches_of
 from jaxmup.coord_check._coord_check import (
@@ -46,6 +48,8 @@ class LineGrowth:
       end: Exponent after the last step, likewise.
       start_rms: Root mean square at initialization at each size, the median over seeds.
       end_rms: Root mean square after the last step, likewise.
+      lacks: Exponent of what is missing where a factor that the program lacks arises: how much
+        faster the value grows if parameters do not carry it. 0 elsewhere.
     """
 
     line: str
@@ -57,11 +61,17 @@ class LineGrowth:
     end: float | None
     start_rms: tuple[float, ...]
     end_rms: tuple[float, ...]
+    lacks: float = 0.0
 
     @property
     def excess(self) -> float:
-        """The exponent after the last step over the predicted one; 0 if there is none."""
-        return 0.0 if self.end is None else self.end - self.predicted
+        """The exponent after the last step over the predicted one.
+
+        0 of a value that is zero at some size; infinite of one that is not finite.
+        """
+        if self.end is None:
+            return 0.0 if all(map(math.isfinite, self.end_rms)) else math.inf
+        return self.end - self.predicted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,11 +200,7 @@ def line_check(
             "`line_check` predicts how plain layers grow. The layers of this model have a "
             "parametrization of their own, and multipliers. Use `coord_check`."
         )
-    kinds: dict[PathName, Kinds] = {
-        name: tuple(axis.kind for axis in spec.axes) for name, spec in models[0].spec_of.items()
-    }
-    whole = dataclasses.replace(model, wrt=None)  # what is frozen is no input of the model
-    values = predicted([whole.at(size) for size in sizes], kinds, kinds.keys())
+    values = predictions(model, sizes, models[0].spec_of)
     measured = [
         Run(loss_fn or default_loss, transform_of(make_tx, one), steps, batches).of(one, seeds)
         for one in models
@@ -209,13 +215,31 @@ def line_check(
     )
 
 
+def predictions(
+    model: Model, sizes: Sequence[Size], specs: Mapping[PathName, ParamSpec]
+) -> list[Predicted]:
+    """How muP has every value of a model's program grow, before anything is trained.
+
+    Args:
+      model: The model, with inputs.
+      sizes: Sizes of the models.
+      specs: Specs of the parameters that train, by name.
+    """
+    kinds: dict[PathName, Kinds] = {
+        name: tuple(axis.kind for axis in spec.axes) for name, spec in specs.items()
+    }
+    whole = dataclasses.replace(model, wrt=None)  # what is frozen is no input of the model
+    return predicted([whole.at(size) for size in sizes], kinds, kinds.keys())
+
+
 def _lines(
     values: Sequence[Predicted], rms: np.ndarray, widths: np.ndarray
 ) -> Iterable[LineGrowth]:
     """The records of all values that were measured, from an array by size, seed, step and value."""
-    for i, (node, logs) in enumerate(values):
+    for i, (node, logs, lacks) in enumerate(values):
         of_node = rms[..., i]
-        if logs is None or np.isnan(of_node).any():
+        # Not measured, or no number before anything was trained, such as 0 / 0 behind a `where`.
+        if logs is None or np.isnan(of_node[:, :, 0]).any():
             continue
         line = node.line
         yield LineGrowth(
@@ -228,6 +252,7 @@ def _lines(
             end=_exponent(widths, of_node[:, :, -1]),
             start_rms=tuple(map(float, np.median(of_node[:, :, 0], 1))),
             end_rms=tuple(map(float, np.median(of_node[:, :, -1], 1))),
+            lacks=0.0 if lacks is None else log_slope(widths, np.exp(lacks)),
         )
 
 

@@ -140,4 +140,5 @@ def mean_squares(
 def _mean_square(value: Array) -> Array:
     size = jnp.abs(value).astype(jnp.float32)
     counts = size < MASK  # false of what is not finite
-    return jnp.sum(jnp.where(counts, size, 0) ** 2) / jnp.maximum(jnp.sum(counts), 1)
+    mean = jnp.sum(jnp.where(counts, size, 0) ** 2) / jnp.maximum(jnp.sum(counts), 1)
+    return jnp.where(jnp.isnan(size).any(), jnp.nan, mean)

@@ -45,6 +45,7 @@ class Case(NamedTuple):
       refused: Pattern of the error, if no parameter can carry what is missing.
       finding: Pattern of the warning, if one number is not right for all of a parameter.
       delta: Sizes between; twice those of the base model if left out.
+      batch: Arguments of a call in training, where random ones do not suit the model.
     """
 
     make_model: Callable[..., Any]
@@ -58,6 +59,7 @@ class Case(NamedTuple):
     refused: str = ""
     finding: str = ""
     delta: Mapping[str, int] | None = None
+    batch: Any = ()
 
     @property
     def rows(self) -> list[Row]:

@@ -9,7 +9,6 @@ from flax import linen as nn
 
 from zoo.case import at
 from zoo.small import (
-    BATCH,
     FEATURES,
     LENGTH,
     VOCABULARY,
@@ -122,7 +121,7 @@ def _(p, tokens):
 )
 def _(p, tokens):
     x = p["embed"][tokens] * math.sqrt(p["w"].shape[0])
-    x = jnp.concatenate([jnp.broadcast_to(p["token"], (BATCH, 1, x.shape[-1])), x], 1)
+    x = jnp.concatenate([jnp.broadcast_to(p["token"], (len(x), 1, x.shape[-1])), x], 1)
     return (x + jnp.tanh(x @ p["w"]))[:, 0] @ p["head"]
 
 
@@ -305,7 +304,7 @@ through("sums of segments", lambda n: {}, "")(
     lambda p, x, tokens: jax.ops.segment_sum(x, tokens.reshape(-1), 4)
 )
 through("rows that are written", lambda n: {}, "")(
-    lambda p, x, _: jnp.zeros((20, x.shape[-1])).at[: len(x)].set(x)
+    lambda p, x, _: jnp.zeros((60, x.shape[-1])).at[: len(x)].set(x)
 )
 through("a slice that is written", lambda n: {}, "")(
     lambda p, x, tokens: jax.lax.dynamic_update_slice(x, x[:2], (tokens[0, 0], 0))

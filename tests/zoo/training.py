@@ -21,6 +21,8 @@ FACTORS = (2, 8)
 """Sizes over those of the base model that are compared: four times the width."""
 RATE, STEPS = 2**-6, 6
 """Learning rate at the smaller size, and steps, of Adam."""
+AMONG = ("experts", "e")
+"""Sizes of what is chosen among, whose largest grows as the root of a logarithm."""
 PLAIN = frozenset(f"zoo.{name}" for name in ("small", "clip", "lora", "mamba2", "moe", "s5"))
 """Where models are functions of trees, whose initial values say nothing."""
 INTEGERS = 4
@@ -36,15 +38,23 @@ def model_of(case: Case) -> Model:
     return Model(make_model, inputs=batch_of(case)[0], apply=case.apply, wrt=case.wrt)
 
 
-def sizes_of(case: Case, factors: tuple[int, ...]) -> list[dict[str, int]]:
+def sizes_of(case: Case, factors: tuple[int, ...], more: int = 1) -> list[dict[str, int]]:
     """The sizes of the base model times each factor, in all that grows.
 
     Of heads and their size, which are factors of one axis, only the size grows.
+
+    Args:
+      case: The case.
+      factors: Factor of each model.
+      more: What the sizes of `AMONG` are multiplied by beside.
     """
     grows = {name for name, size in case.base.items() if case.sizes["delta"][name] != size}
     grows -= {"heads"} & grows if "head_size" in grows else set()
     grows -= {"h"} & grows if "d" in grows else set()
-    return [{k: n * (f if k in grows else 1) for k, n in case.base.items()} for f in factors]
+    beside = {name: more if name in AMONG else 1 for name in grows}
+    return [
+        {k: n * (f * beside[k] if k in grows else 1) for k, n in case.base.items()} for f in factors
+    ]
 
 
 def batch_of(case: Case) -> tuple[Any, Any]:
@@ -62,7 +72,7 @@ def batch_of(case: Case) -> tuple[Any, Any]:
             return jnp.asarray(random.integers(INTEGERS, size=shape), x.dtype)
         return jnp.asarray(random.normal(size=shape), x.dtype)
 
-    return jax.tree.map(drawn, case.inputs), jnp.zeros(1)
+    return case.batch or jax.tree.map(drawn, case.inputs), jnp.zeros(1)
 
 
 def loss_fn(outputs: Any, _: Any) -> jax.Array:
@@ -107,14 +117,22 @@ def _values(name: str, x: Any, key: jax.Array) -> jax.Array:
     return noise / math.sqrt(max(x.shape[-2], x.shape[0] if x.ndim > 2 else 1))
 
 
-def line_check_of(case: Case, *, wider: int = 1, **options: Any) -> LineCheck:
-    """The growth of every value of a case's program, trained with Adam, at sizes times `wider`."""
+def line_check_of(
+    case: Case,
+    *,
+    factors: tuple[int, ...] = FACTORS,
+    more: int = 1,
+    rate: float = RATE,
+    steps: int = STEPS,
+    **options: Any,
+) -> LineCheck:
+    """The growth of every value of a case's program, trained with Adam; arguments of `sizes_of`."""
     return line_check(
         model_of(case),
-        sizes_of(case, tuple(wider * factor for factor in FACTORS)),
+        sizes_of(case, factors, more),
         batch_of(case),
-        lambda scalings: adam(RATE / wider, scalings),
+        lambda scalings: adam(rate, scalings),
         loss_fn=loss_fn,
-        steps=STEPS,
+        steps=steps,
         **options,
     )

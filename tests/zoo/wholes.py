@@ -19,6 +19,7 @@ POSITIONS = {"inputs": lambda **sizes: jnp.zeros((2, sizes["e"]), jnp.int32)}
     embedded,
     "embed   - out*   1   7   1\nhead   in* -   7   1   7^1/2",
     inputs=jnp.zeros(6, jnp.int32),
+    batch=(jnp.arange(6),),  # of equal tokens the products have no factor
 )
 def _(p, tokens):
     x = jnp.tanh(p["embed"][tokens])
