@@ -34,6 +34,7 @@ from jaxmup.coord_check._coord_check import default_loss
 from jaxmup.coord_check._expected import Theory
 from jaxmup.coord_check._judge import of_layers
 from jaxmup.coord_check._modules import tag_nnx, tagging_linen
+from jaxmup.coord_check._signs import Signs
 from jaxmup.coord_check._slopes import fit
 from jaxmup.coord_check._subject import subjects
 from jaxmup.coord_check._sums import Measured, Sums
@@ -394,7 +395,8 @@ def theory(optimizer="adam"):
     specs = [{name: spec(width, *kinds) for name, kinds in axes.items()} for width in WIDTHS]
     scalings = tuple(jaxmup.resolve(one, rule) for one in specs)
     sizes = tuple(map(float, WIDTHS))
-    return Theory(sizes, tuple(specs), scalings, rule, frozenset({"head"}))
+    open_at_first = Signs({"head/query/kernel": 0.5, "head/key/kernel": 0.5}, {}, frozenset())
+    return Theory(sizes, tuple(specs), scalings, rule, open_at_first)
 
 
 def ends(exponents):

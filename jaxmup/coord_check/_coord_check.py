@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, SupportsFloat, TypeAlias, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -18,15 +19,15 @@ from jaxmup._infer._rules import Rules
 from jaxmup._model import MakeModel, Model, as_model
 from jaxmup._model._arguments import asked_for
 from jaxmup._parametrization import Parametrization
-from jaxmup.coord_check._batches import Data, batches_of
+from jaxmup.coord_check._batches import Batches, Data, batches_of
 from jaxmup.coord_check._expected import Theory
 from jaxmup.coord_check._judge import judged
 from jaxmup.coord_check._measure import TracedRun, run_all
+from jaxmup.coord_check._signs import signs_of
 from jaxmup.coord_check._subject import Subject
 from jaxmup.coord_check._subject import subjects as subjects_of
 from jaxmup.coord_check._sums import Measured
-from jaxmup.coord_check._tags import LOGITS
-from jaxmup.coord_check._training import Training, owner
+from jaxmup.coord_check._training import Training, loss_program
 from jaxmup.coord_check._verdict import LEAST_MISTAKE, TOLERANCE, Outcome, Verdict, overall
 
 Over = Literal["width", "depth"]
@@ -170,9 +171,11 @@ def coord_check(
     if model.inputs is None:
         model = dataclasses.replace(model, inputs=batches.first_call)
     subjects = subjects_of(model, sizes, batches.static, parametrization, rules)
+    loss_fn = loss_fn or default_loss
+    theory = _theory(over, sizes, subjects, loss_fn, batches)
     training = functools.partial(
         Training,
-        loss_fn=loss_fn or default_loss,
+        loss_fn=loss_fn,
         steps=steps,
         seeds=seeds,
         repeated=batches.repeated,
@@ -182,7 +185,6 @@ def coord_check(
         TracedRun.of(subject, training(transform_of(make_tx, subject)), batches.arrays)
         for subject in reversed(subjects)
     )[::-1]
-    theory = _theory(sizes, subjects, runs)
     return CoordCheck(
         over=over,
         sizes=sizes,
@@ -197,18 +199,31 @@ def coord_check(
 
 
 def _theory(
-    sizes: Sequence[int], subjects: Sequence[Subject], runs: Sequence[Sequence[Measured]]
+    over: Over,
+    sizes: Sequence[int],
+    subjects: Sequence[Subject],
+    loss_fn: LossFn,
+    batches: Batches,
 ) -> Theory:
+    ends = min(sizes), max(sizes)
+    arrays = batches.arrays if batches.repeated else jax.tree.map(lambda x: x[0], batches.arrays)
+    smallest, largest = (subjects[sizes.index(size)] for size in ends)
+    names = list(smallest.spec_of)
+    small = loss_program(smallest, loss_fn, arrays)
+    signs = signs_of([small], names)
+    if over == "width":
+        large = loss_program(largest, loss_fn, arrays)
+        try:
+            signs = signs_of([small, large], names, ends[1] / ends[0])
+        except ValueError:  # Python does something else at each width
+            half = dict.fromkeys(names, 0.5)
+            signs = signs._replace(gradients=half)
     return Theory(
         tuple(map(float, sizes)),
         tuple(subject.spec_of for subject in subjects),
         tuple(subject.scaling_of for subject in subjects),
         subjects[0].parametrization,
-        frozenset(
-            owner(one.name).removesuffix(LOGITS).rstrip("/")
-            for one in runs[0]
-            if one.quantity == "logits"
-        ),
+        signs,
     )
 
 

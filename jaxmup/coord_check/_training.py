@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxmup._alike import same_operations
 from jaxmup._model import as_loss
+from jaxmup._program import ClosedJaxpr, one_order_of_products
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import Gradients, Params, PathName, Tree, Updates, leaves_by_path
 from jaxmup.coord_check._batches import Batch
@@ -20,6 +22,8 @@ from jaxmup.coord_check._tags import Found, collecting
 
 # Far below any eps, so that the optimizer's answer is proportional to the gradient over its eps.
 VANISHING = 1e-12
+# Below any logit of a model that has learned nothing, and above what masks write: -1e4 and less.
+MASKED = -5e3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +43,25 @@ class Training:
     steps: int
     seeds: tuple[int, ...]
     repeated: bool
+
+
+def loss_program(
+    subject: Subject, loss_fn: Callable[[Tree, Tree], Array], batch: Batch
+) -> ClosedJaxpr:
+    """The loss as a program, with tags inside: from parameters, the rest and a batch.
+
+    Args:
+      subject: Model.
+      loss_fn: Loss of outputs and targets.
+      batch: One batch.
+    """
+
+    def loss(params: Params, rest: Tree, batch: Batch) -> Array:
+        return as_loss(loss_fn(subject.forward(params, rest, batch[0])[0], batch[1]))
+
+    drawn = jax.eval_shape(subject.draw, jax.eval_shape(lambda: jax.random.key(0)))
+    with same_operations(), one_order_of_products():
+        return jax.make_jaxpr(loss)(*drawn, batch)
 
 
 def run_seeds(
@@ -160,12 +183,20 @@ def _of_outputs(
         where = None
         if one.is_logits:
             kind = ("logits", "logits_change")
-            # What a mask writes is no logit: the lowest number of the dtype in Flax, 0.7 of it in
-            # `jax.nn.dot_product_attention`, so that adding to it does not overflow.
-            where = one.value > 0.3 * float(jnp.finfo(one.value.dtype).min)
+            where = _not_masked(at_start.value)
         name, facts = one.name or "output", (one.shape, owner(one.name) in layers, where)
         yield Sums.of(kind[0], name, one.value, *facts)
         yield Sums.of(kind[1], name, one.value - at_start.value, *facts)
+
+
+def _not_masked(logits: Array) -> Array:
+    """True of the entries of logits, as they are at initialization, that no mask wrote.
+
+    A mask writes, or adds, anything from -1e4 to minus infinity. Where all are so low, they are
+    what the model makes of itself.
+    """
+    kept = logits > MASKED
+    return kept | ~jnp.any(kept)
 
 
 class _StepTrees(NamedTuple):
