@@ -36,6 +36,10 @@ class Expected:
         """All exponents between two, in any order."""
         return cls(min(one, other), max(one, other))
 
+    def off(self, exponent: float) -> float:
+        """The distance of an exponent from the nearest of these; 0 within."""
+        return max(exponent - self.high, self.low - exponent, 0.0)
+
     def __str__(self) -> str:
         ends = [f"{round(end, 2) + 0.0:+g}" for end in (self.low, self.high)]
         return " to ".join(dict.fromkeys("0" if end == "+0" else end for end in ends))

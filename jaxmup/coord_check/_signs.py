@@ -44,14 +44,17 @@ class Signs(NamedTuple):
       gradients: Exponent by which the gradient of each parameter may fall short at first.
       outputs: Exponent by which each tagged value may, by the name that `collecting` gives it.
       unseen: Names of the tagged values that the loss does not depend on.
+      lines: Lines of the user's code that the tagged values come from, and that parameters are
+        first used at, where there are any.
     """
 
     gradients: Mapping[PathName, float]
     outputs: Mapping[str, float]
     unseen: frozenset[str]
+    lines: Mapping[str, str]
 
 
-ALIGNED = Signs({}, {}, frozenset())
+ALIGNED = Signs({}, {}, frozenset(), {})
 """No sums of random signs."""
 
 
@@ -80,7 +83,19 @@ def signs_of(
         gradients,
         {name or "output": graph.forward[node] for name, node in named.items()},
         frozenset(n or "output" for n, node in named.items() if math.isinf(graph.backward[node])),
+        _lines(flat, names) | {n or "output": str(x.line) for n, x in named.items() if x.line},
     )
+
+
+def _lines(flat: Flat, names: Sequence[PathName]) -> dict[str, str]:
+    """The first line at which each parameter is used."""
+    name_of = dict(zip(flat.inputs, names, strict=False))
+    lines: dict[str, str] = {}
+    for node in flat.nodes:
+        for parent in node.parents:
+            if parent in name_of and node.line is not None:
+                lines.setdefault(name_of[parent], str(node.line))
+    return lines
 
 
 class _Graph:

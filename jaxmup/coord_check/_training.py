@@ -31,14 +31,14 @@ class Training:
     """The training run of a model.
 
     Args:
-      tx: Transform that turns gradients into updates.
+      tx: Transform that turns gradients into updates; `None` where it depends on the model.
       loss_fn: Loss of outputs and targets, a scalar.
       steps: Number of steps of the optimizer.
       seeds: Seeds of the runs, one for each.
       repeated: Whether every step has the same batch.
     """
 
-    tx: optax.GradientTransformation
+    tx: optax.GradientTransformation | None
     loss_fn: Callable[[Tree, Tree], Array]
     steps: int
     seeds: tuple[int, ...]
@@ -94,6 +94,7 @@ def _train(
     subject: Subject, training: Training, params: Params, rest: Tree, batches: Batch
 ) -> Packed:
     tx = training.tx
+    assert tx is not None
     probe = batches if training.repeated else jax.tree.map(lambda leaf: leaf[0], batches)
     seen = collecting(subject.forward, params, rest, probe[0])
     _, shapes = jax.eval_shape(seen, params, rest, probe[0])
