@@ -3,12 +3,14 @@
     python benchmarks/zoo_coord_check.py [--cases decoder vit] [--all]
 
 One model of each file, or all of them. Each should pass under muP, with the specs of `infer`, the
-initial values of `rescale` and the ready chain for Adam; fail under the standard parametrization;
-and at base width start as `make_model` makes it, bit for bit.
+initial values of `rescale` and the ready chain for Adam, with as many seeds and as large widths as
+the check asks for by itself; fail under the standard parametrization; and at base width start as
+`make_model` makes it, bit for bit. A run goes on where the record ends.
 """
 
 import argparse
 import dataclasses
+import json
 import sys
 import time
 from pathlib import Path
@@ -28,12 +30,13 @@ from jaxmup import Model
 from jaxmup._tree import leaves_by_path
 from jaxmup.coord_check import CoordCheck, coord_check
 
-WIDTHS, SEEDS, STEPS, RATE = (2, 4, 8), 6, 4, 2**-6
+WIDTHS, LARGEST, STEPS, RATE = (2, 4, 8), 16, 4, 2**-6
+CONTROL_SEEDS = 4
 MUP = jaxmup.parametrization("mup", "adam", gauge="table3")
 STANDARD = jaxmup.parametrization("standard", "adam")
 
 
-def checked(case: Case, parametrization: jaxmup.Parametrization) -> CoordCheck:
+def checked(case: Case, parametrization: jaxmup.Parametrization, **options: Any) -> CoordCheck:
     """The coordinate check of a case, at its base sizes times each width."""
     return coord_check(
         of_factor(case),
@@ -42,8 +45,8 @@ def checked(case: Case, parametrization: jaxmup.Parametrization) -> CoordCheck:
         lambda scalings: jaxmup.optim.adam(RATE, scalings),
         parametrization=parametrization,
         loss_fn=training.loss_fn,
-        seeds=SEEDS,
         steps=STEPS,
+        **options,
     )
 
 
@@ -77,7 +80,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "zoo_coord_check.json")
     args = parser.parse_args()
     jax.config.update("jax_numpy_rank_promotion", "allow")
-    done: dict[str, Any] = {}
+    how = {"widths": WIDTHS, "largest": LARGEST, "rate": RATE, "steps": STEPS}
+    done = _done_before(args.out, how)
     files: set[str] = set()
     for name, case in CARRIED.items():
         file = name.partition(",")[0]
@@ -85,8 +89,11 @@ def main() -> None:
         if not (args.all or chosen):
             continue
         files.add(file)
+        if name in done:
+            continue
         begin = time.perf_counter()
-        mup, standard = (checked(case, rule) for rule in (MUP, STANDARD))
+        mup = checked(case, MUP, seeds="auto", largest=LARGEST)
+        standard = checked(case, STANDARD, seeds=CONTROL_SEEDS)
         done[name] = {
             "mup": _summary(mup),
             "standard": _summary(standard),
@@ -102,8 +109,16 @@ def main() -> None:
             "fail under standard": sum(one["standard"]["outcome"] == "fail" for one in every),
             "plain at base": sum(one["plain at base"] for one in every),
         }
-        how = {"widths": WIDTHS, "rate": RATE, "steps": STEPS, "seeds": SEEDS}
         write_record(args.out, {**how, **counts, "cases": done}, "jax", "flax", "optax", "jaxmup")
+
+
+def _done_before(out: Path, how: dict[str, Any]) -> dict[str, Any]:
+    """The cases of a record that ran in the same way."""
+    if not out.exists():
+        return {}
+    record = json.loads(out.read_text())
+    same = json.loads(json.dumps(how)).items() <= record.items()
+    return record["cases"] if same else {}
 
 
 def _summary(check: CoordCheck) -> dict[str, Any]:
@@ -114,9 +129,13 @@ def _summary(check: CoordCheck) -> dict[str, Any]:
     ]
     return {
         "outcome": check.outcome,
+        "reason": check.reason,
+        "sizes": check.sizes,
+        "seeds": len(check.seeds),
         "rows": len(check.verdicts),
         "fail": len(failing),
-        "open": len(check.of("not enough seeds")),
+        "too small": len(check.of("too small")),
+        "not enough seeds": len(check.of("not enough seeds")),
         "failing": failing[:8],
     }
 

@@ -34,6 +34,7 @@ from jaxmup.coord_check._coord_check import default_loss
 from jaxmup.coord_check._expected import Theory
 from jaxmup.coord_check._judge import of_layers
 from jaxmup.coord_check._modules import tag_nnx, tagging_linen
+from jaxmup.coord_check._signs import Signs
 from jaxmup.coord_check._slopes import fit
 from jaxmup.coord_check._subject import subjects
 from jaxmup.coord_check._sums import Measured, Sums
@@ -294,11 +295,14 @@ def test_masked_values_do_not_count():
 
 
 def test_the_interval_is_students():
-    """Slopes 1, 2 and 3: mean 2, standard error 1/√3, t = 4.302653 with two degrees of freedom."""
+    """Slopes 1, 2 and 3: mean 2. By hand, in units of log 2: variances 0, 1 and 4, of mean 5/3.
+
+    The slope has the variance (5/3) / 3 / (1 + 1), and t = 2.446912 with 3 · 2 degrees of freedom.
+    """
     values = np.array([[1.0, 1.0, 1.0], [2.0, 4.0, 8.0], [4.0, 16.0, 64.0]])
     slope = fit((1, 2, 4), values, 0.95)
     assert slope.value == pytest.approx(2)
-    assert slope.half_width == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
+    assert slope.half_width == pytest.approx(2.446912 * math.sqrt(5 / 18), rel=1e-6)
 
 
 FLAT = Expected.exactly(0.0)
@@ -307,7 +311,8 @@ JUDGED = {
     "within": (Slope(0.1, 0.1), FLAT, "pass"),
     "a finite width's effect": (Slope(-0.24, 0.0), FLAT, "pass"),
     "nearer to a mistake": (Slope(-0.3, 0.04), FLAT, "fail"),
-    "nearer, but noisy": (Slope(0.3, 0.06), FLAT, "pass"),
+    "nearer, and noisy": (Slope(0.27, 0.08), OPEN, "fail"),
+    "nearer, and very noisy": (Slope(0.3, 0.35), FLAT, "not enough seeds"),
     "off by a half": (Slope(-0.5, 0.2), FLAT, "fail"),
     "cannot exclude a half": (Slope(0.1, 0.4), FLAT, "not enough seeds"),
     "one seed": (Slope(0.0, math.inf), FLAT, "not enough seeds"),
@@ -324,7 +329,10 @@ def test_judge(slope, expected, outcome):
 
 @pytest.mark.parametrize("bad", [0.0, math.nan, math.inf])
 def test_what_has_no_slope_fails(bad):
-    assert verdict((1, 2), np.array([[1.0, 1.0], [1.0, bad]]), FLAT, 0.1, 0.95) == (None, "fail")
+    assert verdict((1, 2), np.array([[1.0, 1.0], [1.0, bad]]), FLAT, 0.1, 0.95)[:2] == (
+        None,
+        "fail",
+    )
 
 
 N, FADES = np.array([64.0, 128.0, 256.0, 512.0]), np.array([1.0, 0.99, 1.01, 1.0])
@@ -348,7 +356,32 @@ def test_noise_at_the_larger_sizes_excuses_nothing():
     """The slope of 256 to 512 is 0.2, but 1/2 is within its interval; that of all is 0.4."""
     noise = np.array([1.18, 0.84, 1.15, 0.88])
     values = np.stack([np.full(4, 1.0), np.full(4, 1.5), np.full(4, 2.0), 2.35 * noise])
-    assert verdict(N, values, FLAT, 0.25, 0.95)[1] == "fail"
+    assert verdict(N, values, FLAT, 0.25, 0.95)[1] == "too small"
+
+
+def test_what_deviates_less_the_larger_the_model_asks_for_larger_ones():
+    """Slopes 1.3, 0.85, 0.69 and 0.5 between sizes, as a correct model of attention had them.
+
+    By hand: from 90 to 724, the middles of the outer pairs, they fall as n^-0.46, so that 1/4 is
+    2^(1 / 0.46) = 4.5 sizes away: the next power of two times 1024 is 8192.
+    """
+    sizes = 64.0 * 2 ** np.arange(5)
+    values = 2.0 ** np.cumsum([0, 1.3, 0.85, 0.69, 0.5])
+    found = verdict(sizes, np.outer(values, FADES), FLAT, 0.25, 0.95)
+    assert found[1:] == ("too small", 8192)
+    mistake = verdict(sizes, np.outer(sizes**0.5, FADES), FLAT, 0.25, 0.95)
+    assert mistake[1:] == ("fail", None)
+
+
+def test_the_number_of_seeds_that_decide():
+    """Noise of 0.4 in log 2 at each of two sizes, by hand with t of 2, 4, 6, ... degrees.
+
+    Two seeds at ±0.2 log 2: variance 0.08, of a slope 2 · 0.08 / seeds; its half-width must be
+    below 1/2. Seeds 4: 2.4469 · 0.2 = 0.4894.
+    """
+    values = 2.0 ** np.array([[-0.2, 0.2], [-0.2, 0.2]])
+    found = verdict((1, 2), values, FLAT, 0.25, 0.95)
+    assert found[1:] == ("not enough seeds", 4)
 
 
 # Exponents of the width by hand: TP-V, Table 3 and Appendix B.3, for weights without multipliers.
@@ -394,7 +427,8 @@ def theory(optimizer="adam"):
     specs = [{name: spec(width, *kinds) for name, kinds in axes.items()} for width in WIDTHS]
     scalings = tuple(jaxmup.resolve(one, rule) for one in specs)
     sizes = tuple(map(float, WIDTHS))
-    return Theory(sizes, tuple(specs), scalings, rule, frozenset({"head"}))
+    open_at_first = Signs({"head/query/kernel": 0.5, "head/key/kernel": 0.5}, {}, frozenset(), {})
+    return Theory(sizes, tuple(specs), scalings, rule, open_at_first)
 
 
 def ends(exponents):

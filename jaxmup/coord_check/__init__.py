@@ -15,7 +15,6 @@ outgrows what `jaxmup.infer` predicts.
 
 from jaxmup.coord_check._assert import assert_coord_check as assert_coord_check
 from jaxmup.coord_check._assert import failure_message as failure_message
-from jaxmup.coord_check._coord_check import CoordCheck as CoordCheck
 from jaxmup.coord_check._coord_check import MakeTx as MakeTx
 from jaxmup.coord_check._coord_check import coord_check as coord_check
 from jaxmup.coord_check._expected import Expected as Expected
@@ -28,6 +27,8 @@ from jaxmup.coord_check._lines import line_check as line_check
 from jaxmup.coord_check._record import read_record as read_record
 from jaxmup.coord_check._record import to_lines as to_lines
 from jaxmup.coord_check._record import write_record as write_record
+from jaxmup.coord_check._result import Conclusion as Conclusion
+from jaxmup.coord_check._result import CoordCheck as CoordCheck
 from jaxmup.coord_check._slopes import Slope as Slope
 from jaxmup.coord_check._sums import QUANTITIES as QUANTITIES
 from jaxmup.coord_check._sums import Quantity as Quantity

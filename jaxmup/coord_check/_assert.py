@@ -11,8 +11,8 @@ from jaxmup._model import MakeModel, Model
 from jaxmup._parametrization import Parametrization
 from jaxmup._parametrization import parametrization as named_parametrization
 from jaxmup.coord_check._batches import Data
-from jaxmup.coord_check._coord_check import CoordCheck, MakeTx, coord_check
-from jaxmup.coord_check._verdict import Outcome, Verdict
+from jaxmup.coord_check._coord_check import MakeTx, coord_check
+from jaxmup.coord_check._result import CoordCheck, page
 
 
 def assert_coord_check(
@@ -96,48 +96,11 @@ def standard(check: CoordCheck) -> Parametrization:
 
 
 def failure_message(check: CoordCheck, most: int = 12) -> str:
-    """A message that says what is wrong, the worst row first.
+    """A message that says what is wrong: `print(check)` with another number of rows.
 
     Args:
       check: Check that has not passed.
       most: Number of rows to list of each outcome.
     """
     _check.made("check", check, "CoordCheck", "jaxmup.coord_check.coord_check")
-    parts = [
-        f"The coordinate check over {check.over} {check.sizes} under {check.parametrization}: "
-        f"{check.outcome}. {len(check.of('pass'))} of {len(check.verdicts)} rows pass."
-    ]
-    remedies: dict[Outcome, str] = {
-        "fail": "does not grow as expected",
-        "not enough seeds": "is too noisy to tell; use more seeds, or more or larger sizes",
-    }
-    for outcome, what in remedies.items():
-        rows = sorted(check.of(outcome), key=_distance, reverse=True)
-        if rows:
-            number = f"{len(rows)} row" + ("s" if len(rows) > 1 else "")
-            shown = [
-                *_lines(rows[:most]),
-                *([f"  ... and {len(rows) - most} more"] * (len(rows) > most)),
-            ]
-            parts.append("\n".join([f"{number}: {what}", *shown]))
-    return "\n\n".join(parts)
-
-
-def _distance(one: Verdict) -> float:
-    """The distance of a slope from what is expected; a value that has no slope is furthest."""
-    if one.slope is None:
-        return float("inf")
-    return max(one.slope.value - one.expected.high, one.expected.low - one.slope.value)
-
-
-def _lines(verdicts: Sequence[Verdict]) -> Iterable[str]:
-    width = max(len(f"{one.quantity} of {one.title}") for one in verdicts)
-    for one in verdicts:
-        name = f"{one.quantity} of {one.title}"
-        slope = (
-            "zero or not finite at some sizes"
-            if one.slope is None
-            else f"slope {one.slope.value:+.2f} ± {one.slope.half_width:.2f}"
-        )
-        values = ", ".join(f"{value:.2g}" for value in one.values)
-        yield f"  {name:<{width}}  {slope}, expected {one.expected}  (step {one.step}: {values})"
+    return page(check, most)

@@ -3,83 +3,43 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, SupportsFloat, TypeAlias, get_args
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, SupportsFloat, TypeAlias, get_args
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
 
 from jaxmup import _check
-from jaxmup._families import Family
 from jaxmup._infer._parametrized import Parametrized
 from jaxmup._infer._rules import Rules
 from jaxmup._model import MakeModel, Model, as_model
 from jaxmup._model._arguments import asked_for
 from jaxmup._parametrization import Parametrization
-from jaxmup.coord_check._batches import Data, batches_of
+from jaxmup.coord_check._batches import Batches, Data, batches_of
+from jaxmup.coord_check._budget import AUTO_SEEDS, AUTO_SIZES, Auto, Budget
 from jaxmup.coord_check._expected import Theory
 from jaxmup.coord_check._judge import judged
-from jaxmup.coord_check._measure import TracedRun, run_all
+from jaxmup.coord_check._measure import Runs
+from jaxmup.coord_check._result import CoordCheck, Over
+from jaxmup.coord_check._signs import signs_of
 from jaxmup.coord_check._subject import Subject
 from jaxmup.coord_check._subject import subjects as subjects_of
 from jaxmup.coord_check._sums import Measured
-from jaxmup.coord_check._tags import LOGITS
-from jaxmup.coord_check._training import Training, owner
-from jaxmup.coord_check._verdict import LEAST_MISTAKE, TOLERANCE, Outcome, Verdict, overall
+from jaxmup.coord_check._training import Training, loss_program
+from jaxmup.coord_check._verdict import LEAST_MISTAKE, TOLERANCE
 
-Over = Literal["width", "depth"]
 MakeTx: TypeAlias = Callable[..., optax.GradientTransformation]
 """A function of a tree of `Scaling`, and of `specs` if it has such a parameter."""
 LossFn: TypeAlias = Callable[[Any, Any], Array]
 """A function of outputs and targets that returns a scalar."""
 
 
-@dataclasses.dataclass(frozen=True)
-class CoordCheck:
-    """The result of a coordinate check.
-
-    There is a verdict on each quantity of each module and parameter, with three exceptions: a
-    quantity that is zero everywhere, a step and a decay over a weight that started at zero, and
-    a parameter whose gradients are nothing but rounding.
-
-    Args:
-      over: Kind of size, `"width"` or `"depth"`.
-      sizes: Sizes of the models.
-      seeds: Seeds of the runs.
-      steps: Number of steps of each run.
-      parametrization: Parametrization under which the models ran, as text.
-      family: Family of the optimizer.
-      follows_parametrization: Whether the models would follow another parametrization; those of
-        jaxmup layers only do if `make_model` takes one.
-      verdicts: Verdicts, in the order of the measurements.
-      rows: Measurements as plain dicts, one for each quantity, name, layer, size, seed and step.
-    """
-
-    over: Over
-    sizes: tuple[int, ...]
-    seeds: tuple[int, ...]
-    steps: int
-    parametrization: str
-    family: Family
-    follows_parametrization: bool
-    verdicts: tuple[Verdict, ...]
-    rows: tuple[Mapping[str, Any], ...]
-
-    @property
-    def outcome(self) -> Outcome:
-        """`pass` if every row passes; `fail` if any fails."""
-        return overall(self.verdicts)
-
-    def of(self, outcome: Outcome) -> tuple[Verdict, ...]:
-        """The verdicts with this outcome."""
-        return tuple(one for one in self.verdicts if one.outcome == outcome)
-
-
 def coord_check(
     make_model: MakeModel | Model,
-    sizes: Sequence[int],
+    sizes: Sequence[int] | Auto,
     data: Data,
     make_tx: optax.GradientTransformation | MakeTx,
     *,
@@ -88,7 +48,8 @@ def coord_check(
     apply: Callable[..., Any] | None = None,
     rules: Rules | None = None,
     over: Over = "width",
-    seeds: int | Sequence[int] = 4,
+    seeds: int | Sequence[int] | Auto = 4,
+    largest: int | None = None,
     steps: int = 4,
     tolerance: float = TOLERANCE,
     confidence: float = 0.95,
@@ -102,20 +63,24 @@ def coord_check(
     Of each the slope of log RMS over log width is compared with the exponent that theory expects.
 
     A row passes if the confidence interval of its slope is within `tolerance` of what is expected
-    and excludes exponents that are off by 1/2. Its interval is that of the mean over seeds. What
-    fails over three or more sizes passes if the larger half of them does: a part that fades as
-    :math:`n^{-1/2}` hides an exponent from small sizes, but not a mistake from large ones. Some
-    exponents are open: what is read out of features falls as :math:`n^{-1/2}` at initialization,
-    since random signs add up, and not at all once it has learned. So do attention logits, and the
-    gradients of queries, keys and of biases of the outputs. A readout that starts at zero leaves
-    least open and the smallest effect of finite widths.
+    and excludes exponents that are off by 1/2. It fails if its slope is not, and the interval
+    excludes what is expected. What fails over three or more sizes passes if the larger half of them
+    does: a part that fades as :math:`n^{-1/2}` hides an exponent from small sizes, but not a
+    mistake from large ones. Where it has not faded enough, the sizes are too small.
+
+    Some exponents are open: what is read out of features falls as :math:`n^{-1/2}` at
+    initialization, since random signs add up, and not at all once it has learned. So do attention
+    logits, and every gradient whose way to the loss is a sum of random signs, such as those of
+    queries, keys, gates, and of biases of the outputs. Which these are is read off the program. A
+    readout that starts at zero leaves least open and the smallest effect of finite widths.
 
     Args:
       make_model: Function of a size that makes a model, as for `jaxmup.infer`: an NNX module, a
         Linen module or a tree of arrays. If it has a parameter `rngs` or `key` it is given one, if
         it has a parameter `parametrization`, that. A model of jaxmup layers is taken as it is; any
         other gets the initial values of `jaxmup.rescale`, with the smallest size as base.
-      sizes: Widths, or numbers of layers, at least two different ones.
+      sizes: Widths, or numbers of layers, at least two different ones; or `"auto"`, the widths 64,
+        128 and 256, and larger ones up to 1024 where a row asks for them.
       data: One batch `(inputs, targets)` for every step; or an iterable of one batch a step, of
         which the first is the one that outputs are compared on.
       make_tx: Function of the scalings of a model that returns an optax transform, such as
@@ -129,7 +94,10 @@ def coord_check(
       rules: Rules for axes, as for `jaxmup.infer`.
       over: Kind of size, `"width"` or `"depth"`.
       seeds: Number of seeds, or the seeds themselves; each draws other initial values. The data are
-        the same.
+        the same. Or `"auto"`: 4, and more until each row is decided, up to 32. Rows that fail
+        narrowly get more too.
+      largest: Size up to which sizes are doubled while rows deviate less the larger the model;
+        `None` for none but `sizes`.
       steps: Number of steps of the optimizer, at least 2. Outputs are those that a step's gradient
         was taken at.
       tolerance: Largest effect of a finite size on an exponent; dimensionless. The default, 1/4, is
@@ -159,7 +127,9 @@ def coord_check(
       Dey et al., "Don't be lazy: CompleteP enables compute-efficient deep transformers",
       arXiv:2505.01618, Figure 7 (depth).
     """
-    sizes, seeds = _sizes(sizes), seeds_of(seeds)
+    budget = Budget.of(sizes, seeds, largest, over)
+    sizes = _sizes(AUTO_SIZES if sizes == "auto" else sizes)
+    seeds = seeds_of(AUTO_SEEDS if seeds == "auto" else seeds)
     _check.one_of("over", over, get_args(Over))
     _check.size("steps", steps, at_least=2, remedy="Nothing has changed at the first.")
     _check.number("tolerance", tolerance, at_least=0, below=LEAST_MISTAKE)
@@ -169,46 +139,56 @@ def coord_check(
     model = as_model(make_model, apply=apply)
     if model.inputs is None:
         model = dataclasses.replace(model, inputs=batches.first_call)
-    subjects = subjects_of(model, sizes, batches.static, parametrization, rules)
-    training = functools.partial(
-        Training,
-        loss_fn=loss_fn or default_loss,
-        steps=steps,
-        seeds=seeds,
-        repeated=batches.repeated,
-    )
-    # The largest model is commonly the last, and takes longest: it starts first.
-    runs = run_all(
-        TracedRun.of(subject, training(transform_of(make_tx, subject)), batches.arrays)
-        for subject in reversed(subjects)
-    )[::-1]
-    theory = _theory(sizes, subjects, runs)
-    return CoordCheck(
-        over=over,
-        sizes=sizes,
-        seeds=seeds,
-        steps=steps,
-        parametrization=str(theory.parametrization),
-        family=theory.parametrization.family,
-        follows_parametrization=model.asks_for("parametrization") or not subjects[0].declares,
-        verdicts=tuple(judged(theory, runs, tolerance, confidence)),
-        rows=tuple(_rows(sizes, seeds, runs)),
-    )
+    loss_fn = loss_fn or default_loss
+    training = Training(None, loss_fn, steps, (), batches.repeated)
+    runs = Runs(batches.arrays, training, functools.partial(transform_of, make_tx))
+    while True:
+        subjects = subjects_of(model, sizes, batches.static, parametrization, rules)
+        measured = runs.of(subjects, sizes, seeds)
+        theory = _theory(over, sizes, subjects, loss_fn, batches)
+        check = CoordCheck(
+            over=over,
+            sizes=sizes,
+            seeds=seeds,
+            steps=steps,
+            parametrization=str(theory.parametrization),
+            family=theory.parametrization.family,
+            follows_parametrization=model.asks_for("parametrization") or not subjects[0].declares,
+            verdicts=tuple(judged(theory, measured, tolerance, confidence)),
+            rows=tuple(_rows(sizes, seeds, measured)),
+        )
+        more = budget.more(check, tolerance)
+        if more is None:
+            return check
+        sizes, seeds = more
 
 
 def _theory(
-    sizes: Sequence[int], subjects: Sequence[Subject], runs: Sequence[Sequence[Measured]]
+    over: Over,
+    sizes: Sequence[int],
+    subjects: Sequence[Subject],
+    loss_fn: LossFn,
+    batches: Batches,
 ) -> Theory:
+    ends = min(sizes), max(sizes)
+    arrays = batches.arrays if batches.repeated else jax.tree.map(lambda x: x[0], batches.arrays)
+    smallest, largest = (subjects[sizes.index(size)] for size in ends)
+    names = list(smallest.spec_of)
+    small = loss_program(smallest, loss_fn, arrays)
+    signs = signs_of([small], names)
+    if over == "width":
+        large = loss_program(largest, loss_fn, arrays)
+        try:
+            signs = signs_of([small, large], names, ends[1] / ends[0])
+        except ValueError:  # Python does something else at each width
+            half = dict.fromkeys(names, 0.5)
+            signs = signs._replace(gradients=half)
     return Theory(
         tuple(map(float, sizes)),
         tuple(subject.spec_of for subject in subjects),
         tuple(subject.scaling_of for subject in subjects),
         subjects[0].parametrization,
-        frozenset(
-            owner(one.name).removesuffix(LOGITS).rstrip("/")
-            for one in runs[0]
-            if one.quantity == "logits"
-        ),
+        signs,
     )
 
 

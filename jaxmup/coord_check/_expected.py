@@ -13,6 +13,7 @@ from jaxmup._power import GAIN, ONE, Power
 from jaxmup._scaling import Scaling
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import PathName
+from jaxmup.coord_check._signs import ALIGNED, Signs
 from jaxmup.coord_check._slopes import log_slope
 from jaxmup.coord_check._sums import Measured, Quantity
 from jaxmup.coord_check._training import owner
@@ -35,6 +36,10 @@ class Expected:
         """All exponents between two, in any order."""
         return cls(min(one, other), max(one, other))
 
+    def off(self, exponent: float) -> float:
+        """The distance of an exponent from the nearest of these; 0 within."""
+        return max(exponent - self.high, self.low - exponent, 0.0)
+
     def __str__(self) -> str:
         ends = [f"{round(end, 2) + 0.0:+g}" for end in (self.low, self.high)]
         return " to ".join(dict.fromkeys("0" if end == "+0" else end for end in ends))
@@ -53,14 +58,14 @@ class Theory:
       scalings: Scaling of each parameter by name, for the model of each size.
       parametrization: Parametrization under check, of which the optimizer's family and the exponent
         of depth are used.
-      attention: Paths of the modules that compute attention logits.
+      signs: Sums of random signs in the model and in its gradients.
     """
 
     sizes: tuple[float, ...]
     specs: tuple[Mapping[str, ParamSpec], ...]
     scalings: tuple[Mapping[str, Scaling], ...]
     parametrization: Parametrization
-    attention: frozenset[str] = frozenset()
+    signs: Signs = ALIGNED
 
     def of_output(self, of_sizes: Sequence[Measured]) -> Expected:
         """The exponent of a module's output at initialization.
@@ -70,8 +75,8 @@ class Theory:
         """
         of_logits = of_sizes[0].quantity.startswith("logits")
         if len({one.shape for one in of_sizes}) > 1 and not of_logits:
-            carried = self.of_change(of_sizes).high
-            return Expected(carried - self._narrows, carried)
+            carried = self._carried(of_sizes)
+            return Expected(carried - self._short_at_first(of_sizes), carried)
         name = owner(of_sizes[0].name)
         kernels = [f"{name}/kernel", f"{name.removesuffix('/logits')}/query/kernel"]
         if kernels[0] in self.specs[0] and self.specs[0][kernels[0]].role == "output":
@@ -80,18 +85,37 @@ class Theory:
         if of_logits and kernels[1] in self.specs[0]:
             exponent = -self._growth(kernels[1], lambda spec: spec.axes[-1].ratio) / 2
             return Expected(exponent - 2 * self._narrows, exponent)
-        return Expected(-self._widest / 2 - self._narrows, 0.0)
+        return Expected(-max(self._widest / 2, self._short_at_first(of_sizes)), 0.0)
+
+    def _short_at_first(self, of_sizes: Sequence[Measured]) -> float:
+        """The exponent by which random signs make an output fall short at initialization."""
+        return max(self._narrows, self.signs.outputs.get(of_sizes[0].name, 0.0))
 
     def of_change(self, of_sizes: Sequence[Measured]) -> Expected:
         """The exponent of the change of a module's output.
+
+        It is that of the output itself, since steps align weights with the features that they are
+        learned on. What the loss does not see is computed by those weights from other features: a
+        sum of random signs.
+        """
+        carried, name = self._carried(of_sizes), of_sizes[0].name
+        kernel = f"{owner(name)}/kernel"
+        low = carried - (self._widest / 2 if name in self.signs.unseen else 0.0)
+        if kernel in self.common:  # the step of SGD is as small as the gradient
+            family = self.parametrization.family.at(self.specs[0][kernel].role)
+            low = min(low, carried - self._open(kernel) * family.gradient_degree)
+        return Expected(low, carried)
+
+    def _carried(self, of_sizes: Sequence[Measured]) -> float:
+        """The exponent of a module's output once it has learned.
 
         It is 0, unless the weight carries a factor that the forward pass lacks: such are the
         queries of a plain model that divides its logits by `sqrt(d)`, as muP divides them by `d`.
         """
         kernel = f"{owner(of_sizes[0].name)}/kernel"
         if kernel not in self.common:
-            return FLAT
-        return Expected.exactly(self._growth(kernel, lambda spec: spec.forward_gain))
+            return 0.0
+        return self._growth(kernel, lambda spec: spec.forward_gain)
 
     @property
     def _widest(self) -> float:
@@ -187,21 +211,13 @@ class Theory:
     def _open(self, name: PathName) -> float:
         """The exponent by which a gradient may fall faster in the first steps than later.
 
-        Queries and keys learn from changes of attention logits, and a bias of the outputs from the
-        mean error over the batch, of which balanced labels leave what the outputs add to it. Either
-        sums over features with random signs until these have aligned, and falls as `width^-1/2`. No
-        other gradient does: the error of each example has a part that does not fall.
+        It is that of the sums of random signs on its way to the loss. A bias of the outputs learns
+        from the mean error over the batch too, of which balanced labels leave what the outputs add
+        to it: a sum over features. No other gradient does: the error of each example has a part
+        that does not fall.
         """
-        sums = self._feeds_attention(name) or self._is_fixed(name)
-        return self._narrows + (self._widest / 2 if sums else 0.0)
+        mean_error = self._widest / 2 if self._is_fixed(name) else 0.0
+        return max(self.signs.gradients.get(name, 0.0), mean_error)
 
     def _is_fixed(self, name: PathName) -> bool:
         return all(spec[name].role == "fixed" for spec in self.specs)
-
-    def _feeds_attention(self, name: PathName) -> bool:
-        """True if a parameter may act through attention logits alone."""
-        return any(
-            name.startswith(f"{path}/".lstrip("/"))
-            and not name.startswith((f"{path}/value/", f"{path}/out/"))
-            for path in self.attention
-        )

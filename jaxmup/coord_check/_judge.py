@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from jaxmup._tree import PathName
+from jaxmup.coord_check._effective import ROUNDING
 from jaxmup.coord_check._expected import Expected, Theory
 from jaxmup.coord_check._sums import Measured, Quantity
 from jaxmup.coord_check._verdict import Verdict, verdict
@@ -18,6 +19,8 @@ OVER_WEIGHT = ("update_ratio", "decay_ratio")
 # Of the largest gradient of a model. One below it is zero but for rounding, as that of the bias of
 # keys is, which moves all logits of a query alike; Adam makes steps of any size of it.
 ROUNDED = 1e-5
+# Times what rounding does to a step: decay below it may be lost at one size and not at another.
+LOST = 100
 
 
 def judged(
@@ -43,11 +46,12 @@ def judged(
         step = 0 if quantity in JUDGED_FIRST else of_sizes[0].rms.shape[1] - 1
         expected = _expected(theory, of_sizes, decays)
         for layer, values in of_layers(of_sizes, step):
-            if not values.any():
+            if not values.any() or _is_lost(by_key, quantity, name, values):
                 continue
-            slope, outcome = verdict(theory.sizes, values, expected, tolerance, confidence)
+            slope, outcome, needs = verdict(theory.sizes, values, expected, tolerance, confidence)
             means = tuple(map(float, values.mean(1)))
-            yield Verdict(quantity, name, layer, step, slope, expected, outcome, means)
+            line = theory.signs.lines.get(name, "")
+            yield Verdict(quantity, name, layer, step, slope, expected, outcome, means, needs, line)
 
 
 def _silent(
@@ -71,6 +75,31 @@ def _rounded(run: Sequence[Measured]) -> set[PathName]:
     """The parameters whose gradients are zero but for rounding, at every step of every seed."""
     largest = {one.name: one.rms.max() for one in run if one.quantity == "gradient"}
     return {name for name, size in largest.items() if size <= ROUNDED * max(largest.values())}
+
+
+def _is_lost(
+    by_size: Sequence[Mapping[tuple[Quantity, PathName], Measured]],
+    quantity: Quantity,
+    name: PathName,
+    values: np.ndarray,
+) -> bool:
+    """True if something is zero at some size or seed because floating point rounded it off.
+
+    Such is decay that is next to nothing beside the step it is added to, and the change of a weight
+    that its step is too small to move.
+    """
+    if (values > 0).all():
+        return False
+    if quantity in ("decay", "decay_ratio"):
+        beside = max(run["decay_ratio", name].rms.max() for run in by_size)
+        return bool(beside < LOST * ROUNDING)
+    if quantity != "weight_change":
+        return False
+    moves = [
+        run["update", name].rms.any(axis=tuple(range(1, run["update", name].rms.ndim)))
+        for run in by_size
+    ]
+    return bool((np.stack(moves) | (values > 0)).all())
 
 
 def _expected(theory: Theory, of_sizes: Sequence[Measured], decays: bool) -> Expected:

@@ -2,13 +2,15 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 
 from jaxmup.coord_check._batches import Batch
 from jaxmup.coord_check._effective import effective
@@ -58,3 +60,58 @@ def run_all(runs: Iterable[TracedRun]) -> list[list[Measured]]:
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(TracedRun.measured, runs))
+
+
+class Runs:
+    """The runs of a check, each of which runs once however often it is asked for.
+
+    Args:
+      batches: `(inputs, targets)`, as for `TracedRun.of`.
+      training: How models train, but for the transform and the seeds.
+      transform_of: Function from a model to its transform.
+    """
+
+    def __init__(
+        self,
+        batches: Batch,
+        training: Training,
+        transform_of: Callable[[Subject], optax.GradientTransformation],
+    ):
+        self.batches, self.training, self.transform_of = batches, training, transform_of
+        self._of_size: dict[int, tuple[int, list[Measured]]] = {}
+
+    def of(
+        self, subjects: Sequence[Subject], sizes: Sequence[int], seeds: Sequence[int]
+    ) -> list[list[Measured]]:
+        """Every quantity of the model of each size; the seeds begin with those run before."""
+        wanted = {
+            size: (subject, seeds[self._of_size.get(size, (0, []))[0] :])
+            for subject, size in zip(subjects, sizes, strict=True)
+        }
+        # The largest model is commonly the last, and takes longest: it starts first.
+        missing = [(size, *what) for size, what in reversed(wanted.items()) if what[1]]
+        found = run_all(
+            TracedRun.of(subject, self._training(subject, some), self.batches)
+            for _, subject, some in missing
+        )
+        for (size, *_), new in zip(missing, found, strict=True):
+            number, old = self._of_size.get(size, (0, []))
+            self._of_size[size] = (len(seeds), joined(old, new) if number else new)
+        return [self._of_size[size][1] for size in sizes]
+
+    def _training(self, subject: Subject, seeds: Sequence[int]) -> Training:
+        return dataclasses.replace(self.training, tx=self.transform_of(subject), seeds=tuple(seeds))
+
+
+def joined(old: Sequence[Measured], new: Sequence[Measured]) -> list[Measured]:
+    """The quantities of some seeds and of others as those of all."""
+
+    def both(one: Any, other: Any) -> Any:
+        return None if one is None else np.concatenate([one, other])
+
+    return [
+        dataclasses.replace(
+            one, rms=both(one.rms, other.rms), mean_abs=both(one.mean_abs, other.mean_abs)
+        )
+        for one, other in zip(old, new, strict=True)
+    ]

@@ -47,8 +47,9 @@ def tagging_linen() -> contextlib.AbstractContextManager[Any]:
         kwargs: Mapping[str, Any],
         context: nn.module.InterceptorContext,
     ) -> Tree:
-        # Embeddings are used by another method when they are a tied readout.
-        if context.method_name not in ("__call__", "attend"):
+        # What other methods return is a part of what is computed, as are the products of an
+        # embedding's `attend` before they are divided.
+        if context.method_name != "__call__":
             return call(*args, **kwargs)
         name = "/".join(context.module.path)
         with scope(name):

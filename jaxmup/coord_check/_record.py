@@ -13,14 +13,14 @@ from jaxmup import _check
 from jaxmup._families import Family, family_record, read_family
 from jaxmup._files import write_atomically
 from jaxmup._records import as_json, build, read_lines
-from jaxmup.coord_check._coord_check import CoordCheck, Over
 from jaxmup.coord_check._expected import Expected
+from jaxmup.coord_check._result import CoordCheck, Over
 from jaxmup.coord_check._slopes import Slope
 from jaxmup.coord_check._sums import Quantity
 from jaxmup.coord_check._verdict import Outcome, Verdict
 
 FORMAT = "jaxmup.coord_check"
-VERSION = 1
+VERSION = 2
 _PACKAGES = ("jaxmup", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -120,6 +120,8 @@ class _VerdictLine:
     expected: Expected
     outcome: Outcome
     values: tuple[float | None, ...]
+    needs: int | None
+    line: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +163,7 @@ def _verdict(line: _VerdictLine, run: _Run) -> tuple[Any, Verdict]:
         line.slope.value, math.inf if line.slope.half_width is None else line.slope.half_width
     )
     values = tuple(math.nan if value is None else value for value in line.values)
-    names = ("quantity", "name", "layer", "step", "expected", "outcome")
+    names = ("quantity", "name", "layer", "step", "expected", "outcome", "needs", "line")
     made = Verdict(**{n: getattr(line, n) for n in names}, slope=slope, values=values)
     return (line.quantity, line.name, line.layer, line.step), made
 

@@ -46,9 +46,11 @@ def log_slope(sizes: Floats, values: Floats) -> float:
 
 
 def fit(sizes: Floats, values: np.ndarray, confidence: float) -> Slope:
-    """The mean over seeds of each seed's slope, with Student's interval for that mean.
+    """The least-squares slope of the mean log over seeds, with Student's interval.
 
-    Seeds are independent replicates, so the interval needs no model of the noise within one.
+    Models of two sizes share no initial value, so every value is a replicate of its own: the noise
+    is estimated from all of them, each against the mean at its size. A slope over the means only
+    bends with a finite size; it adds nothing to the noise.
 
     Args:
       sizes: Widths or depths.
@@ -57,13 +59,25 @@ def fit(sizes: Floats, values: np.ndarray, confidence: float) -> Slope:
 
     Example:
       >>> slope = fit([1, 2], np.array([[1.0, 1.0], [2.0, 4.0]]), confidence=0.95)
-      >>> slope.value, round(slope.half_width, 3)  # slopes 1 and 2, t = 12.706 with one degree
-      (1.5, 6.353)
+      >>> slope.value, round(slope.half_width, 3)  # t = 4.303 with two degrees of freedom
+      (1.5, 2.151)
     """
-    slopes = [log_slope(sizes, column) for column in values.T]
-    n = len(slopes)
-    if n < 2:
-        return Slope(slopes[0], math.inf)
-    error = float(np.std(slopes, ddof=1)) / math.sqrt(n)
-    t = float(special.stdtrit(n - 1, (1 + confidence) / 2))
-    return Slope(float(np.mean(slopes)), t * error)
+    logs = np.log(values)
+    number, seeds = logs.shape
+    slope = log_slope(sizes, np.exp(logs.mean(1)))
+    if seeds < 2:
+        return Slope(slope, math.inf)
+    return Slope(slope, student(number, seeds, confidence) * _error(sizes, logs))
+
+
+def student(sizes: int, seeds: int, confidence: float) -> float:
+    """Student's t for the noise of some sizes, each with its own mean."""
+    return float(special.stdtrit(sizes * (seeds - 1), (1 + confidence) / 2))
+
+
+def _error(sizes: Floats, logs: np.ndarray) -> float:
+    """The standard error of a slope of means over seeds."""
+    x = np.log(np.asarray(sizes, float))
+    x = x - x.mean()
+    variance = float(np.var(logs, axis=1, ddof=1).mean())
+    return math.sqrt(variance / logs.shape[1] / float(x @ x))

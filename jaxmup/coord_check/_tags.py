@@ -9,7 +9,7 @@ that nobody collects is the identity.
 import contextlib
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,10 +20,12 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import ArrayLike
 
 from jaxmup._program import (
+    Atom,
     ClosedJaxpr,
     Equation,
     Literal,
     Loop,
+    Node,
     Var,
     aval_of,
     bind,
@@ -138,12 +140,30 @@ def collecting(
 
 def _numbered(found: Sequence[Found]) -> list[Found]:
     """Each found value with a name of its own."""
+    names = numbered(one.name for one in found)
+    return [dataclasses.replace(one, name=name) for one, name in zip(found, names, strict=True)]
+
+
+def numbered(names: Iterable[str]) -> list[str]:
+    """Names of which each is met once.
+
+    Example:
+      >>> numbered(["layer", "other", "layer"])
+      ['layer', 'other', 'layer#1']
+    """
     uses: dict[str, int] = {}
-    numbered = []
-    for one in found:
-        use = uses[one.name] = uses.get(one.name, -1) + 1
-        numbered.append(dataclasses.replace(one, name=f"{one.name}#{use}") if use else one)
-    return numbered
+    each = []
+    for name in names:
+        use = uses[name] = uses.get(name, -1) + 1
+        each.append(f"{name}#{use}" if use else name)
+    return each
+
+
+def tag_of(node: Node) -> str | None:
+    """The tag that a value of a program has; `None` if it has none."""
+    if not (node.equations and _is_tag(node.equations[0])):
+        return None
+    return node.equations[0].params["name"].removeprefix(_TAG)
 
 
 class _Tagged:
@@ -220,13 +240,23 @@ def _logits(program: ClosedJaxpr) -> set[Var]:
     """The inputs of softmaxes: arrays that their own maximum over the last axis is taken from.
 
     So is every softmax that is safe from overflow computed, `jax.nn.softmax` and those by hand.
+    Some move axes between, as `jax.nn.dot_product_attention` does.
     """
-    maxima = {eqn.invars[0] for eqn in _named(program, "reduce_max") if _over_last_axis(eqn)}
-    return {
-        eqn.invars[0]
-        for eqn in _named(program, "sub")
-        if not isinstance(eqn.invars[0], Literal) and eqn.invars[0] in maxima
-    }
+    made_by = {v: eqn for eqn in program.jaxpr.eqns for v in eqn.outvars}
+
+    def origin(atom: Atom) -> Atom:
+        while not isinstance(atom, Literal) and (eqn := made_by.get(atom)) and _only_moves(eqn):
+            atom = eqn.invars[0]
+        return atom
+
+    maxima = [eqn.invars[0] for eqn in _named(program, "reduce_max") if _over_last_axis(eqn)]
+    first = [origin(eqn.invars[0]) for eqn in _named(program, "sub")]
+    subtracted = {one for one in first if not isinstance(one, Literal)}
+    return {one for one in maxima if not isinstance(one, Literal) and origin(one) in subtracted}
+
+
+def _only_moves(equation: Equation) -> bool:
+    return equation.primitive.name in ("transpose", "reshape", "squeeze", "convert_element_type")
 
 
 def _over_last_axis(equation: Equation) -> bool:

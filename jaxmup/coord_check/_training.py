@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxmup._alike import same_operations
 from jaxmup._model import as_loss
+from jaxmup._program import ClosedJaxpr, one_order_of_products
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import Gradients, Params, PathName, Tree, Updates, leaves_by_path
 from jaxmup.coord_check._batches import Batch
@@ -20,6 +22,8 @@ from jaxmup.coord_check._tags import Found, collecting
 
 # Far below any eps, so that the optimizer's answer is proportional to the gradient over its eps.
 VANISHING = 1e-12
+# Below any logit of a model that has learned nothing, and above what masks write: -1e4 and less.
+MASKED = -5e3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,18 +31,37 @@ class Training:
     """The training run of a model.
 
     Args:
-      tx: Transform that turns gradients into updates.
+      tx: Transform that turns gradients into updates; `None` where it depends on the model.
       loss_fn: Loss of outputs and targets, a scalar.
       steps: Number of steps of the optimizer.
       seeds: Seeds of the runs, one for each.
       repeated: Whether every step has the same batch.
     """
 
-    tx: optax.GradientTransformation
+    tx: optax.GradientTransformation | None
     loss_fn: Callable[[Tree, Tree], Array]
     steps: int
     seeds: tuple[int, ...]
     repeated: bool
+
+
+def loss_program(
+    subject: Subject, loss_fn: Callable[[Tree, Tree], Array], batch: Batch
+) -> ClosedJaxpr:
+    """The loss as a program, with tags inside: from parameters, the rest and a batch.
+
+    Args:
+      subject: Model.
+      loss_fn: Loss of outputs and targets.
+      batch: One batch.
+    """
+
+    def loss(params: Params, rest: Tree, batch: Batch) -> Array:
+        return as_loss(loss_fn(subject.forward(params, rest, batch[0])[0], batch[1]))
+
+    drawn = jax.eval_shape(subject.draw, jax.eval_shape(lambda: jax.random.key(0)))
+    with same_operations(), one_order_of_products():
+        return jax.make_jaxpr(loss)(*drawn, batch)
 
 
 def run_seeds(
@@ -71,6 +94,7 @@ def _train(
     subject: Subject, training: Training, params: Params, rest: Tree, batches: Batch
 ) -> Packed:
     tx = training.tx
+    assert tx is not None
     probe = batches if training.repeated else jax.tree.map(lambda leaf: leaf[0], batches)
     seen = collecting(subject.forward, params, rest, probe[0])
     _, shapes = jax.eval_shape(seen, params, rest, probe[0])
@@ -160,12 +184,20 @@ def _of_outputs(
         where = None
         if one.is_logits:
             kind = ("logits", "logits_change")
-            # What a mask writes is no logit: the lowest number of the dtype in Flax, 0.7 of it in
-            # `jax.nn.dot_product_attention`, so that adding to it does not overflow.
-            where = one.value > 0.3 * float(jnp.finfo(one.value.dtype).min)
+            where = _not_masked(at_start.value)
         name, facts = one.name or "output", (one.shape, owner(one.name) in layers, where)
         yield Sums.of(kind[0], name, one.value, *facts)
         yield Sums.of(kind[1], name, one.value - at_start.value, *facts)
+
+
+def _not_masked(logits: Array) -> Array:
+    """True of the entries of logits, as they are at initialization, that no mask wrote.
+
+    A mask writes, or adds, anything from -1e4 to minus infinity. Where all are so low, they are
+    what the model makes of itself.
+    """
+    kept = logits > MASKED
+    return kept | ~jnp.any(kept)
 
 
 class _StepTrees(NamedTuple):

@@ -28,7 +28,12 @@ _TITLES: dict[Quantity, str] = {
     "decay_ratio": "weight decay over the step",
     "eps": "gradient over eps",
 }
-_COLORS: dict[Outcome, str] = {"pass": "#2f8f5b", "not enough seeds": "#c58b00", "fail": "#cf2e2e"}
+_COLORS: dict[Outcome, str] = {
+    "pass": "#2f8f5b",
+    "not enough seeds": "#c58b00",
+    "too small": "#c58b00",
+    "fail": "#cf2e2e",
+}
 _COLUMNS = 4  # at most
 _HEIGHT = 2.5  # of a panel, in inches
 
@@ -126,9 +131,13 @@ def _line(axis: "Axes", x: Sequence[int], one: Verdict) -> float:
 
 
 def _headline(check: CoordCheck) -> str:
-    failed, open_ = len(check.of("fail")), len(check.of("not enough seeds"))
+    words: dict[Outcome, str] = {
+        "fail": "fail",
+        "too small": f"need larger {check.over}s",
+        "not enough seeds": "need more seeds",
+    }
     total = len(check.verdicts)
-    found = [f"{failed} fail"] * (failed > 0) + [f"{open_} need more seeds"] * (open_ > 0)
+    found = [f"{len(rows)} {what}" for one, what in words.items() if (rows := check.of(one))]
     return f"Of {total} rows {' and '.join(found)}" if found else f"All {total} rows pass"
 
 

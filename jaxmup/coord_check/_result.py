@@ -1,0 +1,145 @@
+"""The result of a coordinate check."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from jaxmup._families import Family
+from jaxmup.coord_check._verdict import Outcome, Verdict
+
+Over = Literal["width", "depth"]
+Conclusion = Literal["pass", "fail", "could not decide"]
+
+
+@dataclasses.dataclass(frozen=True)
+class CoordCheck:
+    """The result of a coordinate check.
+
+    There is a verdict on each quantity of each module and parameter, with four exceptions: a
+    quantity that is zero everywhere, one that rounding makes zero somewhere, a step and a decay
+    over a weight that started at zero, and a parameter whose gradients are nothing but rounding.
+
+    `print(check)` is a page: the conclusion, then the rows that do not pass.
+
+    Args:
+      over: Kind of size, `"width"` or `"depth"`.
+      sizes: Sizes of the models.
+      seeds: Seeds of the runs.
+      steps: Number of steps of each run.
+      parametrization: Parametrization under which the models ran, as text.
+      family: Family of the optimizer.
+      follows_parametrization: Whether the models would follow another parametrization; those of
+        jaxmup layers only do if `make_model` takes one.
+      verdicts: Verdicts, in the order of the measurements.
+      rows: Measurements as plain dicts, one for each quantity, name, layer, size, seed and step.
+    """
+
+    over: Over
+    sizes: tuple[int, ...]
+    seeds: tuple[int, ...]
+    steps: int
+    parametrization: str
+    family: Family
+    follows_parametrization: bool
+    verdicts: tuple[Verdict, ...]
+    rows: tuple[Mapping[str, Any], ...]
+
+    @property
+    def outcome(self) -> Conclusion:
+        """`pass` if every row passes, `fail` if any fails, else `could not decide`."""
+        if self._nothing_to_see:
+            return "could not decide"
+        outcomes = {one.outcome for one in self.verdicts}
+        return "fail" if "fail" in outcomes else "pass" if outcomes == {"pass"} else _UNDECIDED
+
+    @property
+    def reason(self) -> str:
+        """What the outcome rests on, and what would decide it, as a sentence."""
+        if self._nothing_to_see:
+            return self._nothing_to_see
+        parts = [f"{len(self.of('pass'))} of {len(self.verdicts)} rows pass"]
+        if failing := self.of("fail"):
+            parts.append(f"{len(failing)} fail")
+        if fading := self.of("too small"):
+            largest = max(one.needs or 0 for one in fading)
+            parts.append(f"{len(fading)} fade: {self.over}s too small, try up to {largest}")
+        if noisy := self.of("not enough seeds"):
+            number = max((one.needs or 0 for one in noisy), default=0)
+            advice = f"try {number}" if number else "try at least 3"
+            parts.append(f"{len(noisy)} are noisy: not enough seeds, {advice}")
+        return "; ".join(parts) + "."
+
+    @property
+    def _nothing_to_see(self) -> str:
+        """The reason why the runs say nothing of the model; empty if they do."""
+        gradients = [one["rms"] for one in self.rows if one["quantity"] == "gradient"]
+        if not any(value is None or value > 0 for value in gradients):
+            return "No gradient reaches a parameter: the loss is constant."
+        smallest = min(self.sizes)
+        broken = {
+            one["seed"] for one in self.rows if one["size"] == smallest and one["rms"] is None
+        }
+        if broken == {*self.seeds}:
+            return (
+                f"The model of {self.over} {smallest} diverges at every seed. Take a smaller "
+                "learning rate."
+            )
+        return ""
+
+    def of(self, outcome: Outcome) -> tuple[Verdict, ...]:
+        """The verdicts with this outcome."""
+        return tuple(one for one in self.verdicts if one.outcome == outcome)
+
+    def __str__(self) -> str:
+        return page(self)
+
+
+_UNDECIDED: Conclusion = "could not decide"
+# Forward before backward: what a value does to those after it, its gradient tells too.
+_FORWARD = ("activation", "logits", "activation_change", "logits_change")
+_TITLES: dict[Outcome, str] = {
+    "fail": "does not grow as expected",
+    "too small": "deviates less the larger the model: larger sizes decide",
+    "not enough seeds": "is too noisy to tell: more seeds decide",
+}
+
+
+def page(check: CoordCheck, most: int = 12) -> str:
+    """A check as a page: the conclusion, then the rows that do not pass.
+
+    Rows stand in the order of the network, those of outputs before those of parameters, so that the
+    first is where the growth begins.
+
+    Args:
+      check: Check to show.
+      most: Number of rows of each outcome.
+    """
+    sizes = ", ".join(map(str, check.sizes))
+    seeds = "1 seed" if len(check.seeds) == 1 else f"{len(check.seeds)} seeds"
+    parts = [
+        f"The coordinate check over {check.over} {sizes} under {check.parametrization}, {seeds}, "
+        f"{check.steps} steps: {check.outcome}. {check.reason}"
+    ]
+    for outcome, what in _TITLES.items():
+        rows = sorted(check.of(outcome), key=lambda one: one.quantity not in _FORWARD)
+        if rows:
+            number = f"{len(rows)} row" + ("s" if len(rows) > 1 else "")
+            more = [f"  ... and {len(rows) - most} more"] * (len(rows) > most)
+            parts.append("\n".join([f"{number}: {what}", *_table(rows[:most]), *more]))
+    return "\n\n".join(parts)
+
+
+def _table(verdicts: list[Verdict]) -> list[str]:
+    width = max(len(f"{one.quantity} of {one.title}") for one in verdicts)
+    return [f"  {f'{one.quantity} of {one.title}':<{width}}  {_row(one)}" for one in verdicts]
+
+
+def _row(one: Verdict) -> str:
+    slope = (
+        "zero or not finite at some sizes"
+        if one.slope is None
+        else f"slope {one.slope.value:+.2f} ± {one.slope.half_width:.2f}"
+    )
+    values = ", ".join(f"{value:.2g}" for value in one.values)
+    place = f"  {one.line}" if one.line else ""
+    return f"{slope}, expected {one.expected}  (step {one.step}: {values}){place}"
