@@ -52,8 +52,8 @@ def lint(
 
     - `specs`: what their program has shown `jaxmup.infer`, with the lines of your code: a factor
       that no parameter can carry, an axis whose parts grow apart, a parameter that does nothing, a
-      rule that the program contradicts; nothing grows; an axis or a readout was forgotten; input and output axes were
-      exchanged; one width has two bases.
+      rule that the program contradicts; nothing grows; an axis or a readout was forgotten; input
+      and output axes were exchanged; one width has two bases.
     - `base`: the same of every axis, with certainty instead of by its size. Of a `jaxmup.Model` at
       two sizes the programs are compared, which show the same as for `jaxmup.infer`: attention or
       a tied readout by hand between jaxmup layers lacks the factors that the layers apply.
