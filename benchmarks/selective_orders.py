@@ -16,6 +16,7 @@ Slopes between neighbouring widths tell a wrong order from a finite width: the o
 
 import argparse
 import functools
+import json
 import math
 import sys
 import time
@@ -45,7 +46,7 @@ TOKENS = jnp.asarray(np.random.default_rng(0).integers(4, size=(8, 6)))
 PROJECTED = {"write": STATE, "read": STATE, "step": RANK}
 
 
-def make_params(width, inner, key, readout, projections):
+def make_params(width, inner, key, readout, projections, convolution):
     def normal(name, *shape):
         return jax.random.normal(jax.random.fold_in(key, zlib.crc32(name.encode())), shape)
 
@@ -69,13 +70,13 @@ def make_params(width, inner, key, readout, projections):
         params[name if projections == "bias" else f"{name}_bias"] *= 0
     if readout == "zero":
         params["head"] *= 0
-    return params
+    return params | (beside(inner, normal) if convolution else {})
 
 
 def apply(params, tokens):
     h = params["embed"][tokens]
     normed = rms(h, params["norm"])
-    x = jax.nn.silu(normed @ params["in"])  # x
+    x = jax.nn.silu(convolved(params, normed @ params["in"]))  # x
     write = x @ params["write"] + params["write_bias"]  # write
     read = x @ params["read"] + params["read_bias"]  # read
     steps = x @ params["step"] + params["step_bias"]  # steps
@@ -83,8 +84,31 @@ def apply(params, tokens):
     decay = jnp.exp(-steps[..., None] * jnp.exp(params["A_log"]))  # decay
     states = by_scan(decay, (steps * x)[..., None] * write[:, :, None])  # states
     y = jnp.einsum("btdn,btn->btd", states, read)  # y
-    h = h + (y * jax.nn.silu(normed @ params["gate"])) @ params["out"]  # stream
+    h = h + (skipped(params, x, y) * jax.nn.silu(normed @ params["gate"])) @ params["out"]  # stream
     return h @ params["head"]  # logits
+
+
+def beside(inner, normal):
+    """Parameters of a convolution along time and of a skip past the state."""
+    return {
+        "conv": normal("conv", 3, inner) / math.sqrt(3),
+        "conv_bias": 1 + normal("conv_bias", inner) / 10,
+        "D": 1 + normal("D", inner) / 10,
+    }
+
+
+def convolved(params, x):
+    if "conv" not in params:
+        return x
+    padded = jnp.pad(x, ((0, 0), (2, 0), (0, 0)))
+    taps = (padded[:, i : i + x.shape[1]] * params["conv"][i] for i in range(3))
+    return sum(taps) + params["conv_bias"]
+
+
+def skipped(params, x, y):
+    if "D" not in params:
+        return y
+    return y + params["D"] * x  # y and skip
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -97,6 +121,24 @@ CASES: dict[str, dict[str, Any]] = {
     "reads frozen": {"frozen": ("read",)},
     "time steps frozen": {"frozen": ("step",)},
     "as is, rate / 8": {"rate": RATE / 8},
+    "convolution and skip": {"convolution": True},
+    "convolution and skip, zero readout": {"convolution": True, "readout": "zero"},
+    "convolution and skip, projections start as biases": {
+        "convolution": True,
+        "projections": "bias",
+    },
+    "convolution and skip, zero readout, projections start as biases": {
+        "convolution": True,
+        "readout": "zero",
+        "projections": "bias",
+    },
+    "convolution and skip, rate * 4": {"convolution": True, "rate": RATE * 4},
+    "convolution and skip, rate * 4, zero readout, projections start as biases": {
+        "convolution": True,
+        "readout": "zero",
+        "projections": "bias",
+        "rate": RATE * 4,
+    },
 }
 ZOO_CASES = ("selective, selective state space, scan", "mamba2")
 
@@ -106,6 +148,7 @@ def checked(
     projections: str = "random",
     frozen: Collection[str] = (),
     rate: float = RATE,
+    convolution: bool = False,
 ) -> LineCheck:
     """The check of one case."""
 
@@ -114,7 +157,9 @@ def checked(
         return optax.chain(jaxmup.optim.adam(rate, scalings), still)
 
     return line_check(
-        functools.partial(make_params, readout=readout, projections=projections),
+        functools.partial(
+            make_params, readout=readout, projections=projections, convolution=convolution
+        ),
         [{"width": WIDTH * factor, "inner": INNER * factor} for factor in FACTORS],
         (TOKENS, jnp.zeros(1)),
         make_tx,
@@ -169,20 +214,25 @@ def _slopes(widths, sizes) -> list[float | None]:
 
 
 def main() -> None:
-    """Runs every case, prints its slopes and adds it to the record."""
+    """Runs every case that is not in the record, prints its slopes and adds it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--again", action="store_true", help="also those in the record")
     parser.add_argument("--out", type=Path, default=RESULTS / "selective_orders.json")
     args = parser.parse_args()
     jax.config.update("jax_numpy_rank_promotion", "allow")
-    done: dict[str, Any] = {}
+    how = {"factors": list(FACTORS), "rate": RATE, "steps": STEPS, "seeds": SEEDS}
+    record = json.loads(args.out.read_text()) if args.out.exists() else {}
+    is_same = not args.again and all(record.get(name) == value for name, value in how.items())
+    done: dict[str, Any] = record["cases"] if is_same else {}
     runs = {name: functools.partial(checked, **case) for name, case in CASES.items()}
     runs |= {f"zoo: {name}": functools.partial(of_zoo, name) for name in ZOO_CASES}
     for name, run in runs.items():
+        if name in done:
+            continue
         begin = time.perf_counter()
         done[name] = {**found(run()), "seconds": round(time.perf_counter() - begin, 1)}
         slopes = {marker: one["slopes"] for marker, one in done[name]["values"].items()}
         print(name, slopes or done[name]["worst"], flush=True)
-        how = {"factors": FACTORS, "rate": RATE, "steps": STEPS, "seeds": SEEDS}
         write_record(args.out, {**how, "cases": done}, "jax", "flax", "optax", "jaxmup")
 
 

@@ -69,16 +69,19 @@ class Attempt(NamedTuple):
 STATED = Attempt("as stated", (2, 8), -6)
 MORE = Attempt("more to choose among", (2, 8), -6, more=4)  # where that grows
 WIDER = Attempt("wider", (8, 32), -8)
+WIDEST = Attempt("widest", (16, 64), -9, seeds=8)
 EXCEEDING = (
     STATED,
     MORE,
     WIDER,
-    Attempt("widest", (16, 64), -9, seeds=8),
+    WIDEST,
     Attempt("many to choose among", (2, 8), -6, more=64),
+    Attempt("wider and longer", (8, 32), -6, steps=24),
 )
 """For a value that exceeds its order."""
 FAINT = (STATED, MORE, WIDER, Attempt("longer", (2, 8), -6, steps=24))
 """For a missing factor that does not show."""
+LADDERS = {"with gains": EXCEEDING, "without": FAINT}
 
 
 def main() -> None:
@@ -95,10 +98,11 @@ def main() -> None:
             continue
         try:
             digest = _digest(case)
-            if not args.again and _is_done(case, digest, _read(args.out).get(name)):
+            known = {} if args.again else _known(case, digest, _read(args.out).get(name))
+            if known.get("holds") or _is_tried(case, known):
                 continue
             begin = time.perf_counter()
-            found = {"digest": digest, **_of(case)}
+            found = {"digest": digest, **_of(case, known)}
         except ValueError as error:  # of a model that does not take this batch
             refused += 1
             print(f"{name:<60}{error}", flush=True)
@@ -115,24 +119,30 @@ def main() -> None:
 def _attempts(case: Case, every: Sequence[Attempt]) -> list[Attempt]:
     grows = sizes_of(case, (1, 2))
     among = any(grows[0].get(name) != grows[1].get(name) for name in AMONG)
-    return [attempt for attempt in every if attempt.more == 1 or among]
+    if not among:
+        return [attempt for attempt in every if attempt.more == 1]
+    return [attempt for attempt in every if attempt is not WIDEST]  # of experts it is too large
 
 
-def _is_done(case: Case, digest: str, found: dict[str, Any] | None) -> bool:
-    """True of what was found of the same program, by as many of the attempts as it takes."""
+def _known(case: Case, digest: str, found: dict[str, Any] | None) -> dict[str, Any]:
+    """What was found of the same program by the same attempts, as far as they go."""
     if found is None or found["digest"] != digest:
+        return {}
+    for key, every in LADDERS.items():
+        attempts = [attempt._asdict() for attempt in _attempts(case, every)]
+        made = [Attempt(**{name: one[name] for name in Attempt._fields}) for one in found[key]]
+        wanted = [Attempt(**{**each, "factors": list(each["factors"])}) for each in attempts]
+        if made != wanted[: len(made)]:
+            return {}
+    return found
+
+
+def _is_tried(case: Case, found: dict[str, Any]) -> bool:
+    """True if nothing is left to try."""
+    if not found:
         return False
-    for key, every in (("with gains", EXCEEDING), ("without", FAINT)):
-        wanted = [_json(attempt._asdict()) for attempt in _attempts(case, every)]
-        made = [{name: one[name] for name in Attempt._fields} for one in found[key]]
-        is_enough = found["holds"] or not made or made == wanted
-        if made != wanted[: len(made)] or not is_enough:
-            return False
-    return True
-
-
-def _json(value: Any) -> Any:
-    return json.loads(json.dumps(value))
+    key = "with gains" if _exceeds(found["with gains"]) else "without"
+    return len(found[key]) == len(_attempts(case, LADDERS[key]))
 
 
 def _digest(case: Case) -> str:
@@ -150,26 +160,37 @@ def _rounded(logs: Sequence[float] | None) -> list[float] | None:
     return None if logs is None else [round(float(log), 6) + 0.0 for log in logs]
 
 
-def _of(case: Case) -> dict[str, Any]:
+def _of(case: Case, known: dict[str, Any]) -> dict[str, Any]:
     """The excesses of a case at each attempt, the factors it lacks, and whether it holds."""
-    checks, excesses, missing = {}, [], []
-    for attempt in _attempts(case, EXCEEDING):
+    checks: dict[Attempt, LineCheck] = {}
+    excesses, missing = list(known.get("with gains", ())), list(known.get("without", ()))
+    for attempt in _attempts(case, EXCEEDING)[len(excesses) :]:
+        if excesses and not _exceeds(excesses):
+            break
         checks[attempt] = attempt.of(case, gains=True)
         excesses.append({**attempt._asdict(), **_summary(checks[attempt])})
-        if excesses[-1]["excess"] <= LIMIT:
+    for attempt in _attempts(case, FAINT)[len(missing) :]:
+        if missing and _faintest(missing) > MISSING:
             break
-    for attempt in _attempts(case, FAINT):
         carried = checks.get(attempt) or attempt.of(case, gains=True)
         if not any(one.lacks for one in carried.values):
             break
         without = attempt.of(case, gains=False)
         missing.append({**attempt._asdict(), "factors": _factors(carried, without)})
-        if min(factor["shows"] for factor in missing[-1]["factors"]) > MISSING:
-            break
-    shown = all(factor["shows"] > MISSING for each in missing[-1:] for factor in each["factors"])
-    holds = excesses[-1]["excess"] <= LIMIT and shown
+    holds = not _exceeds(excesses) and (not missing or _faintest(missing) > MISSING)
     stated = holds and len(excesses) == 1 and len(missing) < 2
     return {"holds": holds, "as stated": stated, "with gains": excesses, "without": missing}
+
+
+def _exceeds(excesses: Sequence[dict[str, Any]]) -> bool:
+    """True if a value exceeds its order at the last attempt, or is no number (null on file)."""
+    excess = excesses[-1]["excess"]
+    return excess is None or excess > LIMIT
+
+
+def _faintest(missing: Sequence[dict[str, Any]]) -> float:
+    """How much that missing factor shows which shows least, at the last attempt."""
+    return min(factor["shows"] for factor in missing[-1]["factors"])
 
 
 def _summary(check: LineCheck) -> dict[str, Any]:
@@ -205,10 +226,10 @@ def _factors(carried: LineCheck, without: LineCheck) -> list[dict[str, Any]]:
 
 def _shows(carried: LineGrowth, without: LineGrowth) -> float:
     """How far a value is above its order, or below what it is where parameters carry the factor."""
-    if carried.lacks > 0:
-        return without.excess
     if carried.end is None or without.end is None:
         return 0.0
+    if carried.lacks > 0:
+        return without.excess
     return carried.end - without.end
 
 
