@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from jaxmup import Model, Parametrization
     from jaxmup.coord_check import CoordCheck, MakeTx, Verdict
 
-_COLORS = {"pass": "green", "fail": "red", "not enough seeds": "yellow"}
+_COLORS = {
+    "pass": "green",
+    "fail": "red",
+    "too small": "yellow",
+    "not enough seeds": "yellow",
+    "could not decide": "yellow",
+}
 _FILES = ("coord_check.jsonl", "coord_check.png")
 _OPTIMIZERS = ("adam", "adamw", "amsgrad", "sgd")  # that the command makes itself
 
@@ -36,7 +42,10 @@ Data = Annotated[
 ]
 Sizes = Annotated[
     str,
-    typer.Option(help="Sizes of the models, with commas between; must be given for depths."),
+    typer.Option(
+        help="Sizes of the models, with commas between; or auto: 64,128,256, and up to 1024 where "
+        "rows ask for larger ones. Must be given for depths."
+    ),
 ]
 Over = Annotated[Literal["width", "depth"], typer.Option(help="What the sizes are.")]
 Loss = Annotated[
@@ -77,7 +86,18 @@ Gauge = Annotated[
     str | None,
     typer.Option(help="How weights are stored.", metavar="NAME", show_default="a fitting one"),
 ]
-Seeds = Annotated[int, typer.Option(help="Number of seeds, each with other initial values.")]
+Seeds = Annotated[
+    str,
+    typer.Option(
+        metavar="NUMBER",
+        help="Number of seeds, each with other initial values; or auto: 4, and up to 32 until each "
+        "row is decided.",
+    ),
+]
+Largest = Annotated[
+    int | None,
+    typer.Option(help="Size to go on to where rows ask for it.", show_default="as --sizes say"),
+]
 Steps = Annotated[int, typer.Option(help="Steps of the optimizer.")]
 Out = Annotated[
     Path,
@@ -103,7 +123,8 @@ def coord_check(
     parametrization: ParametrizationName = "mup",
     gauge: Gauge = None,
     depth_alpha: DepthAlpha = None,
-    seeds: Seeds = 4,
+    seeds: Seeds = "4",
+    largest: Largest = None,
     steps: Steps = 4,
     out: Out = Path(),
     every: Every = False,
@@ -111,7 +132,8 @@ def coord_check(
     """Does everything in a model grow with its width as muP says? Trains it, and measures.
 
     Trains a model of every width for a few steps and compares how outputs, weights, steps, weight
-    decay and eps grow with what theory expects. It fails if any row fails or needs more seeds.
+    decay and eps grow with what theory expects. The exit code is 0 if every row passes, and 1 if
+    one fails or could not be decided.
 
     Example: jaxmup coord-check my_project.model:make_model --data my_project.model:make_batch
     """
@@ -125,7 +147,7 @@ def coord_check(
     _require_used(given)
     if over == "depth" and "sizes" not in given:
         raise BadInputError("`--sizes` must be given for `--over depth`. Try --sizes 2,4,8,16.")
-    numbers = _sizes(sizes)
+    numbers, number = _sizes(sizes), _seeds(seeds)
     user_model = model_of(model)
     loss_fn = (
         calling(default_loss, "The loss") if loss is None else function(loss, "--loss", as_loss)
@@ -145,7 +167,8 @@ def coord_check(
                 make,
                 parametrization=asked,
                 over=over,
-                seeds=seeds,
+                seeds=number,
+                largest=largest,
                 steps=steps,
                 loss_fn=loss_fn,
             )
@@ -175,12 +198,25 @@ def _applied(model: "Model", apply: str) -> "Model":
     return dataclasses.replace(model, apply=function(apply, "--apply"))
 
 
-def _sizes(text: str) -> tuple[int, ...]:
+def _sizes(text: str) -> tuple[int, ...] | Literal["auto"]:
+    if text == "auto":
+        return "auto"
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise BadInputError(
             f"`--sizes` must be integers with commas between. Got {text!r}. Try 64,128,256."
+        ) from error
+
+
+def _seeds(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    try:
+        return int(text)
+    except ValueError as error:
+        raise BadInputError(
+            f"`--seeds` must be a number or auto. Got {text!r}. Try --seeds auto."
         ) from error
 
 
@@ -214,27 +250,26 @@ def _parametrization(
 
 def _show(check: "CoordCheck", every: bool, out: Path) -> None:
     terminal = console()
-    rows = [one for one in check.verdicts if every or one.outcome != "pass"]
     terminal.print(
         f"Coordinate check over {check.over} {', '.join(map(str, check.sizes))}, "
         f"{len(check.seeds)} seeds, {check.steps} steps, {check.parametrization}"
     )
-    if rows:
-        terminal.print("", _table(rows), sep="\n")
-    passed = len(check.of("pass"))
     verdict = Text(f"\n{check.outcome}", _COLORS[check.outcome])
-    terminal.print(verdict.append(f": {passed} of {len(check.verdicts)} rows pass", ""))
+    terminal.print(verdict.append(f": {check.reason}", ""))
+    if rows := [*(check.verdicts if every else check.not_passing)]:
+        terminal.print("", _table(rows), sep="\n")
     written = f"Written: {out / 'coord_check.jsonl'}, {out / 'coord_check.png'}"
     terminal.print(Text(written, "dim"))
 
 
 def _table(rows: "list[Verdict]") -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for title in ("quantity", "of", "step", "slope", "expected", "verdict"):
+    for title in ("quantity", "of", "step", "slope", "expected", "verdict", "line"):
         table.add_column(title, justify="right" if title in ("step", "slope") else "left")
     for one in rows:
         slope = one.slope and f"{one.slope.value:+z.2f} ± {one.slope.half_width:.2f}"
         name = on_one_line(one.title)
         cells = [one.quantity, name, str(one.step), slope or "none", str(one.expected)]
-        table.add_row(*map(Text, cells), Text(one.outcome, _COLORS[one.outcome]))
+        verdict = Text(one.outcome, _COLORS[one.outcome])
+        table.add_row(*map(Text, cells), verdict, Text(on_one_line(one.line)))
     return table

@@ -14,6 +14,9 @@ from jaxmup.coord_check._verdict import Verdict, verdict
 OF_OUTPUTS = ("activation", "activation_change", "logits", "logits_change")
 # Judged as they start; what is learned is judged at the last step.
 JUDGED_FIRST = ("activation", "logits", "weight")
+# Judged at the second step. At the first there are none behind a readout that starts at zero, and
+# later the wider of two models has learned more, which makes all of its gradients smaller.
+JUDGED_SECOND = ("gradient", "scaled_gradient", "eps")
 # Not judged where the weight starts at zero: it is then made of steps, so that a wrong one cancels.
 OVER_WEIGHT = ("update_ratio", "decay_ratio")
 # Of the largest gradient of a model. One below it is zero but for rounding, as that of the bias of
@@ -43,7 +46,7 @@ def judged(
         if (quantity, name) in silent or not all((quantity, name) in run for run in by_key):
             continue
         of_sizes = [run[quantity, name] for run in by_key]
-        step = 0 if quantity in JUDGED_FIRST else of_sizes[0].rms.shape[1] - 1
+        step = _step_of(quantity, of_sizes[0].rms.shape[1])
         expected = _expected(theory, of_sizes, decays)
         for layer, values in of_layers(of_sizes, step):
             if not values.any() or _is_lost(by_key, quantity, name, values):
@@ -52,6 +55,13 @@ def judged(
             means = tuple(map(float, values.mean(1)))
             line = theory.signs.lines.get(name, "")
             yield Verdict(quantity, name, layer, step, slope, expected, outcome, means, needs, line)
+
+
+def _step_of(quantity: Quantity, steps: int) -> int:
+    """The step that a quantity is judged at."""
+    if quantity in JUDGED_FIRST:
+        return 0
+    return 1 if quantity in JUDGED_SECOND else steps - 1
 
 
 def _silent(

@@ -90,6 +90,18 @@ class CoordCheck:
         """The verdicts with this outcome."""
         return tuple(one for one in self.verdicts if one.outcome == outcome)
 
+    @property
+    def not_passing(self) -> tuple[Verdict, ...]:
+        """The verdicts that do not pass, as a person reads them.
+
+        What fails comes first, outputs before parameters, each in the order of the network.
+        """
+
+        def place(one: Verdict) -> tuple[int, bool]:
+            return list(_TITLES).index(one.outcome), one.quantity not in _FORWARD
+
+        return tuple(sorted((v for v in self.verdicts if v.outcome != "pass"), key=place))
+
     def __str__(self) -> str:
         return page(self)
 
@@ -121,7 +133,7 @@ def page(check: CoordCheck, most: int = 12) -> str:
         f"{check.steps} steps: {check.outcome}. {check.reason}"
     ]
     for outcome, what in _TITLES.items():
-        rows = sorted(check.of(outcome), key=lambda one: one.quantity not in _FORWARD)
+        rows = [one for one in check.not_passing if one.outcome == outcome]
         if rows:
             number = f"{len(rows)} row" + ("s" if len(rows) > 1 else "")
             more = [f"  ... and {len(rows) - most} more"] * (len(rows) > most)
