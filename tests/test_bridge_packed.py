@@ -181,6 +181,18 @@ def test_layers_of_a_stack():
         np.testing.assert_array_equal(got, rows[:, i].transpose(2, 0, 1))
 
 
+def test_heads_of_a_packed_weight_are_no_stack():
+    """No weight has the size of one of them, and no bias says what the first axis is."""
+    rng = np.random.default_rng(0)
+    state = {"attn.qkv.weight": rng.normal(size=(10, INPUTS)).astype("f4")}
+    shapes = {"query": (INPUTS, 3, 2), "key": (INPUTS, 1, 2), "value": (INPUTS, 1, 2)}
+    model = {"attn": {n: {"kernel": jax.ShapeDtypeStruct(s, "f4")} for n, s in shapes.items()}}
+    made = bridge.from_torch(state, model, {"attn.qkv": ("attn", "q|k|v")})["attn"]
+    np.testing.assert_array_equal(
+        made["query"]["kernel"].reshape(INPUTS, -1), state["attn.qkv.weight"][:6].T
+    )
+
+
 def test_moments_follow_their_weights():
     """A moment is a multiple of its tensor here, so it is that multiple of what that becomes."""
     order = ORDERS["CodeGen"]

@@ -140,7 +140,8 @@ def from_torch(
         one name, if specs are of another model, or if JAX would change a dtype.
 
     Warns:
-      UserWarning: if a dense layer may take a flattened feature map, and no pair says so.
+      UserWarning: if a dense layer may take a flattened feature map, and no pair says so; or a pair
+        leads a tensor to a leaf which their names say is another, such as `k_proj` to `query`.
 
     Example:
       >>> from flax import nnx

@@ -1,13 +1,15 @@
-"""Questions that names and shapes leave to a person: packed projections, flattened maps."""
+"""Questions to a person: packed projections, flattened maps, pairs that names contradict."""
 
 import itertools
 import math
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from jaxmup.bridge._layouts import INPUT_FIRST, LINEAR, Shape
 from jaxmup.bridge._plan import Entry
 from jaxmup.bridge._units import QKV, FlaxLayer, TorchLayer, without_collection
+from jaxmup.bridge._words import read
 
 Siblings: TypeAlias = Mapping[str, FlaxLayer]
 """Layers under one owner, by their own names."""
@@ -85,6 +87,40 @@ def _known_sets(names: Collection[str]) -> Iterator[tuple[str, ...]]:
             yield tuple(sorted(wanted))
     for number in (3, 2):
         yield from itertools.combinations(names, number)
+
+
+# Words of one row exclude each other; those of one set mean the same.
+_EXCLUSIVE = (
+    ({"query"}, {"key"}, {"value"}),
+    ({"gate"}, {"up"}, {"down"}),
+    ({"mean"}, {"var"}),
+    ({"scale", "gamma"}, {"bias", "beta"}),
+)
+
+
+def contradicted(entries: Iterable[Entry]) -> Iterator[str]:
+    """Words on tensors that pairs lead to a leaf which their names say is another.
+
+    Args:
+      entries: Entries of the plan.
+    """
+    for entry in entries:
+        if len(entry.sources) == len(entry.targets) == 1:
+            source, place = entry.sources[0].name, str(entry.targets[0])
+            said, led = _words(source), _words(place)
+            for row in _EXCLUSIVE:
+                one, other = ([i for i, same in enumerate(row) if same & w] for w in (said, led))
+                if len(one) == len(other) == 1 and one != other:
+                    yield (
+                        f"{source} becomes {place}: the names say two different things. Is the "
+                        "pair right?"
+                    )
+
+
+def _words(name: str) -> frozenset[str]:
+    """Words of a name, with the local name that the vocabulary leaves out."""
+    local = re.split(r"[./]", name)[-1]
+    return read(name).words | {local.removeprefix("running_")}
 
 
 def flattened(

@@ -8,6 +8,7 @@ from typing import TypeAlias
 from jaxmup._check import listed
 from jaxmup._tree import PathName
 from jaxmup.bridge import _hints, _pairs
+from jaxmup.bridge._flax_layers import flax_layers
 from jaxmup.bridge._joints import Joint, apart
 from jaxmup.bridge._layouts import DROPPED, INPUT_FIRST, LINEAR, Layout, tied
 from jaxmup.bridge._match import Fits, match
@@ -19,7 +20,6 @@ from jaxmup.bridge._units import (
     FlaxLayer,
     FlaxLeaf,
     TorchLayer,
-    flax_layers,
     is_conv1d,
     is_stacked,
     namesakes,
@@ -90,7 +90,7 @@ def make_plan(
         tuple(_with_factor(entry, own, multipliers or {}) for entry in entries),
         shapes,
         tuple(path for path in shapes if path in kept),
-        tuple(_hints.flattened(torch, entries, said)),
+        (*_hints.flattened(torch, entries, said), *_hints.contradicted(entries)),
     )
 
 

@@ -67,8 +67,8 @@ def read_run(torch_state: Mapping[str, Any], names: Sequence[str] | None) -> Tor
     Raises:
       TypeError: if it is no mapping.
       ValueError: if it is no state, or of an optimizer that is not in the table, or names its
-        tensors otherwise than `names`, or a moment is not finite, or those of the tensors that
-        have made steps have made different numbers of them.
+        tensors otherwise than `names`, or a moment is not finite, or one of squares is
+        negative, or those of the tensors that have made steps have made different numbers of them.
     """
     require_state(torch_state)
     groups = tuple(_group(i, group) for i, group in enumerate(torch_state["param_groups"]))
@@ -177,6 +177,8 @@ def _moments(name: str, group: TorchGroup, state: Mapping[str, Any]) -> dict[str
         wide = array if np.iscomplexobj(array) else array.astype(np.float64)
         if not np.all(np.isfinite(wide)):
             raise ValueError(f"Moments must be finite. `{key}` of {name} is not.")
+        if wanted[key] == 2 and np.any(wide < 0):
+            raise ValueError(f"A moment of squares must not be negative, and `{key}` of {name} is.")
     return found
 
 

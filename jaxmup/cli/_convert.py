@@ -3,7 +3,7 @@
 import dataclasses
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, cast
 
 import typer
 from rich import box
@@ -26,69 +26,83 @@ if TYPE_CHECKING:
     from jaxmup.bridge._pairs import Pairs
 
 
+SourceFile: TypeAlias = Annotated[
+    Path,
+    typer.Argument(
+        parser=path_of,
+        metavar="SRC",
+        help="File to read: .safetensors, .safetensors.index.json, or .pt, .pth and .bin of "
+        "torch.save.",
+    ),
+]
+DestinationFile: TypeAlias = Annotated[
+    Path,
+    typer.Argument(
+        parser=path_of, metavar="DST", help="File to write, which ends in .safetensors."
+    ),
+]
+Side: TypeAlias = Annotated[
+    Literal["flax", "torch"], typer.Option("--to", help="Side that is written.")
+]
+ModelFunction: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="MODULE:FUNCTION",
+        help="Function of `--size` that makes the Flax model: an NNX module, a Linen module or "
+        "a tree with arrays; or a `jaxmup.Model`. The module is looked for here first.",
+    ),
+]
+Width: TypeAlias = Annotated[int, typer.Option(min=1, help="Width of the model.")]
+LikeFile: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        parser=path_of,
+        metavar="PATH",
+        help="With `--to torch`: a file of the PyTorch model, whose names and shapes are written.",
+    ),
+]
+PairsFile: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        parser=path_of,
+        metavar="PATH",
+        help="TOML file with a table [pairs], from names of PyTorch to paths of Flax; false "
+        "leaves a tensor out.",
+    ),
+]
+GaugeName: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Gauge of the Flax side, such as table8; table3 has no multipliers.",
+        show_default="that of the model",
+    ),
+]
+GaugeOptimizer: TypeAlias = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Optimizer that `--gauge` is for.", show_default="adam"),
+]
+AllowNan: TypeAlias = Annotated[
+    bool, typer.Option("--allow-nan", help="Convert weights that are NaN too.")
+]
+DryRun: TypeAlias = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would be done, and write nothing.")
+]
+
+
 def convert(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            parser=path_of,
-            metavar="SRC",
-            help="File to read: .safetensors, .safetensors.index.json, or .pt, .pth and .bin of "
-            "torch.save.",
-        ),
-    ],
-    destination: Annotated[
-        Path,
-        typer.Argument(
-            parser=path_of, metavar="DST", help="File to write, which ends in .safetensors."
-        ),
-    ],
-    to: Annotated[Literal["flax", "torch"], typer.Option("--to", help="Side that is written.")],
-    model: Annotated[
-        str,
-        typer.Option(
-            metavar="MODULE:FUNCTION",
-            help="Function of `--size` that makes the Flax model: an NNX module, a Linen module or "
-            "a tree with arrays; or a `jaxmup.Model`. The module is looked for here first.",
-        ),
-    ],
-    size: Annotated[int, typer.Option(min=1, help="Width of the model.")],
+    source: SourceFile,
+    destination: DestinationFile,
+    to: Side,
+    model: ModelFunction,
+    size: Width,
     inputs: MakeInputs = None,
-    like: Annotated[
-        Path | None,
-        typer.Option(
-            parser=path_of,
-            metavar="PATH",
-            help="With `--to torch`: a file of the PyTorch model, whose names and shapes are "
-            "written.",
-        ),
-    ] = None,
-    pairs: Annotated[
-        Path | None,
-        typer.Option(
-            parser=path_of,
-            metavar="PATH",
-            help="TOML file with a table [pairs], from names of PyTorch to paths of Flax; false "
-            "leaves a tensor out.",
-        ),
-    ] = None,
-    gauge: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Gauge of the Flax side, such as table8; table3 has no multipliers.",
-            show_default="that of the model",
-        ),
-    ] = None,
-    optimizer: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Optimizer that `--gauge` is for.", show_default="adam"),
-    ] = None,
-    allow_nan: Annotated[
-        bool, typer.Option("--allow-nan", help="Convert weights that are NaN too.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be done, and write nothing.")
-    ] = False,
+    like: LikeFile = None,
+    pairs: PairsFile = None,
+    gauge: GaugeName = None,
+    optimizer: GaugeOptimizer = None,
+    allow_nan: AllowNan = False,
+    dry_run: DryRun = False,
 ) -> None:
     """A PyTorch checkpoint for a Flax model, or the reverse.
 
