@@ -308,6 +308,51 @@ def test_a_program_is_cut_where_its_inputs_are_known():
     assert count == 4.0
 
 
+TABLE = np.arange(9.0, dtype=np.float32).reshape(3, 3)
+ALIKE = {
+    "a number": (lambda x: 2 * x, lambda x: 3 * x),
+    "a primitive": (lambda x: jnp.sin(x), lambda x: jnp.cos(x)),
+    "a parameter": (lambda x: jnp.sum(x, 0), lambda x: jnp.sum(x, 1)),
+    "a constant": (lambda x: x + TABLE, lambda x: x + 2 * TABLE),
+    "an operand": (lambda x: x - jnp.sin(x), lambda x: jnp.sin(x) - x),
+    "an output": (lambda x: (x, jnp.sin(x)), lambda x: (jnp.sin(x), x)),
+    "inside of a call": (jax.jit(lambda x: x + TABLE), jax.jit(lambda x: x + 2 * TABLE)),
+    "inside of a loop": tuple(
+        partial(lambda n, x: lax.fori_loop(0, 3, lambda i, y: n * y, x), n) for n in (2, 3)
+    ),
+}
+
+
+@pytest.mark.parametrize(("one", "other"), cases(ALIKE))
+def test_programs_are_the_same_if_they_do_the_same(one, other):
+    x = jnp.ones((3, 3))
+
+    def same(function: Any) -> Any:
+        return _program.Same(jax.make_jaxpr(lambda x: function(x))(x))
+
+    assert same(one) == same(one)
+    assert hash(same(one)) == hash(same(one))
+    assert same(one) != same(other)
+
+
+def test_derivatives_are_no_part_of_what_a_program_does():
+    programs = [jax.make_jaxpr(lambda x: jax.nn.relu(x) + 1)(1.0) for _ in range(2)]
+    assert _program.Same(programs[0]) == _program.Same(programs[1])
+
+
+def test_every_output_has_its_part():
+    def function(x: Any, y: Any) -> Any:
+        z = jnp.sin(x)
+        return z + 1, y + 2, jax.jit(lambda z, y: (z * 2, y * 3))(z, y)[0], 4.0
+
+    program = jax.make_jaxpr(function)(1.0, 1.0)
+    found = _program.parts(program)
+    assert [needed for _, needed in found] == [[0], [1], [0], []]
+    names = [[equation.primitive.name for equation in one.jaxpr.eqns] for one, _ in found]
+    assert names[:2] == [["sin", "add"], ["add"]]
+    assert names[3] == []
+
+
 def test_uses_and_followers():
     def function(x, n, y):
         return x * y, (n + n, y)

@@ -529,6 +529,19 @@ for kind in AxisType.Auto, AxisType.Explicit:
                 error = np.abs(np.asarray(own) - on_one_device[name]).max()
                 assert error <= 1e-6, (kind, name, error)
 
+# A mesh that does not divide the target is told by parameter, shape and axis.
+for kind in AxisType.Auto, AxisType.Explicit:
+    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind, kind))
+    odd = dict(base=4, target=7)
+    specs = jaxmup.infer(make, delta=8, **odd, **inputs)
+    with jax.set_mesh(mesh):
+        try:
+            jaxmup.rescale(make, specs, TABLE3, key=KEY, **odd)
+        except ValueError as error:
+            assert "  kernel (7, 28): axis 0 over 'data' of 2 devices" in str(error), error
+        else:
+            raise AssertionError("a mesh that does not divide the target")
+
 # No device draws more than its part.
 def temporaries(mesh, names, draw, **options):
     with jax.set_mesh(mesh):
@@ -583,6 +596,39 @@ def fixed_in_a_loop(width: int, key: Any) -> Any:
 
 
 IN_A_LOOP = {"kernel": ("batch", "input", "output"), "table": ("batch", "output")}
+
+
+def test_a_factory_that_has_changed_is_drawn_as_it_is_now():
+    scale = {"of all": 1.0}
+
+    def make(width: int, key: Any) -> Any:
+        return {"w": scale["of all"] * jax.random.normal(key, (width, 4))}
+
+    rules = {"rules": {"w": ("input", "output")}}
+    first = rescaled(make, **rules)["w"]
+    scale["of all"] = 2.0
+    np.testing.assert_array_equal(rescaled(make, **rules)["w"], 2 * first)
+
+
+def test_arrays_that_a_factory_holds_are_those_of_now():
+    table = np.array([1.0, 2.0, 4.0, 8.0], np.float32)
+
+    def make(width: int, key: Any) -> Any:
+        return {"w": jax.random.normal(key, (width, 4)) * jnp.asarray(table)[None]}
+
+    rules = {"rules": {"w": ("input", "batch")}}
+    first = np.asarray(rescaled(make, **rules)["w"])
+    table *= 2
+    np.testing.assert_array_equal(rescaled(make, **rules)["w"], 2 * first)
+
+
+def test_a_key_that_is_a_constant_under_jit():
+    _, rescale = infer(MODELS["MLP"], 16, 64)
+    traced = jax.jit(lambda: nnx.state(rescale(key=KEY), nnx.Param))()
+    expected = nnx.to_pure_dict(nnx.state(rescale(key=KEY), nnx.Param))
+    require_close(nnx.to_pure_dict(traced), expected, "update", "float32")
+
+
 FIXED = {"rules": {"w": ("input", "output"), "a/table": ("batch", "output")}}
 
 
@@ -610,7 +656,7 @@ def with_rule(rule: Any) -> Any:
 BAD = {
     "not drawn with the key": (
         lambda: rescaled(fixed_values, **FIXED),
-        r"drawn with `key`(.|\n)*\n  a/table \(3, 64\), in the base model \(3, 16\)\n"
+        r"drawn with `key`(.|\n)*\n  a/table \(3, 64\), in the base model \(3, 16\): axis 1\n"
         r'(.|\n)*`from_target="a/table"`',
     ),
     "not drawn with the key, in a loop": (
@@ -625,7 +671,7 @@ BAD = {
         lambda: rescaled(
             lambda n, rngs: nnx.Linear(n, 2, rngs=nnx.Rngs(0)), rules=None, inputs=features
         ),
-        r"drawn with `key`(.|\n)*\n  kernel \(64, 2\), in the base model \(16, 2\)\n",
+        r"drawn with `key`(.|\n)*\n  kernel \(64, 2\), in the base model \(16, 2\): axis 0\n",
     ),
     "specs of another model": (
         lambda: other_specs(tables, target=64),
@@ -638,11 +684,12 @@ BAD = {
     ),
     "specs of another target": (
         other_specs,
-        r"Spec and (.|\n)*\n  hidden: \(64, 64\), \(128, 128\)",
+        r"Spec and (.|\n)*\n  hidden: \(64, 64\), \(128, 128\): axis 0 and 1\n",
     ),
     "specs of another base": (
         lambda: other_specs(base=8, target=64),
-        r"those of `base`(.|\n)*\n  hidden: \(16, 16\), \(8, 8\)(.|\n)*same `make_model`",
+        r"those of `base`(.|\n)*\n  hidden: \(16, 16\), \(8, 8\): axis 0 and 1\n"
+        r"(.|\n)*same `make_model`",
     ),
     "a base of another rank": (
         lambda: other_specs(flat_gain_at_base, target=64),

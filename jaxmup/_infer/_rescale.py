@@ -262,7 +262,7 @@ def _layouts(
 def _require_random(layouts: Mapping[str, _Layout], draws: Draws) -> None:
     """Raises a `ValueError` if values for another size are neither random nor constant along it."""
     fixed = [
-        f"{name} {layout.grid.shape}, in the base model {layout.grid.base_shape}"
+        f"{name} {_both(layout.grid.shape, layout.grid.base_shape, ', in the base model ')}"
         for name, layout in layouts.items()
         if layout.source not in draws.random
         and layout.grid.changed
@@ -283,8 +283,11 @@ def _name_of_first(lines: list[str]) -> str:
 
 def _require_shapes(specs: Mapping[str, ParamSpec], parameters: Mapping[str, Any]) -> None:
     wrong = [
-        f"{name}: {specs[name].shape if name in specs else 'no spec'}, "
-        f"{tuple(parameters[name].shape) if name in parameters else 'no parameter'}"
+        f"{name}: "
+        + _both(
+            specs[name].shape if name in specs else "no spec",
+            tuple(parameters[name].shape) if name in parameters else "no parameter",
+        )
         for name in dict.fromkeys([*specs, *parameters])
         if name not in specs
         or name not in parameters
@@ -305,7 +308,7 @@ def _require_base(
     """Raises a `ValueError` unless the base model has the sizes that the specs have for it."""
     shapes = {name: small[sources[name]] for name in specs}
     wrong = [
-        f"{name}: {_expected_base(spec)}, {shapes[name]}"
+        f"{name}: {_both(_expected_base(spec), shapes[name])}"
         for name, spec in specs.items()
         if not _has_base(spec, shapes[name])
     ]
@@ -315,6 +318,18 @@ def _require_base(
             f"of the spec and parameter of the base model differ at{listed(wrong)}\n"
             "Give `infer` and `rescale` the same `make_model` and `base`."
         )
+
+
+def _both(
+    shape: tuple[int | None, ...] | str, other: tuple[int, ...] | str, between: str = ", "
+) -> str:
+    """Two shapes, and the axes on which they differ, if they are of one rank."""
+    shown = f"{shape}{between}{other}"
+    if isinstance(shape, str) or isinstance(other, str) or len(shape) != len(other):
+        return shown
+    pairs = enumerate(zip(shape, other, strict=True))
+    axes = [str(axis) for axis, (one, two) in pairs if one is not None and one != two]
+    return f"{shown}: axis {' and '.join(axes)}" if axes else shown
 
 
 def _has_base(spec: ParamSpec, shape: tuple[int, ...]) -> bool:
