@@ -37,7 +37,6 @@ from parity_tests.flax_transformers import (
     Whisper,
 )
 
-Inputs = Mapping[str, np.ndarray]
 Pairs = Mapping[str, str | tuple[str, str]]
 
 
