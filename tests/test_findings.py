@@ -76,6 +76,59 @@ def test_lint_shows_an_axis_whose_parts_grow_apart():
     assert "(2, 6, 48) in `base`, (2, 6, 192) at `target`" in found.what
 
 
+def from_product(params, h):
+    n = h.shape[-1]
+    return jnp.split(h @ params["in"], [n, 2 * n, 2 * n + 16], -1)
+
+
+def from_parameter(params, h):
+    n = h.shape[-1]
+    parts = jnp.split(params["in"], [n, 2 * n, 2 * n + 16], -1)
+    return [h @ part for part in parts]
+
+
+@pytest.mark.parametrize(
+    ("parts", "shapes"),
+    [
+        (from_product, "(6, 50) in `base`, (6, 254) at `target`"),
+        (from_parameter, "(16, 50) in `base`, (112, 254) at `target`"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Sizes must be proportional")  # for the 16 states
+def test_lint_shows_a_projection_whose_parts_want_different_numbers(parts, shapes):
+    """Mamba's: twice the width, 16 states, and an eighth of the width for the steps."""
+
+    def apply(params, x):
+        gate, u, state, step = parts(params, x @ params["first"])
+        u = u * jax.nn.softplus(step @ params["step"]) + state @ params["state"]
+        return jnp.tanh(jax.nn.silu(gate) * u) @ params["last"]
+
+    def make_params(n):
+        shapes = {
+            "first": (5, n),
+            "in": (n, 2 * n + 16 + n // 8),
+            "step": (n // 8, n),
+            "state": (16, n),
+            "last": (n, 3),
+        }
+        return {name: jnp.ones(shape) for name, shape in shapes.items()}
+
+    sizes = {"base": 16, "delta": 32, "target": 112}
+    with pytest.warns(UserWarning, match="such as two in place of `in`"):
+        specs = jaxmup.infer(make_params, **sizes, inputs=jnp.ones((6, 5)), apply=apply)
+    found = [f for f in jaxmup.lint(specs, RULE) if f.check == "uneven-parts"]
+    assert found
+    assert {f.where for f in found} == {("in",)}
+    line = parts.__code__.co_firstlineno + 2
+    expected = f"at test_findings.py:{line}, of {shapes}, made with `in`."
+    assert [f.what.partition("` ")[2] for f in found] == [expected] * len(found)
+    assert all(
+        f.mend
+        == "Make each part by a parameter of its own in place of `in`, or let all grow alike."
+        for f in found
+    )
+
+
 def test_lint_shows_a_parameter_that_the_outputs_do_not_depend_on():
     def apply(params, x):
         x @ params["idle"]

@@ -392,11 +392,13 @@ def test_reasons_name_lines():
 
 def test_a_rule_wins():
     rules = {"1down": ("batch", "output")}
-    with pytest.warns(
-        UserWarning, match=r"1down, .*given as \('batch', 'output'\), but multiplied"
-    ):
-        found = kinds(infer(decoder("1/d"), HEADS, rules=rules)["1down"])
-    assert found == "batch* output*"
+    with pytest.warns(UserWarning, match="than the rules for `1down`;"):
+        spec = infer(decoder("1/d"), HEADS, rules=rules)["1down"]
+    assert kinds(spec) == "batch* output*"
+    (finding,) = spec.findings
+    assert (finding.check, finding.where) == ("rule-contradicted", ("1down",))
+    said = r"Axis 0 is given as 'batch', but the program has it as 'input': multiplied at program_"
+    assert finding.what.startswith(said)
 
 
 ERRORS = {

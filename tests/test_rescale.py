@@ -226,6 +226,41 @@ def test_standard_deviations():
             assert np.unique(values).size > 0.9 * values.size  # no draw stands twice
 
 
+class Multiplied(nnx.Module):
+    """Gemma's way with an embedding."""
+
+    def __init__(self, width: int, rngs: nnx.Rngs):
+        self.embed = nnx.Embed(500, width, rngs=rngs)
+        self.head = nnx.Linear(width, 3, use_bias=False, rngs=rngs)
+
+    def __call__(self, tokens):
+        return self.head(jnp.tanh(self.product(tokens)))
+
+    def product(self, tokens):
+        return self.embed(tokens) * self.embed.features**0.5
+
+
+def multiplied_tree(width: int, key: Any) -> Any:
+    return {"embed": jax.random.normal(key, (500, width)) * 0.5, "head": jnp.ones((width, 3))}
+
+
+def of_tree(params: Any, tokens: Any) -> Any:
+    return jnp.tanh(params["embed"][tokens] * params["embed"].shape[1] ** 0.5) @ params["head"]
+
+
+def test_an_embedding_times_the_root_of_the_width_starts_so_that_the_product_keeps_its_size():
+    """It carries √(16 / 64): at 4 times the width half the base model's standard deviation."""
+    every = jnp.arange(500)
+    model = rescaled(Multiplied, inputs=every, rules=None)
+    # Flax draws embeddings with variance 1 / features: 1/4 at 16, where the product has 1.
+    assert abs(float(jnp.std(model.embed.embedding[...])) / 0.125 - 1) <= z_bound(500 * 64)
+    assert abs(float(jnp.std(model.product(every))) - 1) <= z_bound(500 * 64)
+    # A half in the plain tree at every width, and the product 2 at 16.
+    params = rescaled(multiplied_tree, inputs=every, apply=of_tree, rules=None)
+    assert abs(float(jnp.std(params["embed"])) / 0.25 - 1) <= z_bound(500 * 64)
+    assert abs(float(jnp.std(params["embed"] * 8.0)) / 2 - 1) <= z_bound(500 * 64)
+
+
 def test_a_narrower_model_goes_back():
     for name, values in rescaled(base=64, delta=128, target=16).items():
         expected = {"hidden": 1 / 4, "readout": 1 / 2, "embedding": 1 / 8}.get(name)
