@@ -310,7 +310,7 @@ ARISE = {  # where a factor is missing, and the exponent of the width that is to
     "attentions, no scale": [("attended", "dot_general", 1)],
     "attentions, packed, head size grows": [("packed", "dot_general", 0.5)],
     "decoder, tied": [("grouped_attention", "dot_general", 0.5)] * 2
-    + [("attend", "dot_general", 1)],
+    + [("Decoder.__call__", "dot_general", 1)],
     "layered, readout by product and sum": [("_", "reduce_sum", 1)],
     # Every product is divided by √n: that of a matrix, and that of the readout.
     "layered, NTK parametrization": [("_", "div", -0.5), ("_", "div", -1)],
