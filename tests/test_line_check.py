@@ -309,10 +309,11 @@ SHOWS = {  # the function and the operation whose value lacks a factor, typed fr
 ARISE = {  # where a factor is missing, and the exponent of the width that is too much
     "attentions, no scale": [("attended", "dot_general", 1)],
     "attentions, packed, head size grows": [("packed", "dot_general", 0.5)],
-    "decoder, tied": [("attended", "dot_general", 0.5)] * 2 + [("attend", "dot_general", 1)],
-    "layered, readout by product and sum": [("_", "mul", 1)],
-    # 1/√n of every matrix, whose typical entries are n^-1/2 already.
-    "layered, NTK parametrization": [("apply", "dot_general", -0.5), ("apply", "dot_general", -1)],
+    "decoder, tied": [("grouped_attention", "dot_general", 0.5)] * 2
+    + [("Decoder.__call__", "dot_general", 1)],
+    "layered, readout by product and sum": [("_", "reduce_sum", 1)],
+    # Every product is divided by √n: that of a matrix, and that of the readout.
+    "layered, NTK parametrization": [("_", "div", -0.5), ("_", "div", -1)],
     "made_weights, weight norm": [],
 }
 CHOSEN = {  # of more experts: the only values that are not of order 0, and their exponents
