@@ -19,6 +19,7 @@ from jaxmup._inputs import Call, shape_of, take_arrays
 from jaxmup._model._arguments import KEYS, asked_for, open_parameters
 from jaxmup._model._parts import Apply, Framework, Kind, Parts
 from jaxmup._model._users import call_users
+from jaxmup._parameter import Parameter
 from jaxmup._program import (
     ClosedJaxpr,
     Traced,
@@ -38,6 +39,7 @@ from jaxmup._tree import (
     leaves_by_path,
     specs_of_leaves,
 )
+from jaxmup.linen._specs import recorded
 
 _OF_CALLS = 0x6A78  # folded into the key of a model for its calls: no initializer has this number
 
@@ -83,17 +85,20 @@ class Instance:
         """
         if self.made is not None:
             return self.made
-        return self.initialized()
+        return self._initialized[0]
 
-    def initialized(self) -> Parts:
-        """The shapes of the arrays of a Linen module, as it is initialized once more."""
+    @functools.cached_property
+    def _initialized(self) -> tuple[Parts, dict[PathName, Parameter]]:
+        """The shapes of the arrays of a Linen module, and what its jaxmup layers make, by name."""
         arrays, static = take_arrays(self._required_inputs())
         made = self.make(None)
 
         def draw(arrays: list[Any]) -> Parts:
             return self.framework.draw(made, jax.random.key(0), static.joined(arrays))
 
-        return call_users(self._must_be_called, jax.eval_shape, self.with_axes(draw), arrays)
+        with recorded() as made_by_layers:
+            parts = call_users(self._must_be_called, jax.eval_shape, self.with_axes(draw), arrays)
+        return parts, made_by_layers
 
     def drawing(self, key: Any) -> Traced:
         """The program from the leaves of a key to those of its `parts`, and their shapes."""
@@ -164,7 +169,7 @@ class Instance:
     @functools.cached_property
     def specs_of_layers(self) -> dict[PathName, ParamSpec]:
         """The specs that jaxmup layers declare, by name; other parameters have none."""
-        found = self.framework.declared(self.parts, self.initialized)
+        found = self.framework.declared(self.parts, lambda: self._initialized[1])
         shapes = {name: shape for name, shape in self._shapes.items() if name in found}
         return specs_of_leaves(shapes, {name: found[name] for name in shapes}, None)
 

@@ -15,9 +15,9 @@ from flax import nnx
 from jax import Array
 
 from jaxmup._inputs import Call, is_array
+from jaxmup._parameter import Parameter
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import Params, PathName, Tree, map_named, path_name
-from jaxmup.linen._specs import recorded
 from jaxmup.nnx._specs import declared
 
 Kind: TypeAlias = Literal["nnx", "linen", "tree"]
@@ -67,13 +67,14 @@ class Framework(Protocol):
         ...
 
     def declared(
-        self, parts: Parts, initialize: Callable[[], Parts]
+        self, parts: Parts, initialized: Callable[[], Mapping[PathName, Parameter]]
     ) -> Mapping[PathName, ParamSpec]:
         """The specs that jaxmup layers declare, without the axes that lifting has added.
 
         Args:
           parts: Shapes of the arrays.
-          initialize: Function that initializes the model once more, abstractly.
+          initialized: Function that returns what the layers of a Linen module make as it is
+            initialized.
         """
         ...
 
@@ -119,10 +120,10 @@ class Nnx:
         return bound, lambda: self.split(model).rest
 
     def declared(
-        self, parts: Parts, initialize: Callable[[], Parts]
+        self, parts: Parts, initialized: Callable[[], Mapping[PathName, Parameter]]
     ) -> Mapping[PathName, ParamSpec]:
         """The specs of its layers."""
-        del initialize
+        del initialized
         return declared(self.join(parts))
 
     def like_params(self, params: Params, values: Mapping[PathName, Any]) -> nnx.State:
@@ -190,13 +191,11 @@ class Linen:
         return call, lambda: dict(rest)
 
     def declared(
-        self, parts: Parts, initialize: Callable[[], Parts]
+        self, parts: Parts, initialized: Callable[[], Mapping[PathName, Parameter]]
     ) -> Mapping[PathName, ParamSpec]:
         """The specs of its layers, which make them as the module runs."""
         del parts
-        with recorded() as declared:
-            initialize()
-        return {name: parameter.spec for name, parameter in declared.items()}
+        return {name: parameter.spec for name, parameter in initialized().items()}
 
     def like_params(self, params: Params, values: Mapping[PathName, Any]) -> Tree:
         """A tree like the unboxed collection `params`."""
@@ -248,10 +247,10 @@ class Plain:
         return bound, lambda: parts.rest
 
     def declared(
-        self, parts: Parts, initialize: Callable[[], Parts]
+        self, parts: Parts, initialized: Callable[[], Mapping[PathName, Parameter]]
     ) -> Mapping[PathName, ParamSpec]:
         """Nothing: no layer of jaxmup makes a plain tree."""
-        del parts, initialize
+        del parts, initialized
         return {}
 
     def like_params(self, params: Params, values: Mapping[PathName, Any]) -> Tree:
