@@ -255,5 +255,5 @@ def _with_own_streams(made: Any) -> Any:
     if isinstance(made, nnx.Module):
         for _, node in nnx.iter_graph(made):
             if type(node) is _Stream:
-                node.__class__ = nnx.RngStream
+                node.__class__ = nnx.RngStream  # type: ignore[reportAttributeAccessIssue]
     return made

@@ -117,8 +117,8 @@ def verdict(
     if not (np.isfinite(values).all() and (values > 0).all()):
         return Judged(None, "fail")
     order = np.argsort(sizes)
-    sizes, values = np.asarray(sizes, float)[order], values[order]
-    slope = fit(sizes, values, confidence)
+    ordered, values = np.asarray(sizes, float)[order], values[order]
+    slope = fit(ordered, values, confidence)
     # The gain of a GPT's last norm, behind a random readout, is what the second chance is for: it
     # moves as 0.021 - 0.086 n^-1/2, of slope 0.30 from 64 to 256 and 0.12 from 256 to 512.
     outcome = judge(slope, expected, tolerance)
@@ -127,10 +127,10 @@ def verdict(
     if outcome == "pass" or len(sizes) < 3:
         return Judged(slope, outcome)
     half = len(sizes) // 2
-    settled = fit(sizes[half:], values[half:], confidence)
+    settled = fit(ordered[half:], values[half:], confidence)
     if judge(settled, expected, tolerance) == "pass":
         return Judged(settled, "pass")
-    size = _size_that_decides(sizes, values, expected, tolerance, confidence)
+    size = _size_that_decides(ordered, values, expected, tolerance, confidence)
     return Judged(slope, "fail") if size is None else Judged(slope, "too small", size)
 
 
