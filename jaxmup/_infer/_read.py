@@ -63,8 +63,8 @@ class Reader:
         self.uses = Uses(self.flat, {node: name for name, node in self.inputs.items()})
         self.words = Words(self.flat, {node: name for name, node in self.inputs.items()})
         self.findings: dict[PathName, list[Finding]] = collections.defaultdict(list)
-        if self.uses.made_matrices:
-            made = map(self.words.described, self.uses.made_matrices)
+        if self.uses.followed.made_matrices:
+            made = map(self.words.described, self.uses.followed.made_matrices)
             raise ValueError(_MADE.format(listed(made)))
         self._rank = rank_of(self.flat)
         self._find_uneven_parts()

@@ -3,12 +3,10 @@
 import collections
 import functools
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from jaxmup._infer._dims import (
     EMPTY,
-    Dims,
     are_same,
     dot_axes,
     gathered,
@@ -19,13 +17,11 @@ from jaxmup._infer._dims import (
     params_of,
     rearranged_by,
 )
-from jaxmup._infer._growth import of_sizes
-from jaxmup._infer._selections import is_positive
+from jaxmup._infer._followed import Followed
 from jaxmup._infer._shares import Shares
 from jaxmup._infer._views import (
     Between,
     Kind,
-    Mark,
     Nature,
     Source,
     Use,
@@ -49,32 +45,24 @@ class Uses:
       nature: What each value follows from.
       views: Of each value that follows from parameters alone, which.
       shares: The axes over which values sum up to the order of one element.
-      made_matrices: Products with a matrix that activations have made.
+      followed: The axes of activations, and what became of them.
     """
 
     def __init__(self, flat: Flat, names: Mapping[Node, str]):
         self.flat, self.names = flat, names
         self.nature: dict[Node, Nature] = {}
         self.views: dict[Node, View] = {}
-        self._origins: dict[Node, Dims] = {}
-        self._index = {node: i for i, node in enumerate(flat.nodes)}
         self._met: list[tuple[str, dict[int, Kind], str, Node]] = []
-        self._features: set[Mark] = set()
-        self._chosen: set[Mark] = set()
-        self._choosing: set[Mark] = set()
         self.shares = Shares(flat)
-        self._choices = self.shares.growths()
-        self._members = _sizes_of_members(flat, names)
-        self._apart: set[Mark] = set()
-        self.made_matrices: dict[Node, None] = {}
+        self.followed = Followed(flat, names, self.nature, self.shares)
         # What comes around in a loop is known only after the loop: until nothing changes any more.
         self._loops = any(node.op == "carry" for node in flat.nodes)
         for _ in range(12):
-            before = dict(self.nature), dict(self.views), dict(self._origins)
+            before = dict(self.nature), dict(self.views), dict(self.followed.origins)
             self._met.clear()
             for node in flat.nodes:
                 self._visit(node)
-            if not self._loops or before == (self.nature, self.views, self._origins):
+            if not self._loops or before == (self.nature, self.views, self.followed.origins):
                 break
         for output in flat.outputs:
             if self.nature[output] == "weight":
@@ -90,20 +78,9 @@ class Uses:
         for name, kinds, verb, node in self._met:
             settled: dict[int, AxisKind] = {}
             for axis, kind in kinds.items():
-                settled[axis] = self._settled(kind)
+                settled[axis] = self.followed.settled(kind)
             found[name].append(Use(settled, verb, node))
         return dict(found)
-
-    def _settled(self, kind: Kind) -> AxisKind:
-        """Features where a parameter sums over them; what is chosen or stands apart is batch.
-
-        Scores by which something is chosen are features, also where they are what is chosen.
-        """
-        if not isinstance(kind, frozenset):
-            return kind
-        chosen = kind & ((self._chosen | self._apart) - self._choosing)
-        is_apart = chosen or any(mark.kind == "batch" for mark in kind)
-        return "batch" if is_apart and not kind & self._features else "output"
 
     # ---- one value
 
@@ -127,7 +104,7 @@ class Uses:
             for weight in dict.fromkeys(weights):
                 self._use(node, weight)
         if self.nature[node] == "activation":
-            self._follow(node)
+            self.followed.follow(node)
 
     def _input(self, node: Node) -> None:
         name = self.names.get(node)
@@ -285,10 +262,12 @@ class Uses:
             if covered is not None and covered.position == position:
                 for axis in covered.axes[position]:
                     kinds[axis] = "output"
-            for axis in self._chosen_by_product(node, position):
+            for axis in self.followed.chosen_by_product(node, position):
                 kinds[axis] = "batch"
             for i, axis in enumerate(batch[position]):
-                kinds[axis] = "batch" if ragged else frozenset({self._mark(node, "batch", i)})
+                kinds[axis] = (
+                    "batch" if ragged else frozenset({self.followed.mark(node, "batch", i)})
+                )
             verb = "multiplied"
         elif node.op == "conv_general_dilated":
             numbers = params_of(node)["dimension_numbers"]
@@ -305,15 +284,15 @@ class Uses:
                     kinds[axis] = "batch"
         else:  # element by element: an axis of experts of the other is one of experts here
             for other in node.parents:
-                origins = self._origins.get(other)
+                origins = self.followed.origins.get(other)
                 if origins is not None and len(origins) == ndim:
                     for axis, marks in enumerate(origins):
                         known = frozenset(mark for mark in marks if mark.kind != "matrix")
                         kinds[axis] = known or kinds[axis]
-        for axis, mark in enumerate(self._output_marks(node, position)):
+        for axis, marks in enumerate(self.followed.output_marks(node, position)):
             kind = kinds[axis]
             if isinstance(kind, frozenset) or kind == "output":
-                kinds[axis] = (mark | kind if isinstance(kind, frozenset) else mark) or kind
+                kinds[axis] = (marks | kind if isinstance(kind, frozenset) else marks) or kind
         self._meet(node, weight, kinds, verb)
 
     def _meet(self, node: Node, weight: Node, kinds: Sequence[Kind], verb: str) -> None:
@@ -337,168 +316,6 @@ class Uses:
         for name, axes in found.items():
             does: dict[int, Kind] = {axis: decided(by_kind) for axis, by_kind in axes.items()}
             self._met.append((name, does, verb, node))
-
-    # ---- axes that are followed to see what becomes of them
-
-    def _mark(self, node: Node, kind: Literal["batch", "matrix", "output"], axis: int) -> Mark:
-        return Mark(kind, self._index[node], axis)
-
-    def _follow(self, node: Node) -> None:
-        dims: list[frozenset[Mark]] = [EMPTY] * len(node.shapes[0])
-        for position, parent in enumerate(node.parents):
-            origins = self._origins.get(parent)
-            if origins is None:
-                continue
-            if is_product(node):
-                self._note_features(node, position, origins)
-                self._note_made_matrix(node, position, origins)
-            self._note_chosen(node, position, origins)
-            if not (node.op == "gather" and position):
-                new = moved(node, position, self._still_followed(node, position, origins))
-                dims = [a | b for a, b in zip(dims, new, strict=True)]
-        for new in self._started(node):
-            dims = [a | b for a, b in zip(dims, new, strict=True)]
-        for axis in self.shares.made.get(node, ()):
-            self._choosing |= dims[axis]
-            dims[axis] = _without_outputs(dims[axis])
-        if any(dims):
-            self._origins[node] = tuple(dims)
-
-    def _still_followed(self, node: Node, position: int, origins: Dims) -> Dims:
-        """The marks of an operand, without those of its free axes in a product of activations.
-
-        They are features, of keys or values, whatever is summed over them.
-        """
-        if not is_product(node) or node in self.shares.covered:
-            return origins
-        if any(self.nature[parent] != "activation" for parent in node.parents):
-            return origins
-        batch = dot_axes(node)[1][position]
-        return tuple(
-            marks if axis in batch else _without_outputs(marks)
-            for axis, marks in enumerate(origins)
-        )
-
-    def _started(self, node: Node) -> Iterable[Dims]:
-        """The marks of the axes that a value has from the parameters in it."""
-        natures = [self.nature.get(parent, "constant") for parent in node.parents]
-        if "weight" not in natures:
-            return
-        position = natures.index("weight")
-        yield moved(node, position, self._output_marks(node, position))
-        if is_product(node) and "dimension_numbers" in params_of(node):
-            dims = [EMPTY] * len(node.shapes[0])
-            for i in range(len(dot_axes(node)[1][0])):
-                dims[i] = frozenset({self._mark(node, "batch", i)})
-            yield tuple(dims)
-            yield self._outputs_of_matrix(node, position)
-
-    def _output_marks(self, node: Node, position: int) -> Dims:
-        """Marks of the axes of a parameter that are as long as one that is chosen among."""
-        weight = node.parents[position]
-        is_any = self._choices or self._members
-        if not is_any or node.op == "conv_general_dilated":
-            return (EMPTY,) * len(weight.shapes[0])
-        return tuple(
-            frozenset({self._mark(node, "output", axis)})
-            if of_sizes(sizes) in self._choices or sizes in self._members
-            else EMPTY
-            for axis, sizes in enumerate(zip(*weight.shapes, strict=True))
-        )
-
-    def _note_chosen(self, node: Node, position: int, origins: Dims) -> None:
-        """An axis that is summed over with weights that sum to 1, or of which a few are taken."""
-        axes: Iterable[int] = ()
-        parent = node.parents[position]
-        if is_product(node):
-            axes = self._chosen_by_product(node, position)
-        elif node.op == "reduce_sum":
-            axes = self.shares.over(parent, params_of(node)["axes"])
-        elif node.op == "gather" and not position:
-            offsets = gathered(node)[2]
-            if not any(axis not in offsets for axis in growing(node)):
-                axes = gathered(node)[0]
-        for axis in axes:
-            self._chosen |= {mark for mark in origins[axis] if mark.kind == "output"}
-        if node.op == "reduce_sum" and is_positive(parent):  # of a softmax, or its logarithm
-            self._choosing = self._choosing.union(*(origins[a] for a in params_of(node)["axes"]))
-
-    def _chosen_by_product(self, node: Node, position: int) -> frozenset[int]:
-        """The axes of an operand that the other one chooses among."""
-        covered = self.shares.covered.get(node)
-        if covered is None or covered.position == position:
-            return frozenset()
-        by_constants = self.nature.get(node.parents[covered.position], "constant") == "constant"
-        return frozenset() if by_constants else covered.axes[position]
-
-    def _note_features(self, node: Node, position: int, origins: Dims) -> None:
-        """An axis that a weight sums over is one of features."""
-        if self.nature[node.parents[1 - position]] == "weight":
-            contracted, _ = dot_axes(node)
-            for axis in set(contracted[position]) - self._chosen_by_product(node, position):
-                self._features |= origins[axis]
-            for axis in dot_axes(node)[1][position]:  # members, each with a weight of its own
-                self._apart |= {mark for mark in origins[axis] if mark.kind == "output"}
-
-    def _outputs_of_matrix(self, node: Node, position: int) -> Dims:
-        """Marks of the axes that a product gets from a weight, where they may be a matrix's.
-
-        That is where two of them grow, or one that is as large as two.
-        """
-        weight = node.parents[position]
-        contracted, batch = dot_axes(node)
-        summed = (*contracted[position], *batch[position])
-        free = [axis for axis in growing(weight) if axis not in summed]
-        sizes = list(zip(*weight.shapes, strict=True))
-        squares = [of_sizes(sizes[axis]) * 2 for axis in growing(weight)]
-        # Queries of many heads are a matrix too, but one that a sum over the width has made.
-        is_merged = len(free) > 1 and not any(grows(weight, axis) for axis in contracted[position])
-        if not is_merged and not any(of_sizes(sizes[axis]) in squares for axis in free):
-            return (EMPTY,) * len(node.shapes[0])
-        marks = [
-            frozenset({self._mark(node, "matrix", axis)}) if axis in free else EMPTY
-            for axis in range(len(sizes))
-        ]
-        return moved(node, position, tuple(marks))
-
-    def _note_made_matrix(self, node: Node, position: int, origins: Dims) -> None:
-        """A matrix of activations that another sums over one axis of, and keeps the other."""
-        if any(self.nature[parent] != "activation" for parent in node.parents):
-            return
-        if "dimension_numbers" not in params_of(node):
-            return
-        contracted, batch = dot_axes(node)
-        parent = node.parents[position]
-
-        def marks(axes: Iterable[int]) -> set[int]:
-            found = (mark for axis in axes if grows(parent, axis) for mark in origins[axis])
-            return {mark.node for mark in found if mark.kind == "matrix"}
-
-        kept = [
-            axis
-            for axis in range(len(origins))
-            if axis not in (*contracted[position], *batch[position])
-        ]
-        if marks(contracted[position]) & marks(kept):
-            self.made_matrices[node] = None
-
-
-def _sizes_of_members(flat: Flat, names: Collection[Node]) -> set[tuple[int, ...]]:
-    """The sizes of the axes along which each element has a weight of its own."""
-    found: set[tuple[int, ...]] = set()
-    called: set[Node] = set()
-    for node in flat.nodes:
-        if (node.op == "input" and node not in names) or not called.isdisjoint(node.parents):
-            called.add(node)
-        if is_product(node) and any(parent not in called for parent in node.parents):
-            left = node.parents[0]
-            sizes = list(zip(*left.shapes, strict=True))
-            found.update(sizes[axis] for axis in dot_axes(node)[1][0])
-    return found
-
-
-def _without_outputs(marks: frozenset[Mark]) -> frozenset[Mark]:
-    return frozenset(mark for mark in marks if mark.kind != "output")
 
 
 def _looked_up(node: Node) -> list[int]:
