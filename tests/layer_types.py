@@ -4,6 +4,7 @@ The tables are typed from Flax's documentation of each layer. They know nothing 
 used, so they answer only for what a layer does itself.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -137,7 +138,7 @@ def _of_linen(instance: Instance) -> Iterator[tuple[str, Kinds]]:
         return result
 
     with nn.intercept_methods(record):
-        params = leaves_by_path(instance.initialized().params)
+        params = leaves_by_path(dataclasses.replace(instance).parts.params)  # made anew
     for name, (kinds, own) in seen.items():
         if name in params:
             yield name, _lifted(kinds, own, tuple(params[name].shape))

@@ -121,14 +121,18 @@ def _declared(
         args, keywords = static.joined(arrays)
         return nn.unbox(module.init(jax.random.key(0), *args, **keywords))
 
-    with recorded() as declared:
+    with recorded(with_multipliers=True) as declared:
         variables = jax.eval_shape(init, arrays)
     return declared, variables
 
 
 @contextlib.contextmanager
-def recorded() -> Iterator[dict[str, Parameter]]:
-    """The parameters that jaxmup layers declare while a module is initialized inside, by name."""
+def recorded(*, with_multipliers: bool = False) -> Iterator[dict[str, Parameter]]:
+    """The parameters that jaxmup layers declare while a module is initialized inside, by name.
+
+    Args:
+      with_multipliers: Whether the variables get the collection of multipliers.
+    """
     declared: dict[str, Parameter] = {}
 
     def record(
@@ -139,7 +143,7 @@ def recorded() -> Iterator[dict[str, Parameter]]:
         if isinstance(layer, Layer) and context.method_name == "make_parameters":
             for name, parameter in args[0].items():
                 declared["/".join([*layer.path, name])] = parameter
-                if layer.is_mutable_collection(MULTIPLIERS):
+                if with_multipliers and layer.is_mutable_collection(MULTIPLIERS):
                     layer.variable(MULTIPLIERS, name, jnp.float32, parameter.multiplier)
         return made
 
