@@ -59,7 +59,7 @@ def fit(sizes: Floats, values: np.ndarray, confidence: float) -> Slope:
 
     Example:
       >>> slope = fit([1, 2], np.array([[1.0, 1.0], [2.0, 4.0]]), confidence=0.95)
-      >>> slope.value, round(slope.half_width, 3)  # t = 4.303 with two degrees of freedom
+      >>> round(slope.value, 6), round(slope.half_width, 3)  # t is 4.303: two degrees of freedom
       (1.5, 2.151)
     """
     logs = np.log(values)
