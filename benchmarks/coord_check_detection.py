@@ -285,9 +285,7 @@ def plain(name: str, make_tx: Any = adam_w, sizes: tuple[int, ...] = WIDTHS) -> 
     def loss_fn(outputs: Any, targets: Any) -> Any:
         return optax.softmax_cross_entropy_with_integer_labels(outputs[0], targets).mean()
 
-    return Case(
-        make, make_tx, batch, sizes, {"loss_fn": loss_fn, "apply": call}
-    )
+    return Case(make, make_tx, batch, sizes, {"loss_fn": loss_fn, "apply": call})
 
 
 def lion(scalings: Any) -> Any:

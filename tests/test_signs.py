@@ -72,6 +72,19 @@ def delta_state(p, x):
     return jnp.mean((h + y) @ p["out"])
 
 
+def stopped(p, x):
+    """Attention whose logits do not learn."""
+    h = x @ p["in"]
+    logits = jax.lax.stop_gradient((h @ p["q"]) @ (h @ p["k"]).T / p["k"].shape[1])
+    return jnp.mean((h + jax.nn.softmax(logits) @ (h @ p["v"])) @ p["out"])
+
+
+def energy(p, x):
+    """Outputs times the mean square of the features, which is a sum of like signs."""
+    h = x @ p["in"]
+    return jnp.mean(jnp.einsum("tn,tn->t", h, h)[:, None] / h.shape[1] * (h @ p["out"]))
+
+
 def residual(p, x):
     """A way around the bottleneck: it counts for what is inside of it alone."""
     h = jnp.tanh(x @ p["in"])
@@ -101,6 +114,8 @@ GRADIENTS = {
         lambda n: ends(n, down=(n, 3), up=(3, n)),
         {"in": 0.5, "down": 0.5, "up": 0.5, "out": 0.5},
     ),
+    "stopped": (stopped, lambda n: ends(n, q=(n, n), k=(n, n), v=(n, n)), {}),
+    "energy": (energy, ends, {}),
     "around": (residual, lambda n: ends(n, down=(n, 3), up=(3, n)), {"down": 0.5, "up": 0.5}),
     # What is forgotten moves by (gradient · v) (q · k) / n, two sums of n random signs each. What
     # moves keys and queries has the first of them, what moves values the second.
