@@ -81,6 +81,8 @@ def inferred(case: Case, corrected: bool) -> tuple[dict[str, ParamSpec], str, st
         how["corrected"] = True
     with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("always")
+        # Of Flax, about how the model was written: no answer of `infer`.
+        warnings.simplefilter("ignore", DeprecationWarning)
         try:
             specs = leaves_by_path(jaxmup.infer(case.make_model, **how))
         except (TypeError, ValueError) as refusal:
