@@ -207,7 +207,8 @@ def to_torch(
     tensors = made.backward(leaves.__getitem__)
     with naming(checkpoint.where, ""):
         require_one(checkpoint.tied, tensors.__getitem__, held(made))
-    return {name: x for name, x in tensors.items() if name not in _pairs.aliases(pairs)}
+    second = _pairs.aliases(pairs)
+    return {name: x for name, x in tensors.items() if name not in second}
 
 
 def opened_by(pairs: Pairs | None, state_dict_or_file: StateDictOrFile) -> Checkpoint:

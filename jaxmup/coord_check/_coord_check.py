@@ -24,7 +24,7 @@ from jaxmup.coord_check._expected import Theory
 from jaxmup.coord_check._judge import judged
 from jaxmup.coord_check._measure import Runs
 from jaxmup.coord_check._result import CoordCheck, Over
-from jaxmup.coord_check._signs import signs_of
+from jaxmup.coord_check._signs import Signs, signs_of
 from jaxmup.coord_check._subject import Subject
 from jaxmup.coord_check._subject import subjects as subjects_of
 from jaxmup.coord_check._sums import Measured
@@ -142,10 +142,19 @@ def coord_check(
     loss_fn = loss_fn or default_loss
     training = Training(None, loss_fn, steps, (), batches.repeated)
     runs = Runs(batches.arrays, training, functools.partial(transform_of, make_tx))
+
+    @functools.cache  # more seeds change neither
+    def subjects_at(sizes: tuple[int, ...]) -> Sequence[Subject]:
+        return subjects_of(model, sizes, batches.static, parametrization, rules)
+
+    @functools.cache
+    def theory_at(sizes: tuple[int, ...]) -> Theory:
+        return _theory(over, sizes, subjects_at(sizes), loss_fn, batches)
+
     while True:
-        subjects = subjects_of(model, sizes, batches.static, parametrization, rules)
+        subjects = subjects_at(sizes)
         measured = runs.of(subjects, sizes, seeds)
-        theory = _theory(over, sizes, subjects, loss_fn, batches)
+        theory = theory_at(sizes)
         check = CoordCheck(
             over=over,
             sizes=sizes,
@@ -170,26 +179,34 @@ def _theory(
     loss_fn: LossFn,
     batches: Batches,
 ) -> Theory:
-    ends = min(sizes), max(sizes)
-    arrays = batches.arrays if batches.repeated else jax.tree.map(lambda x: x[0], batches.arrays)
-    smallest, largest = (subjects[sizes.index(size)] for size in ends)
-    names = list(smallest.spec_of)
-    small = loss_program(smallest, loss_fn, arrays)
-    signs = signs_of([small], names)
-    if over == "width":
-        large = loss_program(largest, loss_fn, arrays)
-        try:
-            signs = signs_of([small, large], names, ends[1] / ends[0])
-        except ValueError:  # Python does something else at each width
-            half = dict.fromkeys(names, 0.5)
-            signs = signs._replace(gradients=half)
     return Theory(
         tuple(map(float, sizes)),
         tuple(subject.spec_of for subject in subjects),
         tuple(subject.scaling_of for subject in subjects),
         subjects[0].parametrization,
-        signs,
+        _signs(over, sizes, subjects, loss_fn, batches),
     )
+
+
+def _signs(
+    over: Over,
+    sizes: Sequence[int],
+    subjects: Sequence[Subject],
+    loss_fn: LossFn,
+    batches: Batches,
+) -> Signs:
+    ends = min(sizes), max(sizes)
+    arrays = batches.arrays if batches.repeated else jax.tree.map(lambda x: x[0], batches.arrays)
+    smallest, largest = (subjects[sizes.index(size)] for size in ends)
+    names = list(smallest.spec_of)
+    small = loss_program(smallest, loss_fn, arrays)
+    if over == "depth":
+        return signs_of([small], names)
+    large = loss_program(largest, loss_fn, arrays)
+    try:
+        return signs_of([small, large], names, ends[1] / ends[0])
+    except ValueError:  # Python does something else at each width
+        return signs_of([small], names)._replace(gradients=dict.fromkeys(names, 0.5))
 
 
 def transform_of(
