@@ -238,7 +238,7 @@ def converted(entry: Entry, checkpoint: Checkpoint, *, allow_nan: bool) -> list[
     Raises:
       ValueError: naming file and tensors.
     """
-    names = [source.name for source in entry.sources]
+    names = [source.name for source in entry.reads]
     with naming(checkpoint.where, ", ".join(names)):
         arrays = [checkpoint.read(name) for name in names]
         if not allow_nan and entry.targets:
@@ -252,10 +252,11 @@ def reverted(entry: Entry, leaves: Checkpoint, *, allow_nan: bool) -> list[np.nd
     Raises:
       ValueError: naming file and leaves.
     """
-    with naming(leaves.where, ", ".join(map(str, entry.targets))):
-        arrays = [place.of(leaves.read(place.path)) for place in entry.targets]
+    places = entry.reads_back
+    with naming(leaves.where, ", ".join(map(str, places))):
+        arrays = [place.of(leaves.read(place.path)) for place in places]
         if not allow_nan:
-            _refuse_nan(dict(zip(map(str, entry.targets), arrays, strict=True)))
+            _refuse_nan(dict(zip(map(str, places), arrays, strict=True)))
         return entry.backward(arrays)
 
 
