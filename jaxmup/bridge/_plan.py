@@ -135,13 +135,16 @@ class Plan:
         kept is in exactly one entry, a leaf that holds several layers once for each.
       shapes: Shape of each leaf by path.
       kept: Paths of the leaves that keep the values of the model.
-      notes: What names and shapes leave open and a person should look at.
+      notes: What a person should look at: what names and shapes leave open, and settings that
+        differ.
+      unsaid: What outputs depend on, no tensor holds, and nothing here could compare.
     """
 
     entries: tuple[Entry, ...]
     shapes: Mapping[str, Shape]
     kept: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    unsaid: tuple[str, ...] = ()
 
     def rows(self) -> Iterator[tuple[str, str, str, str]]:
         """Source, target, shapes and transform of each entry, in words."""
@@ -163,7 +166,14 @@ class Plan:
             "  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ]
-        return "\n".join([*lines, *(f"Look at this: {note}" for note in self.notes)])
+        return "\n".join([*lines, *self.remarks()])
+
+    def remarks(self) -> list[str]:
+        """The notes and what is not said by tensors, a line each."""
+        return [
+            *(f"Look at this: {note}" for note in self.notes),
+            *(f"Not in the tensors: {line}" for line in self.unsaid),
+        ]
 
     def forward(self, read: Callable[[str], np.ndarray]) -> dict[str, np.ndarray]:
         """The leaves by path, from a function that reads a tensor by its name.
