@@ -305,6 +305,34 @@ def test_the_factor_of_attention_is_said():
     assert any("head_dim ** -0.5" in line for line in bridge.plan(tensors, model).unsaid)
     plan = bridge.plan(tensors, model, settings={"query_pre_attn_scalar": 256})
     assert "the factor on the logits of attention: query_pre_attn_scalar=256" in plan.unsaid
+    plan = bridge.plan(tensors, model, settings={"model_type": "t5"})
+    assert "the factor on the logits of attention is 1 in t5" in plan.unsaid
+
+
+PACKED = {  # query, key and value of two heads of three outputs each
+    "gpt_neox": ("heads q|k|v", ["q|k|v", "heads q|v|k", "3 q|k|v"]),
+    "codegen": ("4 q|v|k", ["q|k|v", "4 q|k|v", "3 q|v|k"]),
+    "gpt2": ("q|k|v", ["heads q|k|v", "k|q|v"]),
+}
+
+
+@pytest.mark.parametrize("model_type", PACKED)
+def test_a_configuration_tells_how_its_model_packs(model_type):
+    """The order is that of `transformers`; the sizes divide by every number of groups."""
+    right, wrong = PACKED[model_type]
+    tensors = {"attn.qkv.weight": np.zeros((72, 6), "f4"), "attn.qkv.bias": np.zeros(72, "f4")}
+    layer = {"kernel": np.zeros((6, 2, 12), "f4"), "bias": np.zeros((2, 12), "f4")}
+    model = {"attn": dict.fromkeys(("query", "key", "value"), layer)}
+    settings = {"model_type": model_type, "layer_norm_eps": 1e-5}
+
+    def notes(order: str) -> tuple[str, ...]:
+        return bridge.plan(tensors, model, {"attn.qkv": ("attn", order)}, settings=settings).notes
+
+    assert notes(right) == ()
+    for order in wrong:
+        (note,) = notes(order)
+        assert note.startswith(f"attn.qkv.weight is taken for '{order}'")
+        assert f"{model_type}, which packs '{right}'" in note
 
 
 BAD = {

@@ -27,6 +27,7 @@ _SCALE = (
     "scale_attn_weights",
     "scale_attn_by_inverse_layer_idx",
 )
+_UNSCALED = ("gpt_neo", "mt5", "t5", "umt5")  # types of models whose factor is 1
 _OTHER = (
     "attn_logit_softcapping",
     "embedding_multiplier",
@@ -83,6 +84,7 @@ class ModelSettings(NamedTuple):
         it is known.
       scales: What a configuration says of the factor on the logits of attention.
       others: What else a configuration says that changes outputs.
+      model_type: Type of the model by its configuration; empty if it says none.
     """
 
     modules: Mapping[str, TorchModule]
@@ -90,6 +92,7 @@ class ModelSettings(NamedTuple):
     activations: Mapping[str, str]
     scales: Mapping[str, Any]
     others: Mapping[str, Any]
+    model_type: str = ""
 
 
 def open_settings(settings: Settings) -> ModelSettings:
@@ -106,8 +109,7 @@ def open_settings(settings: Settings) -> ModelSettings:
         found = _of_config(config.to_dict() if hasattr(config, "to_dict") else {})
         gelus = {name: x for module in modules.values() for name, x in _gelu(module)}
         # What norms there are is known better of the modules.
-        activations = {**gelus, **found.activations}
-        return found._replace(modules=modules, epsilons=(), activations=activations)
+        return found._replace(modules=modules, epsilons=(), activations=found.activations or gelus)
     if hasattr(settings, "to_dict"):
         settings = settings.to_dict()
     elif isinstance(settings, str | os.PathLike):
@@ -118,7 +120,7 @@ def open_settings(settings: Settings) -> ModelSettings:
             f"of its config.json. Got {type(settings).__name__}."
         )
     found = _of_config(settings)
-    if not any(found):
+    if not any(found[:-1]):
         raise ValueError(
             "`settings` must say something that no tensor holds, such as 'layer_norm_eps' or "
             f"'hidden_act'. Got {sorted(map(str, settings))}."
@@ -141,12 +143,15 @@ def _of_config(config: Mapping[str, Any]) -> ModelSettings:
 
     epsilons = {x for x in under(_EPSILON).values() if isinstance(x, float | int)}
     names = {x for x in under(_ACTIVATION).values() if isinstance(x, str)}
+    kind = config.get("model_type")
+    unscaled = {"model_type": kind} if kind in _UNSCALED else {}
     return ModelSettings(
         {},
         tuple(sorted(epsilons)),
         {name: _IN_JAX.get(name, "") for name in sorted(names)},
-        under(_SCALE),
+        under(_SCALE) | unscaled,
         under(_OTHER),
+        kind if isinstance(kind, str) else "",
     )
 
 

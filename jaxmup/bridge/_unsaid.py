@@ -11,6 +11,7 @@ from flax import nnx
 
 from jaxmup._check import listed
 from jaxmup._tree import PathName
+from jaxmup.bridge import _orders
 from jaxmup.bridge._layer_settings import Foreign, LayerSettings, of_flax, of_torch, same
 from jaxmup.bridge._model_settings import (
     APPROXIMATE,
@@ -78,7 +79,12 @@ def with_unsaid(made: Plan, layers: Layers, settings: Settings | None) -> Plan:
             f"names:{listed(layer.name for layer in matched)}\nIts modules are"
             f"{listed(name for name in given.modules if name)}"
         )
-    notes = (*made.notes, *_differences(matched, given), *_other_gelu(layers, given))
+    notes = (
+        *made.notes,
+        *_orders.contradicted(made.entries, given.model_type),
+        *_differences(matched, given),
+        *_other_gelu(layers, given),
+    )
     unsaid = (*_of_layers(matched, given), *_of_the_model(matched, given))
     return dataclasses.replace(made, notes=notes, unsaid=unsaid)
 
@@ -203,7 +209,9 @@ def _of_the_model(matched: Sequence[_Matched], given: ModelSettings) -> Iterator
         yield (
             "activations: `jax.nn.gelu` is approximate unless told otherwise, PyTorch's GELU exact"
         )
-    if given.scales:
+    if "model_type" in given.scales:
+        yield f"the factor on the logits of attention is 1 in {given.model_type}"
+    elif given.scales:
         yield f"the factor on the logits of attention: {_items(given.scales)}"
     elif any("query" in read(layer.path).words for layer in weights):
         yield "the factor on the logits of attention, in most models head_dim ** -0.5"
