@@ -14,10 +14,10 @@ from jax import Array
 from jaxmup import _check, functional
 from jaxmup._parameter import as_parametrization
 from jaxmup._parametrization import Parametrization, ParametrizationName
+from jaxmup.functional import OutSharding
 from jaxmup.models._layout import Layout, is_on_mesh
 from jaxmup.nnx import Embed, GatedMLP, LayerNorm, Linear, MultiHeadAttention, RMSNorm, Stack
 from jaxmup.nnx._blocks import call_block, split_arguments
-from jaxmup.nnx._layer import OutSharding
 
 Norm = Literal["rms", "layer"]
 Positions = Literal["rotary", "learned"]

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxmup import _check, functional
 from jaxmup._parameter import as_parametrization, per_expert_init, require_top_k
 from jaxmup._parametrization import Parametrization, ParametrizationName
-from jaxmup.nnx._layer import OutSharding
+from jaxmup.functional import OutSharding
 from jaxmup.nnx._linear import Einsum, Linear
 
 
@@ -182,8 +182,11 @@ class MixtureOfExperts(nnx.Module):
         tokens = x.reshape(-1, x.shape[-1])
         gates = functional.top_k_gates(self.router(tokens), self.top_k)
         to_each = jnp.broadcast_to(tokens, (gates.shape[-1], *tokens.shape))
-        outputs = self.down(self.activation(self.up(to_each)))
-        return functional.mix(outputs, gates).reshape(x.shape)
+        hidden = self.activation(self.up(to_each, out_sharding=hidden_sharding))
+        experts, of_tokens = _first_two(hidden_sharding)
+        outputs = self.down(hidden, out_sharding=experts)
+        mixed = functional.mix(outputs, gates, of_tokens).reshape(x.shape)
+        return mixed if out_sharding is None else jax.sharding.reshard(mixed, out_sharding)
 
 
 class Residual(nnx.Module):
@@ -314,6 +317,15 @@ def call_block(
 
 def _call(x: Array, block: Callable[[Array], Array]) -> Array:
     return block(x)
+
+
+def _first_two(hidden: OutSharding) -> tuple[PartitionSpec | None, PartitionSpec | None]:
+    """The shardings of the experts' outputs and of their mixture, from that of the hidden layer."""
+    if hidden is None:
+        return None, None
+    spec = hidden.spec if isinstance(hidden, NamedSharding) else hidden
+    experts, tokens, *_ = *spec, None, None
+    return PartitionSpec(experts, tokens, None), PartitionSpec(tokens, None)
 
 
 _OF_PARAMETERS = ("kernel_init", "bias_init", "kernel_metadata", "bias_metadata")
