@@ -1,7 +1,7 @@
 """A decoder-only transformer: Llama's kind by default, GPT-2's by its arguments."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 import jax
@@ -44,8 +44,13 @@ class GPT(nnx.Module):
       context: Length of the longest sequence, for learned positions; `None` for rotary ones.
       norm: `"rms"` or `"layer"`, with an epsilon of 1e-5.
       feed_forward: `"gated"` is SwiGLU, `"plain"` has one hidden layer with GELU's tanh form.
+      activation: Activation of the feed-forward layers; `None` for SiLU where they are gated and
+        GELU's tanh form where they are plain.
       use_bias: Whether linear layers, but for the readout, and layer norms have biases.
       tied: Whether the readout is the embedding.
+      init_std: Standard deviation of every kernel and embedding at base width, such as GPT-2's
+        0.02; `None` for those of Flax's layers.
+      logit_scale: Factor on the logits, one number at every width; dimensionless.
       readout_init: Initial values of an untied readout; `None` for those of a linear layer. With
         zeros the initial logits, which fade with the width under muP, do not add to the changes.
       stacked: Whether the blocks are one `jaxmup.nnx.Stack`, which compiles one block whatever
@@ -57,7 +62,8 @@ class GPT(nnx.Module):
 
     Raises:
       ValueError: if a size is not a positive integer or not divisible as it must be, an option is
-        unknown, or `context` and `positions` do not fit each other.
+        unknown, `context` and `positions` do not fit each other, or a standard deviation or
+        `logit_scale` is not a finite positive number.
 
     Example:
       >>> sizes = {"width": 32, "num_layers": 2, "num_heads": 2, "base_width": 16}
@@ -86,8 +92,11 @@ class GPT(nnx.Module):
         context: int | None = None,
         norm: Norm = "rms",
         feed_forward: FeedForward = "gated",
+        activation: Callable[[Array], Array] | None = None,
         use_bias: bool = False,
         tied: bool = False,
+        init_std: float | None = None,
+        logit_scale: float = 1.0,
         readout_init: nnx.Initializer | None = None,
         stacked: bool = False,
         parametrization: Parametrization | ParametrizationName = "mup",
@@ -104,6 +113,7 @@ class GPT(nnx.Module):
         _check_heads(width=width, num_heads=num_heads)
         _check_heads(base_width=base_width, base_num_heads=base_num_heads)
         _check_together(hidden_features, base_hidden_features)
+        _check.number("logit_scale", logit_scale, above=0)
         if hidden_features is None or base_hidden_features is None:
             hidden_features, base_hidden_features = 4 * width, 4 * base_width
         layer = {"parametrization": parametrization, "dtype": dtype, "param_dtype": param_dtype}
@@ -119,14 +129,16 @@ class GPT(nnx.Module):
                 rotary=positions == "rotary",
                 norm=norm,
                 feed_forward=feed_forward,
+                activation=activation,
                 use_bias=use_bias,
+                init_std=init_std,
                 depth_ratio=num_layers / base_num_layers,
                 rngs=rngs,
                 **layer,
             )
 
         common = {"rngs": rngs, **layer}
-        embedding = {"base_features": base_width, **common}
+        embedding = {"base_features": base_width, "init_std": init_std, **common}
         self.embed = Embed(vocabulary, width, **embedding)
         self.positions = None if context is None else Embed(context, width, **embedding)
         self.blocks = (
@@ -135,10 +147,10 @@ class GPT(nnx.Module):
             else nnx.List([make_block(rngs) for _ in range(num_layers)])
         )
         self.norm = _make_norm(norm, width, base_width, use_bias, common)
-        readout = {"use_bias": False, "base_in_features": base_width, **common}
-        if readout_init is not None:
-            readout["kernel_init"] = readout_init
+        start = {"init_std": init_std} if readout_init is None else {"kernel_init": readout_init}
+        readout = {"use_bias": False, "base_in_features": base_width, **start, **common}
         self.readout = None if tied else Linear(width, vocabulary, **readout)
+        self.logit_scale = logit_scale
 
     def __call__(self, tokens: Array) -> Array:
         """Logits of shape `(batch, length, vocabulary)` for integer tokens `(batch, length)`.
@@ -156,7 +168,8 @@ class GPT(nnx.Module):
             for block in self.blocks:
                 x = block(x)
         x = self.norm(x)
-        return self.embed.attend(x) if self.readout is None else self.readout(x)
+        logits = self.embed.attend(x) if self.readout is None else self.readout(x)
+        return functional.scale(logits, self.logit_scale)
 
 
 class Block(nnx.Module):
@@ -178,7 +191,9 @@ class Block(nnx.Module):
         rotary: bool,
         norm: Norm,
         feed_forward: FeedForward,
+        activation: Callable[[Array], Array] | None,
         use_bias: bool,
+        init_std: float | None,
         depth_ratio: float,
         **common: Any,
     ):
@@ -192,6 +207,7 @@ class Block(nnx.Module):
             base_num_heads=base_num_heads,
             base_head_dim=base_width // base_num_heads,
             base_in_features=base_width,
+            init_std=init_std,
             attention_fn=rotary_attention if rotary else attention,
             decode=False,
             **layer,
@@ -199,7 +215,8 @@ class Block(nnx.Module):
         bases = {"base_in_features": base_width, "base_hidden_features": base_hidden_features}
         self.feed_forward_norm = _make_norm(norm, width, base_width, use_bias, layer)
         make = GatedMLP if feed_forward == "gated" else PlainMLP
-        self.feed_forward = make(width, hidden_features, **bases, **layer)
+        own = {"init_std": init_std} | ({} if activation is None else {"activation": activation})
+        self.feed_forward = make(width, hidden_features, **bases, **own, **layer)
 
     def __call__(self, x: Array) -> Array:
         """Shape `(batch, length, width)` to the same."""
@@ -212,9 +229,10 @@ class Block(nnx.Module):
 
 
 class PlainMLP(nnx.Module):
-    """A feed-forward layer of one hidden layer with GELU's tanh form: `down(gelu(up(x)))`.
+    """A feed-forward layer of one hidden layer: `down(activation(up(x)))`.
 
-    Its arguments are those of `jaxmup.nnx.GatedMLP`.
+    Its arguments are those of `jaxmup.nnx.GatedMLP`, but for `activation`: GELU's tanh form by
+    default.
     """
 
     def __init__(
@@ -222,6 +240,7 @@ class PlainMLP(nnx.Module):
         in_features: int,
         hidden_features: int,
         *,
+        activation: Callable[[Array], Array] = jax.nn.gelu,  # the tanh form
         base_in_features: int | None = None,
         base_hidden_features: int | None = None,
         **linear: Any,
@@ -230,10 +249,11 @@ class PlainMLP(nnx.Module):
         self.up = Linear(in_features, hidden_features, **up, **linear)
         down = {"base_in_features": base_hidden_features, "base_out_features": base_in_features}
         self.down = Linear(hidden_features, in_features, **down, **linear)
+        self.activation = activation
 
     def __call__(self, x: Array) -> Array:
         """Shape `(..., in_features)` to the same."""
-        return self.down(jax.nn.gelu(self.up(x), approximate=True))
+        return self.down(self.activation(self.up(x)))
 
 
 def rotate(x: Array, period: float = 10_000.0) -> Array:
