@@ -81,6 +81,11 @@ class Parameter:
     drawn_shape: tuple[int, ...]
     std: float | None = None
 
+    @property
+    def varies(self) -> bool:
+        """True if the multiplier is another one at other sizes."""
+        return self.spec.applied is not None and self.spec.applied.varies
+
     def initializer(self, init: Initializer) -> Initializer:
         """The initializer of the stored `w`, called as `(key, shape, dtype)`.
 
@@ -165,9 +170,11 @@ def declare(
             _require_no_std(name, own, rule)
         spec = ParamSpec(own, init_std=std, lr_scale=lr_scale, depth_ratio=depth_ratio)
         applied = what_is_applied(spec, rule)
-        multiplier, init_gain = dataclasses.astuple(applied)
+        assert applied.init_gain is not None
         spec = dataclasses.replace(spec, applied=applied)
-        declared[name] = Parameter(spec, spec.shape, multiplier, init_gain, drawn_shape, given)
+        declared[name] = Parameter(
+            spec, spec.shape, applied.multiplier, applied.init_gain, drawn_shape, given
+        )
     return MappingProxyType(declared)
 
 

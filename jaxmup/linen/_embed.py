@@ -64,6 +64,7 @@ class Embed(Layer, nn.Embed):
             self.embedding,
             inputs.size,
             self.multiplier,
+            always=self._declared()["embedding"].varies,
         )
 
     def attend(self, query: Array) -> Array:
@@ -76,7 +77,10 @@ class Embed(Layer, nn.Embed):
         spec = self._declared()["embedding"].spec
         ratio = tied_readout_ratio(spec, once(as_parametrization, self.parametrization))
         query, table = functional.scale_smaller(
-            jnp.asarray(query), self.embedding, self.multiplier * ratio
+            jnp.asarray(query),
+            self.embedding,
+            self.multiplier * ratio,
+            always=spec.role != "fixed",
         )
         return self.call_flax(nn.Embed, {"embedding": table}, query, method="attend")
 
