@@ -98,8 +98,7 @@ class Embed(nnx.Embed):
         """The logits of `query` of shape `(..., features)`: `(..., num_embeddings)`.
 
         Raises:
-          ValueError: if the parametrization stores input and output weights differently, as one
-            tensor cannot.
+          ValueError: if under the parametrization one eps cannot be right for both uses.
         """
         ratio = tied_readout_ratio(self.embedding.get_metadata()[SPEC], self.parametrization)
         multiplier = multiplier_of(self, "embedding") * ratio
