@@ -71,8 +71,7 @@ class Embed(Layer, nn.Embed):
         """The logits of `query` of shape `(..., features)`: `(..., num_embeddings)`.
 
         Raises:
-          ValueError: if the parametrization stores input and output weights differently, as one
-            tensor cannot.
+          ValueError: if under the parametrization one eps cannot be right for both uses.
         """
         spec = self._declared()["embedding"].spec
         ratio = tied_readout_ratio(spec, once(as_parametrization, self.parametrization))

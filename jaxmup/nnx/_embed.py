@@ -101,8 +101,7 @@ class Embed(nnx.Embed):
         """The logits of `query` of shape `(..., features)`: `(..., num_embeddings)`.
 
         Raises:
-          ValueError: if the parametrization stores input and output weights differently, as one
-            tensor cannot.
+          ValueError: if under the parametrization one eps cannot be right for both uses.
         """
         spec: ParamSpec = self.embedding.get_metadata()[SPEC]
         ratio = tied_readout_ratio(spec, self.parametrization)
