@@ -72,13 +72,14 @@ def decays(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(of, params)
 
 
-def make_step(rule: Parametrization, model: GPT) -> tuple[Step, nnx.State, optax.OptState]:
-    """A jitted step of training, with the parameters and the optimizer's state to start from.
+def make_step(rule: Parametrization, model: GPT) -> tuple[Step, optax.GradientTransformation]:
+    """A jitted step of training, and its optimizer.
 
-    The step returns both, the loss in nats, and the mean of |x| over the residual stream behind
-    the last block, before the update.
+    From parameters, the optimizer's state, tokens and targets to parameters, state, the loss in
+    nats, and the mean of |x| over the residual stream behind the last block, before the update.
+    Parameters and state are donated.
     """
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    graph, _, rest = nnx.split(model, nnx.Param, ...)
     tx = optimizer(rule, model)
 
     def loss_fn(params: nnx.State, tokens: jax.Array, targets: jax.Array) -> Any:
@@ -95,4 +96,4 @@ def make_step(rule: Parametrization, model: GPT) -> tuple[Step, nnx.State, optax
         updates, state = tx.update(grads, state, params)
         return optax.apply_updates(params, updates), state, loss, size
 
-    return step, params, tx.init(params)
+    return step, tx

@@ -123,7 +123,10 @@ def ours(case: Case, rule: jaxmup.Parametrization) -> dict[str, list[float]]:
     model = nnx.eval_shape(
         lambda: make_gpt(VOCABULARY, rule, **sizes, context=CONTEXT, rngs=nnx.Rngs(0))
     )
-    step, params, state = make_step(rule, bridge.from_torch(draw_weights(case), model, PAIRS))
+    model = bridge.from_torch(draw_weights(case), model, PAIRS)
+    step, tx = make_step(rule, model)
+    params = nnx.state(model, nnx.Param)
+    state = tx.init(params)
     found: dict[str, list[float]] = {"losses": [], "residual": []}
     for tokens in jnp.asarray(draw_batches(), jnp.int32):
         params, state, loss, size = step(params, state, tokens[:, :-1], tokens[:, 1:])
