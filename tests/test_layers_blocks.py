@@ -14,8 +14,8 @@ from test_layers import bits, draw
 from test_layers_table import APART, LAYERS, ROWS, flat
 
 import jaxmup
-from jaxmup import Axis, Parametrization, parametrization
-from jaxmup._readout import logits_factor
+from jaxmup import Axis, Parametrization, _physics, parametrization
+from jaxmup._readout import logits_factor, tied_readout_ratio
 
 # ---- attention
 
@@ -134,6 +134,15 @@ TIED = {
     "table9": ("mup sgd table9", 2.0, 0.5),
     "tp4b": ("mup adam tp4b", 1.0, 0.25),
     "ntk": ("ntk adam", 1.0, 0.5),
+    # Every gauge stores the embedding in its own way; the readout's share of it is muP's 1 / r.
+    "table3": ("mup adam table3", 1.0, 0.25),
+    "table3, sgd": ("mup sgd table3", 1.0, 0.25),
+    "ntk of mup": ("mup sgd ntk", 1.0, 0.25),
+    "mean field": ("mean_field adam", 1.0, 0.25),
+    # Standard practice applies the tensor as it is.
+    "standard": ("standard adam", 1.0, 1.0),
+    "standard, sgd": ("standard sgd table8", 1.0, 1.0),
+    "standard, table9": ("standard adafactor table9", 2.0, 2.0),
 }
 TOKENS = np.array([1, 3, 3])
 MANY_TOKENS = np.tile(TOKENS, 3)  # more than there are embeddings
@@ -183,12 +192,21 @@ def test_a_tied_embedding_has_one_gauge_and_learns_from_both_uses(make, rule, lo
 
 
 @each_embed
-@pytest.mark.parametrize("rule", ["mup adam table3", "standard adam", "mup sgd table3"])
-def test_a_tied_embedding_refuses_gauges_that_tell_its_uses_apart(make, rule):
-    w, apply = make(named(rule))
+def test_a_tied_embedding_refuses_a_rule_whose_eps_tells_its_uses_apart(make):
+    # Of full alignment, steps want 1/r of the readout, gradients r^-1/2 of the embedding.
+    w, apply = make(parametrization("standard", "adam", alignment="full"))
     apply(w, TOKENS, "__call__")
-    with pytest.raises(ValueError, match=r"one tensor.*table8"):
+    with pytest.raises(ValueError, match=r"one eps .* exponents -0.5 and -1. Use"):
         apply(w, draw(2, 16), "attend")
+
+
+def test_a_tied_readout_takes_the_gauge_of_its_embedding_in_every_gauge():
+    spec = jaxmup.ParamSpec((jaxmup.Axis("input", 5), jaxmup.Axis("output", 16, base=4)))
+    for name, ratio in (("mup", 0.25), ("mean_field", 0.25), ("standard", 1.0), ("ntk", 0.5)):
+        for optimizer in ("sgd", "adam", "adafactor", "muon", "shampoo"):
+            for gauge in _physics.GAUGES:
+                rule = parametrization(name, optimizer, gauge=gauge)
+                assert tied_readout_ratio(spec, rule) == pytest.approx(ratio, rel=1e-12), rule
 
 
 def test_a_tied_readout_at_base_width_is_flax():
@@ -406,6 +424,34 @@ class DenseLinen(nn.Module):
         return jaxmup.linen.Residual(dense, **DEPTH)(x), None
 
 
+@pytest.mark.parametrize("zero_query", [False, True])
+@pytest.mark.parametrize("linen", [False, True])
+def test_attention_with_a_standard_deviation(linen, zero_query):
+    """Stored with variance 1 at four times the base width: the multiplier is 0.02 / √4."""
+    common = {
+        "parametrization": jaxmup.parametrization("mup", gauge="unit"),
+        "base_num_heads": 2,
+        "base_in_features": 16,
+        "init_std": 0.02,
+        "zero_query": zero_query,
+    }
+    if linen:
+        layer = jaxmup.linen.MultiHeadDotProductAttention(8, **common)
+        params = layer.init(jax.random.key(0), jnp.ones((1, 2, 64)))["params"]
+        specs = jaxmup.linen.specs(layer, jnp.ones((1, 2, 64)))
+    else:
+        layer = jaxmup.nnx.MultiHeadAttention(8, 64, decode=False, rngs=nnx.Rngs(0), **common)
+        params = nnx.to_pure_dict(nnx.state(layer, nnx.Param))
+        specs = jaxmup.nnx.specs(layer)
+    for name in ("query", "key", "value", "out"):
+        kernel = params[name]["kernel"]
+        if zero_query and name == "query":
+            assert not np.any(kernel)
+            continue
+        assert specs[name]["kernel"].applied.multiplier == pytest.approx(0.01)
+        assert abs(np.std(kernel) - 1) < z_bound(kernel.size)
+
+
 def by_hand(x: Any, kernels: Any) -> np.ndarray:
     for kernel in np.asarray(kernels):
         x = x + x @ kernel / 4  # depth_ratio^-1
@@ -427,6 +473,22 @@ def test_nnx_stacks_compute_the_same_scanned_and_unrolled():
     assert (spec.shape, spec.depth_ratio, spec.r_in) == ((8, 6, 6), 4.0, 2.0)
 
 
+def test_a_stack_is_a_sequence_of_its_blocks():
+    x, stack = draw(2, 6), jaxmup.nnx.Stack(dense_nnx, 3, rngs=nnx.Rngs(0))
+    (kernels,) = jax.tree.leaves(nnx.state(stack, nnx.Param))
+    assert len(stack) == 3
+    for i, block in enumerate(stack):
+        assert isinstance(block, jaxmup.nnx.Residual)
+        for same in (block, stack[i], stack[i - 3], stack[np.int64(i)]):
+            assert bits(same.block.kernel[...]) == bits(kernels[i])
+        require_close(block(x), by_hand(x, kernels[i : i + 1]), "layer", "float32")
+        spec = jaxmup.nnx.specs(block)["block"]["kernel"]
+        assert (spec.shape, spec.depth_ratio, spec.r_in) == ((6, 6), 4.0, 2.0)
+    assert i == 2
+    stack[1].block.kernel[...] = jnp.zeros((6, 6))
+    assert bits(*jax.tree.leaves(nnx.state(stack, nnx.Param))) == bits(kernels)
+
+
 @pytest.mark.parametrize("unroll", [False, True])
 @pytest.mark.parametrize("name", [None, "pipe"])
 def test_nnx_stacks_name_their_axis_in_sharding_metadata(unroll, name):
@@ -445,6 +507,9 @@ def test_nnx_stacks_name_their_axis_in_sharding_metadata(unroll, name):
             assert stack(draw(2, 6)).shape == (2, 6)
         (spec,) = jax.tree.leaves(nnx.get_partition_spec(nnx.state(stack)))
         assert tuple(spec) == (name, *inner, "data", "model")
+        with nnx.use_eager_sharding(False):
+            (spec,) = jax.tree.leaves(nnx.get_partition_spec(nnx.state(stack[0])))
+        assert tuple(spec) == (*inner, "data", "model")
 
 
 def test_linen_stacks_compute_the_same_scanned_and_unrolled():

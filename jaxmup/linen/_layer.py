@@ -127,7 +127,10 @@ class Layer(nn.Module):
     def make_effective(self, declared: Mapping[str, Parameter]) -> dict[str, Array]:
         """The effective weights `m · w` of the layer, by name."""
         params, multipliers = self.make_parameters(declared)
-        return {name: functional.scale(w, multipliers[name]) for name, w in params.items()}
+        return {
+            name: functional.scale(w, multipliers[name], always=declared[name].varies)
+            for name, w in params.items()
+        }
 
     @nn.nowrap
     def call_flax(
@@ -184,6 +187,7 @@ class Weights(Layer):
       kernel_init: Initializer of the kernel at base width.
       bias_init: Initializer of the bias at base width.
       scale_init: Initializer of the gain of a norm at base width.
+      init_std: Standard deviation of a normal kernel at base width, instead of `kernel_init`.
       dtype: Dtype of the computation.
       param_dtype: Dtype of the parameters.
     """
@@ -192,6 +196,7 @@ class Weights(Layer):
     kernel_init: Initializer = default_kernel_init
     bias_init: Initializer = nn.initializers.zeros
     scale_init: Initializer = nn.initializers.ones
+    init_std: float | None = None
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
 
@@ -221,10 +226,17 @@ class KernelLayer(Layer):
         flat: bool = False,
     ) -> Array:
         """Calls Flax's layer, the kernel's multiplier on the smaller of inputs and kernel."""
-        params, multipliers = self.make_parameters(self.declare(axes, flat=flat))
+        declared = self.declare(axes, flat=flat)
+        params, multipliers = self.make_parameters(declared)
         inputs, params["kernel"] = functional.scale_smaller(
-            inputs, params["kernel"], multipliers["kernel"]
+            inputs,
+            params["kernel"],
+            multipliers["kernel"],
+            always=declared["kernel"].varies,
+            growth=declared["kernel"].spec.r_out,
         )
         if "bias" in params:
-            params["bias"] = functional.scale(params["bias"], multipliers["bias"])
+            params["bias"] = functional.scale(
+                params["bias"], multipliers["bias"], always=declared["bias"].varies
+            )
         return self.call_flax(layer, params, inputs, *args)
