@@ -101,6 +101,28 @@ def test_there_and_back(row: tuple[Any, ...], plan: bridge.Plan) -> None:
 
 
 ADAM_KEYS = ("exp_avg", "exp_avg_sq")
+FORMS: dict[str, dict[str, Any]] = {
+    "a rate that is a tensor": {"lr": np.float64(0.1)},
+    "betas that are tensors": {"betas": (np.array(0.9), np.array(0.999))},
+    "fused": {"fused": True, "foreach": None},
+    "foreach": {"foreach": True, "fused": None},
+    "capturable": {"capturable": True, "differentiable": False},
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_forms_of_one_optimizer_are_one(form: dict[str, Any], plan: bridge.Plan) -> None:
+    """How torch computes a step, and what it keeps numbers in, is no part of what the step is."""
+    state = torch_state(ADAM, *ADAM_KEYS)
+    odd = torch_state(ADAM | form, *ADAM_KEYS)
+    for kept in odd["state"].values():
+        kept["step"] = np.array(STEP, np.float64)
+    here, same = (moved(held, plan, adam()) for held in (state, odd))
+    jax.tree.map(np.testing.assert_array_equal, here, same)
+    back = bridge.optimizer_to_torch(same, plan, adam(), PARAMS, odd, names=NAMES)
+    assert back["param_groups"] == odd["param_groups"]
+
+
 SCHEDULE = {"learning_rate": lambda count: 0.2 / (1.0 + count)}
 OTHERS: dict[str, tuple[Any, ...]] = {
     "rate": (ADAM, ADAM_KEYS, adam(learning_rate=0.1001)),
