@@ -268,6 +268,7 @@ _OPTIONS = [  # that are none, contradict each other, or would be ignored
     Row(f"convert torch.safetensors o.safetensors {FLAX} --inputs users:dense_inputs", 2, "--inputs"),
     Row(f"convert flax.safetensors out.safetensors {TORCH}", 2, "`--like` must be given"),
     Row(f"convert torch.safetensors out.safetensors {FLAX} --gauge table8", 2, "this model has none"),
+    Row(f"convert torch.safetensors o.safetensors {FLAX} --settings missing.json", 2, "missing.json"),
     Row("convert torch.safetensors o.safetensors --to jax --model users:one --size 2", 2, "'--to'"),
     Row("convert torch.safetensors o.safetensors --to flax --model users:one --size 0", 2, "--size"),
     Row("parity --steps 0", 2, "steps"),

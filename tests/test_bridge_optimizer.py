@@ -119,6 +119,8 @@ def test_forms_of_one_optimizer_are_one(form: dict[str, Any], plan: bridge.Plan)
         kept["step"] = np.array(STEP, np.float64)
     here, same = (moved(held, plan, adam()) for held in (state, odd))
     jax.tree.map(np.testing.assert_array_equal, here, same)
+    named = [bridge.parameter_groups(held, plan, names=NAMES)[0] for held in (state, odd)]
+    assert named[0].counterpart == named[1].counterpart
     back = bridge.optimizer_to_torch(same, plan, adam(), PARAMS, odd, names=NAMES)
     assert back["param_groups"] == odd["param_groups"]
 

@@ -284,6 +284,7 @@ GELUS = {
     "exact on both sides": (GELU(approximate="none"), EXACT, False),
     "approximate on both sides": (GELU(approximate="tanh"), jax.nn.gelu, False),
     "Hugging Face's": (NewGELUActivation(), EXACT, True),
+    "as it is unless told": (GELU(approximate="none"), functools.partial(jax.nn.gelu), True),
     "none here that is known": (GELU(approximate="none"), jax.nn.relu, False),
 }
 
