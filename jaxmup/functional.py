@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxmup import _check
 from jaxmup._alike import ALIKE
 from jaxmup._dtypes import is_floating, wide
+from jaxmup._parametrization import MultiplierActsOn
 
 OutSharding: TypeAlias = NamedSharding | PartitionSpec | None
 """The sharding that a layer gives its outputs, in a mesh of explicit axes."""
@@ -69,6 +70,38 @@ def scale_smaller(inputs: Array, kernel: Array, multiplier: float | Array) -> tu
     if is_smaller and jnp.issubdtype(inputs.dtype, jnp.floating):
         return scale(inputs, multiplier), kernel
     return inputs, scale(kernel, multiplier)
+
+
+def scaled_product(
+    product: Callable[[Array, Array, Array | None], Array],
+    operands: tuple[Array, Array, Array | None],
+    multipliers: tuple[float | Array, float | Array],
+    acts_on: MultiplierActsOn,
+) -> Array:
+    """`product(inputs, m_k · kernel, m_b · bias)`, with `m_k` where it shall act.
+
+    Args:
+      product: Function of inputs, kernel and bias, linear in the kernel, with the bias added.
+      operands: Inputs, kernel, and bias or `None`.
+      multipliers: Factors `m_k` and `m_b`; dimensionless.
+      acts_on: `"smaller"` of inputs and kernel, or `"output"`, so that the product has both as they
+        are.
+
+    Example:
+      >>> def linear(x, w, b):
+      ...     return x @ w + b
+      >>> operands = jnp.ones((1, 4)), jnp.ones((4, 1)), jnp.ones(1)
+      >>> [float(scaled_product(linear, operands, (0.5, 2.0), on)[0, 0])
+      ...  for on in ("smaller", "output")]
+      [4.0, 4.0]
+    """
+    (inputs, kernel, bias), (of_kernel, of_bias) = operands, multipliers
+    if acts_on == "output":
+        if bias is not None:
+            bias = scale(bias, of_bias / of_kernel)
+        return scale(product(inputs, kernel, bias), of_kernel)
+    inputs, kernel = scale_smaller(inputs, kernel, of_kernel)
+    return product(inputs, kernel, None if bias is None else scale(bias, of_bias))
 
 
 def lookup(

@@ -75,10 +75,13 @@ class Embed(Layer, nn.Embed):
         """
         spec = self._declared()["embedding"].spec
         ratio = tied_readout_ratio(spec, once(as_parametrization, self.parametrization))
-        query, table = functional.scale_smaller(
-            jnp.asarray(query), self.embedding, self.multiplier * ratio
-        )
-        return self.call_flax(nn.Embed, {"embedding": table}, query, method="attend")
+
+        def product(query: Array, table: Array, _: None) -> Array:
+            return self.call_flax(nn.Embed, {"embedding": table}, query, method="attend")
+
+        operands = jnp.asarray(query), self.embedding, None
+        multipliers = self.multiplier * ratio, 1.0
+        return functional.scaled_product(product, operands, multipliers, self.multiplier_acts_on())
 
     @nn.nowrap
     def _declared(self) -> Mapping[str, Parameter]:

@@ -81,7 +81,7 @@ class Embed(nnx.Embed):
             init_std=init_std,
         )
         super().__init__(num_embeddings, features, **arguments)
-        hold_multipliers(self)
+        hold_multipliers(self, parametrization)
         self.parametrization = as_parametrization(parametrization)
 
     def __call__(self, inputs: Array, out_sharding: OutSharding = None) -> Array:
@@ -103,5 +103,11 @@ class Embed(nnx.Embed):
         """
         ratio = tied_readout_ratio(self.embedding.get_metadata()[SPEC], self.parametrization)
         multiplier = multiplier_of(self, "embedding") * ratio
-        query, embedding = functional.scale_smaller(query, self.embedding[...], multiplier)
-        return nnx.Embed.attend(with_arrays(self, embedding=embedding), query, out_sharding)
+
+        def product(query: Array, embedding: Array, _: None) -> Array:
+            return nnx.Embed.attend(with_arrays(self, embedding=embedding), query, out_sharding)
+
+        operands = query, self.embedding[...], None
+        return functional.scaled_product(
+            product, operands, (multiplier, 1.0), self.multiplier_acts_on
+        )
