@@ -160,10 +160,11 @@ def _caption(result: Result) -> str:
     hollow = " (hollow: at an edge of the grid)" if at_edge else ""
     intervals = ", bars: its 95 % interval" if len(c.seeds) > 1 else ""
     # A model of the user's and its data may have neither a depth nor this batch size.
-    run = (
-        f"depth {c.depth}, {c.optimizer}, batch {c.batch_size}"
-        if c.model in MODELS
-        else c.optimizer
+    numbers = (f"depth {c.depth}", f"batch {c.batch_size}") if c.model in MODELS else ()
+    run = ", ".join((c.optimizer, *numbers)).capitalize()
+    return (
+        f"{run}, mean and standard error of {len(c.seeds)} seeds. Dots: optimum of each width by "
+        f"the dashed parabola{hollow}{intervals}."
     )
     return (
         f"{run[0].upper()}{run[1:]}, mean and standard error of {len(c.seeds)} seeds. Dots: "
