@@ -13,6 +13,7 @@ from jaxmup._correction import Correction
 from jaxmup._finding import Finding
 from jaxmup._infer._findings import (
     missing_factor,
+    unclear_table,
     uneven_parts,
     unlike_parts,
     unused_parameter,
@@ -73,6 +74,7 @@ class Reader:
             made = map(self.words.described, self.uses.followed.made_matrices)
             raise ValueError(_MADE.format(listed(made)))
         self._rank = rank_of(self.flat)
+        self._warned: set[str] = set()
         self._find_uneven_parts()
         self._find_unlike_parts(given)
         self._find_unused(fixed)
@@ -227,6 +229,7 @@ class Reader:
             if self.orders.uneven_loops:
                 loops = map(self.words.described, self.orders.uneven_loops)
                 raise ValueError(_LONGER.format(listed(loops)))
+            self._find_unclear_tables()
             floored = [*self.orders.floored.values()]
             rank = self.orders.rank
             self.solution = solve(self.orders.equations, self._costs(), floored, rank)
@@ -237,6 +240,16 @@ class Reader:
         if self.solution.left:
             left = dict.fromkeys(self._described(*each) for each in self.solution.left)
             raise ValueError(_NOBODY.format(listed(left)))
+
+    def _find_unclear_tables(self) -> None:
+        sites = dict.fromkeys(self.orders.unclear.values())
+        for site in sites:
+            for name in itertools.islice(self.words.nearest(site), 1):
+                self._add(unclear_table(name, self.words.described(site)))
+        new = [place for place in map(self.words.place, sites) if place not in self._warned]
+        self._warned.update(new)
+        if new:
+            _check.warn(_UNCLEAR.format(listed(dict.fromkeys(new))))
 
     def _costs(self) -> Callable[[Unknown], float]:
         """The cost of an exponent of each gain: what it moves of what is wrong, and a little more.
@@ -370,6 +383,13 @@ _UNEVEN = (
     "or put together by{}\n"
     "Make each part by a parameter of its own, such as two in place of {}, or let all parts grow "
     "alike."
+)
+_UNCLEAR = (
+    "The numbers of a table of constants must grow as one power of a size, its largest and those "
+    "that are summed over alike. How others act at other widths is not known. They meet values of "
+    "the model in{}\n"
+    "Multiply by a power of the width that keeps them, or their sum, of one size; or make the "
+    "table an input, with `input_scale`."
 )
 _UNLIKE = (
     "Parts of one parameter do different things. It has one number for all parts, which is right "
