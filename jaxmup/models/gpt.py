@@ -1,20 +1,23 @@
 """A decoder-only transformer: Llama's kind by default, GPT-2's by its arguments."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn.attention import dot_product_attention_weights
-from flax.typing import Dtype
+from flax.typing import Dtype, LogicalRules
 from jax import Array
 
 from jaxmup import _check, functional
 from jaxmup._parameter import as_parametrization
 from jaxmup._parametrization import Parametrization, ParametrizationName
+from jaxmup.functional import OutSharding
+from jaxmup.models._layout import Layout, is_on_mesh
 from jaxmup.nnx import Embed, GatedMLP, LayerNorm, Linear, MultiHeadAttention, RMSNorm, Stack
+from jaxmup.nnx._blocks import call_block, split_arguments
 
 Norm = Literal["rms", "layer"]
 Positions = Literal["rotary", "learned"]
@@ -44,8 +47,13 @@ class GPT(nnx.Module):
       context: Length of the longest sequence, for learned positions; `None` for rotary ones.
       norm: `"rms"` or `"layer"`, with an epsilon of 1e-5.
       feed_forward: `"gated"` is SwiGLU, `"plain"` has one hidden layer with GELU's tanh form.
+      activation: Activation of the feed-forward layers; `None` for SiLU where they are gated and
+        GELU's tanh form where they are plain.
       use_bias: Whether linear layers, but for the readout, and layer norms have biases.
       tied: Whether the readout is the embedding.
+      init_std: Standard deviation of every kernel and embedding at base width, such as GPT-2's
+        0.02; `None` for those of Flax's layers.
+      logit_scale: Factor on the logits, one number at every width; dimensionless.
       readout_init: Initial values of an untied readout; `None` for those of a linear layer. With
         zeros the initial logits, which fade with the width under muP, do not add to the changes.
       stacked: Whether the blocks are one `jaxmup.nnx.Stack`, which compiles one block whatever
@@ -53,11 +61,19 @@ class GPT(nnx.Module):
       parametrization: A `Parametrization`, or its name (then for the Adam family).
       dtype: Dtype of the computation; `None` for that of the parameters.
       param_dtype: Dtype of the parameters.
+      remat: Policy of `jax.checkpoint_policies` by which the backward pass computes each block's
+        activations again, such as `nothing_saveable` for all of them; `None` keeps them.
+      sharding_rules: Axes of the mesh for the model's own axes, as pairs such as
+        `(("batch", "data"), ("mlp", "model"))`; `None` for those of Flax's `logical_axis_rules`.
+        The names are batch, length, embed, heads, mlp, vocab and layers. One without a pair is not
+        sharded. `"length"` shards the residual stream between the layers.
       rngs: Random keys for the initial values.
 
     Raises:
+      TypeError: if `remat` is no function, or `sharding_rules` are no pairs.
       ValueError: if a size is not a positive integer or not divisible as it must be, an option is
-        unknown, or `context` and `positions` do not fit each other.
+        unknown, `context` and `positions` do not fit each other, or a standard deviation or
+        `logit_scale` is not a finite positive number.
 
     Example:
       >>> sizes = {"width": 32, "num_layers": 2, "num_heads": 2, "base_width": 16}
@@ -86,13 +102,18 @@ class GPT(nnx.Module):
         context: int | None = None,
         norm: Norm = "rms",
         feed_forward: FeedForward = "gated",
+        activation: Callable[[Array], Array] | None = None,
         use_bias: bool = False,
         tied: bool = False,
+        init_std: float | None = None,
+        logit_scale: float = 1.0,
         readout_init: nnx.Initializer | None = None,
         stacked: bool = False,
         parametrization: Parametrization | ParametrizationName = "mup",
         dtype: Dtype | None = None,
         param_dtype: Dtype = jnp.float32,
+        remat: Callable[..., bool] | None = None,
+        sharding_rules: LogicalRules | None = None,
         rngs: nnx.Rngs,
     ):
         base_num_heads = num_heads if base_num_heads is None else base_num_heads
@@ -104,9 +125,11 @@ class GPT(nnx.Module):
         _check_heads(width=width, num_heads=num_heads)
         _check_heads(base_width=base_width, base_num_heads=base_num_heads)
         _check_together(hidden_features, base_hidden_features)
+        _check.number("logit_scale", logit_scale, above=0)
         if hidden_features is None or base_hidden_features is None:
             hidden_features, base_hidden_features = 4 * width, 4 * base_width
         layer = {"parametrization": parametrization, "dtype": dtype, "param_dtype": param_dtype}
+        layout = Layout.of(sharding_rules)
 
         def make_block(rngs: nnx.Rngs) -> Block:
             return Block(
@@ -119,26 +142,38 @@ class GPT(nnx.Module):
                 rotary=positions == "rotary",
                 norm=norm,
                 feed_forward=feed_forward,
+                activation=activation,
                 use_bias=use_bias,
+                init_std=init_std,
                 depth_ratio=num_layers / base_num_layers,
+                layout=layout,
                 rngs=rngs,
                 **layer,
             )
 
         common = {"rngs": rngs, **layer}
-        embedding = {"base_features": base_width, **common}
-        self.embed = Embed(vocabulary, width, **embedding)
-        self.positions = None if context is None else Embed(context, width, **embedding)
+        embedding = {"base_features": base_width, "init_std": init_std, **common}
+        of_tokens = layout.metadata("vocab", "embed")
+        self.embed = Embed(vocabulary, width, embedding_metadata=of_tokens, **embedding)
+        of_positions = layout.metadata(None, "embed")
+        self.positions = (
+            None
+            if context is None
+            else Embed(context, width, embedding_metadata=of_positions, **embedding)
+        )
         self.blocks = (
-            Stack(make_block, num_layers, rngs=rngs)
+            Stack(make_block, num_layers, axis_name="layers", remat=remat, rngs=rngs)
             if stacked
             else nnx.List([make_block(rngs) for _ in range(num_layers)])
         )
+        self.layout = layout
+        self.remat = remat
         self.norm = _make_norm(norm, width, base_width, use_bias, common)
-        readout = {"use_bias": False, "base_in_features": base_width, **common}
-        if readout_init is not None:
-            readout["kernel_init"] = readout_init
+        start = {"init_std": init_std} if readout_init is None else {"kernel_init": readout_init}
+        readout = {"use_bias": False, "base_in_features": base_width, **start, **common}
+        readout["kernel_metadata"] = layout.metadata("embed", "vocab")
         self.readout = None if tied else Linear(width, vocabulary, **readout)
+        self.logit_scale = logit_scale
 
     def __call__(self, tokens: Array) -> Array:
         """Logits of shape `(batch, length, vocabulary)` for integer tokens `(batch, length)`.
@@ -146,17 +181,24 @@ class GPT(nnx.Module):
         Raises:
           ValueError: if there are more tokens than learned positions.
         """
-        x = self.embed(tokens)
+        layout = self.layout
+        x = self.embed(tokens, layout.stream(tokens))
         if self.positions is not None:
             _check_length(tokens.shape, self.positions.num_embeddings)
-            x = x + self.positions(jnp.arange(tokens.shape[-1]))[None]
+            places = jnp.arange(tokens.shape[-1])
+            x = x + self.positions(places, layout.activation("length", None))[None]
+        x = layout.constrain(x, "batch", "length", None)
         if isinstance(self.blocks, Stack):
             x = self.blocks(x)
         else:
+            run = call_block(self.remat)
             for block in self.blocks:
-                x = block(x)
+                x = run(x, block)
         x = self.norm(x)
-        return self.embed.attend(x) if self.readout is None else self.readout(x)
+        read_out = self.embed.attend if self.readout is None else self.readout
+        logits = read_out(x, layout.activation("batch", "length", "vocab"))
+        logits = functional.scale(logits, self.logit_scale)
+        return layout.constrain(logits, "batch", "length", "vocab")
 
 
 class Block(nnx.Module):
@@ -178,10 +220,14 @@ class Block(nnx.Module):
         rotary: bool,
         norm: Norm,
         feed_forward: FeedForward,
+        activation: Callable[[Array], Array] | None,
         use_bias: bool,
+        init_std: float | None,
         depth_ratio: float,
+        layout: Layout,
         **common: Any,
     ):
+        self.layout = layout
         rule = as_parametrization(common["parametrization"])
         self.multiplier = rule.residual_multiplier(depth_ratio)
         layer = {"use_bias": use_bias, "depth_ratio": depth_ratio, **common}
@@ -192,29 +238,58 @@ class Block(nnx.Module):
             base_num_heads=base_num_heads,
             base_head_dim=base_width // base_num_heads,
             base_in_features=base_width,
+            init_std=init_std,
             attention_fn=rotary_attention if rotary else attention,
             decode=False,
+            kernel_metadata=layout.metadata("embed", "heads", None),
+            out_kernel_metadata=layout.metadata("heads", None, "embed"),
+            bias_metadata=layout.metadata("heads", None),
+            out_bias_metadata=layout.metadata(None),
             **layer,
         )
         bases = {"base_in_features": base_width, "base_hidden_features": base_hidden_features}
         self.feed_forward_norm = _make_norm(norm, width, base_width, use_bias, layer)
         make = GatedMLP if feed_forward == "gated" else PlainMLP
-        self.feed_forward = make(width, hidden_features, **bases, **layer)
+        own = {"init_std": init_std} | ({} if activation is None else {"activation": activation})
+        self.feed_forward = make(
+            width,
+            hidden_features,
+            kernel_metadata=layout.metadata("embed", "mlp"),
+            down_kernel_metadata=layout.metadata("mlp", "embed"),
+            bias_metadata=layout.metadata("mlp"),
+            down_bias_metadata=layout.metadata(None),
+            **bases,
+            **own,
+            **layer,
+        )
 
     def __call__(self, x: Array) -> Array:
         """Shape `(batch, length, width)` to the same."""
-        attended = self.attention(self.attention_norm(x), is_causal=True)
+        layout = self.layout
+        stream = layout.activation("batch", "length", None)
+        attended = self.attention(
+            self.attention_norm(x),
+            is_causal=True,
+            out_sharding=stream,
+            qkv_sharding=layout.activation("batch", None, "heads", None),
+        )
         x = x + functional.scale(attended, self.multiplier)
-        # One axis of tokens: over two, XLA's CPU backend transposes gradients to sum up a kernel's.
-        tokens = self.feed_forward_norm(x).reshape(-1, x.shape[-1])
-        fed = self.feed_forward(tokens).reshape(x.shape)
-        return x + functional.scale(fed, self.multiplier)
+        x = layout.constrain(x, "batch", "length", None)
+        tokens = self.feed_forward_norm(x)
+        if not is_on_mesh():
+            # One axis: over two, XLA's CPU backend transposes gradients to sum up a kernel's.
+            tokens = tokens.reshape(-1, x.shape[-1])
+        hidden = layout.activation("batch", "length", "mlp")
+        fed = self.feed_forward(tokens, stream, hidden).reshape(x.shape)
+        x = x + functional.scale(fed, self.multiplier)
+        return layout.constrain(x, "batch", "length", None)
 
 
 class PlainMLP(nnx.Module):
-    """A feed-forward layer of one hidden layer with GELU's tanh form: `down(gelu(up(x)))`.
+    """A feed-forward layer of one hidden layer: `down(activation(up(x)))`.
 
-    Its arguments are those of `jaxmup.nnx.GatedMLP`.
+    Its arguments are those of `jaxmup.nnx.GatedMLP`, but for `activation`: GELU's tanh form by
+    default.
     """
 
     def __init__(
@@ -222,18 +297,24 @@ class PlainMLP(nnx.Module):
         in_features: int,
         hidden_features: int,
         *,
+        activation: Callable[[Array], Array] = jax.nn.gelu,  # the tanh form
         base_in_features: int | None = None,
         base_hidden_features: int | None = None,
         **linear: Any,
     ):
+        linear, of_down = split_arguments(linear)
         up = {"base_in_features": base_in_features, "base_out_features": base_hidden_features}
         self.up = Linear(in_features, hidden_features, **up, **linear)
         down = {"base_in_features": base_hidden_features, "base_out_features": base_in_features}
-        self.down = Linear(hidden_features, in_features, **down, **linear)
+        self.down = Linear(hidden_features, in_features, **down, **of_down)
+        self.activation = activation
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(
+        self, x: Array, out_sharding: OutSharding = None, hidden_sharding: OutSharding = None
+    ) -> Array:
         """Shape `(..., in_features)` to the same."""
-        return self.down(jax.nn.gelu(self.up(x), approximate=True))
+        hidden = self.activation(self.up(x, hidden_sharding))
+        return self.down(hidden, out_sharding)
 
 
 def rotate(x: Array, period: float = 10_000.0) -> Array:
