@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zoo.case import at
-from zoo.small import ENDS, VOCABULARY, Table, embedded, rms
+from zoo.small import ENDS, VOCABULARY, Table, embedded, hidden, rms
 
 CASES = Table()
 
@@ -95,6 +95,22 @@ for name, (make_table, use, factor) in TOO_LARGE.items():
     CASES.case(name, "n", embedded, refused=f"{at(__file__, use.__name__)} is {factor}")(
         between_bounded(make_table, use)
     )
+
+
+# A mask of one feature is a one-hot vector: a column of the embedding counts, and a row of the matrix.
+@CASES.case(
+    "one feature",
+    "n",
+    hidden,
+    """
+    embed   - batch*      1   1   1
+    w       batch* out*   1   7   1
+    head    in* -         7   1   1
+    """,
+)
+def _(p, tokens):
+    mask = (np.arange(p["w"].shape[0]) == 3).astype(np.float32)
+    return jnp.tanh((jnp.tanh(p["embed"][tokens]) * mask) @ p["w"]) @ p["head"]
 
 
 def with_four(n, **_):
