@@ -97,7 +97,7 @@ for name, (make_table, use, factor) in TOO_LARGE.items():
     )
 
 
-# A mask of one feature is a one-hot vector: a column of the embedding counts, and a row of the matrix.
+# A mask of one feature is a one-hot vector: a column of the embedding counts and a row of the matrix.
 @CASES.case(
     "one feature",
     "n",
