@@ -97,13 +97,13 @@ for name, (make_table, use, factor) in TOO_LARGE.items():
     )
 
 
-# A mask of one feature is a one-hot vector: a column of the embedding counts and a row of the matrix.
+# A mask of one feature is a one-hot vector: one row of the matrix counts, as if it was looked up.
 @CASES.case(
     "one feature",
     "n",
     hidden,
     """
-    embed   - batch*      1   1   1
+    embed   - out*        1   ?   1
     w       batch* out*   1   7   1
     head    in* -         7   1   1
     """,
