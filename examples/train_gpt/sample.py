@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from train import checkpoints_of
 import jaxmup
 
 
-def load(folder: Path) -> tuple[Config, nnx.Module]:
+def load(folder: Path) -> tuple[Config, nnx.GraphDef, nnx.State]:
     """The last model of a run, on one device, as one that applies no multipliers."""
     kept = json.loads((folder / "config.json").read_text())
     entries = {field.name: kept[field.name] for field in dataclasses.fields(Config)}
@@ -31,19 +32,16 @@ def load(folder: Path) -> tuple[Config, nnx.Module]:
         params = checkpoints.restore(checkpoints.latest_step(), args=only)["model"]
     scalings = jaxmup.resolve(trained.specs, trained.parametrization)
     model, _ = nnx.merge(plain.graph, plain.like)
-    nnx.update(model, jaxmup.gauge.fold(params, scalings))
-    return config, model
+    return config, nnx.graphdef(model), jaxmup.gauge.fold(params, scalings)
 
 
-@nnx.jit
-def write_on(model: nnx.Module, tokens: jax.Array, start: int, key: jax.Array) -> jax.Array:
-    """`tokens`, of which those from `start` on are drawn."""
-
-    def draw(i: int, tokens: jax.Array) -> jax.Array:
-        token = jax.random.categorical(jax.random.fold_in(key, i), model(tokens[None])[0, i - 1])
-        return tokens.at[i].set(token)
-
-    return jax.lax.fori_loop(start, len(tokens), draw, tokens)
+@functools.partial(jax.jit, static_argnames="graph")
+def draw(
+    graph: nnx.GraphDef, params: nnx.State, tokens: jax.Array, i: int, key: jax.Array
+) -> jax.Array:
+    """`tokens` with the one at place `i` drawn after those before it."""
+    logits = nnx.merge(graph, params)(tokens[None])[0, i - 1]
+    return tokens.at[i].set(jax.random.categorical(jax.random.fold_in(key, i), logits))
 
 
 def main() -> None:
@@ -53,11 +51,12 @@ def main() -> None:
     parser.add_argument("text", help="what to go on from")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    config, model = load(args.folder)
+    config, graph, params = load(args.folder)
     start = np.frombuffer(args.text.encode(), np.uint8)[-config.context // 2 :]
     tokens = jnp.zeros(config.context, int).at[: len(start)].set(start)
-    written = write_on(model, tokens, len(start), jax.random.key(args.seed))
-    print(bytes(written.astype(np.uint8)).decode(errors="replace"))
+    for i in range(len(start), config.context):
+        tokens = draw(graph, params, tokens, i, jax.random.key(args.seed))
+    print(bytes(tokens.astype(np.uint8)).decode(errors="replace"))
 
 
 if __name__ == "__main__":
