@@ -3,15 +3,19 @@
 import dataclasses
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxmup import _check
 from jaxmup._alike import ALIKE
 from jaxmup._dtypes import is_floating, wide
+
+OutSharding: TypeAlias = NamedSharding | PartitionSpec | None
+"""The sharding that a layer gives its outputs, in a mesh of explicit axes."""
 
 
 def scale(x: Array, factor: float | Array) -> Array:
@@ -150,12 +154,13 @@ def top_k_gates(logits: Array, k: int) -> Array:
     return jnp.einsum("...k,...ke->...e", jax.nn.softmax(largest), rows).astype(logits.dtype)
 
 
-def mix(outputs: Array, gates: Array) -> Array:
+def mix(outputs: Array, gates: Array, out_sharding: OutSharding = None) -> Array:
     """The sum of the experts' outputs, weighted by their gates.
 
     Args:
       outputs: Outputs of shape `(experts, tokens, features)`.
       gates: Gates of shape `(tokens, experts)`.
+      out_sharding: Sharding of the result, in a mesh of explicit axes.
 
     Returns:
       Shape `(tokens, features)`.
@@ -172,7 +177,7 @@ def mix(outputs: Array, gates: Array) -> Array:
             "`gates` must be (tokens, experts) where the outputs are (experts, tokens, features). "
             f"Got {gates.shape} beside {outputs.shape}."
         )
-    return jnp.einsum("etd,te->td", outputs, gates)
+    return jnp.einsum("etd,te->td", outputs, gates, out_sharding=out_sharding)
 
 
 def _require_floating(name: str, x: Array) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.typing import Dtype
+from flax.linen.linear import default_kernel_init
+from flax.typing import Dtype, Initializer
 from jax import Array
 
 from jaxmup import _check, functional
@@ -58,6 +59,9 @@ class GatedMLP(_Block):
       base_hidden_features: `hidden_features` of the base model; `None` if it does not grow.
       base_features: `features` of the base model; `None` if it does not grow. Where `features` is
         `None`, it is `base_in_features`.
+      kernel_init: Initializer of the kernels of gate and up at base width; in Flax's
+        `with_partitioning` it names their axes.
+      down_kernel_init: Initializer of the kernel of `down`; `None` for `kernel_init`.
       parametrization: A `Parametrization`, or its name (then for the Adam family).
       lr_scale: Factor α on the learning rate of all parameters; dimensionless.
       depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
@@ -79,6 +83,8 @@ class GatedMLP(_Block):
     activation: Callable[[Array], Array] = jax.nn.silu
     use_bias: bool = False
     base_features: int | None = None
+    kernel_init: Initializer = default_kernel_init
+    down_kernel_init: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -90,10 +96,15 @@ class GatedMLP(_Block):
         inner = {
             "base_in_features": self.base_in_features,
             "base_features": self.base_hidden_features,
+            "kernel_init": self.kernel_init,
         }
         gate = Dense(self.hidden_features, name="gate", **inner, **shared)(x)
         up = Dense(self.hidden_features, name="up", **inner, **shared)(x)
-        outer = {"base_in_features": self.base_hidden_features, "base_features": base_features}
+        outer = {
+            "base_in_features": self.base_hidden_features,
+            "base_features": base_features,
+            "kernel_init": self.down_kernel_init or self.kernel_init,
+        }
         return Dense(features, name="down", **outer, **shared)(self.activation(gate) * up)
 
 
@@ -117,6 +128,10 @@ class MixtureOfExperts(_Block):
       base_in_features: Size of the last axis of inputs and outputs in the base model; `None` if it
         does not grow.
       base_hidden_features: `hidden_features` of the base model; `None` if it does not grow.
+      kernel_init: Initializer of the experts' `up` at base width; in Flax's `with_partitioning` it
+        names the axes of the kernel.
+      down_kernel_init: Initializer of the experts' `down`; `None` for `kernel_init`.
+      router_kernel_init: Initializer of the router's kernel.
       parametrization: A `Parametrization`, or its name (then for the Adam family).
       lr_scale: Factor α on the learning rate of all parameters; dimensionless.
       depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
@@ -139,6 +154,9 @@ class MixtureOfExperts(_Block):
     num_experts: int
     top_k: int
     activation: Callable[[Array], Array] = jax.nn.silu
+    kernel_init: Initializer = per_expert_init
+    down_kernel_init: Initializer | None = None
+    router_kernel_init: Initializer = default_kernel_init
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -148,14 +166,20 @@ class MixtureOfExperts(_Block):
         base_in, base_hidden = self.base_in_features, self.base_hidden_features
         tokens = x.reshape(-1, features)
         router = Dense(
-            self.num_experts, use_bias=False, base_in_features=base_in, name="router", **shared
+            self.num_experts,
+            use_bias=False,
+            base_in_features=base_in,
+            kernel_init=self.router_kernel_init,
+            name="router",
+            **shared,
         )
         gates = functional.top_k_gates(router(tokens), self.top_k)
-        shared |= {"kernel_init": per_expert_init, "use_bias": False}
+        shared |= {"use_bias": False}
         up = Einsum(
             (self.num_experts, features, hidden),
             "etd,edf->etf",
             base_shape=(None, base_in, base_hidden),
+            kernel_init=self.kernel_init,
             name="up",
             **shared,
         )
@@ -163,6 +187,7 @@ class MixtureOfExperts(_Block):
             (self.num_experts, hidden, features),
             "etf,efd->etd",
             base_shape=(None, base_hidden, base_in),
+            kernel_init=self.down_kernel_init or self.kernel_init,
             name="down",
             **shared,
         )

@@ -1,20 +1,23 @@
 """A decoder-only transformer: Llama's kind by default, GPT-2's by its arguments."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn.attention import dot_product_attention_weights
-from flax.typing import Dtype
+from flax.typing import Dtype, LogicalRules
 from jax import Array
 
 from jaxmup import _check, functional
 from jaxmup._parameter import as_parametrization
 from jaxmup._parametrization import Parametrization, ParametrizationName
+from jaxmup.functional import OutSharding
+from jaxmup.models._layout import Layout, is_on_mesh
 from jaxmup.nnx import Embed, GatedMLP, LayerNorm, Linear, MultiHeadAttention, RMSNorm, Stack
+from jaxmup.nnx._blocks import call_block, split_arguments
 
 Norm = Literal["rms", "layer"]
 Positions = Literal["rotary", "learned"]
@@ -53,9 +56,16 @@ class GPT(nnx.Module):
       parametrization: A `Parametrization`, or its name (then for the Adam family).
       dtype: Dtype of the computation; `None` for that of the parameters.
       param_dtype: Dtype of the parameters.
+      remat: Policy of `jax.checkpoint_policies` by which the backward pass computes each block's
+        activations again, such as `nothing_saveable` for all of them; `None` keeps them.
+      sharding_rules: Axes of the mesh for the model's own axes, as pairs such as
+        `(("batch", "data"), ("mlp", "model"))`; `None` for those of Flax's `logical_axis_rules`.
+        The names are batch, length, embed, heads, mlp, vocab and layers. One without a pair is not
+        sharded. `"length"` shards the residual stream between the layers.
       rngs: Random keys for the initial values.
 
     Raises:
+      TypeError: if `remat` is no function, or `sharding_rules` are no pairs.
       ValueError: if a size is not a positive integer or not divisible as it must be, an option is
         unknown, or `context` and `positions` do not fit each other.
 
@@ -93,6 +103,8 @@ class GPT(nnx.Module):
         parametrization: Parametrization | ParametrizationName = "mup",
         dtype: Dtype | None = None,
         param_dtype: Dtype = jnp.float32,
+        remat: Callable[..., bool] | None = None,
+        sharding_rules: LogicalRules | None = None,
         rngs: nnx.Rngs,
     ):
         base_num_heads = num_heads if base_num_heads is None else base_num_heads
@@ -107,6 +119,7 @@ class GPT(nnx.Module):
         if hidden_features is None or base_hidden_features is None:
             hidden_features, base_hidden_features = 4 * width, 4 * base_width
         layer = {"parametrization": parametrization, "dtype": dtype, "param_dtype": param_dtype}
+        layout = Layout.of(sharding_rules)
 
         def make_block(rngs: nnx.Rngs) -> Block:
             return Block(
@@ -121,21 +134,31 @@ class GPT(nnx.Module):
                 feed_forward=feed_forward,
                 use_bias=use_bias,
                 depth_ratio=num_layers / base_num_layers,
+                layout=layout,
                 rngs=rngs,
                 **layer,
             )
 
         common = {"rngs": rngs, **layer}
         embedding = {"base_features": base_width, **common}
-        self.embed = Embed(vocabulary, width, **embedding)
-        self.positions = None if context is None else Embed(context, width, **embedding)
+        of_tokens = layout.metadata("vocab", "embed")
+        self.embed = Embed(vocabulary, width, embedding_metadata=of_tokens, **embedding)
+        of_positions = layout.metadata(None, "embed")
+        self.positions = (
+            None
+            if context is None
+            else Embed(context, width, embedding_metadata=of_positions, **embedding)
+        )
         self.blocks = (
-            Stack(make_block, num_layers, rngs=rngs)
+            Stack(make_block, num_layers, axis_name="layers", remat=remat, rngs=rngs)
             if stacked
             else nnx.List([make_block(rngs) for _ in range(num_layers)])
         )
+        self.layout = layout
+        self.remat = remat
         self.norm = _make_norm(norm, width, base_width, use_bias, common)
         readout = {"use_bias": False, "base_in_features": base_width, **common}
+        readout["kernel_metadata"] = layout.metadata("embed", "vocab")
         if readout_init is not None:
             readout["kernel_init"] = readout_init
         self.readout = None if tied else Linear(width, vocabulary, **readout)
@@ -146,17 +169,23 @@ class GPT(nnx.Module):
         Raises:
           ValueError: if there are more tokens than learned positions.
         """
-        x = self.embed(tokens)
+        layout = self.layout
+        x = self.embed(tokens, layout.stream(tokens))
         if self.positions is not None:
             _check_length(tokens.shape, self.positions.num_embeddings)
-            x = x + self.positions(jnp.arange(tokens.shape[-1]))[None]
+            places = jnp.arange(tokens.shape[-1])
+            x = x + self.positions(places, layout.activation("length", None))[None]
+        x = layout.constrain(x, "batch", "length", None)
         if isinstance(self.blocks, Stack):
             x = self.blocks(x)
         else:
+            run = call_block(self.remat)
             for block in self.blocks:
-                x = block(x)
+                x = run(x, block)
         x = self.norm(x)
-        return self.embed.attend(x) if self.readout is None else self.readout(x)
+        read_out = self.embed.attend if self.readout is None else self.readout
+        logits = read_out(x, layout.activation("batch", "length", "vocab"))
+        return layout.constrain(logits, "batch", "length", "vocab")
 
 
 class Block(nnx.Module):
@@ -180,8 +209,10 @@ class Block(nnx.Module):
         feed_forward: FeedForward,
         use_bias: bool,
         depth_ratio: float,
+        layout: Layout,
         **common: Any,
     ):
+        self.layout = layout
         rule = as_parametrization(common["parametrization"])
         self.multiplier = rule.residual_multiplier(depth_ratio)
         layer = {"use_bias": use_bias, "depth_ratio": depth_ratio, **common}
@@ -194,21 +225,46 @@ class Block(nnx.Module):
             base_in_features=base_width,
             attention_fn=rotary_attention if rotary else attention,
             decode=False,
+            kernel_metadata=layout.metadata("embed", "heads", None),
+            out_kernel_metadata=layout.metadata("heads", None, "embed"),
+            bias_metadata=layout.metadata("heads", None),
+            out_bias_metadata=layout.metadata(None),
             **layer,
         )
         bases = {"base_in_features": base_width, "base_hidden_features": base_hidden_features}
         self.feed_forward_norm = _make_norm(norm, width, base_width, use_bias, layer)
         make = GatedMLP if feed_forward == "gated" else PlainMLP
-        self.feed_forward = make(width, hidden_features, **bases, **layer)
+        self.feed_forward = make(
+            width,
+            hidden_features,
+            kernel_metadata=layout.metadata("embed", "mlp"),
+            down_kernel_metadata=layout.metadata("mlp", "embed"),
+            bias_metadata=layout.metadata("mlp"),
+            down_bias_metadata=layout.metadata(None),
+            **bases,
+            **layer,
+        )
 
     def __call__(self, x: Array) -> Array:
         """Shape `(batch, length, width)` to the same."""
-        attended = self.attention(self.attention_norm(x), is_causal=True)
+        layout = self.layout
+        stream = layout.activation("batch", "length", None)
+        attended = self.attention(
+            self.attention_norm(x),
+            is_causal=True,
+            out_sharding=stream,
+            qkv_sharding=layout.activation("batch", None, "heads", None),
+        )
         x = x + functional.scale(attended, self.multiplier)
-        # One axis of tokens: over two, XLA's CPU backend transposes gradients to sum up a kernel's.
-        tokens = self.feed_forward_norm(x).reshape(-1, x.shape[-1])
-        fed = self.feed_forward(tokens).reshape(x.shape)
-        return x + functional.scale(fed, self.multiplier)
+        x = layout.constrain(x, "batch", "length", None)
+        tokens = self.feed_forward_norm(x)
+        if not is_on_mesh():
+            # One axis: over two, XLA's CPU backend transposes gradients to sum up a kernel's.
+            tokens = tokens.reshape(-1, x.shape[-1])
+        hidden = layout.activation("batch", "length", "mlp")
+        fed = self.feed_forward(tokens, stream, hidden).reshape(x.shape)
+        x = x + functional.scale(fed, self.multiplier)
+        return layout.constrain(x, "batch", "length", None)
 
 
 class PlainMLP(nnx.Module):
@@ -226,14 +282,18 @@ class PlainMLP(nnx.Module):
         base_hidden_features: int | None = None,
         **linear: Any,
     ):
+        linear, of_down = split_arguments(linear)
         up = {"base_in_features": base_in_features, "base_out_features": base_hidden_features}
         self.up = Linear(in_features, hidden_features, **up, **linear)
         down = {"base_in_features": base_hidden_features, "base_out_features": base_in_features}
-        self.down = Linear(hidden_features, in_features, **down, **linear)
+        self.down = Linear(hidden_features, in_features, **down, **of_down)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(
+        self, x: Array, out_sharding: OutSharding = None, hidden_sharding: OutSharding = None
+    ) -> Array:
         """Shape `(..., in_features)` to the same."""
-        return self.down(jax.nn.gelu(self.up(x), approximate=True))
+        hidden = jax.nn.gelu(self.up(x, hidden_sharding), approximate=True)
+        return self.down(hidden, out_sharding)
 
 
 def rotate(x: Array, period: float = 10_000.0) -> Array:

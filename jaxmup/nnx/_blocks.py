@@ -1,16 +1,18 @@
 """Blocks: gated MLP, mixture of experts, and residual blocks that know depth."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxmup import _check, functional
 from jaxmup._parameter import as_parametrization, per_expert_init, require_top_k
 from jaxmup._parametrization import Parametrization, ParametrizationName
+from jaxmup.functional import OutSharding
 from jaxmup.nnx._linear import Einsum, Linear
 
 
@@ -29,7 +31,10 @@ class GatedMLP(nnx.Module):
         `out_features` is `None`, it is `base_in_features`.
       rngs: Random keys.
       **linear: Arguments that the three `jaxmup.nnx.Linear` have in common, such as
-        `parametrization`, `dtype` or `depth_ratio`.
+        `parametrization`, `dtype` or `depth_ratio`. Initializers and metadata of `down` are
+        `down_kernel_init`, `down_bias_init`, `down_kernel_metadata` and `down_bias_metadata`;
+        without them it has those of the others, with the axes of the kernel's `out_sharding` the
+        other way round and its bias not sharded.
 
     Example:
       >>> from flax import nnx
@@ -60,16 +65,26 @@ class GatedMLP(nnx.Module):
         if out_features is None:
             out_features, base_out_features = in_features, base_in_features
         shared = {"use_bias": use_bias, "rngs": rngs, **linear}
+        shared, of_down = split_arguments(shared)
         inner = {"base_in_features": base_in_features, "base_out_features": base_hidden_features}
         self.gate = Linear(in_features, hidden_features, **inner, **shared)
         self.up = Linear(in_features, hidden_features, **inner, **shared)
         outer = {"base_in_features": base_hidden_features, "base_out_features": base_out_features}
-        self.down = Linear(hidden_features, out_features, **outer, **shared)
+        self.down = Linear(hidden_features, out_features, **outer, **of_down)
         self.activation = activation
 
-    def __call__(self, x: Array) -> Array:
-        """Applies the block to `x` of shape `(..., in_features)`: `(..., out_features)`."""
-        return self.down(self.activation(self.gate(x)) * self.up(x))
+    def __call__(
+        self, x: Array, out_sharding: OutSharding = None, hidden_sharding: OutSharding = None
+    ) -> Array:
+        """Applies the block to `x` of shape `(..., in_features)`: `(..., out_features)`.
+
+        Args:
+          x: Inputs.
+          out_sharding: Sharding of the outputs, in a mesh of explicit axes.
+          hidden_sharding: Sharding of the hidden layer, in a mesh of explicit axes.
+        """
+        gate, up = self.gate(x, hidden_sharding), self.up(x, hidden_sharding)
+        return self.down(self.activation(gate) * up, out_sharding)
 
 
 class MixtureOfExperts(nnx.Module):
@@ -94,7 +109,10 @@ class MixtureOfExperts(nnx.Module):
       base_hidden_features: `hidden_features` of the base model; `None` if it does not grow.
       rngs: Random keys.
       **linear: Arguments that router and experts have in common, such as `parametrization`, `dtype`
-        or `depth_ratio`.
+        or `depth_ratio`. `kernel_metadata` is that of the experts' `up`. Those of the other
+        kernels are `down_kernel_metadata` and `router_kernel_metadata`, and there are
+        `down_kernel_init` and `router_kernel_init`. Without them `down` has the metadata of `up`,
+        with the last two axes of `out_sharding` the other way round, and the router has none.
 
     Raises:
       ValueError: if `top_k` is not between 1 and `num_experts`.
@@ -123,33 +141,52 @@ class MixtureOfExperts(nnx.Module):
         **linear: Any,
     ):
         require_top_k(top_k, num_experts)
-        shared = {"rngs": rngs, **linear}
+        linear, of_router = _of_router(linear)
+        of_up, of_down = split_arguments({"kernel_init": per_expert_init, "rngs": rngs, **linear})
         self.router = Linear(
-            in_features, num_experts, use_bias=False, base_in_features=base_in_features, **shared
+            in_features,
+            num_experts,
+            use_bias=False,
+            base_in_features=base_in_features,
+            rngs=rngs,
+            **of_router,
         )
         bases = (None, base_in_features, base_hidden_features)
         self.up = Einsum(
             "etd,edf->etf",
             (num_experts, in_features, hidden_features),
             base_kernel_shape=bases,
-            **{"kernel_init": per_expert_init, **shared},
+            **of_up,
         )
         self.down = Einsum(
             "etf,efd->etd",
             (num_experts, hidden_features, in_features),
             base_kernel_shape=(bases[0], bases[2], bases[1]),
-            **{"kernel_init": per_expert_init, **shared},
+            **of_down,
         )
         self.top_k = top_k
         self.activation = activation
 
-    def __call__(self, x: Array) -> Array:
-        """Applies the block to `x` of shape `(..., in_features)`: the same shape."""
+    def __call__(
+        self, x: Array, out_sharding: OutSharding = None, hidden_sharding: OutSharding = None
+    ) -> Array:
+        """Applies the block to `x` of shape `(..., in_features)`: the same shape.
+
+        Args:
+          x: Inputs.
+          out_sharding: Sharding of the outputs of shape `(..., in_features)`, in a mesh of explicit
+            axes.
+          hidden_sharding: Sharding of the hidden layer of shape
+            `(experts, tokens, hidden_features)`, in a mesh of explicit axes.
+        """
         tokens = x.reshape(-1, x.shape[-1])
         gates = functional.top_k_gates(self.router(tokens), self.top_k)
         to_each = jnp.broadcast_to(tokens, (gates.shape[-1], *tokens.shape))
-        outputs = self.down(self.activation(self.up(to_each)))
-        return functional.mix(outputs, gates).reshape(x.shape)
+        hidden = self.activation(self.up(to_each, out_sharding=hidden_sharding))
+        experts, of_tokens = _first_two(hidden_sharding)
+        outputs = self.down(hidden, out_sharding=experts)
+        mixed = functional.mix(outputs, gates, of_tokens).reshape(x.shape)
+        return mixed if out_sharding is None else jax.sharding.reshard(mixed, out_sharding)
 
 
 class Residual(nnx.Module):
@@ -206,6 +243,8 @@ class Stack(nnx.Module):
       unroll: Whether each block is compiled on its own.
       axis_name: Name of the blocks' axis in the sharding metadata of the parameters, a mesh axis or
         a logical one; `None` if the axis is not sharded.
+      remat: Policy of `jax.checkpoint_policies` by which the backward pass computes each block's
+        activations again, such as `nothing_saveable` for all of them; `None` keeps them.
       rngs: Random keys; each block gets its own.
 
     Example:
@@ -227,6 +266,7 @@ class Stack(nnx.Module):
         *,
         unroll: bool = False,
         axis_name: str | None = None,
+        remat: Callable[..., bool] | None = None,
         rngs: nnx.Rngs,
     ):
         _check.function("make_block", make_block)
@@ -237,12 +277,14 @@ class Stack(nnx.Module):
         self.num_blocks = num_blocks
         self.unroll = unroll
         self.axis_name = axis_name
+        self.remat = remat
 
     def __call__(self, x: Array) -> Array:
         """Applies the blocks in turn."""
+        step = call_block(self.remat, is_scanned=not self.unroll)
         if not self.unroll:
             run = nnx.scan(
-                _step,
+                step,
                 in_axes=(nnx.Carry, 0),
                 out_axes=nnx.Carry,
                 transform_metadata={nnx.PARTITION_NAME: self.axis_name},
@@ -250,9 +292,82 @@ class Stack(nnx.Module):
             return run(x, self.blocks)
         graph, state = nnx.split(self.blocks)
         for i in range(self.num_blocks):
-            x = nnx.merge(graph, jax.tree.map(lambda leaf, i=i: leaf[i], state))(x)
+            x = step(x, nnx.merge(graph, jax.tree.map(lambda leaf, i=i: leaf[i], state)))
         return x
 
 
-def _step(x: Array, block: Callable[[Array], Array]) -> Array:
+def call_block(
+    remat: Callable[..., bool] | None, *, is_scanned: bool = False
+) -> Callable[[Array, nnx.Module], Array]:
+    """The function `(x, block)` that calls a block, which computes it again by a policy.
+
+    Args:
+      remat: Policy of `jax.checkpoint_policies`; `None` keeps all activations.
+      is_scanned: Whether it is the body of a scan.
+
+    Raises:
+      TypeError: if `remat` is no function.
+    """
+    if remat is None:
+        return _call
+    _check.function("remat", remat)
+    # The loop of a scan keeps XLA from joining the two computations; barriers would cost time.
+    return nnx.remat(_call, policy=remat, prevent_cse=not is_scanned)
+
+
+def _call(x: Array, block: Callable[[Array], Array]) -> Array:
     return block(x)
+
+
+def _first_two(hidden: OutSharding) -> tuple[PartitionSpec | None, PartitionSpec | None]:
+    """The shardings of the experts' outputs and of their mixture, from that of the hidden layer."""
+    if hidden is None:
+        return None, None
+    spec = hidden.spec if isinstance(hidden, NamedSharding) else hidden
+    experts, tokens, *_ = *spec, None, None
+    return PartitionSpec(experts, tokens, None), PartitionSpec(tokens, None)
+
+
+_OF_PARAMETERS = ("kernel_init", "bias_init", "kernel_metadata", "bias_metadata")
+
+
+def split_arguments(linear: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments of the layers into a hidden layer, and of the layer `down` out of it.
+
+    Args:
+      linear: Arguments of all, those of `down` alone with its name in front.
+
+    Example:
+      >>> split_arguments({"kernel_metadata": {"out_sharding": ("embed", "mlp")}})[1]
+      {'kernel_metadata': {'out_sharding': ('mlp', 'embed')}}
+    """
+    own = {name: f"down_{name}" for name in _OF_PARAMETERS}
+    into = {name: value for name, value in linear.items() if name not in own.values()}
+    down = dict(into)
+    if "kernel_metadata" in into:
+        down["kernel_metadata"] = _turned(into["kernel_metadata"])
+    if "bias_metadata" in into:
+        down["bias_metadata"] = {
+            name: value for name, value in into["bias_metadata"].items() if name != "out_sharding"
+        }
+    down |= {name: linear[theirs] for name, theirs in own.items() if linear.get(theirs) is not None}
+    return into, down
+
+
+def _turned(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata of a kernel with its last two axes the other way round."""
+    names = metadata.get("out_sharding")
+    if not isinstance(names, tuple | list | PartitionSpec):
+        return dict(metadata)
+    *batch, inputs, outputs = names
+    return {**metadata, "out_sharding": (*batch, outputs, inputs)}
+
+
+def _of_router(linear: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments of a mixture's experts, and those of its router."""
+    own = {name: f"router_{name}" for name in ("kernel_init", "kernel_metadata")}
+    experts = {name: value for name, value in linear.items() if name not in own.values()}
+    of_experts = {"kernel_metadata", *(f"down_{name}" for name in _OF_PARAMETERS)}
+    router = {name: value for name, value in experts.items() if name not in of_experts}
+    router |= {name: linear[theirs] for name, theirs in own.items() if theirs in linear}
+    return experts, router

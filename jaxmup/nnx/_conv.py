@@ -8,7 +8,8 @@ from jax import Array
 
 from jaxmup._axes import Sizes, conv_axes
 from jaxmup._parametrization import Parametrization, ParametrizationName
-from jaxmup.nnx._layer import OutSharding, hold_multipliers, scale_in, scaled_arguments
+from jaxmup.functional import OutSharding
+from jaxmup.nnx._layer import hold_multipliers, scale_in, scaled_arguments
 
 
 class Conv(nnx.Conv):

@@ -10,10 +10,10 @@ from jaxmup._axes import embedding_axes
 from jaxmup._parameter import as_parametrization
 from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup._readout import tied_readout_ratio
+from jaxmup.functional import OutSharding
 from jaxmup.nnx._layer import (
     SPEC,
     Multiplier,
-    OutSharding,
     hold_multipliers,
     multiplier_of,
     scaled_arguments,

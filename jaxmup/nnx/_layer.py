@@ -8,11 +8,10 @@ carries its spec as metadata.
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from flax import nnx
 from jax import Array
-from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from jaxmup import functional
@@ -23,9 +22,6 @@ from jaxmup.nnx._keys import Keys
 
 M = TypeVar("M", bound=nnx.Module)
 L = TypeVar("L", bound=nnx.Linear | nnx.LinearGeneral | nnx.Einsum | nnx.Conv | nnx.ConvTranspose)
-
-OutSharding: TypeAlias = NamedSharding | PartitionSpec | None
-"""The sharding that Flax's layer gives its outputs."""
 
 SPEC = "mup"  # the metadata key under which an `nnx.Param` carries its spec
 

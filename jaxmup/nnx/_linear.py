@@ -13,7 +13,8 @@ from jax import Array, lax
 
 from jaxmup._axes import Bases, Sizes, axes_of, einsum_axes, linear_axes
 from jaxmup._parametrization import Parametrization, ParametrizationName
-from jaxmup.nnx._layer import OutSharding, hold_multipliers, scale_in, scaled_arguments
+from jaxmup.functional import OutSharding
+from jaxmup.nnx._layer import hold_multipliers, scale_in, scaled_arguments
 
 
 class Linear(nnx.Linear):

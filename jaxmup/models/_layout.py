@@ -1,0 +1,104 @@
+"""A model over a mesh of devices: Flax's metadata for kernels, shardings of activations."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from flax.core import spmd
+from flax.typing import LogicalRules
+from jax import Array
+from jax.sharding import PartitionSpec
+
+from jaxmup import _check
+
+LOGICAL_AXES = ("batch", "length", "embed", "heads", "mlp", "vocab", "layers")
+"""Names of the axes of a transformer's activations and kernels, as in Flax's guides."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The axes of a mesh along which a model lies, by the names of its own axes.
+
+    Args:
+      rules: Axes of the mesh for each name in `LOGICAL_AXES`; `None` for no layout.
+    """
+
+    rules: LogicalRules | None = None
+
+    @classmethod
+    def of(cls, given: LogicalRules | None) -> "Layout":
+        """The layout by the given rules and those of Flax's context, where there are any.
+
+        Raises:
+          TypeError: if `given` are no pairs.
+          ValueError: if a given name is unknown, or the context maps it otherwise.
+        """
+        context = dict(spmd.get_logical_axis_rules())
+        if given is None and not context:
+            return cls()
+        own = _pairs(() if given is None else given)
+        for name in own:
+            _check.one_of("sharding_rules", name, LOGICAL_AXES)
+        merged = dict(spmd.composite_rules(tuple(context.items()), tuple(own.items())))
+        return cls(tuple((name, _axes(merged.get(name))) for name in LOGICAL_AXES))
+
+    def metadata(self, *names: str | None) -> dict[str, Any]:
+        """The metadata of a kernel whose axes have these names."""
+        if self.rules is None:
+            return {}
+        return {"out_sharding": names, "sharding_rules": self.rules}
+
+    def activation(self, *names: str | None) -> PartitionSpec | None:
+        """The sharding of an activation for `out_sharding`; `None` where Flax takes none.
+
+        An axis of the mesh that shards two axes goes to the later one: features before tokens.
+        """
+        if self.rules is None or not _is_explicit(jax.sharding.get_abstract_mesh()):
+            return None
+        return self._spec(names)
+
+    def stream(self, tokens: Array) -> PartitionSpec | None:
+        """The `activation` of the residual stream; without rules it lies as its tokens do."""
+        if self.rules is None and _is_explicit(jax.sharding.get_abstract_mesh()):
+            return PartitionSpec(*jax.typeof(tokens).sharding.spec, None)
+        return self.activation("batch", "length", None)
+
+    def constrain(self, x: Array, *names: str | None) -> Array:
+        """The activation, bound to its sharding in a mesh of automatic axes."""
+        mesh = jax.sharding.get_abstract_mesh()
+        if self.rules is None or mesh.empty or not mesh.are_all_axes_auto:
+            return x
+        return jax.lax.with_sharding_constraint(x, self._spec(names))
+
+    def _spec(self, names: tuple[str | None, ...]) -> PartitionSpec:
+        rules, used, entries = dict(self.rules or ()), set[str](), []
+        for name in reversed(names):
+            axes = tuple(axis for axis in rules.get(name) or () if axis not in used)
+            used |= set(axes)
+            entries.append(axes or None)
+        return PartitionSpec(*reversed(entries))
+
+
+def is_on_mesh() -> bool:
+    """True inside of a mesh of devices."""
+    return not jax.sharding.get_abstract_mesh().empty
+
+
+def _is_explicit(mesh: Any) -> bool:
+    return not mesh.empty and mesh.are_all_axes_explicit
+
+
+def _axes(given: Any) -> tuple[str, ...] | None:
+    if given is None:
+        return None
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _pairs(given: Any) -> dict[str, Any]:
+    try:
+        return dict(given)
+    except (TypeError, ValueError):
+        raise TypeError(
+            "`sharding_rules` must be pairs of a name and the axes of the mesh, such as "
+            f"(('batch', 'data'), ('mlp', 'model')). Got {given!r}."
+        ) from None
