@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +17,14 @@ from jax.sharding import PartitionSpec as P
 import jaxmup
 
 AXES = ("data", "fsdp", "tensor")
+# The axes of the mesh along which those of the model lie: FSDP, and Megatron's pairs of kernels.
+SHARDING = (
+    ("batch", ("data", "fsdp")),
+    ("embed", "fsdp"),
+    ("heads", "tensor"),
+    ("mlp", "tensor"),
+    ("vocab", "tensor"),
+)
 VOCABULARY = 256  # bytes
 
 
@@ -35,6 +42,7 @@ class Config:
     num_layers: int
     num_heads: int
     dtype: str  # of the computation; parameters and optimizer are float32
+    remat: bool  # compute activations again in the backward pass
     gauge: str
     learning_rate: float
     warmup: int
@@ -45,7 +53,7 @@ class Config:
 
 
 def read_config(path: Path) -> Config:
-    """The config of a TOML file; a `ValueError` if an entry is missing, unknown or of another type."""
+    """The config of a TOML file; an error if an entry is missing, unknown or of another type."""
     entries = tomllib.loads(path.read_text())
     kinds = {field.name: field.type for field in dataclasses.fields(Config)} | {"mesh": dict}
     found = {name: type(value) for name, value in entries.items()}
@@ -78,6 +86,8 @@ def make_model(config: Config, parametrization: jaxmup.Parametrization) -> jaxmu
         num_heads=config.num_heads,
         parametrization=parametrization,
         stacked=True,
+        sharding_rules=SHARDING,
+        remat=jax.checkpoint_policies.nothing_saveable if config.remat else None,
         dtype=config.dtype,
         rngs=nnx.Rngs(config.seed),
     )
@@ -96,7 +106,10 @@ class Program(NamedTuple):
 
 
 def build(config: Config, mesh: Mesh) -> Program:
-    """The program of a config on a mesh, which may be of devices that are not there."""
+    """The program of a config on a mesh, inside of which it is called.
+
+    The mesh may be of devices that are not there, to compile for.
+    """
     mup = jaxmup.parametrization("mup", "adamw", gauge=config.gauge)
     specs = jaxmup.nnx.specs(nnx.eval_shape(lambda: make_model(config, mup)))
     scalings = jaxmup.resolve(specs, mup)
@@ -111,7 +124,7 @@ def build(config: Config, mesh: Mesh) -> Program:
         return model, nnx.Optimizer(model, tx, wrt=nnx.Param)
 
     graph, shapes = nnx.split(nnx.eval_shape(create))
-    shardings = layout(shapes, mesh)
+    shardings = nnx.get_named_sharding(shapes, mesh)  # of the moments too, as of their parameters
 
     def step(
         state: nnx.State, inputs: jax.Array, targets: jax.Array
@@ -137,27 +150,6 @@ def build(config: Config, mesh: Mesh) -> Program:
         jax.jit(step, donate_argnums=0, out_shardings=(shardings, NamedSharding(mesh, P()))),
         NamedSharding(mesh, P(("data", "fsdp"))),
     )
-
-
-# The last axes of a parameter, and of its moments, along the mesh: FSDP beside Megatron's pairs.
-LAYOUT = {
-    r"embed/embedding$": P("tensor", "fsdp"),
-    r"attention/(query|key|value)/kernel$": P("fsdp", "tensor", None),
-    r"attention/out/kernel$": P("tensor", None, "fsdp"),
-    r"(gate|up|readout)/kernel$": P("fsdp", "tensor"),
-    r"down/kernel$": P("tensor", "fsdp"),
-}
-
-
-def layout(state: nnx.State, mesh: Mesh) -> nnx.State:
-    """The sharding of each array of a state."""
-
-    def of(path: tuple, x: jax.ShapeDtypeStruct) -> NamedSharding:
-        name = "/".join(map(str, path))
-        spec = next((s for pattern, s in LAYOUT.items() if re.search(pattern, name)), P())
-        return NamedSharding(mesh, P(*(None,) * (len(x.shape) - len(spec)), *spec))
-
-    return nnx.map_state(lambda path, x: x.replace(of(path, x)), state)
 
 
 def put_batch(

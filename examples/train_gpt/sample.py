@@ -22,10 +22,10 @@ def load(folder: Path) -> tuple[Config, nnx.GraphDef, nnx.State]:
     kept = json.loads((folder / "config.json").read_text())
     entries = {field.name: kept[field.name] for field in dataclasses.fields(Config)}
     config = Config(**entries | {"mesh": dict.fromkeys(AXES, 1)})
-    trained, plain = (
-        build(each, make_mesh(config))
-        for each in (config, dataclasses.replace(config, gauge="table3"))
-    )
+    mesh = make_mesh(config)
+    with jax.set_mesh(mesh):
+        trained = build(config, mesh)
+        plain = build(dataclasses.replace(config, gauge="table3"), mesh)
     jaxmup.manifest.check(folder / "manifest.json", trained.specs, trained.parametrization)
     with checkpoints_of(folder) as checkpoints:
         only = ocp.args.Composite(model=ocp.args.StandardRestore(trained.like[0]))

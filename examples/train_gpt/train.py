@@ -29,12 +29,12 @@ LOG_EVERY = 10
 
 
 def train(config: Config, folder: Path, source: Path | None = None) -> None:
-    """Trains from the last checkpoint of the folder, or else of `source`, or else from the start."""
+    """Trains from the last checkpoint of the folder, or else of `source`, or from the start."""
     text = jaxmup.data.text(config.text or None).train
     facts = dataclasses.asdict(config) | {"sha256 of the text": hashlib.sha256(text).hexdigest()}
-    program = build(config, make_mesh(config))
-    writes = jax.process_index() == 0
-    with locked(folder) if writes else contextlib.nullcontext():
+    mesh, writes = make_mesh(config), jax.process_index() == 0
+    with jax.set_mesh(mesh), locked(folder) if writes else contextlib.nullcontext():
+        program = build(config, mesh)
         if writes:
             begin(folder, facts, program)
         same = np.frombuffer(hashlib.sha256(json.dumps(facts).encode()).digest(), np.uint8)
@@ -145,7 +145,7 @@ def save(checkpoints: ocp.CheckpointManager, step: int, state: nnx.State) -> Non
 
 
 def restore(checkpoints: ocp.CheckpointManager, program: Program) -> nnx.State:
-    """The state of the last checkpoint, laid out as the program wants it, whatever mesh wrote it."""
+    """The state of the last checkpoint, laid out for the program, whatever mesh wrote it."""
     parts = {"model": program.like[0], "optimizer": program.like[1]}
     items = {name: ocp.args.StandardRestore(part) for name, part in parts.items()}
     found = checkpoints.restore(checkpoints.latest_step(), args=ocp.args.Composite(**items))
