@@ -1596,6 +1596,10 @@ def nnx_layer(name: str, *sizes: Any, **options: Any) -> Callable[[], Any]:
     return lambda: getattr(layers, name)(*sizes, **{"rngs": rngs()} | options)
 
 
+def stack_of_two() -> layers.Stack:
+    return layers.Stack(lambda r: layers.Linear(2, 2, rngs=r), 2, rngs=rngs())
+
+
 def linen_layer(name: str, *sizes: Any, **options: Any) -> Callable[[], Any]:
     return lambda: init(getattr(linen, name)(*sizes, **options), jnp.ones((2, 8)))
 
@@ -1678,6 +1682,21 @@ LAYERS = [
         "num_blocks",
     ),
     Bad("nnx.Stack", lambda: layers.Stack(3, 2, rngs=rngs()), TypeError, "make_block"),
+    Bad("nnx.Stack", lambda: stack_of_two()[2], IndexError, "one of 2 blocks. Got 2"),
+    Bad("nnx.Stack", lambda: stack_of_two()[-3], IndexError, "one of 2 blocks. Got -3"),
+    Bad("nnx.Stack", lambda: stack_of_two()[0:1], TypeError, "slice"),
+    Bad(
+        "nnx.MultiHeadAttention",
+        nnx_layer("MultiHeadAttention", 2, 8, init_std=0.0),
+        ValueError,
+        "`init_std`",
+    ),
+    Bad(
+        "nnx.MultiHeadAttention",
+        nnx_layer("MultiHeadAttention", 2, 8, init_std=0.1, kernel_init=nnx.initializers.ones),
+        ValueError,
+        "`init_std` and `kernel_init` both",
+    ),
     Bad("nnx.specs", lambda: layers.specs(3), TypeError, "model"),
     Bad("nnx.specs", lambda: layers.specs(DENSE), ValueError, "Every parameter needs a ParamSpec"),
     Bad("nnx.specs", lambda: layers.specs(linear(), given={"nothing": W}), ValueError, "nothing"),
@@ -1822,6 +1841,18 @@ LAYERS = [
         ),
         ValueError,
         "`context`",
+    ),
+    *(
+        Bad(
+            "models.GPT",
+            lambda bad=bad: models.GPT(
+                8, width=8, num_layers=1, num_heads=2, base_width=8, rngs=rngs(), **bad
+            ),
+            ValueError,
+            f"`{name}`",
+        )
+        for bad in ({"init_std": -0.1}, {"logit_scale": 0.0}, {"logit_scale": float("nan")})
+        for name in bad
     ),
 ]
 

@@ -406,6 +406,34 @@ class DenseLinen(nn.Module):
         return jaxmup.linen.Residual(dense, **DEPTH)(x), None
 
 
+@pytest.mark.parametrize("zero_query", [False, True])
+@pytest.mark.parametrize("linen", [False, True])
+def test_attention_with_a_standard_deviation(linen, zero_query):
+    """Stored with variance 1 at four times the base width: the multiplier is 0.02 / √4."""
+    common = {
+        "parametrization": jaxmup.parametrization("mup", gauge="unit"),
+        "base_num_heads": 2,
+        "base_in_features": 16,
+        "init_std": 0.02,
+        "zero_query": zero_query,
+    }
+    if linen:
+        layer = jaxmup.linen.MultiHeadDotProductAttention(8, **common)
+        params = layer.init(jax.random.key(0), jnp.ones((1, 2, 64)))["params"]
+        specs = jaxmup.linen.specs(layer, jnp.ones((1, 2, 64)))
+    else:
+        layer = jaxmup.nnx.MultiHeadAttention(8, 64, decode=False, rngs=nnx.Rngs(0), **common)
+        params = nnx.to_pure_dict(nnx.state(layer, nnx.Param))
+        specs = jaxmup.nnx.specs(layer)
+    for name in ("query", "key", "value", "out"):
+        kernel = params[name]["kernel"]
+        if zero_query and name == "query":
+            assert not np.any(kernel)
+            continue
+        assert specs[name]["kernel"].applied.multiplier == pytest.approx(0.01)
+        assert abs(np.std(kernel) - 1) < z_bound(kernel.size)
+
+
 def by_hand(x: Any, kernels: Any) -> np.ndarray:
     for kernel in np.asarray(kernels):
         x = x + x @ kernel / 4  # depth_ratio^-1
@@ -427,6 +455,22 @@ def test_nnx_stacks_compute_the_same_scanned_and_unrolled():
     assert (spec.shape, spec.depth_ratio, spec.r_in) == ((8, 6, 6), 4.0, 2.0)
 
 
+def test_a_stack_is_a_sequence_of_its_blocks():
+    x, stack = draw(2, 6), jaxmup.nnx.Stack(dense_nnx, 3, rngs=nnx.Rngs(0))
+    (kernels,) = jax.tree.leaves(nnx.state(stack, nnx.Param))
+    assert len(stack) == 3
+    for i, block in enumerate(stack):
+        assert isinstance(block, jaxmup.nnx.Residual)
+        for same in (block, stack[i], stack[i - 3], stack[np.int64(i)]):
+            assert bits(same.block.kernel[...]) == bits(kernels[i])
+        require_close(block(x), by_hand(x, kernels[i : i + 1]), "layer", "float32")
+        spec = jaxmup.nnx.specs(block)["block"]["kernel"]
+        assert (spec.shape, spec.depth_ratio, spec.r_in) == ((6, 6), 4.0, 2.0)
+    assert i == 2
+    stack[1].block.kernel[...] = jnp.zeros((6, 6))
+    assert bits(*jax.tree.leaves(nnx.state(stack, nnx.Param))) == bits(kernels)
+
+
 @pytest.mark.parametrize("unroll", [False, True])
 @pytest.mark.parametrize("name", [None, "pipe"])
 def test_nnx_stacks_name_their_axis_in_sharding_metadata(unroll, name):
@@ -445,6 +489,9 @@ def test_nnx_stacks_name_their_axis_in_sharding_metadata(unroll, name):
             assert stack(draw(2, 6)).shape == (2, 6)
         (spec,) = jax.tree.leaves(nnx.get_partition_spec(nnx.state(stack)))
         assert tuple(spec) == (name, *inner, "data", "model")
+        with nnx.use_eager_sharding(False):
+            (spec,) = jax.tree.leaves(nnx.get_partition_spec(nnx.state(stack[0])))
+        assert tuple(spec) == (*inner, "data", "model")
 
 
 def test_linen_stacks_compute_the_same_scanned_and_unrolled():

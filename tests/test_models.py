@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from helpers import z_bound
 
 import jaxmup
 from jaxmup._tree import leaves_by_path
@@ -146,6 +147,47 @@ def test_rotated_products_depend_on_the_distance_alone(x64):
     for i, angle in ((0, 1.0), (2, 10_000 ** (-4 / 6))):
         complex_pair = (q[0, i] + 1j * q[0, i + 3]) * np.exp(1j * angle)
         np.testing.assert_allclose(turned[[i, i + 3]], [complex_pair.real, complex_pair.imag])
+
+
+def test_initial_std_of_a_gpt():
+    """GPT-2's 0.02 in every matrix, over √2 in hidden ones at twice the base width."""
+    model = gpt(**GPT2 | {"context": 40, "init_std": 0.02}, width=64, base_width=32)
+    specs = leaves_by_path(jaxmup.nnx.specs(model))
+    for name, leaf in leaves_by_path(nnx.state(model, nnx.Param)).items():
+        if specs[name].role == "hidden" or name.endswith("embedding"):
+            expected = 0.02 if name.endswith("embedding") else 0.02 / 2**0.5
+            bound = 1 + z_bound(leaf.size)
+            assert expected / bound < np.std(leaf) < expected * bound, name
+    untied = gpt(init_std=0.02, base_width=16).readout.kernel[...]
+    assert 0.015 < np.std(untied) < 0.025
+    zeros = gpt(init_std=0.02, readout_init=nnx.initializers.zeros)
+    assert not np.any(zeros(TOKENS))
+
+
+def test_a_gpt_takes_a_rule_of_ones_own():
+    rule = jaxmup.Parametrization.from_table(
+        "mine", "adam", dict.fromkeys(("input", "hidden", "output"), jaxmup.ABCD(0, 0.5, 1, 0))
+    )
+    scalings = jaxmup.resolve(jaxmup.nnx.specs(gpt(parametrization=rule)), rule)
+    assert {s.lr for s in leaves_by_path(scalings).values()} == {0.5}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_logit_scale_multiplies_the_logits(tied):
+    plain, scaled = (gpt(tied=tied, logit_scale=scale)(TOKENS) for scale in (1.0, 4.0))
+    np.testing.assert_allclose(scaled, 4 * plain, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "default"), [("gated", jax.nn.silu), ("plain", lambda x: jax.nn.gelu(x, True))]
+)
+def test_activation_of_a_gpt(kind, default):
+    def fed(**activation):
+        block = gpt(num_layers=1, feed_forward=kind, **activation).blocks[0]
+        return block.feed_forward(jnp.linspace(-2, 2, 32).reshape(2, 16))
+
+    assert np.array_equal(fed(), fed(activation=default))
+    assert not np.any(fed(activation=jnp.zeros_like))
 
 
 @pytest.mark.parametrize(

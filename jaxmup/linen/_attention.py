@@ -35,6 +35,7 @@ class MultiHeadDotProductAttention(Layer, nn.MultiHeadDotProductAttention):
         `base_in_features`.
       base_out_features: `out_features` of the base model; `None` for `base_in_features` where
         `out_features` is `None` too.
+      init_std: Standard deviation of normal kernels at base width, instead of `kernel_init`.
       zero_query: Whether the query kernel starts at zero, so that attention starts uniform at every
         width.
       zero_out: Whether the output kernel starts at zero.
@@ -42,8 +43,8 @@ class MultiHeadDotProductAttention(Layer, nn.MultiHeadDotProductAttention):
       depth_ratio: Number of residual blocks over that of the base model; 1.0 outside of them.
 
     Raises:
-      ValueError: at the first call, if a size, base or scale is out of range, or a dtype is not a
-        floating-point one.
+      ValueError: at the first call, if a size, base, standard deviation or scale is out of range, a
+        dtype is not a floating-point one, or `init_std` comes with a `kernel_init`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -62,6 +63,7 @@ class MultiHeadDotProductAttention(Layer, nn.MultiHeadDotProductAttention):
     base_in_features: int | None = None
     base_in_kv_features: int | None = None
     base_out_features: int | None = None
+    init_std: float | None = None
     zero_query: bool = False
     zero_out: bool = False
 
@@ -134,10 +136,11 @@ class MultiHeadDotProductAttention(Layer, nn.MultiHeadDotProductAttention):
         is_out = name == "out"
         kernel_init = (self.out_kernel_init if is_out else None) or self.kernel_init
         bias_init = (self.out_bias_init if is_out else None) or self.bias_init
-        if (is_out and self.zero_out) or (name == "query" and self.zero_query):
-            kernel_init = nn.initializers.zeros
         inits = {"kernel_init": kernel_init, "bias_init": bias_init}
-        return Weights(axes=axes, name=name, **inits, **self.shared())()
+        std = self.init_std
+        if (is_out and self.zero_out) or (name == "query" and self.zero_query):
+            inits["kernel_init"], std = nn.initializers.zeros, None
+        return Weights(axes=axes, name=name, init_std=std, **inits, **self.shared())()
 
 
 def _attention_axes(

@@ -184,6 +184,7 @@ class Weights(Layer):
       kernel_init: Initializer of the kernel at base width.
       bias_init: Initializer of the bias at base width.
       scale_init: Initializer of the gain of a norm at base width.
+      init_std: Standard deviation of a normal kernel at base width, instead of `kernel_init`.
       dtype: Dtype of the computation.
       param_dtype: Dtype of the parameters.
     """
@@ -192,6 +193,7 @@ class Weights(Layer):
     kernel_init: Initializer = default_kernel_init
     bias_init: Initializer = nn.initializers.zeros
     scale_init: Initializer = nn.initializers.ones
+    init_std: float | None = None
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
 

@@ -47,8 +47,13 @@ class GPT(nnx.Module):
       context: Length of the longest sequence, for learned positions; `None` for rotary ones.
       norm: `"rms"` or `"layer"`, with an epsilon of 1e-5.
       feed_forward: `"gated"` is SwiGLU, `"plain"` has one hidden layer with GELU's tanh form.
+      activation: Activation of the feed-forward layers; `None` for SiLU where they are gated and
+        GELU's tanh form where they are plain.
       use_bias: Whether linear layers, but for the readout, and layer norms have biases.
       tied: Whether the readout is the embedding.
+      init_std: Standard deviation of every kernel and embedding at base width, such as GPT-2's
+        0.02; `None` for those of Flax's layers.
+      logit_scale: Factor on the logits, one number at every width; dimensionless.
       readout_init: Initial values of an untied readout; `None` for those of a linear layer. With
         zeros the initial logits, which fade with the width under muP, do not add to the changes.
       stacked: Whether the blocks are one `jaxmup.nnx.Stack`, which compiles one block whatever
@@ -67,7 +72,8 @@ class GPT(nnx.Module):
     Raises:
       TypeError: if `remat` is no function, or `sharding_rules` are no pairs.
       ValueError: if a size is not a positive integer or not divisible as it must be, an option is
-        unknown, or `context` and `positions` do not fit each other.
+        unknown, `context` and `positions` do not fit each other, or a standard deviation or
+        `logit_scale` is not a finite positive number.
 
     Example:
       >>> sizes = {"width": 32, "num_layers": 2, "num_heads": 2, "base_width": 16}
@@ -96,8 +102,11 @@ class GPT(nnx.Module):
         context: int | None = None,
         norm: Norm = "rms",
         feed_forward: FeedForward = "gated",
+        activation: Callable[[Array], Array] | None = None,
         use_bias: bool = False,
         tied: bool = False,
+        init_std: float | None = None,
+        logit_scale: float = 1.0,
         readout_init: nnx.Initializer | None = None,
         stacked: bool = False,
         parametrization: Parametrization | ParametrizationName = "mup",
@@ -116,6 +125,7 @@ class GPT(nnx.Module):
         _check_heads(width=width, num_heads=num_heads)
         _check_heads(base_width=base_width, base_num_heads=base_num_heads)
         _check_together(hidden_features, base_hidden_features)
+        _check.number("logit_scale", logit_scale, above=0)
         if hidden_features is None or base_hidden_features is None:
             hidden_features, base_hidden_features = 4 * width, 4 * base_width
         layer = {"parametrization": parametrization, "dtype": dtype, "param_dtype": param_dtype}
@@ -132,7 +142,9 @@ class GPT(nnx.Module):
                 rotary=positions == "rotary",
                 norm=norm,
                 feed_forward=feed_forward,
+                activation=activation,
                 use_bias=use_bias,
+                init_std=init_std,
                 depth_ratio=num_layers / base_num_layers,
                 layout=layout,
                 rngs=rngs,
@@ -140,7 +152,7 @@ class GPT(nnx.Module):
             )
 
         common = {"rngs": rngs, **layer}
-        embedding = {"base_features": base_width, **common}
+        embedding = {"base_features": base_width, "init_std": init_std, **common}
         of_tokens = layout.metadata("vocab", "embed")
         self.embed = Embed(vocabulary, width, embedding_metadata=of_tokens, **embedding)
         of_positions = layout.metadata(None, "embed")
@@ -157,11 +169,11 @@ class GPT(nnx.Module):
         self.layout = layout
         self.remat = remat
         self.norm = _make_norm(norm, width, base_width, use_bias, common)
-        readout = {"use_bias": False, "base_in_features": base_width, **common}
+        start = {"init_std": init_std} if readout_init is None else {"kernel_init": readout_init}
+        readout = {"use_bias": False, "base_in_features": base_width, **start, **common}
         readout["kernel_metadata"] = layout.metadata("embed", "vocab")
-        if readout_init is not None:
-            readout["kernel_init"] = readout_init
         self.readout = None if tied else Linear(width, vocabulary, **readout)
+        self.logit_scale = logit_scale
 
     def __call__(self, tokens: Array) -> Array:
         """Logits of shape `(batch, length, vocabulary)` for integer tokens `(batch, length)`.
@@ -185,6 +197,7 @@ class GPT(nnx.Module):
         x = self.norm(x)
         read_out = self.embed.attend if self.readout is None else self.readout
         logits = read_out(x, layout.activation("batch", "length", "vocab"))
+        logits = functional.scale(logits, self.logit_scale)
         return layout.constrain(logits, "batch", "length", "vocab")
 
 
@@ -207,7 +220,9 @@ class Block(nnx.Module):
         rotary: bool,
         norm: Norm,
         feed_forward: FeedForward,
+        activation: Callable[[Array], Array] | None,
         use_bias: bool,
+        init_std: float | None,
         depth_ratio: float,
         layout: Layout,
         **common: Any,
@@ -223,6 +238,7 @@ class Block(nnx.Module):
             base_num_heads=base_num_heads,
             base_head_dim=base_width // base_num_heads,
             base_in_features=base_width,
+            init_std=init_std,
             attention_fn=rotary_attention if rotary else attention,
             decode=False,
             kernel_metadata=layout.metadata("embed", "heads", None),
@@ -234,6 +250,7 @@ class Block(nnx.Module):
         bases = {"base_in_features": base_width, "base_hidden_features": base_hidden_features}
         self.feed_forward_norm = _make_norm(norm, width, base_width, use_bias, layer)
         make = GatedMLP if feed_forward == "gated" else PlainMLP
+        own = {"init_std": init_std} | ({} if activation is None else {"activation": activation})
         self.feed_forward = make(
             width,
             hidden_features,
@@ -242,6 +259,7 @@ class Block(nnx.Module):
             bias_metadata=layout.metadata("mlp"),
             down_bias_metadata=layout.metadata(None),
             **bases,
+            **own,
             **layer,
         )
 
@@ -268,9 +286,10 @@ class Block(nnx.Module):
 
 
 class PlainMLP(nnx.Module):
-    """A feed-forward layer of one hidden layer with GELU's tanh form: `down(gelu(up(x)))`.
+    """A feed-forward layer of one hidden layer: `down(activation(up(x)))`.
 
-    Its arguments are those of `jaxmup.nnx.GatedMLP`.
+    Its arguments are those of `jaxmup.nnx.GatedMLP`, but for `activation`: GELU's tanh form by
+    default.
     """
 
     def __init__(
@@ -278,6 +297,7 @@ class PlainMLP(nnx.Module):
         in_features: int,
         hidden_features: int,
         *,
+        activation: Callable[[Array], Array] = jax.nn.gelu,  # the tanh form
         base_in_features: int | None = None,
         base_hidden_features: int | None = None,
         **linear: Any,
@@ -287,12 +307,13 @@ class PlainMLP(nnx.Module):
         self.up = Linear(in_features, hidden_features, **up, **linear)
         down = {"base_in_features": base_hidden_features, "base_out_features": base_in_features}
         self.down = Linear(hidden_features, in_features, **down, **of_down)
+        self.activation = activation
 
     def __call__(
         self, x: Array, out_sharding: OutSharding = None, hidden_sharding: OutSharding = None
     ) -> Array:
         """Shape `(..., in_features)` to the same."""
-        hidden = jax.nn.gelu(self.up(x, hidden_sharding), approximate=True)
+        hidden = self.activation(self.up(x, hidden_sharding))
         return self.down(hidden, out_sharding)
 
 

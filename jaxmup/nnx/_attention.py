@@ -43,6 +43,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         `num_kv_heads` is `None`, it is `base_num_heads`.
       base_in_kv_features: `in_kv_features` of the base model; `None` if it does not grow. Where
         `in_kv_features` is `None`, it is `base_in_features`.
+      init_std: Standard deviation of normal kernels at base width, instead of `kernel_init`.
       zero_query: Whether the query kernel starts at zero, so that attention starts uniform at every
         width.
       zero_out: Whether the output kernel starts at zero.
@@ -52,7 +53,8 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
       **flax: Other arguments of `flax.nnx.MultiHeadAttention`.
 
     Raises:
-      ValueError: if a size, base or scale is out of range, or a dtype is not a floating-point one.
+      ValueError: if a size, base, standard deviation or scale is out of range, a dtype is not a
+        floating-point one, or `init_std` comes with a `kernel_init`.
 
     Example:
       >>> from flax import nnx
@@ -83,6 +85,7 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         base_out_features: int | None = None,
         base_num_kv_heads: int | None = None,
         base_in_kv_features: int | None = None,
+        init_std: float | None = None,
         zero_query: bool = False,
         zero_out: bool = False,
         lr_scale: float = 1.0,
@@ -117,8 +120,9 @@ class MultiHeadAttention(nnx.MultiHeadAttention):
         heads = (self.num_heads, self.head_dim), (base_num_heads, base_head_dim)
         kv_heads = (self.num_kv_heads, self.head_dim), (base_num_kv_heads, base_head_dim)
         outputs = self.out_features, base_out_features
-        into = {**_arguments(flax, "qkv"), **shared}
-        onto = {**_arguments(flax, "out"), "axis": (-2, -1), **shared}
+        linear = {"init_std": init_std, **shared}
+        into = {**_arguments(flax, "qkv"), **linear}
+        onto = {**_arguments(flax, "out"), "axis": (-2, -1), **linear}
         # In Flax's order, which is that of the draws.
         self.query = _linear(queries, heads, zero=zero_query, **into)
         self.key = _linear(keys, kv_heads, **into)
@@ -158,7 +162,7 @@ def _linear(
 ) -> LinearGeneral:
     """A layer between axes given by their sizes, now and in the base model."""
     if zero:
-        arguments["kernel_init"] = zeros
+        arguments |= {"kernel_init": zeros, "init_std": None}
     bases = {"base_in_features": inputs[1], "base_out_features": outputs[1]}
     return LinearGeneral(inputs[0], outputs[0], **bases, **arguments)
 

@@ -1,6 +1,7 @@
 """Blocks: gated MLP, mixture of experts, and residual blocks that know depth."""
 
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -235,7 +236,8 @@ class Stack(nnx.Module):
     """Equal blocks one after another, their parameters stacked along a leading axis.
 
     Scanned or unrolled, it has the same parameters and computes the same function; scanned it
-    compiles one block, whatever their number.
+    compiles one block, whatever their number. `stack[i]` is a block, `len(stack)` their number, and
+    a stack is iterated over its blocks.
 
     Args:
       make_block: Function of random keys that makes a block, called once under `nnx.vmap`.
@@ -257,6 +259,8 @@ class Stack(nnx.Module):
       >>> stack = jaxmup.nnx.Stack(make_block, 6, rngs=nnx.Rngs(0))
       >>> stack(jnp.ones((2, 4))).shape, jaxmup.nnx.specs(stack)["blocks"]["block"]["kernel"].shape
       ((2, 4), (6, 4, 4))
+      >>> len(stack), jaxmup.nnx.specs(stack[-1])["block"]["kernel"].shape
+      (6, (4, 4))
     """
 
     def __init__(
@@ -290,10 +294,39 @@ class Stack(nnx.Module):
                 transform_metadata={nnx.PARTITION_NAME: self.axis_name},
             )
             return run(x, self.blocks)
-        graph, state = nnx.split(self.blocks)
-        for i in range(self.num_blocks):
-            x = step(x, nnx.merge(graph, jax.tree.map(lambda leaf, i=i: leaf[i], state)))
+        for block in self:
+            x = step(x, block)
         return x
+
+    def __len__(self) -> int:
+        """The number of blocks."""
+        return self.num_blocks
+
+    def __getitem__(self, index: int) -> nnx.Module:
+        """The block at `index`, from the end where it is negative.
+
+        A copy: what is written to it does not reach the stack.
+
+        Raises:
+          TypeError: if `index` is no integer.
+          IndexError: if there is no such block.
+        """
+        i = operator.index(index)
+        if not -self.num_blocks <= i < self.num_blocks:
+            raise IndexError(f"`index` must be that of one of {self.num_blocks} blocks. Got {i}.")
+        return next(self._cut([i]))
+
+    def __iter__(self) -> Iterator[nnx.Module]:
+        """The blocks in turn, each a copy as `stack[i]` is."""
+        return self._cut(range(self.num_blocks))
+
+    def _cut(self, indices: Iterable[int]) -> Iterator[nnx.Module]:
+        graph, state = nnx.split(self.blocks)
+        for i in indices:
+            one = jax.tree.map(lambda leaf, i=i: leaf[i], state)
+            # One block has no axis of blocks in its sharding.
+            one = nnx.spmd.remove_axis(one, 0, {nnx.PARTITION_NAME: self.axis_name})
+            yield nnx.merge(graph, one)
 
 
 def call_block(

@@ -36,4 +36,5 @@ from jaxmup.optim._muon import muon_dimension_numbers as muon_dimension_numbers
 from jaxmup.optim._reference import in_reference_gauge as in_reference_gauge
 from jaxmup.optim._scale import scale_gradients as scale_gradients
 from jaxmup.optim._scale import scale_updates as scale_updates
+from jaxmup.optim._shardings import state_shardings as state_shardings
 from jaxmup.optim._weight_decay import WeightDecayMode as WeightDecayMode
