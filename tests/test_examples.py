@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import shutil
 import signal
 import socket
 import subprocess
@@ -78,7 +77,8 @@ from program import make_mesh, read_config
 from train import locked, train
 
 top = pathlib.Path(sys.argv[1])
-config, on_four, on_one, table3, steps, wide, odd = map(read_config, map(pathlib.Path, sys.argv[2:]))
+configs = [read_config(pathlib.Path(path)) for path in sys.argv[2:]]
+config, on_four, on_one, table3, steps, wide, odd = configs
 
 def of_step_32(name):
     shutil.copytree(top / "whole", top / name)
@@ -157,7 +157,7 @@ def whole(top, refusals):
 
 @pytest.mark.parametrize("name", ["on four", "on one", "table3"])
 def test_goes_on_elsewhere(top, whole, name):
-    """From eight devices to four, to one, and into another gauge beside an unfinished checkpoint."""
+    """From eight devices to four, to one beside half a checkpoint, and into another gauge."""
     assert losses(top / name)[:32] == whole[:32]
     assert losses(top / name) == pytest.approx(whole, rel=ROUNDING)
     assert losses(top / name)[32:] != whole[32:]  # it was trained, not copied
