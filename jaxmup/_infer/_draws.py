@@ -13,7 +13,6 @@ from jax import Array
 
 from jaxmup._check import is_traced
 from jaxmup._infer._meshes import Place, is_on_mesh
-from jaxmup._parameter import join_tiles
 from jaxmup._program import (
     ClosedJaxpr,
     Equation,
@@ -25,15 +24,18 @@ from jaxmup._program import (
     bind,
     bind_primitive,
     dependencies,
+    evaluate,
     flatten,
     interpret,
     no_mesh,
     part,
     parts,
+    quick_bits,
     split,
     unsharded,
     variables,
 )
+from jaxmup._tiles import join_tiles
 from jaxmup._tree import PathName
 from jaxmup.functional import scale
 
@@ -290,7 +292,7 @@ def _grown(
     same: Same, mapped: tuple[bool, ...], grid: Grid, gain: float, place: Place
 ) -> Callable[..., Array]:
     def draw(*inputs: Array) -> Array:
-        return as_function(same.program)(*inputs)[0]
+        return evaluate(same.program, inputs, quick_bits)[0]
 
     # One axis of draws for each axis of the parameter: a single one could be sharded over devices
     # by the first axis alone, and every device would draw the whole of the others.

@@ -46,6 +46,24 @@ def uneven_parts(name: PathName, value: str) -> Finding:
     )
 
 
+def unlike_parts(name: PathName, use: str, other: str) -> Finding:
+    """Parts of one parameter that ask for different numbers.
+
+    Args:
+      name: Parameter that has the parts.
+      use: Use of one part, with its line and its axes.
+      other: Use of another part.
+    """
+    return Finding(
+        "uneven-parts",
+        f"Parts of it do different things: one is {use}; another {other}.",
+        (name,),
+        "One tensor has one initial scale and one learning rate, which are right for one of the "
+        "parts alone.",
+        f"Make each part a parameter of its own in place of `{name}`.",
+    )
+
+
 def rule_contradicted(
     name: PathName, axis: int, sizes: str, given: AxisKind, shown: AxisKind, use: str
 ) -> Finding:

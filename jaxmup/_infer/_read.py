@@ -11,7 +11,12 @@ from jaxmup import _check
 from jaxmup._check import listed
 from jaxmup._correction import Correction
 from jaxmup._finding import Finding
-from jaxmup._infer._findings import missing_factor, uneven_parts, unused_parameter
+from jaxmup._infer._findings import (
+    missing_factor,
+    uneven_parts,
+    unlike_parts,
+    unused_parameter,
+)
 from jaxmup._infer._gains import INSERTED, Solution, at, solve, way_to_origin
 from jaxmup._infer._growth import NONE, Growth, of_sizes
 from jaxmup._infer._leaf import Kinds
@@ -22,6 +27,7 @@ from jaxmup._infer._reading import Reading
 from jaxmup._infer._sites import Sites
 from jaxmup._infer._uneven import uneven
 from jaxmup._infer._uses import Uses, natures
+from jaxmup._infer._views import Part, Use
 from jaxmup._infer._words import Words, alike, joined, line
 from jaxmup._program import Flat, Node, flatten, is_open
 from jaxmup._spec import AxisKind
@@ -68,6 +74,7 @@ class Reader:
             raise ValueError(_MADE.format(listed(made)))
         self._rank = rank_of(self.flat)
         self._find_uneven_parts()
+        self._find_unlike_parts(given)
         self._find_unused(fixed)
         self.shown = {name: self._kinds(name) for name in self.names}
         self.kinds = self.shown | dict(given)
@@ -102,6 +109,44 @@ class Reader:
         if parts:
             names = joined(f"`{alike(next(self.words.nearest(node)))}`" for node in parts)
             _check.warn(_UNEVEN.format(listed(described), names))
+
+    def _find_unlike_parts(self, given: Collection[PathName]) -> None:
+        """Notes parameters whose parts are used in ways that ask for different numbers."""
+        found = {
+            name: unlike
+            for name in self.names
+            if name not in given and (unlike := self._unlike_parts(name))
+        }
+        for name, (use, other) in found.items():
+            self._add(unlike_parts(name, use.with_axes(), other.with_axes()))
+        if found:
+            lines = dict.fromkeys(
+                f"`{alike(name)}` are {use.with_axes()}, and {other.with_axes()}"
+                for name, (use, other) in found.items()
+            )
+            _check.warn(_UNLIKE.format(listed(lines)))
+
+    def _unlike_parts(self, name: PathName) -> tuple[Use, Use] | None:
+        """A use each of two parts of a parameter that ask for different numbers."""
+        by_part: dict[Part, list[Use]] = collections.defaultdict(list)
+        for use in self.uses.of(name):
+            by_part[use.part].append(use)
+        first: dict[tuple[Growth, Growth], Use] = {}
+        for part, uses in by_part.items():
+            if any(other == part[: len(other)] for other in by_part if other != part):
+                continue  # one that is also used in a larger part has no number of its own
+            binding = max(uses, key=lambda use: self._rank(self._coordinates(name, use.kinds)[0]))
+            first.setdefault(self._ratios(name, binding.kinds), binding)
+        one, other, *_ = (*first.values(), None, None)
+        return None if one is None or other is None else (one, other)
+
+    def _ratios(self, name: PathName, kinds: Mapping[int, AxisKind]) -> tuple[Growth, Growth]:
+        """The growths of the input and of the output axes of a parameter."""
+        sizes = list(zip(*self.inputs[name].shapes, strict=True))
+        growths: dict[AxisKind, Growth] = {"input": NONE, "output": NONE, "batch": NONE}
+        for axis, kind in kinds.items():
+            growths[kind] = growths[kind] + of_sizes(sizes[axis])
+        return growths["input"], growths["output"]
 
     def _find_unused(self, fixed: Collection[PathName]) -> None:
         seen, queue = set(self.flat.outputs), list(self.flat.outputs)
@@ -325,6 +370,11 @@ _UNEVEN = (
     "or put together by{}\n"
     "Make each part by a parameter of its own, such as two in place of {}, or let all parts grow "
     "alike."
+)
+_UNLIKE = (
+    "Parts of one parameter do different things. It has one number for all parts, which is right "
+    "for some of them alone. Parts of:{}\n"
+    "Make each part a parameter of its own."
 )
 _NOBODY = (
     "The factors that muP asks for and the model lacks must be ones that a parameter can carry. "

@@ -64,19 +64,22 @@ class Embed(Layer, nn.Embed):
             self.embedding,
             inputs.size,
             self.multiplier,
+            always=self._declared()["embedding"].varies,
         )
 
     def attend(self, query: Array) -> Array:
         """The logits of `query` of shape `(..., features)`: `(..., num_embeddings)`.
 
         Raises:
-          ValueError: if the parametrization stores input and output weights differently, as one
-            tensor cannot.
+          ValueError: if under the parametrization one eps cannot be right for both uses.
         """
         spec = self._declared()["embedding"].spec
         ratio = tied_readout_ratio(spec, once(as_parametrization, self.parametrization))
         query, table = functional.scale_smaller(
-            jnp.asarray(query), self.embedding, self.multiplier * ratio
+            jnp.asarray(query),
+            self.embedding,
+            self.multiplier * ratio,
+            always=spec.role != "fixed",
         )
         return self.call_flax(nn.Embed, {"embedding": table}, query, method="attend")
 

@@ -127,7 +127,10 @@ class Layer(nn.Module):
     def make_effective(self, declared: Mapping[str, Parameter]) -> dict[str, Array]:
         """The effective weights `m · w` of the layer, by name."""
         params, multipliers = self.make_parameters(declared)
-        return {name: functional.scale(w, multipliers[name]) for name, w in params.items()}
+        return {
+            name: functional.scale(w, multipliers[name], always=declared[name].varies)
+            for name, w in params.items()
+        }
 
     @nn.nowrap
     def call_flax(
@@ -223,10 +226,17 @@ class KernelLayer(Layer):
         flat: bool = False,
     ) -> Array:
         """Calls Flax's layer, the kernel's multiplier on the smaller of inputs and kernel."""
-        params, multipliers = self.make_parameters(self.declare(axes, flat=flat))
+        declared = self.declare(axes, flat=flat)
+        params, multipliers = self.make_parameters(declared)
         inputs, params["kernel"] = functional.scale_smaller(
-            inputs, params["kernel"], multipliers["kernel"]
+            inputs,
+            params["kernel"],
+            multipliers["kernel"],
+            always=declared["kernel"].varies,
+            growth=declared["kernel"].spec.r_out,
         )
         if "bias" in params:
-            params["bias"] = functional.scale(params["bias"], multipliers["bias"])
+            params["bias"] = functional.scale(
+                params["bias"], multipliers["bias"], always=declared["bias"].varies
+            )
         return self.call_flax(layer, params, inputs, *args)

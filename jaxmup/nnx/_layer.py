@@ -18,6 +18,7 @@ from jaxmup import functional
 from jaxmup._axes import LayerAxes
 from jaxmup._parameter import Initializer, Parameter, declare, known_initializers
 from jaxmup._parametrization import Parametrization, ParametrizationName
+from jaxmup._spec import ParamSpec
 from jaxmup.nnx._keys import Keys
 
 M = TypeVar("M", bound=nnx.Module)
@@ -100,10 +101,24 @@ def multiplier_of(layer: nnx.Module, name: str) -> float | Array:
     return multiplier[...] if isinstance(multiplier, Multiplier) else multiplier
 
 
+def spec_of(param: nnx.Variable[Array]) -> ParamSpec | None:
+    """The spec of a layer's parameter; `None` if another one has been put in its place."""
+    return param.get_metadata().get(SPEC)
+
+
+def varies(param: nnx.Variable[Array]) -> bool:
+    """True if the multiplier of a layer's parameter is another one at other sizes."""
+    spec = spec_of(param)
+    return spec is not None and spec.applied is not None and spec.applied.varies
+
+
 def effective(layer: nnx.Module, name: str) -> Array | None:
     """The effective weight `m · w` of a layer's parameter, or `None` if the layer lacks it."""
     param = getattr(layer, name)
-    return None if param is None else functional.scale(param[...], multiplier_of(layer, name))
+    if param is None:
+        return None
+    always = varies(param)
+    return functional.scale(param[...], multiplier_of(layer, name), always=always)
 
 
 def with_arrays(layer: M, **arrays: Array | None) -> M:
@@ -124,8 +139,13 @@ def scale_in(layer: L, inputs: Array) -> tuple[L, Array]:
 
     The kernel's is on the smaller of inputs and kernel.
     """
+    spec = spec_of(layer.kernel)
     inputs, kernel = functional.scale_smaller(
-        inputs, layer.kernel[...], multiplier_of(layer, "kernel")
+        inputs,
+        layer.kernel[...],
+        multiplier_of(layer, "kernel"),
+        always=varies(layer.kernel),
+        growth=1.0 if spec is None else spec.r_out,
     )
     return with_arrays(layer, kernel=kernel, bias=effective(layer, "bias")), inputs
 
