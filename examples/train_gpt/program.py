@@ -20,6 +20,7 @@ AXES = ("data", "fsdp", "tensor")
 # The axes of the mesh along which those of the model lie: FSDP, and Megatron's pairs of kernels.
 SHARDING = (
     ("batch", ("data", "fsdp")),
+    ("length", "tensor"),  # of the residual stream, between the layers
     ("embed", "fsdp"),
     ("heads", "tensor"),
     ("mlp", "tensor"),
