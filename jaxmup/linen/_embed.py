@@ -64,14 +64,14 @@ class Embed(Layer, nn.Embed):
             self.embedding,
             inputs.size,
             self.multiplier,
+            always=self._declared()["embedding"].varies,
         )
 
     def attend(self, query: Array) -> Array:
         """The logits of `query` of shape `(..., features)`: `(..., num_embeddings)`.
 
         Raises:
-          ValueError: if the parametrization stores input and output weights differently, as one
-            tensor cannot.
+          ValueError: if under the parametrization one eps cannot be right for both uses.
         """
         spec = self._declared()["embedding"].spec
         ratio = tied_readout_ratio(spec, once(as_parametrization, self.parametrization))
@@ -79,9 +79,10 @@ class Embed(Layer, nn.Embed):
         def product(query: Array, table: Array, _: None) -> Array:
             return self.call_flax(nn.Embed, {"embedding": table}, query, method="attend")
 
+        factor = functional.Factor(self.multiplier * ratio, spec.role != "fixed")
         operands = jnp.asarray(query), self.embedding, None
-        multipliers = self.multiplier * ratio, 1.0
-        return functional.scaled_product(product, operands, multipliers, self.multiplier_acts_on())
+        factors = factor, functional.Factor(1.0)
+        return functional.scaled_product(product, operands, factors, self.multiplier_acts_on())
 
     @nn.nowrap
     def _declared(self) -> Mapping[str, Parameter]:

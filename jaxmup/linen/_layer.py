@@ -138,7 +138,10 @@ class Layer(nn.Module):
     def make_effective(self, declared: Mapping[str, Parameter]) -> dict[str, Array]:
         """The effective weights `m · w` of the layer, by name."""
         params, multipliers = self.make_parameters(declared)
-        return {name: functional.scale(w, multipliers[name]) for name, w in params.items()}
+        return {
+            name: functional.scale(w, multipliers[name], always=declared[name].varies)
+            for name, w in params.items()
+        }
 
     @nn.nowrap
     def call_flax(
@@ -234,7 +237,12 @@ class KernelLayer(Layer):
         flat: bool = False,
     ) -> Array:
         """Calls Flax's layer, with the multipliers where they act."""
-        params, multipliers = self.make_parameters(self.declare(axes, flat=flat))
+        declared = self.declare(axes, flat=flat)
+        params, multipliers = self.make_parameters(declared)
+        factors = {
+            name: functional.Factor(multipliers[name], parameter.varies)
+            for name, parameter in declared.items()
+        }
 
         def product(inputs: Array, kernel: Array, bias: Array | None) -> Array:
             weights = {"kernel": kernel} if bias is None else {"kernel": kernel, "bias": bias}
@@ -243,6 +251,7 @@ class KernelLayer(Layer):
         return functional.scaled_product(
             product,
             (inputs, params["kernel"], params.get("bias")),
-            (multipliers["kernel"], multipliers.get("bias", 1.0)),
+            (factors["kernel"], factors.get("bias", functional.Factor(1.0))),
             self.multiplier_acts_on(),
+            growth=declared["kernel"].spec.r_out,
         )

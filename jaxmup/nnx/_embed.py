@@ -10,6 +10,7 @@ from jaxmup._axes import embedding_axes
 from jaxmup._parameter import as_parametrization
 from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup._readout import tied_readout_ratio
+from jaxmup._spec import ParamSpec
 from jaxmup.functional import OutSharding
 from jaxmup.nnx._layer import (
     SPEC,
@@ -17,6 +18,7 @@ from jaxmup.nnx._layer import (
     hold_multipliers,
     multiplier_of,
     scaled_arguments,
+    varies,
     with_arrays,
 )
 
@@ -92,22 +94,22 @@ class Embed(nnx.Embed):
             return nnx.Embed.__call__(layer, inputs, out_sharding)
 
         multiplier = multiplier_of(self, "embedding")
-        return functional.lookup(take, self.embedding[...], inputs.size, multiplier)
+        always, table = varies(self.embedding), self.embedding[...]
+        return functional.lookup(take, table, inputs.size, multiplier, always=always)
 
     def attend(self, query: Array, out_sharding: OutSharding = None) -> Array:
         """The logits of `query` of shape `(..., features)`: `(..., num_embeddings)`.
 
         Raises:
-          ValueError: if the parametrization stores input and output weights differently, as one
-            tensor cannot.
+          ValueError: if under the parametrization one eps cannot be right for both uses.
         """
-        ratio = tied_readout_ratio(self.embedding.get_metadata()[SPEC], self.parametrization)
+        spec: ParamSpec = self.embedding.get_metadata()[SPEC]
+        ratio = tied_readout_ratio(spec, self.parametrization)
         multiplier = multiplier_of(self, "embedding") * ratio
 
         def product(query: Array, embedding: Array, _: None) -> Array:
             return nnx.Embed.attend(with_arrays(self, embedding=embedding), query, out_sharding)
 
+        factors = functional.Factor(multiplier, spec.role != "fixed"), functional.Factor(1.0)
         operands = query, self.embedding[...], None
-        return functional.scaled_product(
-            product, operands, (multiplier, 1.0), self.multiplier_acts_on
-        )
+        return functional.scaled_product(product, operands, factors, self.multiplier_acts_on)

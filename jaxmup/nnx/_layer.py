@@ -24,6 +24,7 @@ from jaxmup._parameter import (
     known_initializers,
 )
 from jaxmup._parametrization import Parametrization, ParametrizationName
+from jaxmup._spec import ParamSpec
 from jaxmup.nnx._keys import Keys
 
 M = TypeVar("M", bound=nnx.Module)
@@ -109,10 +110,24 @@ def multiplier_of(layer: nnx.Module, name: str) -> float | Array:
     return multiplier[...] if isinstance(multiplier, Multiplier) else multiplier
 
 
+def spec_of(param: nnx.Variable[Array]) -> ParamSpec | None:
+    """The spec of a layer's parameter; `None` if another one has been put in its place."""
+    return param.get_metadata().get(SPEC)
+
+
+def varies(param: nnx.Variable[Array]) -> bool:
+    """True if the multiplier of a layer's parameter is another one at other sizes."""
+    spec = spec_of(param)
+    return spec is not None and spec.applied is not None and spec.applied.varies
+
+
 def effective(layer: nnx.Module, name: str) -> Array | None:
     """The effective weight `m · w` of a layer's parameter, or `None` if the layer lacks it."""
     param = getattr(layer, name)
-    return None if param is None else functional.scale(param[...], multiplier_of(layer, name))
+    if param is None:
+        return None
+    always = varies(param)
+    return functional.scale(param[...], multiplier_of(layer, name), always=always)
 
 
 def with_arrays(layer: M, **arrays: Array | None) -> M:
@@ -134,11 +149,21 @@ def call_linear(layer: L, flax: type[L], inputs: Array, *args: Any) -> Array:
     def product(inputs: Array, kernel: Array, bias: Array | None) -> Array:
         return flax.__call__(with_arrays(layer, kernel=kernel, bias=bias), inputs, *args)
 
-    bias = None if layer.bias is None else layer.bias[...]
-    of_bias = 1.0 if bias is None else multiplier_of(layer, "bias")
-    multipliers = multiplier_of(layer, "kernel"), of_bias
-    operands = inputs, layer.kernel[...], bias
-    return functional.scaled_product(product, operands, multipliers, layer.multiplier_acts_on)
+    spec = spec_of(layer.kernel)
+    return functional.scaled_product(
+        product,
+        (inputs, layer.kernel[...], None if layer.bias is None else layer.bias[...]),
+        (_factor(layer, "kernel"), _factor(layer, "bias")),
+        layer.multiplier_acts_on,
+        growth=1.0 if spec is None else spec.r_out,
+    )
+
+
+def _factor(layer: nnx.Module, name: str) -> functional.Factor:
+    param = getattr(layer, name)
+    if param is None:
+        return functional.Factor(1.0)
+    return functional.Factor(multiplier_of(layer, name), varies(param))
 
 
 def _as_flax_calls_it(parameter: Parameter, init: Initializer) -> Initializer:
