@@ -29,6 +29,7 @@ CheckName = Literal[
     "optimizer-error",
     "not-checked",
     "missing-factor",
+    "unclear-table",
     "uneven-parts",
     "unused-parameter",
     "rule-contradicted",

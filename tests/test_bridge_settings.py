@@ -323,7 +323,7 @@ def test_a_configuration_tells_how_its_model_packs(model_type):
     tensors = {"attn.qkv.weight": np.zeros((72, 6), "f4"), "attn.qkv.bias": np.zeros(72, "f4")}
     layer = {"kernel": np.zeros((6, 2, 12), "f4"), "bias": np.zeros((2, 12), "f4")}
     model = {"attn": dict.fromkeys(("query", "key", "value"), layer)}
-    settings = {"model_type": model_type, "layer_norm_eps": 1e-5}
+    settings = {"model_type": model_type}
 
     def notes(order: str) -> tuple[str, ...]:
         return bridge.plan(tensors, model, {"attn.qkv": ("attn", order)}, settings=settings).notes
@@ -332,7 +332,22 @@ def test_a_configuration_tells_how_its_model_packs(model_type):
     for order in wrong:
         (note,) = notes(order)
         assert note.startswith(f"attn.qkv.weight is taken for '{order}'")
-        assert f"{model_type}, which packs '{right}'" in note
+        assert f"the model packs '{right}'" in note
+
+
+def test_a_configuration_tells_which_half_is_the_gate():
+    tensors = {"mlp.gate_up_proj.weight": np.zeros((8, 4), "f4")}
+    model = {"mlp": {name: {"kernel": np.zeros((4, 4), "f4")} for name in ("gate", "up")}}
+
+    def notes(order: str) -> tuple[str, ...]:
+        pairs = {"mlp.gate_up_proj": ("mlp", order)}
+        return bridge.plan(tensors, model, pairs, settings={"model_type": "phi3"}).notes
+
+    assert notes("gate|up") == ()
+    assert (
+        "taken for 'up|gate', and by its configuration the model packs 'gate|up'"
+        in notes("up|gate")[0]
+    )
 
 
 BAD = {

@@ -212,8 +212,8 @@ def test_seeds_that_are_added_are_those_of_a_check_that_began_with_them(tmp_path
     assert all(one.values == pytest.approx(other.values, rel=1e-5) for one, other in pairs)
     write_record(found, tmp_path / "record.jsonl")
     text = (tmp_path / "record.jsonl").read_text()
-    (tmp_path / "old.jsonl").write_text(text.replace('"version": 2', '"version": 1', 1))
-    with pytest.raises(ValueError, match=r"version.* 1"):
+    (tmp_path / "old.jsonl").write_text(text.replace('"version": 3', '"version": 2', 1))
+    with pytest.raises(ValueError, match=r"version.* 2"):
         read_record(tmp_path / "old.jsonl")
 
 

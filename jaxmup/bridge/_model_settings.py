@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 from jaxmup.bridge._layer_settings import TorchModule
+from jaxmup.bridge._orders import orders_of
 
 Settings: TypeAlias = TorchModule | Mapping[str, Any] | str | os.PathLike[str]
 """A `torch.nn.Module`, a configuration of Hugging Face, or the path of its `config.json`."""
@@ -85,6 +86,7 @@ class ModelSettings(NamedTuple):
       scales: What a configuration says of the factor on the logits of attention.
       others: What else a configuration says that changes outputs.
       model_type: Type of the model by its configuration; empty if it says none.
+      orders: Orders in which the model packs layers, as pairs spell them.
     """
 
     modules: Mapping[str, TorchModule]
@@ -93,6 +95,7 @@ class ModelSettings(NamedTuple):
     scales: Mapping[str, Any]
     others: Mapping[str, Any]
     model_type: str = ""
+    orders: tuple[str, ...] = ()
 
 
 def open_settings(settings: Settings) -> ModelSettings:
@@ -120,7 +123,7 @@ def open_settings(settings: Settings) -> ModelSettings:
             f"of its config.json. Got {type(settings).__name__}."
         )
     found = _of_config(settings)
-    if not any(found[:-1]):
+    if not any(found._replace(model_type="")):
         raise ValueError(
             "`settings` must say something that no tensor holds, such as 'layer_norm_eps' or "
             f"'hidden_act'. Got {sorted(map(str, settings))}."
@@ -152,6 +155,7 @@ def _of_config(config: Mapping[str, Any]) -> ModelSettings:
         under(_SCALE) | unscaled,
         under(_OTHER),
         kind if isinstance(kind, str) else "",
+        orders_of(config),
     )
 
 

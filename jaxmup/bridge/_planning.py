@@ -255,8 +255,8 @@ def _evident(
     """The layout of a square matrix, by those of matrices that are not square; `None` if unclear.
 
     Code that stores one matrix as (inputs, outputs) stores all of a kind so, as GPT-2 does: modules
-    of its own name are the evidence if there are any, else all. If there are none, it is a
-    `torch.nn.Linear`.
+    of its own name are the evidence if there are any. Else it is a `torch.nn.Linear` if all others
+    are, or there are none; that others are transposed may be their own mistake.
 
     Args:
       options: Layouts that its shape leaves.
@@ -267,7 +267,7 @@ def _evident(
         return None
     matrices = [(other, layout) for other, layout in known if layout in (LINEAR, INPUT_FIRST)]
     evidence = {layout for other, layout in matrices if other == name}
-    evidence = evidence or {layout for _, layout in matrices} or {LINEAR}
+    evidence = evidence or ({layout for _, layout in matrices} | {LINEAR})
     return evidence.pop() if len(evidence) == 1 else None
 
 

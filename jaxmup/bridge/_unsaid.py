@@ -81,7 +81,7 @@ def with_unsaid(made: Plan, layers: Layers, settings: Settings | None) -> Plan:
         )
     notes = (
         *made.notes,
-        *_orders.contradicted(made.entries, given.model_type),
+        *_orders.contradicted(made.entries, given.orders),
         *_differences(matched, given),
         *_other_gelu(layers, given),
     )
