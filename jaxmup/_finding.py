@@ -26,6 +26,7 @@ CheckName = Literal[
     "weight-decay",
     "global-clip",
     "eps-dominates",
+    "lost-updates",
     "optimizer-error",
     "not-checked",
     "missing-factor",

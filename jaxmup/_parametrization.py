@@ -31,6 +31,7 @@ from jaxmup._spec import Role
 
 ParametrizationName = Literal["mup", "standard", "ntk", "mean_field", "cellarium"]
 GaugeName = Literal["table3", "table8", "table9", "tp4b", "unit", "ntk", "mean_field"]
+MultiplierActsOn = Literal["smaller", "output"]
 _CELLARIUM = "cellarium-ml, MuLinear (commit 51be8b0)"
 
 
@@ -146,8 +147,20 @@ class Parametrization:
     depth_alpha: float | None = None
 
     def __str__(self) -> str:
-        depth = f", depth^-{self.depth_alpha:g}" if self.depth_alpha else ""
+        alpha = self.depth_alpha
+        depth = "" if alpha is None or self.name == "standard" else f", depth^-{alpha:g}"
         return f"{self.name}/{self.gauge} ({self.family.name}{depth})"
+
+    @property
+    def multiplier_acts_on(self) -> MultiplierActsOn:
+        """The place in a layer where the multiplier of its kernel acts.
+
+        Where kernels are stored with variance 1, it is the output, so that a product in low
+        precision has inputs and kernel of that variance; else the smaller of inputs and kernel,
+        which writes less memory.
+        """
+        gauge = GAUGES.get(self.gauge)
+        return "output" if gauge is not None and gauge.unit_variance else "smaller"
 
     def row(self, role: Role) -> Row:
         """The rule of one role.
@@ -357,12 +370,11 @@ def parametrization(
     (For a target narrower than the base the minimum becomes a maximum: the factor from base to
     target is the inverse of that from target to base.)
 
-    Which gauge for what: `table8` treats all vector-like parameters alike and permits weight tying
-    (muP's default); `table3` needs no multipliers; `table9` gives every layer's gradient norm the
-    same size; `tp4b` makes one `eps` right everywhere, so that stock optax optimizers can be
-    chained between `scale_gradients` and `scale_updates`; `unit` stores unit-variance weights, for
-    low precision. `cellarium` has no gauge to choose: its table gives every parameter one learning
-    rate and one `eps`.
+    Which gauge for what: `table8` treats all vector-like parameters alike (muP's default); `table3`
+    needs no multipliers; `table9` gives every layer's gradient norm the same size; `tp4b` makes one
+    `eps` right everywhere, so that stock optax optimizers can be chained between `scale_gradients`
+    and `scale_updates`; `unit` stores unit-variance weights, for low precision. `cellarium` has no
+    gauge to choose: its table gives every parameter one learning rate and one `eps`.
 
     Args:
       name: Name of the rule: `mup`, `standard` (only the initialization follows the width), `ntk`,
@@ -378,12 +390,13 @@ def parametrization(
       alignment: Alignment of updates and activations, `full` or `none`, for which every layer gets
         its largest stable learning rate; `None` for the parametrization's own rule.
       depth_alpha: Exponent α in [½, 1]: a residual block is multiplied by `depth_ratio^-α`, and its
-        parameters learn accordingly; 1 is CompleteP. `None` says nothing about depth, and `resolve`
-        refuses a model whose depth has grown. `standard` scales nothing with depth and takes none.
+        parameters learn accordingly; 1 is CompleteP. 0 scales nothing with depth, which features
+        then outgrow: the control of a check over depth, and what `standard` does. `None` says
+        nothing about depth, and `resolve` refuses a model whose depth has grown.
 
     Raises:
       TypeError: if `depth_alpha` is no number.
-      ValueError: if a name is unknown, `depth_alpha` is out of range or given to a rule other than
+      ValueError: if a name is unknown, `depth_alpha` is out of range or scales a rule other than
         muP's, or `cellarium` is given a gauge, an alignment or an optimizer that it lacks.
 
     Example:
@@ -414,7 +427,7 @@ def parametrization(
     physics, own_gauge, gradient = _NAMED[name]
     if alignment is not None:
         physics = everett(physics.weight, gradient, alignment)
-    if depth_alpha is not None:
+    if depth_alpha:
         physics = physics.in_depth(depth_alpha)
     elif physics is STANDARD:
         depth_alpha = 0.0  # a residual block is added as it is, however many there are
@@ -422,11 +435,10 @@ def parametrization(
 
 
 def _require_depth_alpha(alpha: float, name: str, alignment: str | None) -> None:
-    remedy = (
-        "Below, the last layer's features grow with depth; above, the blocks contribute nothing. "
-        "1.0 is CompleteP, `None` says nothing about depth."
-    )
-    _check.number("depth_alpha", alpha, at_least=0.5, at_most=1, may_be_traced=False, remedy=remedy)
+    _check.number("depth_alpha", alpha, may_be_traced=False, remedy=_TRY_ALPHA)
+    if alpha == 0 and name in _NAMED:
+        return
+    _check.number("depth_alpha", alpha, at_least=0.5, at_most=1, remedy=_TRY_ALPHA)
     if _NAMED.get(name, (None,))[0] is not MUP or alignment is not None:
         raise ValueError(
             "`depth_alpha` is for muP's own learning rates, the names 'mup' and 'mean_field'. Got "
@@ -450,6 +462,10 @@ def _cellarium(family: Family, gauge: str | None, alignment: str | None) -> Para
     )
 
 
+_TRY_ALPHA = (
+    "Below, the last layer's features grow with depth; above, the blocks contribute nothing. "
+    "1.0 is CompleteP, 0.0 scales nothing with depth, `None` says nothing about it."
+)
 _NO_DEPTH = (
     "A parametrization must say what residual blocks are multiplied by as their number grows. {} "
     "says nothing about depth, which has grown by {:g}. Pass `depth_alpha=1.0` (CompleteP) to "

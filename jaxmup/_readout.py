@@ -3,26 +3,34 @@
 import functools
 import math
 
-from jaxmup._parametrization import Parametrization
+from jaxmup._parametrization import Parametrization, Row
+from jaxmup._power import Power
 from jaxmup._spec import Axis, ParamSpec
 
 
 @functools.lru_cache  # it is asked for at every call, and hashing is cheaper than deriving
 def tied_readout_ratio(spec: ParamSpec, parametrization: Parametrization) -> float:
-    """The multiplier of an embedding as a readout over its multiplier as an embedding.
+    r"""The multiplier of an embedding as a readout over its multiplier as an embedding.
 
-    One tensor has one initial scale, one learning rate and one eps, so the rule must give input and
-    output weights the same. The ratio is physics: no gauge changes it.
+    One tensor is stored and trained as an embedding. The ratio makes its steps those of an output
+    weight too. A step of an effective weight, with k and j the degrees of the optimizer's family in
+    gradient and weight, is
+
+    .. math:: m^{1+k} \cdot lr \cdot unit \cdot grad^k \cdot init^j \cdot gradient^k,
+
+    and the ratio is that of the numbers that the parametrization gives, over the multipliers of the
+    two uses. It is physics: no gauge changes it. For muP, initial values agree too. `standard`
+    applies the tensor as it is, which outgrows its output weights at initialization.
 
     Args:
       spec: Spec of the embedding, whose last axis is its features.
       parametrization: Parametrization of the layer.
 
     Returns:
-      `1 / r` for muP, with r the width ratio of the features; dimensionless.
+      `1 / r` for muP, with r the width ratio of the features; 1 for `standard`; dimensionless.
 
     Raises:
-      ValueError: if `parametrization` stores input and output weights differently.
+      ValueError: if one eps cannot be right for both uses.
 
     Example:
       >>> from jaxmup import parametrization
@@ -34,18 +42,36 @@ def tied_readout_ratio(spec: ParamSpec, parametrization: Parametrization) -> flo
       Yang et al., "Tensor Programs V", arXiv:2203.03466, Appendix B.1 and Tables 8, 9.
     """
     as_input, as_output = parametrization.row("input"), parametrization.row("output")
-    for part in ("init_gain", "lr", "grad", "eps"):
-        powers = getattr(as_input, part), getattr(as_output, part)
-        exponents = powers[0].exponent("input"), powers[1].exponent("output")
-        if exponents[0] != exponents[1]:
-            raise ValueError(
-                "A tied embedding is one tensor, so the parametrization must store input and "
-                f"output weights alike. {parametrization} gives `{part}` the width exponents "
-                f"{exponents[0]:g} and {exponents[1]:g}. Use the gauge 'table8' or 'table9'."
-            )
-    sigma = 1.0 if spec.init_std is None else spec.init_std
-    r = spec.axes[-1].ratio
-    return as_output.multiplier.at(r, 1.0, sigma) / as_input.multiplier.at(1.0, r, sigma)
+    degree = 1.0 + as_output.family.gradient_degree
+    exponent = (_step(as_output).exponent("output") - _step(as_input).exponent("input")) / degree
+    _require_one_eps(parametrization, exponent)
+    return spec.axes[-1].ratio ** exponent
+
+
+def _step(row: Row) -> Power:
+    """The step of an effective weight at a gradient of one."""
+    k, j = row.family.gradient_degree, row.family.weight_degree
+    multiplier = row.multiplier ** (1.0 + k)
+    return multiplier * row.lr * row.family.unit * row.grad**k * row.init_gain**j
+
+
+def _require_one_eps(parametrization: Parametrization, exponent: float) -> None:
+    as_input, as_output = parametrization.row("input"), parametrization.row("output")
+    # What eps stands beside is proportional to the multiplier of the use.
+    moved = (
+        exponent + as_input.multiplier.exponent("input") - as_output.multiplier.exponent("output")
+    )
+    exponents = (
+        (as_input.eps / as_input.grad).exponent("input"),
+        (as_output.eps / as_output.grad).exponent("output") + moved,
+    )
+    if as_input.family.eps is not None and not math.isclose(*exponents, abs_tol=1e-9):
+        raise ValueError(
+            "A tied embedding is one tensor, so one eps must be right for its gradients as an "
+            f"embedding and as a readout. {parametrization} asks for the width exponents "
+            f"{exponents[0]:g} and {exponents[1]:g}. Use 'mup', 'standard' or 'ntk', or a readout "
+            "of its own."
+        )
 
 
 @functools.lru_cache

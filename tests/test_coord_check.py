@@ -32,7 +32,6 @@ from jaxmup.coord_check import (
 from jaxmup.coord_check._batches import batches_of
 from jaxmup.coord_check._coord_check import default_loss
 from jaxmup.coord_check._expected import Theory
-from jaxmup.coord_check._judge import of_layers
 from jaxmup.coord_check._modules import tag_nnx, tagging_linen
 from jaxmup.coord_check._signs import Signs
 from jaxmup.coord_check._slopes import fit
@@ -505,15 +504,6 @@ def test_expected_exponents_where_a_layer_narrows():
     ):  # fmt: skip
         expected = narrows.of_output(outputs(name, *features))
         assert (expected.low, expected.high) == pytest.approx((low, high)), name
-
-
-def test_layers_are_compared_at_the_same_fraction_of_the_depth():
-    stacks = [
-        Measured("activation", "blocks", (2,), True, np.arange(1.0, n + 1).reshape(1, 1, n) / n)
-        for n in (2, 6)
-    ]
-    compared = {layer: values.ravel().tolist() for layer, values in of_layers(stacks, 0)}
-    assert compared == {0: [0.5, 0.5], 1: [1.0, 1.0]}
 
 
 def seen(model, inputs):

@@ -105,11 +105,30 @@ BAD: dict[str, tuple[Any, ...]] = {
         r"at most 1. Got 1.1",
     ),
     "standard": (lambda: parametrization("standard", depth_alpha=1.0), r"Got name='standard'"),
+    "cellarium, 0": (lambda: parametrization("cellarium", depth_alpha=0.0), r"at least 0.5"),
     "cellarium": (lambda: parametrization("cellarium", depth_alpha=1.0), r"name='cellarium'"),
     "depth": (lambda: ParamSpec((), depth_ratio=0.0), r"`depth_ratio` must be a finite .* Got 0.0"),
     "multiplier": (lambda: MUP.residual_multiplier(math.inf), r"`depth_ratio` must be .* Got inf"),
     "gain": (lambda: ParamSpec((), forward_gain=-1.0), r"`forward_gain` must be .* Got -1.0"),
 }
+
+
+@pytest.mark.parametrize("gauge", ["table3", "table8", "unit"])
+@pytest.mark.parametrize(("name", "optimizer"), [("mup", "adam"), ("mup", "sgd"), ("ntk", "adam")])
+def test_nothing_is_scaled_with_depth_by_an_exponent_of_zero(name, optimizer, gauge):
+    rule = parametrization(name, optimizer, gauge=gauge, depth_alpha=0.0)
+    assert [rule.residual_multiplier(r) for r in (0.5, 1.0, 64.0)] == [1.0, 1.0, 1.0]
+    assert rule != parametrization(name, optimizer, gauge=gauge)
+    assert str(rule).endswith(f"({optimizer}, depth^-0)")
+    for spec in NAMES.values():
+        of_base_depth = dataclasses.replace(spec, depth_ratio=1.0)
+        assert resolve(spec, rule) == resolve(of_base_depth, rule)
+
+
+def test_the_standard_parametrization_adds_blocks_as_they_are():
+    standard = parametrization("standard", "adam")
+    assert standard == parametrization("standard", "adam", depth_alpha=0.0)
+    assert standard.residual_multiplier(4.0) == 1.0
 
 
 @pytest.mark.parametrize(("make", "message"), cases(BAD))

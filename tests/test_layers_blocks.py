@@ -14,8 +14,8 @@ from test_layers import bits, draw
 from test_layers_table import APART, LAYERS, ROWS, flat
 
 import jaxmup
-from jaxmup import Axis, Parametrization, parametrization
-from jaxmup._readout import logits_factor
+from jaxmup import Axis, Parametrization, _physics, parametrization
+from jaxmup._readout import logits_factor, tied_readout_ratio
 
 # ---- attention
 
@@ -134,6 +134,15 @@ TIED = {
     "table9": ("mup sgd table9", 2.0, 0.5),
     "tp4b": ("mup adam tp4b", 1.0, 0.25),
     "ntk": ("ntk adam", 1.0, 0.5),
+    # Every gauge stores the embedding in its own way; the readout's share of it is muP's 1 / r.
+    "table3": ("mup adam table3", 1.0, 0.25),
+    "table3, sgd": ("mup sgd table3", 1.0, 0.25),
+    "ntk of mup": ("mup sgd ntk", 1.0, 0.25),
+    "mean field": ("mean_field adam", 1.0, 0.25),
+    # Standard practice applies the tensor as it is.
+    "standard": ("standard adam", 1.0, 1.0),
+    "standard, sgd": ("standard sgd table8", 1.0, 1.0),
+    "standard, table9": ("standard adafactor table9", 2.0, 2.0),
 }
 TOKENS = np.array([1, 3, 3])
 MANY_TOKENS = np.tile(TOKENS, 3)  # more than there are embeddings
@@ -183,12 +192,21 @@ def test_a_tied_embedding_has_one_gauge_and_learns_from_both_uses(make, rule, lo
 
 
 @each_embed
-@pytest.mark.parametrize("rule", ["mup adam table3", "standard adam", "mup sgd table3"])
-def test_a_tied_embedding_refuses_gauges_that_tell_its_uses_apart(make, rule):
-    w, apply = make(named(rule))
+def test_a_tied_embedding_refuses_a_rule_whose_eps_tells_its_uses_apart(make):
+    # Of full alignment, steps want 1/r of the readout, gradients r^-1/2 of the embedding.
+    w, apply = make(parametrization("standard", "adam", alignment="full"))
     apply(w, TOKENS, "__call__")
-    with pytest.raises(ValueError, match=r"one tensor.*table8"):
+    with pytest.raises(ValueError, match=r"one eps .* exponents -0.5 and -1. Use"):
         apply(w, draw(2, 16), "attend")
+
+
+def test_a_tied_readout_takes_the_gauge_of_its_embedding_in_every_gauge():
+    spec = jaxmup.ParamSpec((jaxmup.Axis("input", 5), jaxmup.Axis("output", 16, base=4)))
+    for name, ratio in (("mup", 0.25), ("mean_field", 0.25), ("standard", 1.0), ("ntk", 0.5)):
+        for optimizer in ("sgd", "adam", "adafactor", "muon", "shampoo"):
+            for gauge in _physics.GAUGES:
+                rule = parametrization(name, optimizer, gauge=gauge)
+                assert tied_readout_ratio(spec, rule) == pytest.approx(ratio, rel=1e-12), rule
 
 
 def test_a_tied_readout_at_base_width_is_flax():

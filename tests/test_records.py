@@ -276,7 +276,7 @@ COORD_CHECK = {
     "kind": (lambda text: text + '{"kind": "x"}\n', "line 8: It must have the fields"),
     "a list": (lambda text: text + "[1]\n", "line 8: It must be a verdict or a measurement"),
     "more": (line(0, foo=2), "line 1, at foo: It must have the fields"),
-    "another format": (line(0, format="x"), r"line 1: .*Got \('x', 2\)"),
+    "another format": (line(0, format="x"), r"line 1: .*Got \('x', 3\)"),
     "version 2.0": (line(0, version=2.0), r"line 1: A record must be of format"),
     "over": (line(0, over="time"), "line 1, at over: `over` must be one of"),
     "sizes of text": (line(0, sizes=["8", 16]), 'line 1, at sizes/0: Here must be an integer'),

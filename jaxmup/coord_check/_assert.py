@@ -12,7 +12,7 @@ from jaxmup._parametrization import Parametrization
 from jaxmup._parametrization import parametrization as named_parametrization
 from jaxmup.coord_check._batches import Data
 from jaxmup.coord_check._coord_check import MakeTx, coord_check
-from jaxmup.coord_check._result import CoordCheck, page
+from jaxmup.coord_check._result import CoordCheck, Over, page
 
 
 def assert_coord_check(
@@ -26,10 +26,11 @@ def assert_coord_check(
     parametrization: Parametrization | None = None,
     **options: Any,
 ) -> CoordCheck:
-    """Asserts that `coord_check` passes, and that under the standard parametrization it fails.
+    """Asserts that `coord_check` passes, and that under a wrong parametrization it fails.
 
     A check that passes whatever the parametrization says nothing, so a control is run beside it: it
-    finds a learning rate that is too small to show anything, for example.
+    finds a learning rate that is too small to show anything, for example. Over width the control is
+    the standard parametrization, over depth muP that scales nothing with depth.
 
     Args:
       make_model: Function of a size that makes a model, as for `coord_check`. For the control, one
@@ -70,28 +71,38 @@ def assert_coord_check(
     if check.outcome != "pass":
         raise AssertionError(failure_message(check))
     if control:
-        other = coord_check(*arguments, parametrization=standard(check), steps=steps, **options)
+        other = coord_check(*arguments, parametrization=control_of(check), steps=steps, **options)
         if other.outcome != "fail":
             raise AssertionError(
-                "The coordinate check passes, but says nothing: under the standard parametrization "
-                f"its outcome is {other.outcome!r} too. Take a larger learning rate, more steps or "
+                f"The coordinate check passes, but says nothing: under {_CONTROLS[check.over]} its "
+                f"outcome is {other.outcome!r} too. Take a larger learning rate, more steps or "
                 f"larger {check.over}s. The control ran under {other.parametrization}."
             )
     return check
 
 
-def standard(check: CoordCheck) -> Parametrization:
-    """The standard parametrization for the optimizer of a check.
+_CONTROLS: dict[Over, str] = {
+    "width": "the standard parametrization",
+    "depth": "muP that scales nothing with depth",
+}
+
+
+def control_of(check: CoordCheck) -> Parametrization:
+    """The parametrization under which a check must fail, for the same optimizer.
+
+    Over width it is the standard one, over depth muP that scales nothing with depth.
 
     Raises:
       ValueError: if the model of the check would not follow it.
     """
     if not check.follows_parametrization:
         raise ValueError(
-            "The control runs the model under the standard parametrization, so `make_model` must "
-            "take one. Its jaxmup layers have their own. Give it a parameter `parametrization` and "
-            "pass that on to them, or leave the control out with `control=False`."
+            f"The control runs the model under {_CONTROLS[check.over]}, so `make_model` must take "
+            "one. Its jaxmup layers have their own. Give it a parameter `parametrization` and pass "
+            "that on to them, or leave the control out with `control=False`."
         )
+    if check.over == "depth":
+        return named_parametrization("mup", check.family, depth_alpha=0.0)
     return named_parametrization("standard", check.family)
 
 

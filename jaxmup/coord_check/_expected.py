@@ -6,6 +6,7 @@ size, and everything else follows from that.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from jaxmup._parametrization import Parametrization
 from jaxmup._physics import MUP, Physics
@@ -46,6 +47,21 @@ class Expected:
 
 
 FLAT = Expected.exactly(0.0)
+
+
+class Place(NamedTuple):
+    """The place of a value or parameter in a stack of layers.
+
+    Args:
+      first_layer: Whether it is in the first layer.
+      writes: Whether it is the output of a whole layer.
+    """
+
+    first_layer: bool = False
+    writes: bool = False
+
+
+ANYWHERE = Place()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,22 +105,38 @@ class Theory:
 
     def _short_at_first(self, of_sizes: Sequence[Measured]) -> float:
         """The exponent by which random signs make an output fall short at initialization."""
-        return max(self._narrows, self.signs.outputs.get(of_sizes[0].name, 0.0))
+        short = max(self._narrows, self.signs.outputs.get(of_sizes[0].name, 0.0))
+        return max(short, self._blocks_fall_short)
 
-    def of_change(self, of_sizes: Sequence[Measured]) -> Expected:
+    def of_change(self, of_sizes: Sequence[Measured], place: Place = ANYWHERE) -> Expected:
         """The exponent of the change of a module's output.
 
         It is that of the output itself, since steps align weights with the features that they are
         learned on. What the loss does not see is computed by those weights from other features: a
-        sum of random signs.
+        sum of random signs. So is, at first, what residual blocks add up to. Inside of one, its own
+        weights add less the deeper the model, by `depth^(alpha - 1)`, to what its inputs do; and
+        the norm that it begins with divides by a stream that falls short at first.
         """
         carried, name = self._carried(of_sizes), of_sizes[0].name
         kernel = f"{owner(name)}/kernel"
         low = carried - (self._widest / 2 if name in self.signs.unseen else 0.0)
+        low = min(low, carried - self._blocks_fall_short)
+        high = carried
+        if self._is_in_a_block(name) and not place.writes:
+            low = min(low, carried - self._own_weights_fall_short)
+            high += self._blocks_fall_short
         if kernel in self.common:  # the step of SGD is as small as the gradient
             family = self.parametrization.family.at(self.specs[0][kernel].role)
             low = min(low, carried - self._open(kernel) * family.gradient_degree)
-        return Expected(low, carried)
+        return Expected(low, high)
+
+    def of_logits_change(self, of_sizes: Sequence[Measured]) -> Expected:
+        """The exponent of the change of attention logits.
+
+        They keep their size once queries and keys have aligned; a few steps may not do that.
+        """
+        low = min(self.of_output(of_sizes).low, -self._own_weights_fall_short)
+        return Expected(low, self._blocks_fall_short)
 
     def _carried(self, of_sizes: Sequence[Measured]) -> float:
         """The exponent of a module's output once it has learned.
@@ -116,6 +148,40 @@ class Theory:
         if kernel not in self.common:
             return 0.0
         return self._growth(kernel, lambda spec: spec.forward_gain)
+
+    @property
+    def _blocks_fall_short(self) -> float:
+        """The exponent by which the sum over residual blocks falls short at initialization.
+
+        Each adds `depth^-alpha` with a random sign, together `depth^(1/2 - alpha)`, to a stream
+        that starts with the embedding: that of all together is anywhere between that and 0.
+        """
+        return self._deepens * max(0.0, self._alpha - 0.5)
+
+    @property
+    def _alpha(self) -> float:
+        return self.parametrization.depth_alpha or 0.0
+
+    @property
+    def _deepens(self) -> float:
+        """The exponent of the number of residual blocks, where a rule scales them; else 0."""
+        if not self._alpha:
+            return 0.0
+        return max(self._growth(name, lambda spec: spec.depth_ratio) for name in self.common)
+
+    @property
+    def _own_weights_fall_short(self) -> float:
+        """The exponent by which a residual block's own weights add less to changes inside of it."""
+        return self._deepens * (1 - self._alpha)
+
+    def _is_in_a_block(self, name: str) -> bool:
+        """True of a module all of whose parameters deepen; its parent's, if it has none itself."""
+        module = owner(name)
+        for prefix in (f"{module}/", f"{module.rpartition('/')[0]}/"):
+            inside = [one for one in self.common if one.startswith(prefix)]
+            if inside:
+                return all(self._growth(one, lambda spec: spec.depth_ratio) > 0 for one in inside)
+        return False
 
     @property
     def _widest(self) -> float:
@@ -142,8 +208,17 @@ class Theory:
         """The parameters that the models of all sizes have."""
         return [name for name in self.specs[0] if all(name in one for one in self.specs)]
 
-    def of_parameter(self, quantity: Quantity, name: PathName, decays: bool) -> Expected:
-        """The exponent of a quantity of a parameter."""
+    def of_parameter(
+        self, quantity: Quantity, name: PathName, decays: bool, place: Place = ANYWHERE
+    ) -> Expected:
+        """The exponent of a quantity of a parameter.
+
+        Args:
+          quantity: Quantity.
+          name: Name of the parameter.
+          decays: Whether there is weight decay.
+          place: Place of the parameter in a stack of layers.
+        """
         weight, step = self._of(name, MUP.weight * GAIN), self._step(name)
         match quantity:
             case "weight":
@@ -153,7 +228,7 @@ class Theory:
             case "weight_change" | "update":
                 return step
             case "gradient" | "scaled_gradient":
-                return self._gradient(name, quantity)
+                return self._gradient(name, quantity, place)
             case "update_ratio":
                 return Expected(step.low - weight, step.high - weight)
             case "decay_ratio":
@@ -162,7 +237,7 @@ class Theory:
             case "decay":
                 return Expected.exactly(self._decay(name))
             case _:  # eps stands beside the gradient
-                return Expected(-self._open(name), 0.0)
+                return Expected(-self._open(name), self._amplified(place))
 
     def _of(self, name: PathName, power: Power) -> float:
         """The exponent in the sizes of a power of a parameter's ratios."""
@@ -200,13 +275,23 @@ class Theory:
     def _decay(self, name: PathName) -> float:
         return self._of(name, self._physics.decay)
 
-    def _gradient(self, name: PathName, quantity: Quantity) -> Expected:
+    def _gradient(self, name: PathName, quantity: Quantity, place: Place) -> Expected:
         gradient = self._of(name, self._physics.gradient / GAIN)
         of_name = [scalings[name] for scalings in self.scalings]
         gradient += log_slope(self.sizes, [scaling.multiplier for scaling in of_name])
         if quantity == "scaled_gradient":
             gradient += log_slope(self.sizes, [scaling.grad for scaling in of_name])
-        return Expected(gradient - self._open(name), gradient)
+        return Expected(gradient - self._open(name), gradient + self._amplified(place))
+
+    def _amplified(self, place: Place) -> float:
+        """The exponent by which norms may amplify gradients at first, as depth grows.
+
+        The gradient of what a norm takes is divided by its size. The last norm takes a stream that
+        falls short. And where the embedding is small beside what one block adds, the stream that
+        the first block writes is as small, while that at the end is `depth^1/2` times as large:
+        gradients gain what the stream does.
+        """
+        return self._blocks_fall_short + (self._deepens / 2 if place.first_layer else 0.0)
 
     def _open(self, name: PathName) -> float:
         """The exponent by which a gradient may fall faster in the first steps than later.
@@ -217,7 +302,9 @@ class Theory:
         that does not fall.
         """
         mean_error = self._widest / 2 if self._is_fixed(name) else 0.0
-        return max(self.signs.gradients.get(name, 0.0), mean_error)
+        # What a gate or an attention logit does depends on what its block's other weights learned.
+        learned = self._growth(name, lambda spec: spec.depth_ratio) and self._own_weights_fall_short
+        return max(self.signs.gradients.get(name, 0.0), mean_error, learned)
 
     def _is_fixed(self, name: PathName) -> bool:
         return all(spec[name].role == "fixed" for spec in self.specs)

@@ -5,9 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from jaxmup._tree import PathName
+from jaxmup.coord_check._depth import matched, of_layers, whole_layers
 from jaxmup.coord_check._effective import ROUNDING
-from jaxmup.coord_check._expected import Expected, Theory
+from jaxmup.coord_check._expected import Expected, Place, Theory
 from jaxmup.coord_check._sums import Measured, Quantity
+from jaxmup.coord_check._training import owner
 from jaxmup.coord_check._verdict import Verdict, verdict
 
 # Measured of outputs; all else is of parameters.
@@ -37,9 +39,11 @@ def judged(
       tolerance: Largest effect of a finite size on an exponent; dimensionless.
       confidence: Confidence of the intervals.
     """
+    runs, first, listed = matched(runs, theory.specs)
     by_key: list[dict[tuple[Quantity, PathName], Measured]] = [
         {(one.quantity, one.name): one for one in run} for run in runs
     ]
+    whole = listed | whole_layers(one for one in runs[0] if one.quantity in OF_OUTPUTS)
     silent = _silent(by_key[0], set.intersection(*map(_rounded, runs)))
     decays = any(one.quantity == "decay" and one.rms.any() for run in runs for one in run)
     for quantity, name in by_key[0]:
@@ -47,14 +51,18 @@ def judged(
             continue
         of_sizes = [run[quantity, name] for run in by_key]
         step = _step_of(quantity, of_sizes[0].rms.shape[1])
-        expected = _expected(theory, of_sizes, decays)
-        for layer, values in of_layers(of_sizes, step):
+        writes = owner(name) in whole
+        for layer, values in of_layers(of_sizes, step, writes):
             if not values.any() or _is_lost(by_key, quantity, name, values):
                 continue
+            place = Place(first_layer=layer == 0 or name in first, writes=writes)
+            expected = _expected(theory, of_sizes, decays, place)
             slope, outcome, needs = verdict(theory.sizes, values, expected, tolerance, confidence)
             means = tuple(map(float, values.mean(1)))
-            line = theory.signs.lines.get(name, "")
-            yield Verdict(quantity, name, layer, step, slope, expected, outcome, means, needs, line)
+            line = theory.signs.lines.get(name)
+            where = (str(line), line.text) if line else ("", "")
+            told = (slope, expected, outcome, means, needs)
+            yield Verdict(quantity, name, layer, step, *told, *where)
 
 
 def _step_of(quantity: Quantity, steps: int) -> int:
@@ -112,27 +120,12 @@ def _is_lost(
     return bool((np.stack(moves) | (values > 0)).all())
 
 
-def _expected(theory: Theory, of_sizes: Sequence[Measured], decays: bool) -> Expected:
+def _expected(theory: Theory, of_sizes: Sequence[Measured], decays: bool, place: Place) -> Expected:
     quantity, name = of_sizes[0].quantity, of_sizes[0].name
     if quantity == "activation_change":
-        return theory.of_change(of_sizes)
+        return theory.of_change(of_sizes, place)
     if quantity in ("activation", "logits"):
         return theory.of_output(of_sizes)
-    if quantity == "logits_change":  # a few steps may not have aligned queries and keys
-        return Expected.between(theory.of_output(of_sizes).low, 0.0)
-    return theory.of_parameter(quantity, name, decays)
-
-
-def of_layers(of_sizes: Sequence[Measured], step: int) -> Iterable[tuple[int | None, np.ndarray]]:
-    """The values of shape `(sizes, seeds)` of each layer of the model that has the fewest layers.
-
-    Of a deeper model, the layer at the same fraction of its depth.
-    """
-    if not of_sizes[0].layered:
-        yield None, np.stack([one.rms[:, step] for one in of_sizes]).astype(float)
-        return
-    fewest = min(one.rms.shape[2] for one in of_sizes)
-    for layer in range(fewest):
-        same = [(layer + 1) * one.rms.shape[2] // fewest - 1 for one in of_sizes]
-        values = [one.rms[:, step, i] for one, i in zip(of_sizes, same, strict=True)]
-        yield layer, np.stack(values).astype(float)
+    if quantity == "logits_change":
+        return theory.of_logits_change(of_sizes)
+    return theory.of_parameter(quantity, name, decays, place)

@@ -1,10 +1,13 @@
 """The result of a coordinate check."""
 
 import dataclasses
+import textwrap
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from jaxmup._families import Family
+from jaxmup._finding import Finding
+from jaxmup.coord_check._mend import beginning, mend_of
 from jaxmup.coord_check._verdict import Outcome, Verdict
 
 Over = Literal["width", "depth"]
@@ -32,6 +35,7 @@ class CoordCheck:
         jaxmup layers only do if `make_model` takes one.
       verdicts: Verdicts, in the order of the measurements.
       rows: Measurements as plain dicts, one for each quantity, name, layer, size, seed and step.
+      findings: What `jaxmup.lint` finds in a model that fails, each with its mend.
     """
 
     over: Over
@@ -43,6 +47,7 @@ class CoordCheck:
     follows_parametrization: bool
     verdicts: tuple[Verdict, ...]
     rows: tuple[Mapping[str, Any], ...]
+    findings: tuple[Finding, ...] = ()
 
     @property
     def outcome(self) -> Conclusion:
@@ -102,6 +107,15 @@ class CoordCheck:
 
         return tuple(sorted((v for v in self.verdicts if v.outcome != "pass"), key=place))
 
+    @property
+    def begins(self) -> Verdict | None:
+        """The row that fails where it begins; `None` if none fails.
+
+        Growth at initialization comes before what is learned, outputs before parameters, each in
+        the order of the network: what comes later follows from it.
+        """
+        return beginning(self.of("fail"))
+
     def __str__(self) -> str:
         return page(self)
 
@@ -116,8 +130,34 @@ _TITLES: dict[Outcome, str] = {
 }
 
 
+def causes(check: CoordCheck) -> list[str]:
+    """Where it begins, and what `lint` finds, as paragraphs; none if nothing fails.
+
+    Args:
+      check: Check to explain.
+    """
+    one = check.begins
+    if one is None:
+        return []
+    at = f"at {one.line}, " if one.line else ""
+    lines = [f"It begins {at}in {one.quantity} of {one.title}:"]
+    if one.source:
+        lines.append(f"    {one.source}")
+    grows = "no slope" if one.slope is None else f"{check.over}^{one.slope.value:+.2f}"
+    mend = mend_of(one, check.over)
+    lines.append(f"  It has {grows}, muP {check.over}^({one.expected}).")
+    if mend:
+        lines.append(f"  To mend: {mend}.")
+    found = ["\n".join(["What `jaxmup.lint` finds:", *map(_indented, check.findings)])]
+    return ["\n".join(lines), *found] if check.findings else ["\n".join(lines)]
+
+
+def _indented(finding: Finding) -> str:
+    return textwrap.indent(finding.text(96), "  ")
+
+
 def page(check: CoordCheck, most: int = 12) -> str:
-    """A check as a page: the conclusion, then the rows that do not pass.
+    """A check as a page: the conclusion, where it begins and why, then the rows that do not pass.
 
     Rows stand in the order of the network, those of outputs before those of parameters, so that the
     first is where the growth begins.
@@ -130,7 +170,8 @@ def page(check: CoordCheck, most: int = 12) -> str:
     seeds = "1 seed" if len(check.seeds) == 1 else f"{len(check.seeds)} seeds"
     parts = [
         f"The coordinate check over {check.over} {sizes} under {check.parametrization}, {seeds}, "
-        f"{check.steps} steps: {check.outcome}. {check.reason}"
+        f"{check.steps} steps: {check.outcome}. {check.reason}",
+        *causes(check),
     ]
     for outcome, what in _TITLES.items():
         rows = [one for one in check.not_passing if one.outcome == outcome]
