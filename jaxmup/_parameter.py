@@ -1,6 +1,7 @@
 """The parameters of a layer: spec, multiplier and initial values of each, declared before drawn."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
@@ -15,10 +16,8 @@ from jaxmup._axes import Axes, LayerAxes
 from jaxmup._parametrization import Parametrization, ParametrizationName, parametrization
 from jaxmup._scaling import what_is_applied
 from jaxmup._spec import ParamSpec
-from jaxmup.functional import scale
-
-# (key, shape, dtype) -> an array, or a box around one such as Flax's partitioning metadata.
-Initializer = Callable[..., Any]
+from jaxmup._tiles import Grown
+from jaxmup._tiles import Initializer as Initializer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +81,11 @@ class Parameter:
     drawn_shape: tuple[int, ...]
     std: float | None = None
 
+    @property
+    def varies(self) -> bool:
+        """True if the multiplier is another one at other sizes."""
+        return self.spec.applied is not None and self.spec.applied.varies
+
     def initializer(self, init: Initializer) -> Initializer:
         """The initializer of the stored `w`, called as `(key, shape, dtype)`.
 
@@ -89,14 +93,13 @@ class Parameter:
           init: Initializer at base width; not called where the user gave a standard deviation.
         """
         if self.std is not None:
-            at_base = jax.nn.initializers.normal(self.std)
+            init, drawn_shape = _normal(float(self.std)), self.spec.base_shape
         else:
+            init, drawn_shape = init.init if isinstance(init, Known) else init, self.drawn_shape
+        return Grown(init, self.spec.base_shape, drawn_shape, self.init_gain)
 
-            def at_base(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
-                drawn = init(key, self.drawn_shape, dtype)
-                return jax.tree.map(lambda x: x.reshape(shape), drawn)
 
-        return grown_initializer(at_base, self.spec.base_shape, self.init_gain)
+_normal = functools.lru_cache(maxsize=512)(jax.nn.initializers.normal)
 
 
 def declare(
@@ -167,9 +170,11 @@ def declare(
             _require_no_std(name, own, rule)
         spec = ParamSpec(own, init_std=std, lr_scale=lr_scale, depth_ratio=depth_ratio)
         applied = what_is_applied(spec, rule)
-        multiplier, init_gain = dataclasses.astuple(applied)
+        assert applied.init_gain is not None
         spec = dataclasses.replace(spec, applied=applied)
-        declared[name] = Parameter(spec, spec.shape, multiplier, init_gain, drawn_shape, given)
+        declared[name] = Parameter(
+            spec, spec.shape, applied.multiplier, applied.init_gain, drawn_shape, given
+        )
     return MappingProxyType(declared)
 
 
@@ -218,59 +223,6 @@ def _two_scales(name: str, axes: Axes, std: float) -> str:
         f"{tuple(axis.size for axis in axes)}. Got {argument}={std!r} beside an initializer. "
         "Pass one."
     )
-
-
-def grown_initializer(init: Initializer, base_shape: tuple[int, ...], gain: float) -> Initializer:
-    """An initializer for any width from one for the base width, its values multiplied by `gain`.
-
-    `init` is only ever called with `base_shape`: a larger array is tiled with independent draws, a
-    smaller one is cut out of one draw. So its standard deviation at base width, whatever it is and
-    however it depends on the shape, is the σ that the parametrization scales; no initializer has to
-    be known or taken apart. At base width the values are those of `init`, bit for bit.
-
-    Args:
-      init: Initializer `(key, shape, dtype) -> array`; it may return a box such as
-        `nn.with_partitioning`'s.
-      base_shape: Shape of the parameter in the base model.
-      gain: Factor on the values; dimensionless.
-
-    Example:
-      >>> ones = grown_initializer(jax.nn.initializers.ones, (2, 2), gain=0.5)
-      >>> ones(jax.random.key(0), (2, 4), jnp.float32)
-      Array([[0.5, 0.5, 0.5, 0.5],
-             [0.5, 0.5, 0.5, 0.5]], dtype=float32)
-    """
-
-    def grown(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Any:
-        tiles = tuple(-(-size // base) for size, base in zip(shape, base_shape, strict=True))
-        if math.prod(tiles) == 1:  # the key as it is: at base width the bits are those of `init`
-            drawn = init(key, base_shape, dtype)
-        else:
-            keys = jax.random.split(key, math.prod(tiles))
-            drawn = draw_tiles(lambda tile_key: init(tile_key, base_shape, dtype), keys, tiles)
-            drawn = jax.tree.map(lambda x: join_tiles(x, tiles, base_shape), drawn)
-        window = tuple(slice(size) for size in shape)
-        return jax.tree.map(lambda x: scale(x if x.shape == shape else x[window], gain), drawn)
-
-    return grown
-
-
-def draw_tiles(draw: Callable[..., Any], keys: jax.Array, tiles: tuple[int, ...]) -> Any:
-    """The draws of a grid of tiles, with an axis for each axis along which there are several."""
-    # On one axis of all tiles they could be sharded over devices by the first factor alone, and
-    # every device would draw the whole of the others.
-    several = tuple(n for n in tiles if n > 1)
-    for _ in several:
-        draw = jax.vmap(draw)
-    return draw(keys.reshape(several + keys.shape[1:]))
-
-
-def join_tiles(x: jax.Array, tiles: tuple[int, ...], base_shape: tuple[int, ...]) -> jax.Array:
-    """The tiles `x[i]` or `x[i, j, ...]` laid out on a grid of `tiles`, as one array."""
-    rank = len(tiles)
-    grid = x.reshape(tiles + base_shape)
-    interleaved = grid.transpose([axis for i in range(rank) for axis in (i, rank + i)])
-    return interleaved.reshape([n * b for n, b in zip(tiles, base_shape, strict=True)])
 
 
 def as_parametrization(value: Parametrization | ParametrizationName) -> Parametrization:

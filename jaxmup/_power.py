@@ -95,6 +95,21 @@ class Power:
             return r_in ** (power_in + power_out) * rest
         return r_in**power_in * r_out**power_out * rest
 
+    def varies(self, role: Role) -> bool:
+        """True if it is another number at other sizes of a parameter of this role.
+
+        Example:
+          >>> Power(r_in=-1.0).varies("output"), Power(r_in=-1.0).varies("input")
+          (True, False)
+        """
+        ratios = {
+            "input": (self.r_out,),
+            "hidden": (self.r_in, self.r_out, self.taper),
+            "output": (self.r_in, self.taper),
+            "fixed": (),
+        }
+        return any((*ratios[role], self.depth_ratio))
+
     def exponent(self, role: Role) -> float:
         """The exponent of the width ratio r if every axis that grows in this role grows by r.
 

@@ -76,10 +76,13 @@ class Applied:
       init_gain: Factor by which the layer has scaled the initial values of the base model;
         dimensionless. `None` if it draws them as any plain layer does, and `jaxmup.rescale` is what
         scales them.
+      varies: True if the multiplier is another one at other sizes. The layer multiplies by it also
+        where it is 1, so that its program is the same at every size.
     """
 
     multiplier: float
     init_gain: float | None
+    varies: bool = dataclasses.field(default=False, repr=False, compare=False)
 
 
 _REMEDIES = {

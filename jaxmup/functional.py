@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +11,14 @@ from jax import Array, lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxmup import _check
-from jaxmup._alike import ALIKE
 from jaxmup._dtypes import is_floating, wide
+from jaxmup._parametrization import MultiplierActsOn
 
 OutSharding: TypeAlias = NamedSharding | PartitionSpec | None
 """The sharding that a layer gives its outputs, in a mesh of explicit axes."""
 
 
-def scale(x: Array, factor: float | Array) -> Array:
+def scale(x: Array, factor: float | Array, *, always: bool = False) -> Array:
     """`factor · x` in the dtype of `x`, rounded once.
 
     A Python float would first be rounded to the dtype of `x`: in bfloat16 that is one common
@@ -28,6 +28,8 @@ def scale(x: Array, factor: float | Array) -> Array:
       x: Floating-point array of any shape.
       factor: A Python number, of which 1.0 returns `x` itself, or a scalar array, which is always
         multiplied by; dimensionless.
+      always: Whether to multiply by 1.0 too. So a layer whose factor depends on the width is the
+        same program at every width.
 
     Raises:
       TypeError: if `x` is an array of integers or flags, which the product would be cut to, or
@@ -40,14 +42,21 @@ def scale(x: Array, factor: float | Array) -> Array:
     _require_floating("x", x)
     dtype = wide(x.dtype)
     if isinstance(factor, float | int):
-        is_left_out = factor == 1.0 and not ALIKE.get()
+        is_left_out = factor == 1.0 and not always
         return x if is_left_out else (x.astype(dtype) * factor).astype(x.dtype)
     if not hasattr(factor, "astype"):
         raise TypeError(f"`factor` must be a number or a scalar array. Got {factor!r}.")
     return (x.astype(dtype) * factor.astype(dtype)).astype(x.dtype)
 
 
-def scale_smaller(inputs: Array, kernel: Array, multiplier: float | Array) -> tuple[Array, Array]:
+def scale_smaller(
+    inputs: Array,
+    kernel: Array,
+    multiplier: float | Array,
+    *,
+    always: bool = False,
+    growth: float = 1.0,
+) -> tuple[Array, Array]:
     """Puts the multiplier of `W = multiplier · kernel` on the smaller operand of `inputs · W`.
 
     Either gives the same product; scaling the smaller one writes less memory.
@@ -56,6 +65,9 @@ def scale_smaller(inputs: Array, kernel: Array, multiplier: float | Array) -> tu
       inputs: Activations of any shape.
       kernel: Weights of any shape.
       multiplier: Factor on the kernel; dimensionless.
+      always: Whether to multiply by 1.0 too, as in `scale`.
+      growth: Number of outputs over that of the base model. With it, what is smaller is decided by
+        the base model's sizes, and so is the same at every width; dimensionless.
 
     Returns:
       `inputs` and `kernel`, one of them scaled.
@@ -65,14 +77,70 @@ def scale_smaller(inputs: Array, kernel: Array, multiplier: float | Array) -> tu
       >>> float(inputs[0, 0]), float(kernel[0, 0])
       (0.5, 1.0)
     """
-    is_smaller = inputs.size < kernel.size and not ALIKE.get()
+    is_smaller = inputs.size * growth < kernel.size
     if is_smaller and jnp.issubdtype(inputs.dtype, jnp.floating):
-        return scale(inputs, multiplier), kernel
-    return inputs, scale(kernel, multiplier)
+        return scale(inputs, multiplier, always=always), kernel
+    return inputs, scale(kernel, multiplier, always=always)
+
+
+class Factor(NamedTuple):
+    """A multiplier, and when it is left out.
+
+    Args:
+      value: Multiplier; dimensionless.
+      always: Whether to multiply by 1.0 too, as in `scale`.
+    """
+
+    value: float | Array
+    always: bool = False
+
+
+def scaled_product(
+    product: Callable[[Array, Array, Array | None], Array],
+    operands: tuple[Array, Array, Array | None],
+    factors: tuple[Factor, Factor],
+    acts_on: MultiplierActsOn,
+    *,
+    growth: float = 1.0,
+) -> Array:
+    """`product(inputs, m_k · kernel, m_b · bias)`, with `m_k` where it shall act.
+
+    Args:
+      product: Function of inputs, kernel and bias, linear in the kernel, with the bias added.
+      operands: Inputs, kernel, and bias or `None`.
+      factors: Multipliers of kernel and bias.
+      acts_on: `"smaller"` of inputs and kernel, or `"output"`, so that the product has both as they
+        are.
+      growth: Number of outputs over that of the base model, as in `scale_smaller`.
+
+    Example:
+      >>> def linear(x, w, b):
+      ...     return x @ w + b
+      >>> operands = jnp.ones((1, 4)), jnp.ones((4, 1)), jnp.ones(1)
+      >>> factors = Factor(0.5), Factor(2.0)
+      >>> [float(scaled_product(linear, operands, factors, on)[0, 0])
+      ...  for on in ("smaller", "output")]
+      [4.0, 4.0]
+    """
+    (inputs, kernel, bias), (of_kernel, of_bias) = operands, factors
+    always = of_kernel.always
+    if acts_on == "output":
+        if bias is not None:
+            bias = scale(bias, of_bias.value / of_kernel.value, always=always or of_bias.always)
+        return scale(product(inputs, kernel, bias), of_kernel.value, always=always)
+    inputs, kernel = scale_smaller(inputs, kernel, of_kernel.value, always=always, growth=growth)
+    if bias is not None:
+        bias = scale(bias, of_bias.value, always=of_bias.always)
+    return product(inputs, kernel, bias)
 
 
 def lookup(
-    take: Callable[[Array], Array], embedding: Array, n_rows: int, multiplier: float | Array
+    take: Callable[[Array], Array],
+    embedding: Array,
+    n_rows: int,
+    multiplier: float | Array,
+    *,
+    always: bool = False,
 ) -> Array:
     """Rows of `multiplier · embedding`: what is smaller of the rows and the table is multiplied.
 
@@ -81,14 +149,15 @@ def lookup(
       embedding: Table of shape `(num_embeddings, features)`.
       n_rows: Number of rows that are picked.
       multiplier: Factor on the embedding; dimensionless.
+      always: Whether to multiply by 1.0 too, as in `scale`.
 
     Example:
       >>> lookup(lambda table: table[jnp.array([1])], jnp.ones((3, 2)), 1, 0.5)
       Array([[0.5, 0.5]], dtype=float32)
     """
-    if n_rows < embedding.shape[0] and not ALIKE.get():
-        return scale(take(embedding), multiplier)
-    return take(scale(embedding, multiplier))
+    if n_rows < embedding.shape[0]:
+        return scale(take(embedding), multiplier, always=always)
+    return take(scale(embedding, multiplier, always=always))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +190,8 @@ class ScaledAttention:
 
     def __call__(self, query: Array, key: Array, value: Array, *args: Any, **kwargs: Any) -> Array:
         """Calls `attention_fn` with `factor · query`."""
-        return self.attention_fn(scale(query, self.factor), key, value, *args, **kwargs)
+        query = scale(query, self.factor, always=True)
+        return self.attention_fn(query, key, value, *args, **kwargs)
 
 
 def top_k_gates(logits: Array, k: int) -> Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from flax import nnx
+from flax import linen, nnx
 from torch import nn
 
 from jaxmup import bridge
@@ -260,3 +260,43 @@ def require_same(got: dict[str, np.ndarray], state: dict[str, torch.Tensor]) -> 
     if _SUMMED[0] in state:
         total = sum(got[name] for name in _SUMMED)
         np.testing.assert_array_equal(total, sum(state[name].numpy() for name in _SUMMED))
+
+
+SPECTRAL = {
+    "hook": nn.utils.spectral_norm,
+    "parametrized": nn.utils.parametrizations.spectral_norm,
+}
+SPECTRAL_WITHIN = 1e-11  # Flax adds 1e-12 to the squares that it divides by, PyTorch does not
+
+
+@pytest.mark.parametrize("wrap", SPECTRAL.values(), ids=SPECTRAL)
+def test_spectral_norm_once_its_iteration_has_converged(wrap):
+    module = wrap(nn.Conv2d(3, 4, 3))
+    x = torch.randn(2, 3, 5, 5)
+    for _ in range(300):
+        module(x)
+    module.eval()
+    expected = module(x).detach().movedim(1, -1).numpy()
+    state = module.state_dict()
+    inner = conv(3, 4, (3, 3), padding="VALID")(nnx.Rngs(0))
+    model = bridge.from_torch(state, nnx.SpectralNorm(inner, rngs=nnx.Rngs(0), **F64))
+    back = bridge.to_torch(model, state)
+    got = model(x.movedim(1, -1).numpy(), update_stats=False)
+    assert np.max(np.abs(got - expected)) <= SPECTRAL_WITHIN
+    for name, tensor in state.items():
+        if name.endswith("_v"):
+            assert np.max(np.abs(back[name] - tensor.numpy())) <= SPECTRAL_WITHIN
+        else:
+            np.testing.assert_array_equal(back[name], tensor.numpy(), err_msg=name)
+
+
+def test_spectral_norm_iterates_as_the_hook_from_wherever_it_stands():
+    module = nn.utils.spectral_norm(nn.Linear(3, 4))
+    x = torch.randn(2, 3)
+    layer = linen.SpectralNorm(linen.Dense(4, **F64), **F64)
+    held = layer.init(jax.random.key(0), x.numpy(), update_stats=True)
+    held = bridge.from_torch(module.state_dict(), held)
+    for _ in range(3):
+        got, moved = layer.apply(held, x.numpy(), update_stats=True, mutable=["batch_stats"])
+        held = {**held, **moved}
+        assert np.max(np.abs(got - module(x).detach().numpy())) <= SPECTRAL_WITHIN

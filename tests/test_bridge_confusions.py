@@ -146,7 +146,10 @@ CONFUSIONS = {
     ),
     "a square weight transposed in the file": Confusion(attention, "not seen", state=transposed(Q)),
     "a square weight said to be transposed": Confusion(
-        attention, "not seen", pairs={"layers.0.self_attn.q_proj": ("", "conv1d")}
+        attention,
+        "refused",
+        "Shapes must tell how these are stored",
+        pairs={"layers.0.self_attn.q_proj": ("", "conv1d")},
     ),
     "names that say nothing": Confusion(
         attention,

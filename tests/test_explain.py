@@ -244,6 +244,8 @@ def dense(width):
 def inputs(width):
     return jnp.ones((1, 8))
 
+EXAMPLE = inputs(0)
+
 def raises(width):
     return undefined
 
@@ -281,6 +283,10 @@ SHOWN = {
     "a plain model": (
         "models_here:plain --base 16 --target 64 --inputs models_here:inputs",
         ["mup/table3 (adam)", "layers/1/kernel", "base * 0.25"],
+    ),
+    "inputs of every width": (
+        "models_here:plain --base 16 --target 64 --inputs models_here:EXAMPLE",
+        ["layers/1/kernel", "base * 0.25"],
     ),
     "Linen": ("models_here:dense --target 64 --inputs models_here:inputs", ["in 8, out 16->64"]),
     "rates": ("models_here:mlp --target 64 --learning-rate 0.5", ["learning rate", "0.125"]),

@@ -607,3 +607,23 @@ def test_a_boolean_is_refused_after_the_number_that_equals_it(make):
     make(8, 8, lr_scale=1.0)
     with pytest.raises(TypeError, match=r"`lr_scale` .* Got True"):
         make(8, 8, lr_scale=True)
+
+
+EVERY_LAYER = {
+    "inputs smaller": 1,
+    "kernel smaller at some widths": 100,
+    "kernel smaller": 5000,
+}
+
+
+@pytest.mark.parametrize("rule", ["mup", "ntk", "mean_field"])
+@pytest.mark.parametrize("rows", EVERY_LAYER.values(), ids=EVERY_LAYER)
+@each_api
+def test_a_layer_is_one_program_at_every_width(make, rows, rule):
+    def operations(width):
+        layer = make(width, width, (64, 64), parametrization=rule)
+        equations = jax.make_jaxpr(layer.apply)(layer.params, jnp.ones((rows, width))).eqns
+        return [(e.primitive.name, [v.aval.ndim for v in e.invars]) for e in equations]
+
+    programs = [operations(width) for width in (32, 64, 128, 256)]
+    assert programs == programs[:1] * 4

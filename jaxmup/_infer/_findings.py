@@ -29,6 +29,23 @@ def missing_factor(name: PathName, value: str, operands: str, growth: str, facto
     )
 
 
+def unclear_table(name: PathName, value: str) -> Finding:
+    """A table of constants that grows as no one power of a size.
+
+    Args:
+      name: A parameter beside it.
+      value: What is made of it, in words.
+    """
+    return Finding(
+        "unclear-table",
+        f"A table of constants grows as no one power of a size: {value}.",
+        (name,),
+        "How the value grows with the width is not known, so factors for it may be wrong.",
+        "Multiply the table by a power of the width that keeps its numbers, or their sum where it "
+        "is summed over, of one size.",
+    )
+
+
 def uneven_parts(name: PathName, value: str) -> Finding:
     """Parts of one axis that grow unlike each other.
 
@@ -43,6 +60,24 @@ def uneven_parts(name: PathName, value: str) -> Finding:
         "One tensor has one initial scale and one learning rate, which are right for the whole "
         "alone.",
         f"Make each part by a parameter of its own in place of `{name}`, or let all grow alike.",
+    )
+
+
+def unlike_parts(name: PathName, use: str, other: str) -> Finding:
+    """Parts of one parameter that ask for different numbers.
+
+    Args:
+      name: Parameter that has the parts.
+      use: Use of one part, with its line and its axes.
+      other: Use of another part.
+    """
+    return Finding(
+        "uneven-parts",
+        f"Parts of it do different things: one is {use}; another {other}.",
+        (name,),
+        "One tensor has one initial scale and one learning rate, which are right for one of the "
+        "parts alone.",
+        f"Make each part a parameter of its own in place of `{name}`.",
     )
 
 

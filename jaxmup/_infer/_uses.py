@@ -23,9 +23,11 @@ from jaxmup._infer._views import (
     Between,
     Kind,
     Nature,
+    Piece,
     Source,
     Use,
     View,
+    cut_of,
     decided,
     mixed,
     parted,
@@ -52,7 +54,7 @@ class Uses:
         self.flat, self.names = flat, names
         self.nature: dict[Node, Nature] = {}
         self.views: dict[Node, View] = {}
-        self._met: list[tuple[str, dict[int, Kind], str, Node]] = []
+        self._met: list[tuple[Piece, dict[int, Kind], str, Node]] = []
         self.shares = Shares(flat)
         self.followed = Followed(flat, names, self.nature, self.shares)
         # What comes around in a loop is known only after the loop: until nothing changes any more.
@@ -75,11 +77,11 @@ class Uses:
     @functools.cached_property
     def _by_name(self) -> dict[str, list[Use]]:
         found: dict[str, list[Use]] = collections.defaultdict(list)
-        for name, kinds, verb, node in self._met:
+        for (name, part), kinds, verb, node in self._met:
             settled: dict[int, AxisKind] = {}
             for axis, kind in kinds.items():
                 settled[axis] = self.followed.settled(kind)
-            found[name].append(Use(settled, verb, node))
+            found[name].append(Use(settled, verb, node, part))
         return dict(found)
 
     # ---- one value
@@ -112,7 +114,7 @@ class Uses:
         if name is not None:
             axes = range(len(node.shapes[0]))
             self.views[node] = View(
-                tuple(frozenset({(name, axis)}) for axis in axes), frozenset({name})
+                tuple(frozenset({Source(name, axis)}) for axis in axes), frozenset({(name, ())})
             )
 
     # ---- parameters among themselves
@@ -139,13 +141,15 @@ class Uses:
             if not (op == "gather" and position):
                 dims = [a | b for a, b in zip(dims, moved(node, position, view.dims), strict=True)]
         views = [self.views[weight] for weight in weights if weight in self.views]
-        self.views[node] = View(
+        made = View(
             tuple(dims),
             frozenset().union(*(view.parameters for view in views)),
             all(view.linear for view in views) and self._is_homogeneous(node),
             frozenset(known),
             tuple(dict.fromkeys(product for view in views for product in view.between)),
         )
+        cut = cut_of(node, self.shares.numbers)
+        self.views[node] = made.cut(cut) if cut else made
 
     def _left(self, node: Node, position: int, view: View) -> Iterable[Source]:
         """Axes of parameters that a value no longer has, since one element of them was taken."""
@@ -299,23 +303,26 @@ class Uses:
         view = self.views.get(weight)
         if view is None:
             return
-        found: dict[str, dict[int, dict[Kind, bool]]] = {name: {} for name in view.parameters}
+        found: dict[Piece, dict[int, dict[Kind, bool]]] = {piece: {} for piece in view.parameters}
         for axis, (sources, kind) in enumerate(zip(view.dims, kinds, strict=True)):
-            for name, source in sources:
-                by_kind = found[name].setdefault(source, {})
+            for source in sources:
+                by_kind = found[source.piece].setdefault(source.axis, {})
                 by_kind[kind] = by_kind.get(kind, False) or grows(weight, axis)
         for product in reversed(view.between):
             inputs = {
-                (n, a) for n, axes in found.items() for a, kinds in axes.items() if "input" in kinds
+                Source(name, axis, part)
+                for (name, part), axes in found.items()
+                for axis, kinds in axes.items()
+                if "input" in kinds
             }
-            for (name, source), kind in product.kinds(inputs).items():
-                found[name].setdefault(source, {}).setdefault(kind, True)
-        for (name, source), kind in view.known:
-            if kind != "batch" or source not in found[name]:
-                found[name].setdefault(source, {}).setdefault(kind, True)
-        for name, axes in found.items():
+            for source, kind in product.kinds(inputs).items():
+                found[source.piece].setdefault(source.axis, {}).setdefault(kind, True)
+        for source, kind in view.known:
+            if kind != "batch" or source.axis not in found[source.piece]:
+                found[source.piece].setdefault(source.axis, {}).setdefault(kind, True)
+        for piece, axes in found.items():
             does: dict[int, Kind] = {axis: decided(by_kind) for axis, by_kind in axes.items()}
-            self._met.append((name, does, verb, node))
+            self._met.append((piece, does, verb, node))
 
 
 def _looked_up(node: Node) -> list[int]:

@@ -2,17 +2,43 @@
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
-from jaxmup._infer._dims import Dims
+from jaxmup._infer._dims import Dims, params_of
 from jaxmup._infer._shares import Covered
 from jaxmup._program import Node
 from jaxmup._spec import AxisKind
 
 Nature = Literal["constant", "weight", "activation"]
 """What a value follows from: no input, parameters alone, or inputs too."""
-Source: TypeAlias = tuple[str, int]
-"""An axis of a parameter."""
+Cut: TypeAlias = tuple[tuple[int, int, int], ...]
+"""The axes of a value of which a part is taken, each with its first element and their number."""
+Part: TypeAlias = tuple[Cut, ...]
+"""A part of a parameter, by the cuts that it was taken by; `()` is all of it."""
+_MOST_CUTS = 4  # that are told apart, one in another
+
+
+class Source(NamedTuple):
+    """An axis of a parameter, or of a part of one.
+
+    Args:
+      name: Name of the parameter.
+      axis: Number of the axis in the parameter.
+      part: The part, where elements have been taken from it.
+    """
+
+    name: str
+    axis: int
+    part: Part = ()
+
+    @property
+    def piece(self) -> "Piece":
+        """The part that it is an axis of."""
+        return self.name, self.part
+
+
+Piece: TypeAlias = tuple[str, Part]
+"""A part of a parameter of a name."""
 
 
 class Mark(NamedTuple):
@@ -63,17 +89,68 @@ class View:
 
     Args:
       dims: The axes of parameters that each of its axes is made of.
-      parameters: The parameters.
+      parameters: The parameters, or parts of them.
       linear: True if it is homogeneous in them.
       known: What axes that it no longer has did, on the way to it.
       between: The products on the way to it, an inner one before an outer one.
     """
 
     dims: Dims
-    parameters: frozenset[str]
+    parameters: frozenset[Piece]
     linear: bool = True
     known: frozenset[tuple[Source, AxisKind]] = frozenset()
     between: tuple[Between, ...] = ()
+
+    def cut(self, cut: Cut) -> "View":
+        """The view of a part of this value."""
+
+        def of(source: Source) -> Source:
+            return source._replace(part=(*source.part, cut)[-_MOST_CUTS:])
+
+        def of_all(sources: frozenset[Source]) -> frozenset[Source]:
+            return frozenset(map(of, sources))
+
+        def of_both(pair: tuple[frozenset[Source], ...]) -> Any:
+            return tuple(map(of_all, pair))
+
+        return View(
+            tuple(map(of_all, self.dims)),
+            frozenset((name, (*part, cut)[-_MOST_CUTS:]) for name, part in self.parameters),
+            self.linear,
+            frozenset((of(source), kind) for source, kind in self.known),
+            tuple(Between(of_both(one.free), of_both(one.summed)) for one in self.between),
+        )
+
+
+def cut_of(node: Node, numbers: Mapping[Node, Any]) -> Cut:
+    """The cut by which a value is a part of another: axes, where it begins, how long it is.
+
+    It is empty for what is no part, or one that is only known when the program runs.
+
+    Args:
+      node: The value.
+      numbers: The constants all of whose elements are one number.
+    """
+    if not node.equations or not node.parents:
+        return ()
+    params, whole, own = params_of(node), node.parents[0].shapes[0], node.shapes[0]
+    if node.op == "slice":
+        starts: Sequence[int] = params["start_indices"]
+    elif node.op == "split":
+        before = sum(params["sizes"][: node.output])
+        starts = [before * (axis == params["axis"]) for axis in range(len(whole))]
+    elif node.op == "unstack":
+        return ((params["axis"], node.output, 1),)
+    elif node.op == "dynamic_slice" and all(index in numbers for index in node.parents[1:]):
+        starts = [int(numbers[index][0]) for index in node.parents[1:]]
+    elif node.op == "gather" and node.parents[1] in numbers:
+        start, sizes = int(numbers[node.parents[1]][0]), params["slice_sizes"]
+        every = enumerate(zip(sizes, whole, strict=True))
+        return tuple((axis, start, size) for axis, (size, length) in every if size != length)
+    else:
+        return ()
+    every = enumerate(zip(starts, own, whole, strict=True))
+    return tuple((axis, start, size) for axis, (start, size, length) in every if size != length)
 
 
 class Use(NamedTuple):
@@ -83,15 +160,21 @@ class Use(NamedTuple):
       kinds: What its axes do there.
       verb: What is done with it, such as `"looked up"`.
       node: The value that is made of it there.
+      part: The part of it that is meant.
     """
 
     kinds: Mapping[int, AxisKind]
     verb: str
     node: Node
+    part: Part = ()
 
     def __str__(self) -> str:
         """Such as *looked up at model.py:115*."""
         return f"{self.verb} at {self.node.line or 'an unknown line'}"
+
+    def with_axes(self) -> str:
+        """Such as *multiplied at model.py:115, axes batch, input, output*."""
+        return f"{self}, axes {', '.join(self.kinds[axis] for axis in sorted(self.kinds))}"
 
 
 def parted(

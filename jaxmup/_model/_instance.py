@@ -14,7 +14,6 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from jaxmup._alike import same_operations
 from jaxmup._inputs import Call, shape_of, take_arrays
 from jaxmup._model._arguments import KEYS, asked_for, open_parameters
 from jaxmup._model._parts import Apply, Framework, Kind, Parts
@@ -272,10 +271,9 @@ class Instance:
             return self.call(Parts(params, rest), static.joined(arrays))[0]
 
         shapes = list(map(shape_of, arrays))
-        with same_operations():
-            program: ClosedJaxpr = call_users(
-                self._must_be_called, jax.make_jaxpr(run), parts.params, parts.rest, shapes
-            )
+        program: ClosedJaxpr = call_users(
+            self._must_be_called, jax.make_jaxpr(run), parts.params, parts.rest, shapes
+        )
         every_output = [True] * len(program.jaxpr.outvars)
         return without_dead_code(program, every_output, keep_inputs=True)[0]
 

@@ -8,6 +8,7 @@
 - `_flow` follows values and cuts programs; `_flatten` makes one list of programs of several sizes.
 - `_digest` tells programs apart, wherever their code stands; `_same` finds equal ones at once.
 - `_unsharded` takes out of a program what it says of devices.
+- `_random` draws bits in a way that compiles quickly.
 - `_source` finds the user's line that an equation comes from.
 """
 
@@ -57,6 +58,7 @@ from jaxmup._program._loops import While as While
 from jaxmup._program._loops import is_choice as is_choice
 from jaxmup._program._loops import is_scan as is_scan
 from jaxmup._program._loops import is_while as is_while
+from jaxmup._program._random import with_quick_bits as with_quick_bits
 from jaxmup._program._same import Same as Same
 from jaxmup._program._source import Line as Line
 from jaxmup._program._source import line_of as line_of

@@ -19,6 +19,7 @@ from jaxmup._tree import Specs, Tree
 from jaxmup.bridge import _pairs, _safetensors
 from jaxmup.bridge._convert import converted, held, opened_by, plan_of, reverted
 from jaxmup.bridge._flax_model import FlaxModel, open_model
+from jaxmup.bridge._model_settings import Settings
 from jaxmup.bridge._pairs import Pairs
 from jaxmup.bridge._plan import Place, Plan, put
 from jaxmup.bridge._safetensors import ShapeDtype, Writer
@@ -137,6 +138,7 @@ def conversion(
     pairs: Pairs | None = None,
     parametrization: Parametrization | None = None,
     specs: Specs | None = None,
+    settings: Settings | None = None,
 ) -> Conversion:
     """The conversion of a file; nothing but headers is read, and nothing written.
 
@@ -152,6 +154,7 @@ def conversion(
       pairs: Paths of Flax for names that don't say it themselves; see `from_torch`.
       parametrization: Parametrization in whose gauge the leaves are; `None` for that of the model.
       specs: For a tree, the `ParamSpec` of its parameters; see `from_torch`.
+      settings: Module of PyTorch or configuration that says what no tensor holds; see `from_torch`.
 
     Raises:
       As `from_torch`; and `ValueError` if `like` is missing, or the file holds other leaves than
@@ -163,7 +166,7 @@ def conversion(
         opened = in_gauge(opened, parametrization)
     if to == "flax":
         checkpoint = opened_by(pairs, source)
-        made = plan_of(checkpoint, opened, pairs)
+        made = plan_of(checkpoint, opened, pairs, settings=settings)
         return Conversion(made, to, checkpoint, _leaves(made), checkpoint.files)
     if like is None:
         raise ValueError(
@@ -171,7 +174,7 @@ def conversion(
             "of the module, or a file of one."
         )
     checkpoint, named = open_checkpoint(source), opened_by(pairs, like)
-    made = plan_of(named, opened, pairs)
+    made = plan_of(named, opened, pairs, settings=settings)
     _require_leaves(checkpoint, opened, made.kept)
     inputs = (*checkpoint.files, *named.files)
     second = _pairs.aliases(pairs)

@@ -11,6 +11,7 @@ from jaxmup._check import listed
 from jaxmup._tree import Specs, Tree
 from jaxmup.bridge import _pairs
 from jaxmup.bridge._flax_model import FlaxModel, LeafArrays, open_model
+from jaxmup.bridge._model_settings import Settings
 from jaxmup.bridge._pairs import Pairs
 from jaxmup.bridge._plan import Entry, Plan
 from jaxmup.bridge._planning import make_plan
@@ -22,6 +23,7 @@ from jaxmup.bridge._sources import (
     require_one,
     with_aliases,
 )
+from jaxmup.bridge._unsaid import with_unsaid
 
 M = TypeVar("M", bound=nnx.Module | Tree)
 
@@ -33,11 +35,13 @@ def plan(
     *,
     specs: Specs | None = None,
     multipliers: Mapping[str, float] | None = None,
+    settings: Settings | None = None,
 ) -> Plan:
     """The conversion that `from_torch` would do, from names and shapes alone.
 
-    Print it to see every tensor, its leaf, both shapes and the transform. Nothing is read but
-    headers, and a state dict and a model may both be abstract.
+    Print it to see every tensor, its leaf, both shapes and the transform; and what outputs depend
+    on that no tensor holds, such as eps. Nothing is read but headers, and a state dict and a model
+    may both be abstract.
 
     Args:
       state_dict_or_file: State dict, or the path of a file of one; see `from_torch`.
@@ -45,6 +49,7 @@ def plan(
       pairs: Paths of Flax for names that don't say it themselves; see `from_torch`.
       specs: For a tree, the `ParamSpec` of its parameters; see `from_torch`.
       multipliers: Multipliers of PyTorch's layers; see `from_torch`.
+      settings: Module of PyTorch or configuration that says what no tensor holds; see `from_torch`.
 
     Raises:
       As `from_torch`.
@@ -57,7 +62,7 @@ def plan(
       bias    bias    (3) → (3)        as it is
     """
     checkpoint = opened_by(pairs, state_dict_or_file)
-    return plan_of(checkpoint, open_model(model, specs), pairs, multipliers)
+    return plan_of(checkpoint, open_model(model, specs), pairs, multipliers, settings)
 
 
 def plan_of(
@@ -65,10 +70,13 @@ def plan_of(
     opened: FlaxModel,
     pairs: Pairs | None,
     multipliers: Mapping[str, float] | None = None,
+    settings: Settings | None = None,
 ) -> Plan:
     """The plan for a checkpoint and a model that have been opened.
 
     Raises:
+      OSError: if a file of settings cannot be read.
+      TypeError: if `settings` is no module, configuration or path.
       ValueError: with the file in front.
     """
     for name, multiplier in (multipliers or {}).items():
@@ -82,7 +90,7 @@ def plan_of(
     with naming(checkpoint.where, ""):
         made = make_plan(checkpoint.sources, opened.leaves, pairs, checkpoint.tied, multipliers)
         _require_floats(made, opened)
-    return made
+    return with_unsaid(made, opened.layers, settings)
 
 
 def from_torch(
@@ -92,6 +100,7 @@ def from_torch(
     *,
     specs: Specs | None = None,
     multipliers: Mapping[str, float] | None = None,
+    settings: Settings | None = None,
     allow_nan: bool = False,
 ) -> M:
     """A model of Flax with the weights of a model of PyTorch.
@@ -127,6 +136,11 @@ def from_torch(
         module has its own.
       multipliers: Multipliers of PyTorch's layers that apply any, by the name of the tensor;
         dimensionless.
+      settings: What says that no tensor holds and outputs depend on, to be compared with the layers
+        of `model`: the module of PyTorch itself, or a configuration of Hugging Face, as an object,
+        a mapping or the path of its `config.json`. Compared are eps, momentum of running averages,
+        groups, strides, dilation and padding, and GELU where a module holds it; the rest is in
+        `plan(...).unsaid`.
       allow_nan: Whether a tensor may hold NaN.
 
     Returns:
@@ -141,7 +155,8 @@ def from_torch(
 
     Warns:
       UserWarning: if a dense layer may take a flattened feature map, and no pair says so; or a pair
-        leads a tensor to a leaf which their names say is another, such as `k_proj` to `query`.
+        leads a tensor to a leaf which their names say is another, such as `k_proj` to `query`; or
+        `settings` are other than those of the layers.
 
     Example:
       >>> from flax import nnx
@@ -153,7 +168,7 @@ def from_torch(
     """
     checkpoint = opened_by(pairs, state_dict_or_file)
     opened = open_model(model, specs)
-    made = plan_of(checkpoint, opened, pairs, multipliers)
+    made = plan_of(checkpoint, opened, pairs, multipliers, settings)
     _warn(made)
     kept = _values({path: opened.values[path] for path in made.kept})
     leaves = made.leaves(lambda entry: converted(entry, checkpoint, allow_nan=allow_nan))
@@ -238,7 +253,7 @@ def converted(entry: Entry, checkpoint: Checkpoint, *, allow_nan: bool) -> list[
     Raises:
       ValueError: naming file and tensors.
     """
-    names = [source.name for source in entry.sources]
+    names = [source.name for source in entry.reads]
     with naming(checkpoint.where, ", ".join(names)):
         arrays = [checkpoint.read(name) for name in names]
         if not allow_nan and entry.targets:
@@ -252,10 +267,11 @@ def reverted(entry: Entry, leaves: Checkpoint, *, allow_nan: bool) -> list[np.nd
     Raises:
       ValueError: naming file and leaves.
     """
-    with naming(leaves.where, ", ".join(map(str, entry.targets))):
-        arrays = [place.of(leaves.read(place.path)) for place in entry.targets]
+    places = entry.reads_back
+    with naming(leaves.where, ", ".join(map(str, places))):
+        arrays = [place.of(leaves.read(place.path)) for place in places]
         if not allow_nan:
-            _refuse_nan(dict(zip(map(str, entry.targets), arrays, strict=True)))
+            _refuse_nan(dict(zip(map(str, places), arrays, strict=True)))
         return entry.backward(arrays)
 
 

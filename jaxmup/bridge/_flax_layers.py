@@ -1,8 +1,11 @@
 """Leaves of a model as layers: rows of stacks apart, cells and packed projections together."""
 
+import ast
 import itertools
 import math
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from jaxmup.bridge._layouts import Shape
 from jaxmup.bridge._plan import Place
@@ -11,6 +14,8 @@ from jaxmup.bridge._units import (
     FLAX_LOCAL,
     NORM_SCALE,
     QKV,
+    SPECTRAL_SIGMA,
+    SPECTRAL_U,
     FlaxLayer,
     FlaxLeaf,
     fits_matrix,
@@ -51,7 +56,7 @@ def flax_layers(
             owned.setdefault(owner, {})[local] = leaf
         else:
             arrays[leaf.path] = {"": leaf}
-    _join_weight_norms(owned, arrays)
+    _join_norms(owned, arrays)
     known = frozenset(weights)
     layers = [
         layer
@@ -62,24 +67,59 @@ def flax_layers(
     return _grouped(layers, owners, stacked=stacked)
 
 
-def _join_weight_norms(
+# What NNX keeps beside the layer under a norm, by the path of the weight in that layer.
+_BESIDE = re.compile(r"(?P<above>.*?)(?P<kept>scales|batch_stats)/(?P<keys>\(.*\))")
+_PART = MappingProxyType({"u": SPECTRAL_U, "sigma": SPECTRAL_SIGMA, "scale": NORM_SCALE})
+
+
+def _join_norms(
     owned: dict[str, dict[str, FlaxLeaf]], arrays: dict[str, dict[str, FlaxLeaf]]
 ) -> None:
-    """Puts the scales of a `WeightNorm` to the layers that they are of.
+    """Puts what `WeightNorm` and `SpectralNorm` keep to the layers that they are of.
 
-    NNX keeps them beside the layer, in `scales`; Linen under the path of the layer's kernel, which
-    stands below the name of the `WeightNorm`.
+    NNX has it beside the layer; Linen under the path of the layer's weight, which stands below the
+    name of the norm.
     """
     for path in list(arrays):
-        above, found, _ = path.rpartition("scales/('kernel',)")
-        if found and "kernel" in owned.get(name := f"{above}layer_instance", {}):
-            owned[name][NORM_SCALE] = arrays.pop(path)[""]
+        if found := _BESIDE.fullmatch(path):
+            keys = ast.literal_eval(found["keys"])
+            *layer, weight, local = (*keys, "scale") if found["kept"] == "scales" else keys
+            owner = "/".join([f"{found['above']}layer_instance", *layer])
+            _join(owned, [owner], weight, local, arrays, path)
+    for path in list(arrays):
+        owner, _, local = without_collection(path).rpartition("/")
+        _join_below(owned, owner, local, arrays, path)
     for name in [name for name, parts in owned.items() if parts.keys() == {"scale"}]:
-        *parts, last = name.split("/")
-        paths = ["/".join(parts[:i] + parts[i + 1 :]) for i in range(len(parts))]
-        layers = [p for p in ("/".join(parts), *paths) if "kernel" in owned.get(p, {})]
-        if last == "kernel" and layers:
-            owned[layers[0]][NORM_SCALE] = owned.pop(name)["scale"]
+        _join_below(owned, name, "scale", owned, name)
+
+
+def _join_below(
+    owned: dict[str, dict[str, FlaxLeaf]],
+    name: str,
+    local: str,
+    among: dict[str, dict[str, FlaxLeaf]],
+    key: str,
+) -> None:
+    """Puts what Linen keeps under `name`, the path of a weight below a norm, to its layer."""
+    *parts, weight = name.split("/")
+    without_norm = ["/".join(parts[:i] + parts[i + 1 :]) for i in range(len(parts))]
+    _join(owned, ["/".join(parts), *without_norm], weight, local, among, key)
+
+
+def _join(
+    owned: dict[str, dict[str, FlaxLeaf]],
+    owners: Sequence[str],
+    weight: str,
+    local: str,
+    among: dict[str, dict[str, FlaxLeaf]],
+    key: str,
+) -> None:
+    """Moves a leaf to the first of these layers that is one and has such a weight."""
+    is_weight = weight in ("kernel", "embedding")
+    layers = [owner for owner in owners if is_weight and weight in owned.get(owner, {})]
+    if layers and local in _PART:
+        (leaf,) = among.pop(key).values()
+        owned[layers[0]][_PART[local]] = leaf
 
 
 def _rows_of_layer(

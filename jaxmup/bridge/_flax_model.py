@@ -1,6 +1,7 @@
 """Models of Flax as leaves with paths, and models with other leaves."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -36,12 +37,14 @@ class FlaxModel(NamedTuple):
       values: LeafArrays of the leaves; abstract where the model is.
       specs: `ParamSpec` of each leaf that has one.
       build: Function from other arrays to the model that holds them.
+      layers: Modules by path; none of a tree.
     """
 
     leaves: tuple[FlaxLeaf, ...]
     values: LeafArrays
     specs: Mapping[PathName, ParamSpec]
     build: Callable[[Mapping[PathName, np.ndarray]], Any]
+    layers: Mapping[PathName, nnx.Module] = MappingProxyType({})
 
 
 def open_model(model: nnx.Module | Tree, specs: Specs | None = None) -> FlaxModel:
@@ -148,7 +151,9 @@ def _open_nnx(model: nnx.Module, specs: Specs | None) -> FlaxModel:
         return nnx.merge(graph, _with_arrays(saved, arrays), jax.tree.map(lambda x: x, rest))
 
     own = {name_of(path): spec for path, variable in variables if (spec := _own_spec(variable))}
-    return FlaxModel(leaves, values, own if specs is None else _given_specs(specs, values), build)
+    known = own if specs is None else _given_specs(specs, values)
+    by_path = {name_of(path): layer for path, layer in layers.items()}
+    return FlaxModel(leaves, values, known, build, by_path)
 
 
 def _is_saved(path: tuple[Any, ...], value: Any) -> bool:

@@ -254,6 +254,18 @@ def flattened(sizes: Shape) -> Layout:
     return Layout("channels of a flattened map last", "flatten", permutation, flattened=sizes)
 
 
+def last_axis(layout: Layout, rank: int) -> int:
+    """The axis of a tensor of PyTorch that Flax has last.
+
+    Example:
+      >>> last_axis(LINEAR, 2), last_axis(convolution(4), 4), last_axis(INPUT_FIRST, 2)
+      (0, 0, 1)
+    """
+    if layout.input_first or not layout.permutation:
+        return rank - 1
+    return layout.permutation[-1]
+
+
 def tied(layout: Layout) -> Layout:
     """The layout for several equal copies of one tensor."""
     return dataclasses.replace(layout, name=f"{layout.name}, tied", join="equal")

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
+from jaxmup.bridge import _spectral
 from jaxmup.bridge._layouts import (
     COPY,
     DROPPED,
@@ -14,13 +15,17 @@ from jaxmup.bridge._layouts import (
     Layout,
     Shape,
     convolution,
+    last_axis,
     transposed_convolution,
 )
-from jaxmup.bridge._plan import Entry, Place
+from jaxmup.bridge._plan import Entry, Place, Source
 from jaxmup.bridge._units import (
     CELLS,
     NORM_SCALE,
     QKV,
+    SPECTRAL_SIGMA,
+    SPECTRAL_U,
+    SPECTRAL_V,
     FlaxLayer,
     TorchLayer,
     fits_matrix,
@@ -67,6 +72,8 @@ def _array(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
 
 def _layer(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
     """A module with a weight, a bias or running averages, each in its place."""
+    if SPECTRAL_U in torch.tensors or SPECTRAL_U in flax.places:
+        return _spectral_layer(torch, flax)
     place_of = {
         local: next((role for role in _ROLES[local] if role in flax.places), "")
         for local in torch.tensors
@@ -85,9 +92,46 @@ def _layer(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
             fixed.append(Entry((source,), (place,), COPY))
         else:
             return []
+    if NORM_SCALE in torch.tensors:
+        kernels = _scaled_by_output(torch.tensors[NORM_SCALE].shape, kernels or [])
     if _COUNTER in torch.tensors:
         fixed.append(Entry((torch.tensors[_COUNTER],), (), DROPPED))
     return [tuple(fixed)] if kernels is None else [(kernel, *fixed) for kernel in kernels]
+
+
+def _scaled_by_output(scale: Shape, weights: list[Entry]) -> list[Entry]:
+    """Those of the ways to store a weight in which it has a scale for each output, as in Flax.
+
+    In PyTorch scales may be along any axis, and of a transposed convolution are along its inputs.
+    """
+    if any(weight.layout == LINEAR for weight in weights):
+        # Or the scales of the inputs would make a Conv1D of a square Linear.
+        weights = [weight for weight in weights if weight.layout == LINEAR]
+    found: list[Entry] = []
+    for weight in weights:
+        shape = weight.sources[0].shape
+        last = last_axis(weight.layout, len(shape))
+        if scale == tuple(size if axis == last else 1 for axis, size in enumerate(shape)):
+            found.append(weight)
+    return found
+
+
+def _spectral_layer(torch: TorchLayer, flax: FlaxLayer) -> list[Option]:
+    """A module whose weight is under spectral norm on both sides."""
+    tensors, places = dict(torch.tensors), dict(flax.places)
+    vectors = [tensors.pop(local, None) for local in (SPECTRAL_U, SPECTRAL_V)]
+    state = [places.pop(local, None) for local in (SPECTRAL_U, SPECTRAL_SIGMA)]
+    match [*vectors, *state]:
+        case Source() as left, Source() as right, Place() as u, Place() as sigma:
+            plain = torch._replace(tensors=tensors), flax._replace(places=places)
+            return [
+                (*option, *vectors)
+                for option in _layer(*plain)
+                for entry in option
+                if len(entry.sources[0].shape) > 1
+                if (vectors := _spectral.entries(entry, (left, right), u, sigma))
+            ]
+    return []
 
 
 def _fits(source: Shape, place: Shape, *, flat: bool) -> bool:

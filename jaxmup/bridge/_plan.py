@@ -97,6 +97,16 @@ class Entry:
     factor: float = 1.0
 
     @property
+    def reads(self) -> tuple[Source, ...]:
+        """The tensors whose arrays `forward` takes."""
+        return self.sources
+
+    @property
+    def reads_back(self) -> tuple[Place, ...]:
+        """The places whose arrays `backward` takes."""
+        return self.targets
+
+    @property
     def transform(self) -> str:
         """The transform in words."""
         name = self.layout.name
@@ -105,12 +115,12 @@ class Entry:
         return name if self.factor == 1.0 else f"{name}, times {self.factor:g}"
 
     def forward(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The arrays of the targets, from those of the sources."""
+        """The arrays of the targets, from those of `reads`."""
         moved = self.layout.forward(arrays, [place.shape for place in self.targets])
         return [_scaled(array, self.factor) for array in moved]
 
     def backward(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The arrays of the sources, from those of the targets."""
+        """The arrays of the sources, from those of `reads_back`."""
         shapes = [source.shape for source in self.sources]
         arrays = [_scaled(array, 1 / self.factor) for array in arrays]
         return self.layout.backward(arrays, shapes, self.sources[0].dtype)
@@ -125,13 +135,18 @@ class Plan:
         kept is in exactly one entry, a leaf that holds several layers once for each.
       shapes: Shape of each leaf by path.
       kept: Paths of the leaves that keep the values of the model.
-      notes: What names and shapes leave open and a person should look at.
+      notes: What a person should look at: what names and shapes leave open, and settings that
+        differ.
+      unsaid: What outputs depend on, no tensor holds, and nothing here could compare.
+      tied: Names of tensors that are one in PyTorch.
     """
 
     entries: tuple[Entry, ...]
     shapes: Mapping[str, Shape]
     kept: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    unsaid: tuple[str, ...] = ()
+    tied: tuple[tuple[str, ...], ...] = ()
 
     def rows(self) -> Iterator[tuple[str, str, str, str]]:
         """Source, target, shapes and transform of each entry, in words."""
@@ -153,14 +168,21 @@ class Plan:
             "  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ]
-        return "\n".join([*lines, *(f"Look at this: {note}" for note in self.notes)])
+        return "\n".join([*lines, *self.remarks()])
+
+    def remarks(self) -> list[str]:
+        """The notes and what is not said by tensors, a line each."""
+        return [
+            *(f"Look at this: {note}" for note in self.notes),
+            *(f"Not in the tensors: {line}" for line in self.unsaid),
+        ]
 
     def forward(self, read: Callable[[str], np.ndarray]) -> dict[str, np.ndarray]:
         """The leaves by path, from a function that reads a tensor by its name.
 
         Serves anything that goes along with the tensors, such as the moments of an optimizer.
         """
-        return self.leaves(lambda e: e.forward([read(source.name) for source in e.sources]))
+        return self.leaves(lambda e: e.forward([read(source.name) for source in e.reads]))
 
     def leaves(self, convert: Callable[[Entry], Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
         """The leaves by path, from a function that makes the arrays of the targets of an entry."""
@@ -174,7 +196,7 @@ class Plan:
         """The tensors by name, from a function that reads a leaf by its path."""
         tensors: dict[str, np.ndarray] = {}
         for entry in self.entries:
-            moved = entry.backward([place.of(read(place.path)) for place in entry.targets])
+            moved = entry.backward([place.of(read(place.path)) for place in entry.reads_back])
             tensors |= zip((source.name for source in entry.sources), moved, strict=True)
         return tensors
 

@@ -15,6 +15,7 @@ from jaxmup.bridge._match import Fits, match
 from jaxmup.bridge._options import Option, options
 from jaxmup.bridge._pairs import Pairs, Settled
 from jaxmup.bridge._plan import Entry, Plan, Source
+from jaxmup.bridge._spectral import SigmaEntry
 from jaxmup.bridge._units import (
     NORM_SCALE,
     FlaxLayer,
@@ -23,7 +24,7 @@ from jaxmup.bridge._units import (
     is_conv1d,
     is_stacked,
     namesakes,
-    norm_part,
+    norm_parts,
     torch_layers,
     without_collection,
 )
@@ -84,13 +85,14 @@ def make_plan(
         for u in sorted(settled.dropped)
         for source in torch[u].tensors.values()
     ]
-    own = {leaf.path: leaf.multiplier for leaf in leaves}
+    own, multipliers = _multipliers(torch, flax, leaves, multipliers or {})
     said = {torch[u].name for u in settled.storages}
     return Plan(
-        tuple(_with_factor(entry, own, multipliers or {}) for entry in entries),
+        tuple(_with_factor(entry, own, multipliers) for entry in entries),
         shapes,
         tuple(path for path in shapes if path in kept),
         (*_hints.flattened(torch, entries, said), *_hints.contradicted(entries)),
+        tied=tuple(ties),
     )
 
 
@@ -144,19 +146,20 @@ def _fits(torch: Sequence[TorchLayer], flax: Sequence[FlaxLayer], settled: Settl
 
 
 def _require_norms_whole(torch: Sequence[TorchLayer], settled: Settled) -> None:
-    """Raises a `ValueError` if the scale of a weight norm is left out and its direction is not."""
-    parts: dict[tuple[str, str], bool] = {}
-    for u, module in enumerate(torch):
-        for source in module.tensors.values():
-            if part := norm_part(source.name):
-                parts[part] = u in settled.dropped
-    alone = [owner for (owner, part), left_out in parts.items() if left_out and part == NORM_SCALE]
-    alone = [owner for owner in alone if not parts.get((owner, "weight"), True)]
+    """Raises a `ValueError` if a weight under a norm is converted and what norms it is left out."""
+    names = {source.name: u for u, module in enumerate(torch) for source in module.tensors.values()}
+    left_out: dict[str, set[str]] = {}
+    for name, (owner, part) in norm_parts(names).items():
+        if names[name] in settled.dropped:
+            left_out.setdefault(owner, set()).add(part)
+    alone = [owner for owner, parts in left_out.items() if "weight" not in parts]
     if alone:
         raise ValueError(
-            "A weight under weight norm is g · v / ‖v‖, and v without g is another weight. Pairs "
-            f"leave g out of{listed(alone)}\nConvert to a `WeightNorm` of Flax, or take the norm "
-            "off in PyTorch with `torch.nn.utils.parametrize.remove_parametrizations`."
+            "A weight under weight norm is g · v / ‖v‖, and v without g is another weight; under "
+            "spectral norm it is W / σ, and W without σ is another. Pairs leave a part out of"
+            f"{listed(alone)}\n"
+            "Convert to a `WeightNorm` or a `SpectralNorm` of Flax, or take the norm off in "
+            "PyTorch with `torch.nn.utils.parametrize.remove_parametrizations`."
         )
 
 
@@ -253,8 +256,8 @@ def _evident(
     """The layout of a square matrix, by those of matrices that are not square; `None` if unclear.
 
     Code that stores one matrix as (inputs, outputs) stores all of a kind so, as GPT-2 does: modules
-    of its own name are the evidence if there are any, else all. If there are none, it is a
-    `torch.nn.Linear`.
+    of its own name are the evidence if there are any. Else it is a `torch.nn.Linear` if all others
+    are, or there are none; that others are transposed may be their own mistake.
 
     Args:
       options: Layouts that its shape leaves.
@@ -265,7 +268,7 @@ def _evident(
         return None
     matrices = [(other, layout) for other, layout in known if layout in (LINEAR, INPUT_FIRST)]
     evidence = {layout for other, layout in matrices if other == name}
-    evidence = evidence or {layout for _, layout in matrices} or {LINEAR}
+    evidence = evidence or ({layout for _, layout in matrices} | {LINEAR})
     return evidence.pop() if len(evidence) == 1 else None
 
 
@@ -273,8 +276,41 @@ def _local_name(module: TorchLayer) -> str:
     return module.name.rpartition(".")[2]
 
 
+def _multipliers(
+    torch: Sequence[TorchLayer],
+    flax: Sequence[FlaxLayer],
+    leaves: Sequence[FlaxLeaf],
+    given: Mapping[str, float],
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The multipliers of the leaves and of the tensors, each where it changes the effective weight.
+
+    A direction under weight norm can be scaled in vain, so that its multiplier is the scale's.
+    """
+    held = {leaf.path: leaf.multiplier for leaf in leaves}
+    of_leaf, of_tensor = dict(held), dict(given)
+    for layer in flax:
+        if NORM_SCALE in layer.places and "kernel" in layer.places:
+            kernel, scale = layer.places["kernel"].path, layer.places[NORM_SCALE].path
+            of_leaf |= {scale: held[kernel], kernel: 1.0}
+    for module in torch:
+        if NORM_SCALE in module.tensors:
+            direction, scale = module.tensors["weight"].name, module.tensors[NORM_SCALE].name
+            product = given.get(scale, 1.0) * given.get(direction, 1.0)
+            of_tensor |= {scale: product, direction: 1.0}
+    return of_leaf, of_tensor
+
+
 def _with_factor(entry: Entry, flax: Mapping[str, float], torch: Mapping[str, float]) -> Entry:
     """The entry with the factor that keeps the effective weight: of PyTorch over that of Flax."""
+    if isinstance(entry, SigmaEntry):
+        if _with_factor(entry.weight, flax, torch).factor != 1.0:
+            raise ValueError(
+                "A weight under spectral norm has the norm 1 whatever is stored, so that no "
+                f"multiplier can be put into it. {entry.weight.sources[0].name} and "
+                f"{entry.weight.targets[0]} have different ones. Convert to the gauge table3, in "
+                "which there are none."
+            )
+        return entry
     factors = {
         torch.get(source.name, 1.0) / flax[place.path]
         for source in entry.sources

@@ -82,9 +82,21 @@ class FlaxLayer(NamedTuple):
 _TORCH_LOCAL = re.compile(r"weight|bias|running_mean|running_var|num_batches_tracked")
 _IN_PROJ = re.compile(r"in_proj_weight|in_proj_bias|[qkv]_proj_weight")
 _CELL = re.compile(r"(weight|bias)_(ih|hh)((?:_l\d+)?)((?:_reverse)?)")
-# PyTorch's two ways to write weight norm, whose weight is g · v / ‖v‖ for each output.
-_NORMED = re.compile(r"(?:(.*)\.)?(?:weight_([gv])|parametrizations\.weight\.original([01]))")
 NORM_SCALE = "norm_scale"
+SPECTRAL_U, SPECTRAL_V, SPECTRAL_SIGMA = "spectral_u", "spectral_v", "spectral_sigma"
+_PARAMETRIZED = "parametrizations.weight."
+# PyTorch's ways to write a weight that is computed: under weight norm g · v / ‖v‖ for each output,
+# under spectral norm W / σ with σ = u · W v. `weight_v` is in both: only together they tell.
+_SPELLINGS: tuple[Mapping[str, str], ...] = (
+    {"weight_g": NORM_SCALE, "weight_v": "weight"},
+    {_PARAMETRIZED + "original0": NORM_SCALE, _PARAMETRIZED + "original1": "weight"},
+    {"weight_orig": "weight", "weight_u": SPECTRAL_U, "weight_v": SPECTRAL_V},
+    {
+        _PARAMETRIZED + "original": "weight",
+        _PARAMETRIZED + "0._u": SPECTRAL_U,
+        _PARAMETRIZED + "0._v": SPECTRAL_V,
+    },
+)
 _UNSCALED = "_unscaled"  # the abcd layer of torch_ref and of Cellarium
 FLAX_LOCAL = ("kernel", "bias", "scale", "embedding", "mean", "var")
 COLLECTIONS = ("params", "batch_stats")
@@ -119,13 +131,15 @@ def torch_layers(
       [('fc', 'layer', ['weight', 'bias']), ('scale', 'array', ['scale'])]
     """
     found: dict[tuple[str, str], dict[str, Source]] = {}
+    sources = list(sources)
+    normed = norm_parts([source.name for source in sources])
     for source in sources:
         owner, _, local = source.name.rpartition(".")
         plain = local.removesuffix(_UNSCALED)
         if source.name in alone:
             found.setdefault((source.name, "array"), {})[local] = source
-        elif normed := norm_part(source.name):
-            name, part = normed
+        elif source.name in normed:
+            name, part = normed[source.name]
             found.setdefault((name, "layer"), {})[part] = source
         elif cell := _CELL.fullmatch(local):
             # A module of PyTorch may hold several layers, each in both directions. In Flax each is
@@ -161,18 +175,23 @@ def namesakes(sources: Iterable[Source], leaves: Iterable[FlaxLeaf]) -> dict[str
     return found
 
 
-def norm_part(name: str) -> tuple[str, str] | None:
-    """The module of a weight under weight norm and the part of it that a tensor is, if it is one.
+def norm_parts(names: Collection[str]) -> dict[str, tuple[str, str]]:
+    """The module of each tensor of a weight under weight or spectral norm, and the part that it is.
 
     Example:
-      >>> norm_part("fc.weight_g"), norm_part("fc.weight")
-      (('fc', 'norm_scale'), None)
+      >>> norm_parts(["fc.weight_g", "fc.weight_v", "out.weight", "out.weight_v"])
+      {'fc.weight_g': ('fc', 'norm_scale'), 'fc.weight_v': ('fc', 'weight')}
     """
-    found = _NORMED.fullmatch(name)
-    if found is None:
-        return None
-    owner, letter, number = found.groups()
-    return owner or "", NORM_SCALE if letter == "g" or number == "0" else "weight"
+    held = frozenset(names)
+    found: dict[str, tuple[str, str]] = {}
+    for name in names:
+        for spelling in _SPELLINGS:
+            for local, part in spelling.items():
+                owner = name.removesuffix(local)
+                stands = name != owner and (not owner or owner.endswith("."))
+                if stands and all(owner + other in held for other in spelling):
+                    found[name] = owner.removesuffix("."), part
+    return found
 
 
 def is_stacked(layer: TorchLayer) -> bool:

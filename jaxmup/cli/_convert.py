@@ -70,6 +70,14 @@ PairsFile: TypeAlias = Annotated[
         "leaves a tensor out.",
     ),
 ]
+SettingsFile: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        parser=path_of,
+        metavar="PATH",
+        help="config.json of Hugging Face, whose eps is compared with that of the layers.",
+    ),
+]
 GaugeName: TypeAlias = Annotated[
     str | None,
     typer.Option(
@@ -99,6 +107,7 @@ def convert(
     inputs: MakeInputs = None,
     like: LikeFile = None,
     pairs: PairsFile = None,
+    settings: SettingsFile = None,
     gauge: GaugeName = None,
     optimizer: GaugeOptimizer = None,
     allow_nan: AllowNan = False,
@@ -129,9 +138,10 @@ def convert(
             pairs=None if pairs is None else _pairs(pairs),
             parametrization=None if gauge is None else _parametrization(gauge, optimizer or "adam"),
             specs=specs,
+            settings=settings,
         )
-        if pairs is not None:
-            conversion = dataclasses.replace(conversion, inputs=(*conversion.inputs, pairs))
+        more = tuple(path for path in (pairs, settings) if path is not None)
+        conversion = dataclasses.replace(conversion, inputs=(*conversion.inputs, *more))
         conversion.require_destination(destination)
     _show(conversion.plan)
     if dry_run:
@@ -201,8 +211,8 @@ def _show(plan: "Plan") -> None:
         terminal.print(table)
     else:
         terminal.print(Text(cleaned(str(plan))), no_wrap=True, overflow="ignore", crop=False)
-    for note in plan.notes if fits else ():
-        terminal.print(Text(f"Look at this: {on_one_line(note)}"))
+    for remark in plan.remarks() if fits else ():
+        terminal.print(Text(on_one_line(remark)))
 
 
 def _write(conversion: "Conversion", destination: Path, *, allow_nan: bool) -> None:

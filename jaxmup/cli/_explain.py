@@ -158,8 +158,8 @@ def _specs(
     if model.inputs is None:
         raise BadInputError(
             "Not every parameter is of a jaxmup layer, so the model must be called to find what "
-            "each does. Got no `--inputs`. Pass a function of the width that returns what it is "
-            "called with, such as package.module:make_inputs. For a tree of parameters name a "
+            "each does. Got no `--inputs`. Pass what it is called with, or a function of the width "
+            "that returns it, such as package.module:make_inputs. For a tree of parameters name a "
             "jaxmup.Model, which has an `apply`."
         )
     import jax

@@ -4,7 +4,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from jaxmup.cli._errors import BadInputError
-from jaxmup.cli._function import calling, function, measuring, named
+from jaxmup.cli._function import calling, measuring, named
 
 if TYPE_CHECKING:
     from jaxmup import Model
@@ -16,7 +16,7 @@ def model_of(reference: str, inputs: str | None = None, option: str = "MODULE:FU
 
     Args:
       reference: Name of the model.
-      inputs: Name of a function of the width that returns what the model is called with.
+      inputs: Name of what the model is called with, or of a function of the width that returns it.
       option: Option that names the model.
     """
     from jaxmup import Model
@@ -34,7 +34,10 @@ def model_of(reference: str, inputs: str | None = None, option: str = "MODULE:FU
             f"`--inputs` must be left out for a Model that has inputs. Got {inputs!r} beside those "
             f"of {reference!r}."
         )
-    return dataclasses.replace(model, inputs=function(inputs, "--inputs"))
+    example = named(inputs, "--inputs")
+    if callable(example):
+        example = calling(example, f"`--inputs` {inputs}")
+    return dataclasses.replace(model, inputs=example)
 
 
 def at_width(model: "Model", width: int) -> "Instance":
@@ -43,8 +46,8 @@ def at_width(model: "Model", width: int) -> "Instance":
         instance = model.at(width, "width")
         if instance.kind == "linen" and instance.inputs is None:
             raise BadInputError(
-                "A Linen module has parameters once it is called. Got no `--inputs`. Pass a "
-                "function of the width that returns example inputs, such as "
+                "A Linen module has parameters once it is called. Got no `--inputs`. Pass "
+                "example inputs, or a function of the width that returns them, such as "
                 "package.module:make_inputs."
             )
         instance.require_parameters()

@@ -26,9 +26,9 @@ MakeModel = Annotated[
 MakeInputs = Annotated[
     str | None,
     typer.Option(
-        metavar="MODULE:FUNCTION",
-        help="A function of the width that returns what the model is called with, an array or a "
-        "tuple: for a Linen module, and for a model of other layers than jaxmup's.",
+        metavar="MODULE:NAME",
+        help="What the model is called with, an array or a tuple, or a function of the width that "
+        "returns it: for a Linen module, and for a model of other layers than jaxmup's.",
     ),
 ]
 ParametrizationName = Annotated[

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxmup._alike import same_operations
 from jaxmup._model import as_loss
 from jaxmup._program import ClosedJaxpr, one_order_of_products
 from jaxmup._spec import ParamSpec
@@ -60,7 +59,7 @@ def loss_program(
         return as_loss(loss_fn(subject.forward(params, rest, batch[0])[0], batch[1]))
 
     drawn = jax.eval_shape(subject.draw, jax.eval_shape(lambda: jax.random.key(0)))
-    with same_operations(), one_order_of_products():
+    with one_order_of_products():
         return jax.make_jaxpr(loss)(*drawn, batch)
 
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn.attention import dot_product_attention_weights
-from flax.typing import Dtype, LogicalRules
-from jax import Array
+from flax.typing import DotGeneralT, Dtype, LogicalRules
+from jax import Array, lax
 
 from jaxmup import _check, functional
 from jaxmup._parameter import as_parametrization
@@ -61,6 +61,8 @@ class GPT(nnx.Module):
       parametrization: A `Parametrization`, or its name (then for the Adam family).
       dtype: Dtype of the computation; `None` for that of the parameters.
       param_dtype: Dtype of the parameters.
+      dot_general: Product of activations and kernels in the blocks, in place of
+        `jax.lax.dot_general`, such as one in float8; Flax's layers call it.
       remat: Policy of `jax.checkpoint_policies` by which the backward pass computes each block's
         activations again, such as `nothing_saveable` for all of them; `None` keeps them.
       sharding_rules: Axes of the mesh for the model's own axes, as pairs such as
@@ -112,6 +114,7 @@ class GPT(nnx.Module):
         parametrization: Parametrization | ParametrizationName = "mup",
         dtype: Dtype | None = None,
         param_dtype: Dtype = jnp.float32,
+        dot_general: DotGeneralT = lax.dot_general,
         remat: Callable[..., bool] | None = None,
         sharding_rules: LogicalRules | None = None,
         rngs: nnx.Rngs,
@@ -147,6 +150,7 @@ class GPT(nnx.Module):
                 init_std=init_std,
                 depth_ratio=num_layers / base_num_layers,
                 layout=layout,
+                dot_general=dot_general,
                 rngs=rngs,
                 **layer,
             )
@@ -225,6 +229,7 @@ class Block(nnx.Module):
         init_std: float | None,
         depth_ratio: float,
         layout: Layout,
+        dot_general: DotGeneralT,
         **common: Any,
     ):
         self.layout = layout
@@ -245,6 +250,8 @@ class Block(nnx.Module):
             out_kernel_metadata=layout.metadata("heads", None, "embed"),
             bias_metadata=layout.metadata("heads", None),
             out_bias_metadata=layout.metadata(None),
+            qkv_dot_general=dot_general,
+            out_dot_general=dot_general,
             **layer,
         )
         bases = {"base_in_features": base_width, "base_hidden_features": base_hidden_features}
@@ -258,6 +265,7 @@ class Block(nnx.Module):
             down_kernel_metadata=layout.metadata("mlp", "embed"),
             bias_metadata=layout.metadata("mlp"),
             down_bias_metadata=layout.metadata(None),
+            dot_general=dot_general,
             **bases,
             **own,
             **layer,

@@ -10,6 +10,7 @@ from jaxmup._axes import embedding_axes
 from jaxmup._parameter import as_parametrization
 from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup._readout import tied_readout_ratio
+from jaxmup._spec import ParamSpec
 from jaxmup.functional import OutSharding
 from jaxmup.nnx._layer import (
     SPEC,
@@ -17,6 +18,7 @@ from jaxmup.nnx._layer import (
     hold_multipliers,
     multiplier_of,
     scaled_arguments,
+    varies,
     with_arrays,
 )
 
@@ -81,7 +83,7 @@ class Embed(nnx.Embed):
             init_std=init_std,
         )
         super().__init__(num_embeddings, features, **arguments)
-        hold_multipliers(self)
+        hold_multipliers(self, parametrization)
         self.parametrization = as_parametrization(parametrization)
 
     def __call__(self, inputs: Array, out_sharding: OutSharding = None) -> Array:
@@ -92,7 +94,8 @@ class Embed(nnx.Embed):
             return nnx.Embed.__call__(layer, inputs, out_sharding)
 
         multiplier = multiplier_of(self, "embedding")
-        return functional.lookup(take, self.embedding[...], inputs.size, multiplier)
+        always, table = varies(self.embedding), self.embedding[...]
+        return functional.lookup(take, table, inputs.size, multiplier, always=always)
 
     def attend(self, query: Array, out_sharding: OutSharding = None) -> Array:
         """The logits of `query` of shape `(..., features)`: `(..., num_embeddings)`.
@@ -100,7 +103,13 @@ class Embed(nnx.Embed):
         Raises:
           ValueError: if under the parametrization one eps cannot be right for both uses.
         """
-        ratio = tied_readout_ratio(self.embedding.get_metadata()[SPEC], self.parametrization)
+        spec: ParamSpec = self.embedding.get_metadata()[SPEC]
+        ratio = tied_readout_ratio(spec, self.parametrization)
         multiplier = multiplier_of(self, "embedding") * ratio
-        query, embedding = functional.scale_smaller(query, self.embedding[...], multiplier)
-        return nnx.Embed.attend(with_arrays(self, embedding=embedding), query, out_sharding)
+
+        def product(query: Array, embedding: Array, _: None) -> Array:
+            return nnx.Embed.attend(with_arrays(self, embedding=embedding), query, out_sharding)
+
+        factors = functional.Factor(multiplier, spec.role != "fixed"), functional.Factor(1.0)
+        operands = query, self.embedding[...], None
+        return functional.scaled_product(product, operands, factors, self.multiplier_acts_on)
