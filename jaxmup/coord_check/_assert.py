@@ -76,7 +76,7 @@ def assert_coord_check(
             raise AssertionError(
                 f"The coordinate check passes, but says nothing: under {_CONTROLS[check.over]} its "
                 f"outcome is {other.outcome!r} too: {other.reason} Take a larger learning rate, "
-                f"more steps or larger {check.over}s. The control ran under {other.parametrization}."
+                f"more steps or larger {check.over}s. Its rule was {other.parametrization}."
             )
     return check
 
