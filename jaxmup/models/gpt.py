@@ -69,8 +69,9 @@ class GPT(nnx.Module):
     Raises:
       TypeError: if `remat` is no function, or `sharding_rules` are no pairs.
       ValueError: if a size is not a positive integer or not divisible as it must be, an option is
-        unknown, `context` and `positions` do not fit each other, or a standard deviation or
-        `logit_scale` is not a finite positive number.
+        unknown, `sharding_rules` do not fit the model and the mesh, `context` and `positions` do
+        not fit each other, or a standard deviation or `logit_scale` is not a finite positive
+        number.
 
     Example:
       >>> sizes = {"width": 32, "num_layers": 2, "num_heads": 2, "base_width": 16}
@@ -128,6 +129,13 @@ class GPT(nnx.Module):
             hidden_features, base_hidden_features = 4 * width, 4 * base_width
         layer = {"parametrization": parametrization, "dtype": dtype, "param_dtype": param_dtype}
         layout = Layout.of(sharding_rules)
+        layout.require_fit(
+            vocab=vocabulary,
+            embed=width,
+            heads=num_heads,
+            mlp=hidden_features,
+            layers=num_layers if stacked else 0,
+        )
 
         make_block = functools.partial(
             Block,
