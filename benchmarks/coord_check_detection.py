@@ -1,12 +1,15 @@
-"""Claim: the coordinate check fails each of over 20 seeded mistakes, and passes 20 correct runs.
+"""Claim: the coordinate check fails each seeded mistake, names its line, and passes correct runs.
 
 A mistake is one rule dropped, squared or applied to the wrong side; everything else is right. Each
-correct run has another model, optimizer, gauge or other seeds.
+correct run has another model, optimizer, gauge or other seeds. A mistake of one parameter is named
+if the row where it begins is at the line where that parameter is used. Models of the zoo get three
+mistakes each: in the learning rate of a hidden and of an input weight, and in weight decay.
 """
 
 import argparse
 import dataclasses
 import functools
+import json
 import os
 import sys
 import time
@@ -25,6 +28,7 @@ from flax import nnx
 
 import jaxmup
 from jaxmup import parametrization
+from jaxmup._tree import leaves_by_path
 from jaxmup.coord_check import CoordCheck, coord_check, failure_message
 from jaxmup.models.cnn import CNN
 from jaxmup.models.gpt import GPT
@@ -35,6 +39,9 @@ from jaxmup.optim import adam, adamw, amsgrad, from_direction, muon, sgd
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from plain_models import MODELS
+from test_zoo import CARRIED
+from zoo import training
+from zoo_coord_check import MUP, of_factor
 
 OUT = RESULTS / "coord_check_detection.json"
 BASE, WIDTHS = 64, (64, 512)
@@ -48,15 +55,16 @@ STANDARD = parametrization("standard", "adam")
 
 
 class Case(NamedTuple):
-    """A call of `coord_check`, and a change of the model after it is made."""
+    """A call of `coord_check`, and the parameter or value that a mistake is at, if it is at one."""
 
     make_model: Callable[..., Any]
     make_tx: Any
     data: Any = DIGITS
     sizes: tuple[int, ...] = WIDTHS
     options: dict[str, Any] = {}  # noqa: RUF012
+    at: str = ""
 
-    def run(self, seeds: tuple[int, ...]) -> CoordCheck:
+    def run(self, seeds: Any) -> CoordCheck:
         """The check of the case."""
         options = {"seeds": seeds, **self.options}
         return coord_check(self.make_model, self.sizes, self.data, self.make_tx, **options)
@@ -194,7 +202,7 @@ def plain_sgd(scalings: Any) -> Any:
 
 def wrong(field: str, name: str, value: Callable[[Any, float], float]) -> Case:
     make = functools.partial(Small, use_bias=name.endswith("bias"))
-    return Case(make, mistaken(adam_w, field, at_(name, value, field)))
+    return Case(make, mistaken(adam_w, field, at_(name, value, field)), at=name)
 
 
 SGD = {"parametrization": parametrization("mup", "sgd")}
@@ -212,7 +220,7 @@ def wrong_sgd(name: str, power: float) -> Case:
 
         return plain_sgd(jax.tree_util.tree_map_with_path(at, scalings))
 
-    return Case(Small, make, options=SGD)
+    return Case(Small, make, options=SGD, at=name)
 
 
 def wrong_fan(scalings: Any) -> Any:
@@ -224,6 +232,7 @@ def wrong_fan(scalings: Any) -> Any:
 
 
 HIDDEN, IN, OUT_KERNEL = "hidden/1/kernel", "hidden/0/kernel", "readout/kernel"
+LOGITS = "blocks/0/attention/logits"
 
 FOUR = Case(Small, adam_w, sizes=(64, 128, 256, 512))
 
@@ -234,11 +243,11 @@ MISTAKES: dict[str, Case] = {
     "input learning rate as hidden": wrong("lr", IN, lambda s, r: 1 / r),
     "readout learning rate as hidden": wrong("lr", OUT_KERNEL, lambda s, r: 1 / r),
     "bias learning rate as hidden": wrong("lr", "hidden/1/bias", lambda s, r: 1 / r),
-    "hidden initial scale dropped": Case(with_kernel("1", 0.5), adam_w),
-    "hidden initial scale squared": Case(with_kernel("1", -0.5), adam_w),
-    "readout initial scale dropped": Case(with_kernel("readout", 1.0), adam_w),
-    "readout as a hidden layer": Case(with_kernel("readout", 0.5), adam_w),
-    "input scaled as hidden": Case(with_kernel("0", -0.5), adam_w),
+    "hidden initial scale dropped": Case(with_kernel("1", 0.5), adam_w, at=HIDDEN),
+    "hidden initial scale squared": Case(with_kernel("1", -0.5), adam_w, at=HIDDEN),
+    "readout initial scale dropped": Case(with_kernel("readout", 1.0), adam_w, at=OUT_KERNEL),
+    "readout as a hidden layer": Case(with_kernel("readout", 0.5), adam_w, at=OUT_KERNEL),
+    "input scaled as hidden": Case(with_kernel("0", -0.5), adam_w, at=IN),
     "decay of hidden not compensated": wrong("weight_decay", HIDDEN, lambda s, r: 1.0),
     "decay of hidden on the wrong side": wrong("weight_decay", HIDDEN, lambda s, r: s.lr),
     "decay of hidden squared": wrong("weight_decay", HIDDEN, lambda s, r: s.weight_decay**2),
@@ -252,15 +261,21 @@ MISTAKES: dict[str, Case] = {
     "SGD with Adam's rule": Case(
         Small, lambda s: optax.chain(jaxmup.optim.scale_updates(s), optax.sgd(2**-3))
     ),
-    "wrong fan in a rectangular layer": Case(Two, wrong_fan),
-    "attention logits over the root of d": Case(plain_attention, adam_w, TEXT, (64, 256)),
-    "hidden learning rate dropped, 4 widths": FOUR._replace(
-        make_tx=mistaken(adam_w, "lr", at_(HIDDEN, lambda s, r: 1.0, "lr"))
+    "wrong fan in a rectangular layer": Case(Two, wrong_fan, at="hidden/kernel"),
+    "attention logits over the root of d": Case(
+        plain_attention, adam_w, TEXT, (64, 256), at=LOGITS
     ),
-    "hidden initial scale dropped, 4 widths": FOUR._replace(make_model=with_kernel("1", 0.5)),
-    "readout as a hidden layer, 4 widths": FOUR._replace(make_model=with_kernel("readout", 0.5)),
+    "hidden learning rate dropped, 4 widths": FOUR._replace(
+        make_tx=mistaken(adam_w, "lr", at_(HIDDEN, lambda s, r: 1.0, "lr")), at=HIDDEN
+    ),
+    "hidden initial scale dropped, 4 widths": FOUR._replace(
+        make_model=with_kernel("1", 0.5), at=HIDDEN
+    ),
+    "readout as a hidden layer, 4 widths": FOUR._replace(
+        make_model=with_kernel("readout", 0.5), at=OUT_KERNEL
+    ),
     "attention logits over the root of d, 3 widths": Case(
-        plain_attention, adam_w, TEXT, GPT_WIDTHS
+        plain_attention, adam_w, TEXT, GPT_WIDTHS, at=LOGITS
     ),
     "one learning rate, stock Adam": Case(Small, optax.adam(2**-7)),
     "residual branches not scaled": Case(
@@ -269,6 +284,7 @@ MISTAKES: dict[str, Case] = {
         DIGITS,
         (4, 32),
         COMPLETE,
+        at="blocks",
     ),
 }
 
@@ -346,43 +362,116 @@ CORRECT: dict[str, Case] = {
 }
 
 
+# Small enough to be run three times.
+ZOO = ("layered, MLP", "gnn", "mixer")
+
+
+def zoo_mistakes() -> dict[str, Case]:
+    """Three mistakes in models of the zoo, which `infer` reads, each at one parameter."""
+    cases: dict[str, Case] = {}
+    for start in ZOO:
+        name = next(name for name in CARRIED if name.startswith(start))
+        case = CARRIED[name]
+        for what, (role, field, power) in _OF_ROLES.items():
+            tx, at = _mistaken_of_role(case, role, field, power)
+            if at:
+                options = {"parametrization": MUP, "loss_fn": training.loss_fn}
+                made = (of_factor(case), tx, training.batch_of(case), (2, 4, 8), options, at)
+                cases[f"{name}: {what}"] = Case(*made)
+    return cases
+
+
+# Role of the parameter, number that is wrong, and the power of the width that it is wrong by.
+_OF_ROLES = {
+    "hidden learning rate dropped": ("hidden", "lr", 1.0),
+    "input learning rate as hidden": ("input", "lr", -1.0),
+    "decay of hidden on the wrong side": ("hidden", "weight_decay", -2.0),
+}
+
+
+def _mistaken_of_role(case: Any, role: str, field: str, power: float) -> tuple[Any, str]:
+    """A transform that is wrong at the largest parameter of a role, and the parameter's name."""
+    model = training.model_of(case)
+    base, delta = training.sizes_of(case, (1, 2))
+    specs = leaves_by_path(jaxmup.infer(model, base=base, delta=delta, target=delta))
+    chosen = {
+        name: spec for name, spec in specs.items() if spec.role == role and len(spec.axes) > 1
+    }
+    at = max(chosen, key=lambda name: chosen[name].r_in * chosen[name].r_out, default="")
+
+    def make(scalings: Any, specs: Any) -> Any:
+        spec = leaves_by_path(specs).get(at)
+        ratio = 1.0 if spec is None else max(spec.r_in, spec.r_out)
+
+        def change(path: Any, s: Any) -> Any:
+            here = jax.tree_util.keystr(path, simple=True, separator="/") == at
+            return (
+                dataclasses.replace(s, **{field: getattr(s, field) * ratio**power}) if here else s
+            )
+
+        return adamw(2**-6, jax.tree_util.tree_map_with_path(change, scalings), weight_decay=0.1)
+
+    return make, at
+
+
+def is_named(check: CoordCheck, at: str) -> bool | None:
+    """True if the row where it begins is at the line of the mistake; `None` if it is at no one."""
+    if not at or check.begins is None:
+        return None if not at else False
+    lines = {one.line for one in check.verdicts if one.name == at or one.name.startswith(at)}
+    near = check.begins.name.startswith(at.removesuffix("/kernel"))
+    return near or (bool(check.begins.line) and check.begins.line in lines)
+
+
 def main() -> None:
     """Runs every case, prints a line for each and adds it to the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", nargs="+", help="those whose name has one of these in it")
-    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=4, help="of mistakes")
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--go-on", action="store_true", help="keep the cases of the record")
     parser.add_argument("--show", action="store_true", help="print the rows that do not pass")
     args = parser.parse_args()
-    done: dict[str, Any] = {}
-    for kind, cases in (("mistake", MISTAKES), ("correct", CORRECT)):
+    done: dict[str, Any] = json.loads(args.out.read_text())["cases"] if args.go_on else {}
+    jax.config.update("jax_numpy_rank_promotion", "allow")
+    kinds = (("mistake", MISTAKES), ("correct", CORRECT), ("mistake in the zoo", zoo_mistakes()))
+    for kind, cases in kinds:
         for i, (name, case) in enumerate(cases.items()):
             if args.cases and not any(part in f"{kind}: {name}" for part in args.cases):
                 continue
             begin = time.perf_counter()
-            check = case.run(tuple(range(100 * i, 100 * i + args.seeds)))
-            holds = check.outcome == ("fail" if kind == "mistake" else "pass")
+            if f"{kind}: {name}" in done:
+                continue
+            # A correct model gets as many seeds as its rows ask for, as a user would give it.
+            few = tuple(range(100 * i, 100 * i + args.seeds))
+            check = case.run("auto" if kind == "correct" else few)
+            holds = check.outcome == ("pass" if kind == "correct" else "fail")
+            begins = check.begins
             done[f"{kind}: {name}"] = {
                 "holds": holds,
                 "outcome": check.outcome,
+                "begins": begins and f"{begins.quantity} of {begins.title}, {begins.line}",
+                "named": is_named(check, case.at),
+                "findings": [one.check for one in check.findings],
+                "seeds": len(check.seeds),
                 "rows": len(check.verdicts),
                 "failing": [f"{v.quantity} of {v.title}" for v in check.of("fail")][:20],
                 "open": [f"{v.quantity} of {v.title}" for v in check.of("not enough seeds")][:20],
                 "seconds": round(time.perf_counter() - begin, 1),
             }
+            named = {True: "named", False: "NOT NAMED", None: ""}[done[f"{kind}: {name}"]["named"]]
             counts = f"{len(check.of('fail')):>4} fail of {len(check.verdicts):<4}"
             print(
                 f"{kind:<8}{name:<40}{check.outcome:<18}{counts}"
-                f"{'holds' if holds else 'DOES NOT HOLD'}",
+                f"{'holds' if holds else 'DOES NOT HOLD'} {named}",
                 flush=True,
             )
-            if args.show and check.outcome != "pass" and (kind == "correct" or not holds):
+            if args.show and (not holds or named == "NOT NAMED"):
                 print(failure_message(check, most=30), flush=True)
-            held = {
-                kind: f"{sum(v['holds'] for k, v in done.items() if k.startswith(kind))} of "
-                f"{sum(k.startswith(kind) for k in done)}"
-                for kind in ("mistake", "correct")
-            }
+            of_kind = {k: [v for n, v in done.items() if n.startswith(f"{k}: ")] for k, _ in kinds}
+            held = {k: f"{sum(v['holds'] for v in of)} of {len(of)}" for k, of in of_kind.items()}
+            at_one = [v["named"] for v in done.values() if v["named"] is not None]
+            held["named"] = f"{sum(at_one)} of {len(at_one)}"
             measured = {"seeds": args.seeds, "holds": held, "cases": done}
             write_record(args.out, measured, "jax", "flax", "optax", "jaxmup")
 

@@ -31,6 +31,7 @@ from jaxmup._spec import Role
 
 ParametrizationName = Literal["mup", "standard", "ntk", "mean_field", "cellarium"]
 GaugeName = Literal["table3", "table8", "table9", "tp4b", "unit", "ntk", "mean_field"]
+MultiplierActsOn = Literal["smaller", "output"]
 _CELLARIUM = "cellarium-ml, MuLinear (commit 51be8b0)"
 
 
@@ -149,6 +150,17 @@ class Parametrization:
         alpha = self.depth_alpha
         depth = "" if alpha is None or self.name == "standard" else f", depth^-{alpha:g}"
         return f"{self.name}/{self.gauge} ({self.family.name}{depth})"
+
+    @property
+    def multiplier_acts_on(self) -> MultiplierActsOn:
+        """The place in a layer where the multiplier of its kernel acts.
+
+        Where kernels are stored with variance 1, it is the output, so that a product in low
+        precision has inputs and kernel of that variance; else the smaller of inputs and kernel,
+        which writes less memory.
+        """
+        gauge = GAUGES.get(self.gauge)
+        return "output" if gauge is not None and gauge.unit_variance else "smaller"
 
     def row(self, role: Role) -> Row:
         """The rule of one role.

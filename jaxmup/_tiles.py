@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from jaxmup import _check
-from jaxmup._program import evaluate, quick_bits, traced
+from jaxmup._program import as_function, traced, with_quick_bits
 from jaxmup.functional import scale
 
 Initializer: TypeAlias = Callable[..., Any]
@@ -98,11 +98,8 @@ def _is_fixed(value: Any) -> bool:
 def _quick(draw: Callable[[jax.Array], Any], key: jax.Array) -> Callable[[jax.Array], Any]:
     """The same draws, quick to compile."""
     program, result = traced(draw, key)
-
-    def drawn(key: jax.Array) -> Any:
-        return jax.tree.unflatten(jax.tree.structure(result), evaluate(program, [key], quick_bits))
-
-    return drawn
+    run, structure = as_function(with_quick_bits(program)), jax.tree.structure(result)
+    return lambda key: jax.tree.unflatten(structure, run(key))
 
 
 def _draw_tiles(draw: Callable[..., Any], keys: jax.Array, tiles: tuple[int, ...]) -> Any:

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxmup import _check
 from jaxmup._dtypes import is_floating, wide
+from jaxmup._parametrization import MultiplierActsOn
 
 OutSharding: TypeAlias = NamedSharding | PartitionSpec | None
 """The sharding that a layer gives its outputs, in a mesh of explicit axes."""
@@ -80,6 +81,57 @@ def scale_smaller(
     if is_smaller and jnp.issubdtype(inputs.dtype, jnp.floating):
         return scale(inputs, multiplier, always=always), kernel
     return inputs, scale(kernel, multiplier, always=always)
+
+
+class Factor(NamedTuple):
+    """A multiplier, and when it is left out.
+
+    Args:
+      value: Multiplier; dimensionless.
+      always: Whether to multiply by 1.0 too, as in `scale`.
+    """
+
+    value: float | Array
+    always: bool = False
+
+
+def scaled_product(
+    product: Callable[[Array, Array, Array | None], Array],
+    operands: tuple[Array, Array, Array | None],
+    factors: tuple[Factor, Factor],
+    acts_on: MultiplierActsOn,
+    *,
+    growth: float = 1.0,
+) -> Array:
+    """`product(inputs, m_k · kernel, m_b · bias)`, with `m_k` where it shall act.
+
+    Args:
+      product: Function of inputs, kernel and bias, linear in the kernel, with the bias added.
+      operands: Inputs, kernel, and bias or `None`.
+      factors: Multipliers of kernel and bias.
+      acts_on: `"smaller"` of inputs and kernel, or `"output"`, so that the product has both as they
+        are.
+      growth: Number of outputs over that of the base model, as in `scale_smaller`.
+
+    Example:
+      >>> def linear(x, w, b):
+      ...     return x @ w + b
+      >>> operands = jnp.ones((1, 4)), jnp.ones((4, 1)), jnp.ones(1)
+      >>> factors = Factor(0.5), Factor(2.0)
+      >>> [float(scaled_product(linear, operands, factors, on)[0, 0])
+      ...  for on in ("smaller", "output")]
+      [4.0, 4.0]
+    """
+    (inputs, kernel, bias), (of_kernel, of_bias) = operands, factors
+    always = of_kernel.always
+    if acts_on == "output":
+        if bias is not None:
+            bias = scale(bias, of_bias.value / of_kernel.value, always=always or of_bias.always)
+        return scale(product(inputs, kernel, bias), of_kernel.value, always=always)
+    inputs, kernel = scale_smaller(inputs, kernel, of_kernel.value, always=always, growth=growth)
+    if bias is not None:
+        bias = scale(bias, of_bias.value, always=of_bias.always)
+    return product(inputs, kernel, bias)
 
 
 def lookup(

@@ -248,7 +248,8 @@ def test_help_shows_every_option_and_the_defaults(capsys):
     options = ["--width", "--parametrization", "--optimizer", "--learning-rates", "--log2-range"]
     options += ["--seeds", "--depth", "--batch-size", "--steps", "--warmup", "--base-width"]
     options += ["--model", "--data", "--evaluation", "--loss", "--text", "--context", "--sweep"]
-    options += ["--search", "--samples", "--distributed", "--out"]
+    options += ["--search", "--samples", "--distributed", "--heartbeat-timeout"]
+    options += ["--start-timeout", "--out"]
     defaults = ["64,128,256,512", "standard,mup", "default: adam", "default: 128", "default: 20"]
     assert [word for word in options + defaults if word not in printed] == []
 

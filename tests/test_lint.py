@@ -764,3 +764,52 @@ def test_a_finding_reads_well():
         "         width.",
         "  mend:  Scale it.",
     ]
+
+
+# ---- updates that are rounded away
+
+
+def after_one_step(dtype, lr, weights):
+    """A state after one step of Adam, whose next step without a gradient is 0.67 of the first.
+
+    The moments are then 0.9 · 0.1 / 0.19 and the root of 0.999 · 0.001 / 0.001999.
+    """
+    specs = {"w": ParamSpec((Axis("input", 4, base=4), Axis("output", 2)))}
+    scalings = jaxmup.resolve(specs, named("mup adam"))
+    params = {"w": jnp.broadcast_to(jnp.array(weights, dtype), (4, 2))}
+    tx = jaxmup.optim.adam(lr, scalings)
+    _, opt_state = tx.update({"w": jnp.ones((4, 2), dtype)}, tx.init(params), params)
+    return specs, {"scalings": scalings, "tx": tx, "params": params, "opt_state": opt_state}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "lr", "weights", "share"),
+    [
+        # Below 1, numbers of bfloat16 are 2^-8 apart, so that less than 2^-9 is rounded away.
+        ("bfloat16", 2**-10, (1.0, 1.0), "100%"),
+        ("bfloat16", 2**-10, (1.0, 2**-4), "50%"),
+        ("bfloat16", 2**-7, (1.0, 1.0), None),
+        ("float16", 2**-12, (1.0, 1.0), "100%"),
+        ("float16", 2**-10, (1.0, 1.0), None),
+        ("float32", 2**-10, (1.0, 1.0), None),
+    ],
+)
+def test_updates_that_are_rounded_away_are_found(dtype, lr, weights, share):
+    specs, run = after_one_step(dtype, lr, weights)
+    found = [f for f in jaxmup.lint(specs, **run) if f.check == "lost-updates"]
+    assert [(f.where, f"{share} of them" in f.what) for f in found] == [(("w",), True)] * bool(
+        share
+    )
+
+
+def test_updates_are_counted_of_a_running_state_alone():
+    specs, run = after_one_step("bfloat16", 2**-10, (1.0, 1.0))
+    for name in ("tx", "params", "opt_state"):
+        found = jaxmup.lint(specs, **{key: x for key, x in run.items() if key != name})
+        assert "lost-updates" not in {f.check for f in found}
+    run["opt_state"] = run["tx"].init(run["params"])
+    assert "lost-updates" not in {f.check for f in jaxmup.lint(specs, **run)}
+    run["opt_state"] = optax.sgd(0.1, momentum=0.9).init(run["params"])
+    (finding,) = [f for f in jaxmup.lint(specs, **run) if f.check == "not-checked"]
+    assert "rounds away were not counted" in finding.what
+    assert finding.where == ("w",)

@@ -58,6 +58,15 @@ def test_a_line_per_width_against_log2_of_the_learning_rate(figure):
     assert lines["8"].get_color() != lines["16"].get_color()
 
 
+def test_depth_and_batch_are_named_of_models_that_take_them(figure):
+    def caption(figure):
+        return figure.texts[-1].get_text().partition(", mean")[0]
+
+    own = dataclasses.replace(result().config, model="package.module:make_model")
+    assert caption(figure) == "Adam, depth 3, batch 128"
+    assert caption(plots.transfer_figure(dataclasses.replace(result(), config=own))) == "Adam"
+
+
 def test_minima_are_marked_where_the_analysis_has_them(figure):
     dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     # Through (-1, 2), (0, 1), (1, 3): 1 + x/2 + 3x²/2. Through (-2, 2), (-1, 1), (0, 2): symmetric.

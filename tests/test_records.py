@@ -11,6 +11,7 @@ from helpers import cases
 
 from jaxmup import coord_check, transfer
 from jaxmup._families import FAMILIES
+from jaxmup._finding import Finding
 from jaxmup._records import parse, read_lines
 from jaxmup.coord_check._expected import Expected
 from jaxmup.coord_check._slopes import Slope
@@ -257,6 +258,7 @@ CHECK = coord_check.CoordCheck(
          "rms": 0.5, "mean_abs": None}
         for size in (8, 16) for seed in (0, 1)
     ),
+    findings=(Finding("eps", "One eps for all.", ("a", "b"), "Steps shrink.", "Scale it."),),
 )  # fmt: skip
 
 
@@ -276,7 +278,7 @@ COORD_CHECK = {
     "kind": (lambda text: text + '{"kind": "x"}\n', "line 8: It must have the fields"),
     "a list": (lambda text: text + "[1]\n", "line 8: It must be a verdict or a measurement"),
     "more": (line(0, foo=2), "line 1, at foo: It must have the fields"),
-    "another format": (line(0, format="x"), r"line 1: .*Got \('x', 2\)"),
+    "another format": (line(0, format="x"), r"line 1: .*Got \('x', 3\)"),
     "version 2.0": (line(0, version=2.0), r"line 1: A record must be of format"),
     "over": (line(0, over="time"), "line 1, at over: `over` must be one of"),
     "sizes of text": (line(0, sizes=["8", 16]), 'line 1, at sizes/0: Here must be an integer'),

@@ -143,8 +143,8 @@ def test_outputs_fall_short_and_what_the_loss_does_not_see_is_known():
     found = signs(loss, lambda n: ends(n, other=(3, n)), X)
     assert found.outputs == pytest.approx({"h": 0, "head": 0.5, "head#1": 0.5, "seen": 0.5})
     assert found.unseen == {"head"}
-    assert found.lines["h"].startswith("test_signs.py:")
-    assert found.lines["out"].startswith("test_signs.py:")
+    assert str(found.lines["h"]).startswith("test_signs.py:")
+    assert found.lines["out"].text.startswith('tag("head", other')
 
 
 def test_programs_that_do_other_things_are_refused():

@@ -41,6 +41,8 @@ MODELS = (
     "s5",
     "selective",
     "state",
+    "styles",
+    "tables",
     "ties",
     "unet",
     "vit",

@@ -4,12 +4,10 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmup._check import is_traced
 from jaxmup._infer._growth import NONE, Growth, of_sizes
 from jaxmup._program import Node
 
@@ -18,9 +16,12 @@ _EXPONENTS = [
     for n, d in ((1, 2), (1, 1), (2, 1), (1, 4), (3, 2), (1, 3), (2, 3), (3, 4), (3, 1), (1, 8))
     for sign in (-1, 1)
 ]
-_OF_ARRAYS = [sign * Fraction(n, 2) for n in (1, 2, 3, 4) for sign in (-1, 1)]
-_NEAR = 0.12  # an exponent measured on an array, such as 1.05 of the numbers from 0 to 15 and 31
-_MOST = 10**6  # elements of an array that are looked at
+_OF_ARRAYS = [Fraction(0), *(sign * Fraction(n, 2) for n in (1, 2, 3, 4) for sign in (-1, 1))]
+_NEAR = 0.12  # an exponent measured on a table, such as 1.05 of the numbers from 0 to 15 and 31
+_NOT_FAR = 0.25  # one that is known otherwise, such as that of the largest of random numbers
+_OF_LARGEST = 0.4  # that of the largest of random numbers, which is no power, above a typical one's
+_SETTLES = 0.75  # an exponent over the one before it, of what comes to rest
+_OF_FLOATS = 1e-7  # relative distance of two numbers of float32
 
 
 class Constants:
@@ -56,28 +57,80 @@ class Constants:
             self._known[key] = self._found(values, 16 * resolution)
         return self._known[key]
 
-    def growth_of_array(self, node: Node) -> Growth:
-        """The growth of the elements of an array of several numbers.
+    def power(self, measured: Sequence[float], node: Node) -> Growth | None:
+        """The power of a size along which a table grows that something measured on it grows by.
 
-        It is a power of a size along which the array grows, measured on the largest and the mean
-        square, where these agree; else none, as of frequencies that lie closer and closer.
+        Args:
+          measured: What is measured, at base, delta and as many other sizes as were looked at.
+          node: The table.
+
+        Returns:
+          The growth; `None` if it is no power, or one of the values is zero.
         """
-        arrays = [_numbers(value) for value in node.value or ()]
         axes = [sizes for sizes in zip(*node.shapes, strict=True) if of_sizes(sizes)]
-        if any(array is None for array in arrays[:2]) or not axes:
-            return NONE
-        measured = [(np.abs(x).max(), np.sqrt(np.mean(x * x))) for x in arrays if x is not None]
-        at_base = measured[0]
-        for exponent, sizes in itertools.product(_OF_ARRAYS, axes):
-            grown = [math.log(size / sizes[0]) for size in sizes[: len(measured)]]
-            if all(
-                x > 0 and abs(math.log(x / x0) - exponent * log) <= _NEAR * abs(log)
-                for each, log in zip(measured, grown, strict=True)
-                for x, x0 in zip(each, at_base, strict=True)
-                if log
-            ):
-                return of_sizes(sizes) * exponent
-        return NONE
+        if not axes:
+            return self.growth(measured, _OF_FLOATS)
+        powers = (of_sizes(sizes) * e for e, sizes in itertools.product(_OF_ARRAYS, axes))
+        return next((g for g in powers if self.is_near(measured, g, node, _NEAR)), None)
+
+    def power_of_table(
+        self, largest: Sequence[float], typical: Sequence[float], node: Node
+    ) -> Growth | None:
+        """The power that the largest numbers of a table grow by; `None` if it is none.
+
+        Args:
+          largest: The largest number at each size.
+          typical: The root mean square of those that are not zero.
+          node: The table.
+        """
+        found = self.power(largest, node)
+        if found is not None:
+            return found
+        found = self.power(typical, node)
+        is_near = found is not None and self.is_near(largest, found, node, _OF_LARGEST)
+        return found if is_near else None
+
+    def is_near(
+        self, measured: Sequence[float], growth: Growth, node: Node, within: float = _NOT_FAR
+    ) -> bool:
+        """True if something measured on a table grows about so.
+
+        Args:
+          measured: What is measured, at base, delta and as many other sizes as were looked at.
+          growth: The growth.
+          node: The table.
+          within: Distance of the exponent.
+        """
+        if not all(measured):
+            return False
+        shapes = list(zip(*node.shapes, strict=True))
+        for i, value in enumerate(measured[1:]):
+            grown, wanted = math.log(value / measured[0]), growth.log(i)
+            logs = (abs(math.log(s[i + 1] / s[0])) for s in shapes if s[0])
+            if abs(grown - wanted) > within * max([abs(wanted), *logs]) + _OF_FLOATS:
+                return False
+        return True
+
+    def settles(self, measured: Sequence[float], growth: Growth, node: Node) -> bool:
+        """True if something measured on a table grows so, or comes nearer to that with each size.
+
+        The largest of slopes from 2^-8/h to 2^-8 is 1/16 of 2 heads, 1/4 of 4, and never above 1.
+
+        Args:
+          measured: What is measured, at base, delta and as many other sizes as were looked at.
+          growth: The growth.
+          node: The table.
+        """
+        if self.is_near(measured, growth, node):
+            return True
+        sizes = [math.prod(shape) for shape in node.shapes[: len(measured)]]
+        logs = [0.0, *(growth.log(i) for i in range(len(measured) - 1))]
+        rest = {n: math.log(x) - log for n, x, log in zip(sizes, measured, logs, strict=True) if x}
+        if len(rest) < 3:  # nothing is to be trained at a size beside base and delta
+            return len(sizes) > len(rest) and all(measured)
+        (n0, x0), (n1, x1), (n2, x2) = sorted(rest.items())[:3]
+        first, second = (x1 - x0) / math.log(n1 / n0), (x2 - x1) / math.log(n2 / n1)
+        return abs(second) < _SETTLES * abs(first)
 
     def _found(self, values: Sequence[float], tolerance: float) -> Growth:
         logs = [math.log(value / values[0]) for value in values[1:]]
@@ -109,20 +162,6 @@ def _is_next_to(values: Sequence[float], sizes: tuple[int, ...], tolerance: floa
         )
         for step in (-1, 1)
     )
-
-
-def _numbers(value: Any) -> np.ndarray | None:
-    """An array of numbers that can be looked at; `None` if there are none, or too many."""
-    dtype = getattr(value, "dtype", None)
-    if dtype is None or not 1 <= getattr(value, "size", 0) <= _MOST:
-        return None
-    if not isinstance(value, np.ndarray) and (is_traced(value) or not _is_real(dtype)):
-        return None
-    return np.asarray(value, np.float64) if _is_real(dtype) else None
-
-
-def _is_real(dtype: Any) -> bool:
-    return jnp.issubdtype(dtype, np.floating) or jnp.issubdtype(dtype, np.integer)
 
 
 def resolution_of(dtype: object) -> float:

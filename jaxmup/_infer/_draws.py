@@ -24,16 +24,15 @@ from jaxmup._program import (
     bind,
     bind_primitive,
     dependencies,
-    evaluate,
     flatten,
     interpret,
     no_mesh,
     part,
     parts,
-    quick_bits,
     split,
     unsharded,
     variables,
+    with_quick_bits,
 )
 from jaxmup._tiles import join_tiles
 from jaxmup._tree import PathName
@@ -291,8 +290,11 @@ def repeated(value: Array, grid: Grid, gain: float, place: Place) -> Array:
 def _grown(
     same: Same, mapped: tuple[bool, ...], grid: Grid, gain: float, place: Place
 ) -> Callable[..., Array]:
+    with no_mesh():  # in one of explicit axes, each device would be told to make all of it
+        run = as_function(with_quick_bits(same.program))
+
     def draw(*inputs: Array) -> Array:
-        return evaluate(same.program, inputs, quick_bits)[0]
+        return run(*inputs)[0]
 
     # One axis of draws for each axis of the parameter: a single one could be sharded over devices
     # by the first axis alone, and every device would draw the whole of the others.
@@ -304,7 +306,7 @@ def _grown(
             _on_grid(x, start, grid) if is_key else x
             for x, is_key in zip(inputs, mapped, strict=True)
         ]
-        with no_mesh():  # in one of explicit axes, each device would be told to make all of it
+        with no_mesh():
             whole = join_tiles(draw(*of_draws), grid.tiles, grid.base_shape)
             scaled = scale(whole[tuple(map(slice, grid.shape))], gain)
         return place(scaled)

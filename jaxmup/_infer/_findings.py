@@ -29,6 +29,23 @@ def missing_factor(name: PathName, value: str, operands: str, growth: str, facto
     )
 
 
+def unclear_table(name: PathName, value: str) -> Finding:
+    """A table of constants that grows as no one power of a size.
+
+    Args:
+      name: A parameter beside it.
+      value: What is made of it, in words.
+    """
+    return Finding(
+        "unclear-table",
+        f"A table of constants grows as no one power of a size: {value}.",
+        (name,),
+        "How the value grows with the width is not known, so factors for it may be wrong.",
+        "Multiply the table by a power of the width that keeps its numbers, or their sum where it "
+        "is summed over, of one size.",
+    )
+
+
 def uneven_parts(name: PathName, value: str) -> Finding:
     """Parts of one axis that grow unlike each other.
 

@@ -1,14 +1,16 @@
 """The order of a value: its growth with the sizes, times gains that nobody knows yet."""
 
+import collections
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmup._infer._constants import Constants
 from jaxmup._infer._growth import NONE, Growth, of_sizes
 from jaxmup._infer._shares import Shares
 from jaxmup._infer._views import Nature
@@ -104,6 +106,7 @@ class Known:
       orders: The orders of each value; `None` for what is exactly zero.
       equations: What must hold.
       unread: Operations of which no row says how they grow, with a value of each.
+      unclear: Tables that grow by no one power of a size, each with a value that is made of it.
       floored: Orders of values that a constant keeps from zero, as the eps of a norm does, and
         which must not become as small as it.
     """
@@ -113,6 +116,8 @@ class Known:
         self.uniform = shares.numbers
         self.rank = rank_of(flat)
         self.orders: dict[Node, Pair | None] = {}
+        self.constants = Constants(_sizes_of(flat))
+        self.unclear: dict[Node, Node] = {}
         self.equations: list[Equation] = []
         self.unread: dict[str, Node] = {}
         self.floored: dict[Any, Order] = {}
@@ -134,6 +139,37 @@ class Known:
         if one.growth == other.growth:
             return one
         return one if self.rank(one.growth) > self.rank(other.growth) else other
+
+    def sum_of_table(self, table: Node, axes: Collection[int], site: Node, count: Growth) -> Growth:
+        """The growth of the sum of absolute values of a table over axes, which some value takes.
+
+        Args:
+          table: The table.
+          axes: Its axes that are summed over.
+          site: The value.
+          count: Growth of the number of terms, as far as it is known otherwise.
+        """
+        sums = self.shares.tables.sums(table, axes)
+        return self._or_counted(table, sums, site, count)
+
+    def norm_of_table(
+        self, table: Node, axes: Collection[int], site: Node, count: Growth
+    ) -> Growth:
+        """The same of the root of a sum of squares, as random numbers are summed with."""
+        norms = self.shares.tables.norms(table, axes)
+        return self._or_counted(table, norms, site, count * HALF)
+
+    def _or_counted(
+        self, table: Node, measured: Sequence[float] | None, site: Node, count: Growth
+    ) -> Growth:
+        pair = self.orders[table]
+        expected = count if pair is None else pair.typical.growth + count
+        if measured is None or self.constants.is_near(measured, expected, table):
+            return expected
+        found = self.constants.power(measured, table)
+        if found is None:
+            self.unclear.setdefault(table, site)
+        return expected if found is None else found
 
     def require(self, site: Node, value: Node, why: str) -> None:
         """The order of a value must be zero."""
@@ -196,3 +232,11 @@ def rank_of(flat: Flat) -> Callable[[Growth], tuple[float, float]]:
         return round(-first if shrinks else first, 9), round(-others if falls else others, 9)
 
     return rank
+
+
+def _sizes_of(flat: Flat) -> list[tuple[int, ...]]:
+    """The sizes of the axes of a program that grow, the most frequent first."""
+    found = collections.Counter(
+        axis for node in flat.nodes for axis in zip(*node.shapes, strict=True) if of_sizes(axis)
+    )
+    return [sizes for sizes, _ in found.most_common(24)]

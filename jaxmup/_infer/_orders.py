@@ -9,13 +9,12 @@ A random matrix has two orders, an aligned one, which sums of as many terms have
 way, and a typical one, that of its entries; both are kept until it meets an activation.
 """
 
-import collections
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping
 from fractions import Fraction
 
-from jaxmup._infer._constants import Constants, resolution_of
-from jaxmup._infer._growth import NONE, Growth, of_sizes
+from jaxmup._infer._constants import resolution_of
+from jaxmup._infer._growth import NONE, Growth
 from jaxmup._infer._order import (
     ZERO,
     Known,
@@ -68,7 +67,6 @@ class Orders(Known):
         super().__init__(flat, nature, shares)
         self.coordinates, self.gains, self.scales = coordinates, gains, scales
         self.multipliers = multipliers
-        self.constants = Constants(_sizes_of(flat))
         self._carries: list[Node] = []
         for node in flat.nodes:
             pair = self._order(node)
@@ -122,8 +120,33 @@ class Orders(Known):
             return None if growth is None else both(Order(growth))
         if self.nature(node) != "constant" and self.shares.selections.is_unknown(node):
             self.unread.setdefault(node.op, node)
-        if node.op == "constant":
-            return both(Order(self.constants.growth_of_array(node)))
+        pair = both(ZERO) if node.op == "constant" else self._by_row(node)
+        is_table = node in self.shares.tables.met or node.op == "constant"
+        if pair is not None and is_table and (is_floating(node) or node.op == "constant"):
+            return both(Order(self._of_table(node, pair.typical.growth)))
+        return pair
+
+    def _of_table(self, node: Node, derived: Growth) -> Growth:
+        """The growth of the largest numbers of a table, which typical ones must have too."""
+        tables = self.shares.tables
+        largest, typical = tables.largest(node), tables.typical(node)
+        if largest is None or typical is None:
+            return derived
+        constants = self.constants
+        found: Growth | None = derived
+        if node.op == "constant" or (derived and not constants.is_near(largest, derived, node)):
+            found = constants.power_of_table(largest, typical, node)
+            if found is None and constants.settles(largest, NONE, node):
+                found = NONE
+        elif not constants.settles(largest, derived, node):
+            found = None
+        # What is of order 0 may fall off, as frequencies do; what grows must do so as a whole.
+        is_clear = found is not None and (not found or constants.is_near(typical, found, node))
+        if not is_clear and node in tables.met:  # one that only makes others may be as it likes
+            self.unclear.setdefault(node, tables.met[node])
+        return derived if found is None else found
+
+    def _by_row(self, node: Node) -> Pair | None:
         if node.op == "test" or not (is_floating(node) or is_integer(node)):
             return both(ZERO)
         if node.op == "carry":
@@ -172,11 +195,3 @@ def _comparisons(test: Node) -> Iterator[Node]:
         elif node is test or node.op in _CONNECTIVES:
             waiting += [parent for parent in node.parents if parent not in seen]
             seen.update(node.parents)
-
-
-def _sizes_of(flat: Flat) -> list[tuple[int, ...]]:
-    """The sizes of the axes of a program that grow, the most frequent first."""
-    found = collections.Counter(
-        axis for node in flat.nodes for axis in zip(*node.shapes, strict=True) if of_sizes(axis)
-    )
-    return [sizes for sizes, _ in found.most_common(24)]

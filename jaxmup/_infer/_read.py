@@ -11,8 +11,10 @@ from jaxmup import _check
 from jaxmup._check import listed
 from jaxmup._correction import Correction
 from jaxmup._finding import Finding
+from jaxmup._infer import _refusals
 from jaxmup._infer._findings import (
     missing_factor,
+    unclear_table,
     uneven_parts,
     unlike_parts,
     unused_parameter,
@@ -71,8 +73,9 @@ class Reader:
         self.findings: dict[PathName, list[Finding]] = collections.defaultdict(list)
         if self.uses.followed.made_matrices:
             made = map(self.words.described, self.uses.followed.made_matrices)
-            raise ValueError(_MADE.format(listed(made)))
+            raise ValueError(_refusals.MADE.format(listed(made)))
         self._rank = rank_of(self.flat)
+        self._warned: set[str] = set()
         self._find_uneven_parts()
         self._find_unlike_parts(given)
         self._find_unused(fixed)
@@ -83,7 +86,7 @@ class Reader:
         if multipliers is not None:
             self._solve(fixed, corrects, multipliers)
             if self.solution.gains and not programs.knows_target:
-                raise ValueError(_NO_TARGET)
+                raise ValueError(_refusals.NO_TARGET)
             self._place_corrections(fixed)
 
     def read(self, name: PathName) -> Reading:
@@ -108,7 +111,7 @@ class Reader:
                 self._add(uneven_parts(name, self.words.described(node)))
         if parts:
             names = joined(f"`{alike(next(self.words.nearest(node)))}`" for node in parts)
-            _check.warn(_UNEVEN.format(listed(described), names))
+            _check.warn(_refusals.UNEVEN.format(listed(described), names))
 
     def _find_unlike_parts(self, given: Collection[PathName]) -> None:
         """Notes parameters whose parts are used in ways that ask for different numbers."""
@@ -124,7 +127,7 @@ class Reader:
                 f"`{alike(name)}` are {use.with_axes()}, and {other.with_axes()}"
                 for name, (use, other) in found.items()
             )
-            _check.warn(_UNLIKE.format(listed(lines)))
+            _check.warn(_refusals.UNLIKE.format(listed(lines)))
 
     def _unlike_parts(self, name: PathName) -> tuple[Use, Use] | None:
         """A use each of two parts of a parameter that ask for different numbers."""
@@ -223,10 +226,11 @@ class Reader:
             )
             if self.orders.unread:
                 unread = map(self.words.described, self.orders.unread.values())
-                raise ValueError(_UNREAD.format(listed(unread)))
+                raise ValueError(_refusals.UNREAD.format(listed(unread)))
             if self.orders.uneven_loops:
                 loops = map(self.words.described, self.orders.uneven_loops)
-                raise ValueError(_LONGER.format(listed(loops)))
+                raise ValueError(_refusals.LONGER.format(listed(loops)))
+            self._find_unclear_tables()
             floored = [*self.orders.floored.values()]
             rank = self.orders.rank
             self.solution = solve(self.orders.equations, self._costs(), floored, rank)
@@ -236,7 +240,17 @@ class Reader:
             inserted |= more
         if self.solution.left:
             left = dict.fromkeys(self._described(*each) for each in self.solution.left)
-            raise ValueError(_NOBODY.format(listed(left)))
+            raise ValueError(_refusals.NOBODY.format(listed(left)))
+
+    def _find_unclear_tables(self) -> None:
+        sites = dict.fromkeys(self.orders.unclear.values())
+        for site in sites:
+            for name in itertools.islice(self.words.nearest(site), 1):
+                self._add(unclear_table(name, self.words.described(site)))
+        new = [place for place in map(self.words.place, sites) if place not in self._warned]
+        self._warned.update(new)
+        if new:
+            _check.warn(_refusals.UNCLEAR.format(listed(dict.fromkeys(new))))
 
     def _costs(self) -> Callable[[Unknown], float]:
         """The cost of an exponent of each gain: what it moves of what is wrong, and a little more.
@@ -332,53 +346,10 @@ def _require_same_lengths(flat: Flat) -> None:
         and any(jnp.issubdtype(node.types[0].dtype, jnp.inexact) for node in scan.carry)
     ]
     if wrong:
-        raise ValueError(_LENGTHS.format(listed(wrong)))
+        raise ValueError(_refusals.LENGTHS.format(listed(wrong)))
 
 
 _SIDE_BY_SIDE = frozenset({"device_put", "optimization_barrier", "psum", "pmax", "pmin", "sort"})
 """Operations of several values, each of which makes one result."""
 _OWN = {"looked up": 0.08, "added": 0.1}
 """What a parameter costs by its use, beside what it moves."""
-_NO_TARGET = (
-    "muP asks for factors that this model lacks, and base and delta alone do not tell how large "
-    "they are at a target of another depth. Give `base`, `delta` and `target` as mappings, with "
-    "the depth as an entry of its own."
-)
-_LENGTHS = (
-    "A loop that hands values on must have as many iterations in `base` as in `delta`: layers and "
-    "steps are no width. It differs at{}\n"
-    "Give both the same number; that of `target` may be another."
-)
-_LONGER = (
-    "A loop that hands values on must have as many iterations at all sizes: layers and steps are "
-    "no width. This goes on by a size that grows:{}\n"
-    "Hold the number of iterations fixed; or sum over an axis at once, not in a loop."
-)
-_UNREAD = (
-    "Every operation of the model must be one of which it is known how its result grows with the "
-    "width. Of these it is not:{}\n"
-    "Give an `apply` that computes them with other operations."
-)
-_MADE = (
-    "A matrix must be a parameter. One that the model makes itself, by a product of activations "
-    "with a parameter, has axes that muP has no rule for. It is used by{}\n"
-    "Make the matrices parameters that activations choose from, or give rules and no `inputs`."
-)
-_UNEVEN = (
-    "Some parts of an axis grow otherwise than the whole. The parameters that make it, or sum "
-    "over it, have one number for all parts, which is right for the whole alone. It is taken apart "
-    "or put together by{}\n"
-    "Make each part by a parameter of its own, such as two in place of {}, or let all parts grow "
-    "alike."
-)
-_UNLIKE = (
-    "Parts of one parameter do different things. It has one number for all parts, which is right "
-    "for some of them alone. Parts of:{}\n"
-    "Make each part a parameter of its own."
-)
-_NOBODY = (
-    "The factors that muP asks for and the model lacks must be ones that a parameter can carry. "
-    "These are not:{}\n"
-    "Multiply each by the inverse at its line; or give `infer` the argument `corrected=True` and "
-    "call the model as `jaxmup.corrected(apply, specs)`, which does so without an edit."
-)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
-from jaxmup._infer._dims import are_same, params_of
+from jaxmup._infer._dims import are_same, dot_axes, params_of
 from jaxmup._infer._growth import NONE, Growth, of_sizes
 from jaxmup._infer._order import HALF, ZERO, Known, Pair, both
 from jaxmup._infer._selections import sum_of_exponentials
@@ -138,7 +138,43 @@ def _reduce_sum(known: Known, node: Node) -> Pair | None:
         windows = zip(*(each.params["window_dimensions"] for each in node.equations), strict=True)
         return None if pair is None else _summed(known, pair, sum(map(of_sizes, windows), NONE))
     axes = params["axes"] if "axes" in params else (params["axis"],) if "axis" in params else ()
-    return None if pair is None else _summed(known, pair, known.shares.count(x, axes))
+    if pair is None:
+        return None
+    count = known.shares.count(x, axes)
+    weighed = _weighed_by_table(known, x, axes)
+    if weighed is not None and count:
+        table, value = weighed
+        order = known[value]
+        assert order is not None
+        return both(order.typical.grown(known.sum_of_table(table, axes, node, count)))
+    return _summed(known, pair, count)
+
+
+def _is_as_long(one: Node, other: Node, axes: Sequence[int]) -> bool:
+    shapes = zip(one.shapes, other.shapes, strict=True)
+    return all(mine[axis] == its[axis] for mine, its in shapes for axis in axes)
+
+
+def _weighed_by_table(known: Known, node: Node, axes: Sequence[int]) -> tuple[Node, Node] | None:
+    """The table and the value that something is the product of, with numbers all along axes."""
+    while node.op in ("convert_element_type", "neg", "copy"):
+        node = node.parents[0]
+    if node.op != "mul":
+        return None
+    pairs = (node.parents, node.parents[::-1])
+    return next(
+        (
+            (table, value)
+            for table, value in pairs
+            if table in known.shares.tables.met
+            and len(table.shapes[0]) == len(node.shapes[0])
+            and _is_as_long(table, node, axes)
+            and known[table] is not None
+            and known[value] is not None
+            and known.nature(value) == "activation"
+        ),
+        None,
+    )
 
 
 def _summed(known: Known, pair: Pair, count: Growth) -> Pair:
@@ -169,9 +205,20 @@ def _contraction(known: Known, node: Node) -> Pair | None:
         aligned = (x.aligned + y.aligned).grown(count)
         typical = (x.typical + y.typical).grown(count * HALF)
         return Pair(aligned, known.larger(aligned, typical))
+    if known.nature(node) == "weight":  # whose numbers a table mixes
+        position = natures.index("constant")
+        table, axes = node.parents[position], _contracted(node)[position]
+        weight = (y, x)[position]
+        return Pair(
+            weight.aligned.grown(known.sum_of_table(table, axes, node, count)),
+            weight.typical.grown(known.norm_of_table(table, axes, node, count)),
+        )
     pairs = [(x, y), (y, x)]
     weights = [p for p, nature in zip(pairs, natures, strict=True) if nature == "weight"]
     if not weights:
+        for table, value, axes in zip((left, right), (y, x), _contracted(node), strict=True):
+            if count and axes and table in known.shares.tables.met:
+                return both(value.typical.grown(known.sum_of_table(table, axes, node, count)))
         return both((x.typical + y.typical).grown(count))
     # Of two weights, as a latent and a matrix, the matrix has the smaller coordinates.
     weight, act = weights[0]
@@ -179,6 +226,14 @@ def _contraction(known: Known, node: Node) -> Pair | None:
         weight, act = weights[1]
     summed = known.larger(weight.aligned.grown(count), weight.typical.grown(count * HALF))
     return both(summed + act.typical)
+
+
+def _contracted(node: Node) -> tuple[Sequence[int], Sequence[int]]:
+    """The axes of both operands that a product sums over."""
+    if node.op == "conv_general_dilated":
+        spec = params_of(node)["dimension_numbers"].rhs_spec[1:]
+        return (), spec
+    return dot_axes(node)[0]
 
 
 def _refuse_growing(known: Known, node: Node) -> None:

@@ -12,6 +12,7 @@ from jaxmup._infer._dims import EMPTY, blocks, dot_axes, gathered, grows, moved,
 from jaxmup._infer._growth import NONE, Growth, of_sizes
 from jaxmup._infer._numbers import numbers
 from jaxmup._infer._selections import Selections
+from jaxmup._infer._tables import Tables
 from jaxmup._program import Flat, Node
 
 
@@ -55,6 +56,7 @@ class Shares:
 
     Attributes:
       numbers: The constants all of whose elements are one number.
+      tables: The other constants, where they meet values that follow from inputs.
       of: Shares of the values that have any.
       made: The axes of values along which they choose by what they are themselves.
       covered: Of each product that sums over an axis with a share, which.
@@ -62,6 +64,7 @@ class Shares:
 
     def __init__(self, flat: Flat):
         self.numbers = numbers(flat)
+        self.tables = Tables(flat, self.numbers)
         self.selections = Selections(self.numbers)
         self.of: dict[Node, Ways] = {}
         self.made: dict[Node, frozenset[int]] = {}
@@ -112,6 +115,8 @@ class Shares:
         if node.op.startswith("scatter") and self.selections.is_zero(node.parents[0]):
             return self._put(node)
         axes, sparse = self.selections.of(node)
+        if not axes and node in self.tables.met:
+            axes = self.tables.few(node)
         if axes:
             self.made[node] = axes
         return frozenset(Share(frozenset({axis}), sparse) for axis in axes)

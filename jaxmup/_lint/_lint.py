@@ -10,6 +10,7 @@ from jaxmup import _check, _scaling
 from jaxmup._finding import Finding, together
 from jaxmup._lint._initial import check_initial, check_kinds, check_values, trains
 from jaxmup._lint._programs import check_programs
+from jaxmup._lint._rounding import check_rounding
 from jaxmup._lint._specs import check_specs
 from jaxmup._lint._state import check_state, has_started
 from jaxmup._lint._transform import check_transform
@@ -63,7 +64,8 @@ def lint(
     - `tx`: another family's steps; learning-rate factors that are missing, doubled or undone; one
       eps or clip of entries for all; weight decay on the wrong side of the factor; a clip by global
       norm that changes with the width.
-    - `opt_state`: eps above the root of the second moment; values that are NaN or infinite.
+    - `opt_state`: eps above the root of the second moment; values that are NaN or infinite. Beside
+      `tx` and `params`: updates that parameters in low precision round away.
 
     `tx` is not read but tried, on a tree with the paths of the model and one or two elements a
     parameter, so nothing of the size of the model is allocated. Steps that depend on the shape of a
@@ -152,6 +154,8 @@ def lint(
     if opt_state is not None:
         found += check_state(used, opt_state, eps, b2)
         found += check_values("The optimizer's state", leaves_by_path(opt_state))
+        if tx is not None and params is not None and has_started(opt_state):
+            found += check_rounding(tx, params, opt_state)
     if tx is not None:
         found += check_transform(tx, specs if params is None else params, by_path, used)
     return list(together(found))

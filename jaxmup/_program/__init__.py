@@ -58,7 +58,7 @@ from jaxmup._program._loops import While as While
 from jaxmup._program._loops import is_choice as is_choice
 from jaxmup._program._loops import is_scan as is_scan
 from jaxmup._program._loops import is_while as is_while
-from jaxmup._program._random import quick_bits as quick_bits
+from jaxmup._program._random import with_quick_bits as with_quick_bits
 from jaxmup._program._same import Same as Same
 from jaxmup._program._source import Line as Line
 from jaxmup._program._source import line_of as line_of

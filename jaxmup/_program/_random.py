@@ -2,32 +2,33 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.extend.random import define_prng_impl
 
 from jaxmup._program._calls import called, is_plain_call
 from jaxmup._program._evaluate import evaluate
-from jaxmup._program._jax import ClosedJaxpr, Equation
+from jaxmup._program._jax import ClosedJaxpr, Equation, as_function, bind
+from jaxmup._program._types import type_of
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 
 
-def quick_bits(equation: Equation, inputs: Sequence[Any]) -> list[Any] | None:
-    """The results of an equation that draws bits by Threefry on a CPU; `None` for any other.
+def with_quick_bits(program: ClosedJaxpr) -> ClosedJaxpr:
+    """The program with the same results, whose bits XLA for CPUs compiles quickly.
 
-    A hook of `evaluate`. The bits are those of the equation itself, the calls inside of which it
-    finds some stay calls; what a loop draws is left alone.
+    Those are the bits that Threefry draws, outside of loops; the others are drawn as they were.
 
     Example:
-      >>> draw = lambda key: jax.random.normal(key, (2,))
       >>> key = jax.random.key(0)
-      >>> evaluate(jax.make_jaxpr(draw)(key), [key], quick_bits)[0] == draw(key)
+      >>> program = jax.make_jaxpr(lambda key: jax.random.normal(key, (2,)))(key)
+      >>> as_function(with_quick_bits(program))(key)[0] == as_function(program)(key)[0]
       Array([ True,  True], dtype=bool)
 
     References:
@@ -36,26 +37,27 @@ def quick_bits(equation: Equation, inputs: Sequence[Any]) -> list[Any] | None:
     # JAX's own for CPUs loops over the rounds with rotations that are data, and LLVM compiles every
     # nest of loops over an array again for each combination of what it has to check of them: tiles
     # on a grid, of four axes, take twenty times as long as these rounds one after another.
-    if jax.default_backend() != "cpu" or not jax.config.jax_threefry_partitionable:
-        return None
-    if is_plain_call(equation):
-        run = _quick(called(equation))
-        return None if run is None else run(*inputs)
+    is_of_use = jax.default_backend() == "cpu" and jax.config.jax_threefry_partitionable
+    return _rewritten(program) if is_of_use and _draws(program) else program
+
+
+def _rewritten(program: ClosedJaxpr) -> ClosedJaxpr:
+    types = [type_of(v.aval) for v in program.jaxpr.invars]
+    return jax.make_jaxpr(lambda *inputs: evaluate(program, inputs, _quickly))(*types)
+
+
+def _quickly(equation: Equation, inputs: list[Any]) -> list[Any] | None:
+    if is_plain_call(equation) and _draws(called(equation)):
+        return _rewritten_call(called(equation))(*inputs)
     if not _is_threefry(equation):
         return None
-    return [
-        _bits(
-            jax.random.key_data(inputs[0]), equation.params["shape"], equation.params["bit_width"]
-        )
-    ]
+    keys = jax.random.wrap_key_data(jax.random.key_data(inputs[0]), impl=_WRITTEN_OUT)
+    return bind(equation, [keys])
 
 
-@functools.lru_cache(maxsize=512)  # as JAX keeps these programs, so each is compiled once
-def _quick(program: ClosedJaxpr) -> Callable[..., list[Any]] | None:
-    """A program that draws bits, as a function of its inputs; `None` if it draws none."""
-    if not _draws(program):
-        return None
-    return jax.jit(lambda *inputs: evaluate(program, inputs, quick_bits))
+@functools.lru_cache(maxsize=512)  # as JAX keeps the programs of calls: each is compiled once
+def _rewritten_call(program: ClosedJaxpr) -> Callable[..., list[Any]]:
+    return jax.jit(as_function(_rewritten(program)))
 
 
 def _draws(program: ClosedJaxpr) -> bool:
@@ -72,12 +74,9 @@ def _is_threefry(equation: Equation) -> bool:
     return is_small and equation.invars[0].aval.dtype.name == "key<fry>"
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _bits(keys: Array, shape: tuple[int, ...], width: int) -> Array:
-    """Random bits of each key `keys[..., :]`, as unsigned integers `(..., *shape)`."""
-    ones = (1,) * len(shape)
-    first, second = (keys[..., i].reshape(keys.shape[:-1] + ones) for i in range(2))
-    high, low = _threefry(first, second, _positions(shape))
+def _bits(key: Array, width: int, shape: tuple[int, ...]) -> Array:
+    """Random bits of a key of two words, as unsigned integers of this width."""
+    high, low = _threefry(key[0], key[1], _positions(shape))
     if width == 64:
         return (high.astype(jnp.uint64) << np.uint64(32)) | low.astype(jnp.uint64)
     return (high ^ low).astype(f"uint{width}")
@@ -104,3 +103,18 @@ def _threefry(first: Array, second: Array, low: Array) -> tuple[Array, Array]:
             y = x ^ y
         x, y = x + keys[(i + 1) % 3], y + (keys[(i + 2) % 3] + np.uint32(i + 1))
     return x, y
+
+
+def _unused(*_: Any) -> Array:
+    raise NotImplementedError("Keys of this kind draw bits, and nothing else.")
+
+
+_WRITTEN_OUT = define_prng_impl(
+    key_shape=(2,),
+    seed=_unused,
+    split=_unused,
+    fold_in=_unused,
+    random_bits=_bits,
+    name="threefry2x32, its rounds written out",
+    tag="fry, written out",
+)

@@ -1,5 +1,8 @@
 """The line of the user's code that an equation comes from."""
 
+import linecache
+import re
+import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,8 +37,28 @@ class Line(NamedTuple):
     inside: str = ""
 
     def __str__(self) -> str:
-        """The file without its folders, and the line, such as `model.py:115`."""
-        return f"{Path(self.file).name}:{self.line}"
+        """The file without its folders, and the line, such as `model.py:115` or `In[5]:3`."""
+        return f"{_cell_of(self.file) or Path(self.file).name}:{self.line}"
+
+    @property
+    def text(self) -> str:
+        """The line as it stands in the source; empty if that is not at hand."""
+        return linecache.getline(self.file, self.line).strip()
+
+
+def _cell_of(file: str) -> str:
+    """The name of a cell of a notebook, such as `In[5]`; empty if `file` is none.
+
+    IPython compiles a cell under a name of its own making, and knows which cell that was.
+    """
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    named = getattr(getattr(shell, "compile", None), "format_code_name", lambda file: None)(file)
+    if named:
+        return named[1]
+    if found := re.match(r"<ipython-input-(\d+)", file):
+        return f"In[{found[1]}]"
+    return "a cell" if re.search(r"[/\\]ipykernel_\d+[/\\]", file) else ""
 
 
 def line_of(path: Sequence[Equation]) -> Line | None:

@@ -249,6 +249,8 @@ def _parametrization(
 
 
 def _show(check: "CoordCheck", every: bool, out: Path) -> None:
+    from jaxmup.coord_check._result import causes
+
     terminal = console()
     terminal.print(
         f"Coordinate check over {check.over} {', '.join(map(str, check.sizes))}, "
@@ -256,6 +258,8 @@ def _show(check: "CoordCheck", every: bool, out: Path) -> None:
     )
     verdict = Text(f"\n{check.outcome}", _COLORS[check.outcome])
     terminal.print(verdict.append(f": {check.reason}", ""))
+    for paragraph in causes(check):
+        terminal.print("", Text(paragraph), sep="\n")
     if rows := [*(check.verdicts if every else check.not_passing)]:
         terminal.print("", _table(rows), sep="\n")
     written = f"Written: {out / 'coord_check.jsonl'}, {out / 'coord_check.png'}"

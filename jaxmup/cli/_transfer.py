@@ -53,6 +53,8 @@ def transfer(
     search: options.Search = _DEFAULT.search,
     samples: options.Samples = None,
     distributed: options.Distributed = None,
+    heartbeat_timeout: options.HeartbeatTimeout = 10,
+    start_timeout: options.StartTimeout = 300,
     out: options.Out = Path("jaxmup-transfer"),
 ) -> None:
     """Measures if the best learning rate of a small network works on a large one.
@@ -92,10 +94,14 @@ def transfer(
             samples=samples,
         )
         _require_data(config, evaluation)
-        _require_used(config, given)
+        _require_used(config, given, distributed)
     _require_packages(config)
     _use_every_core()
-    is_first = _join(distributed)
+    is_first = _join(
+        distributed,
+        heartbeat_timeout_seconds=heartbeat_timeout,
+        initialization_timeout=start_timeout,
+    )
     task = _task(config, evaluation)
     with bad_input(TypeError, ValueError):
         _require_asked_for(config, task, given)
@@ -136,7 +142,7 @@ def _require_data(config: Config, evaluation: str | None) -> None:
         raise ValueError(f"`--loss` is for a model of one's own. Got `--model {config.model}`.")
 
 
-def _require_used(config: Config, given: Collection[str]) -> None:
+def _require_used(config: Config, given: Collection[str], distributed: str | None) -> None:
     """Refuses options that would be ignored, beside those that say another thing."""
     has_text = (config.data or MODELS.get(config.model)) == "text"
     for name in ("text", "context"):
@@ -144,6 +150,12 @@ def _require_used(config: Config, given: Collection[str]) -> None:
             raise ValueError(
                 f"`--{name}` is for data that are text. Got `--model {config.model}`"
                 + (f" with `--data {config.data}`." if config.data else ".")
+            )
+    for name in ("heartbeat_timeout", "start_timeout"):
+        if name in given and distributed is None:
+            raise ValueError(
+                f"`--{name.replace('_', '-')}` is for processes that share the runs. Got no "
+                "`--distributed`."
             )
     for name in config.sweep:
         if name in given:
@@ -195,14 +207,14 @@ def _require_batch_size(config: Config, task: Task) -> None:
 
 
 @bad_input(ValueError, RuntimeError)
-def _join(distributed: str | None) -> bool:
+def _join(distributed: str | None, **timeouts: int) -> bool:
     """Joins the processes that share the runs, and says whether this is the first."""
     import jax
 
     if distributed is None:
         return True
     if distributed == "auto":
-        jax.distributed.initialize()
+        jax.distributed.initialize(**timeouts)
     else:
         address, *numbers = distributed.split(",")
         if len(numbers) != 2 or not all(number.isdigit() for number in numbers):
@@ -210,7 +222,7 @@ def _join(distributed: str | None) -> bool:
                 "`--distributed` must be auto, or ADDRESS:PORT, a number of processes and an "
                 f"index. Got {distributed!r}. Write 10.0.0.1:1234,2,0."
             )
-        jax.distributed.initialize(address, int(numbers[0]), int(numbers[1]))
+        jax.distributed.initialize(address, int(numbers[0]), int(numbers[1]), **timeouts)
     return jax.process_index() == 0
 
 

@@ -123,6 +123,23 @@ Distributed = Annotated[
         "says, or the coordinator's address, the number of processes and this one's.",
     ),
 ]
+HeartbeatTimeout = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        metavar="SECONDS",
+        help="With --distributed: how long another process may be silent before it counts as dead. "
+        "All end then, and the same command goes on with the trials of all, of the dead one too.",
+    ),
+]
+StartTimeout = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        metavar="SECONDS",
+        help="With --distributed: how long to wait for the other processes at the start.",
+    ),
+]
 Out = Annotated[
     Path,
     typer.Option(

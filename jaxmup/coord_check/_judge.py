@@ -59,8 +59,10 @@ def judged(
             expected = _expected(theory, of_sizes, decays, place)
             slope, outcome, needs = verdict(theory.sizes, values, expected, tolerance, confidence)
             means = tuple(map(float, values.mean(1)))
-            line = theory.signs.lines.get(name, "")
-            yield Verdict(quantity, name, layer, step, slope, expected, outcome, means, needs, line)
+            line = theory.signs.lines.get(name)
+            where = (str(line), line.text) if line else ("", "")
+            told = (slope, expected, outcome, means, needs)
+            yield Verdict(quantity, name, layer, step, *told, *where)
 
 
 def _step_of(quantity: Quantity, steps: int) -> int:

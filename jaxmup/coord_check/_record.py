@@ -12,6 +12,7 @@ from typing import Any, Literal
 from jaxmup import _check
 from jaxmup._families import Family, family_record, read_family
 from jaxmup._files import write_atomically
+from jaxmup._finding import Finding
 from jaxmup._records import as_json, build, read_lines
 from jaxmup.coord_check._expected import Expected
 from jaxmup.coord_check._result import CoordCheck, Over
@@ -20,7 +21,7 @@ from jaxmup.coord_check._sums import Quantity
 from jaxmup.coord_check._verdict import Outcome, Verdict
 
 FORMAT = "jaxmup.coord_check"
-VERSION = 2
+VERSION = 3
 _PACKAGES = ("jaxmup", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -33,6 +34,7 @@ def to_lines(check: CoordCheck) -> list[dict[str, Any]]:
         if field.name not in ("verdicts", "rows")
     }
     run["family"] = family_record(check.family)
+    run["findings"] = [dataclasses.asdict(one) for one in check.findings]
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     versions["python"] = platform.python_version()
     first = {"format": FORMAT, "version": VERSION, **run, "versions": versions}
@@ -93,6 +95,7 @@ class _Run:
     parametrization: str
     family: Family
     follows_parametrization: bool
+    findings: tuple[Finding, ...]
     versions: dict[str, str]
 
 
@@ -122,6 +125,7 @@ class _VerdictLine:
     values: tuple[float | None, ...]
     needs: int | None
     line: str
+    source: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +167,7 @@ def _verdict(line: _VerdictLine, run: _Run) -> tuple[Any, Verdict]:
         line.slope.value, math.inf if line.slope.half_width is None else line.slope.half_width
     )
     values = tuple(math.nan if value is None else value for value in line.values)
-    names = ("quantity", "name", "layer", "step", "expected", "outcome", "needs", "line")
+    names = ("quantity", "name", "layer", "step", "expected", "outcome", "needs", "line", "source")
     made = Verdict(**{n: getattr(line, n) for n in names}, slope=slope, values=values)
     return (line.quantity, line.name, line.layer, line.step), made
 

@@ -1,10 +1,14 @@
 """The result of a coordinate check."""
 
 import dataclasses
+import math
+import textwrap
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from jaxmup._families import Family
+from jaxmup._finding import Finding
+from jaxmup.coord_check._mend import beginning, mend_of
 from jaxmup.coord_check._verdict import Outcome, Verdict
 
 Over = Literal["width", "depth"]
@@ -32,6 +36,7 @@ class CoordCheck:
         jaxmup layers only do if `make_model` takes one.
       verdicts: Verdicts, in the order of the measurements.
       rows: Measurements as plain dicts, one for each quantity, name, layer, size, seed and step.
+      findings: What `jaxmup.lint` finds in a model that fails, each with its mend.
     """
 
     over: Over
@@ -43,13 +48,20 @@ class CoordCheck:
     follows_parametrization: bool
     verdicts: tuple[Verdict, ...]
     rows: tuple[Mapping[str, Any], ...]
+    findings: tuple[Finding, ...] = ()
 
     @property
     def outcome(self) -> Conclusion:
-        """`pass` if every row passes, `fail` if any fails, else `could not decide`."""
+        """`pass` if every row passes, `fail` if any fails, else `could not decide`.
+
+        Rows that fail for being infinite alone are those of a model that diverges, which decides
+        nothing.
+        """
         if self._nothing_to_see:
             return "could not decide"
         outcomes = {one.outcome for one in self.verdicts}
+        if self._diverging and all(map(_is_not_finite, self.of("fail"))):
+            return "could not decide"
         return "fail" if "fail" in outcomes else "pass" if outcomes == {"pass"} else _UNDECIDED
 
     @property
@@ -60,6 +72,8 @@ class CoordCheck:
         parts = [f"{len(self.of('pass'))} of {len(self.verdicts)} rows pass"]
         if failing := self.of("fail"):
             parts.append(f"{len(failing)} fail")
+        if self._diverging:
+            parts.append(self._diverging)
         if fading := self.of("too small"):
             largest = max(one.needs or 0 for one in fading)
             parts.append(f"{len(fading)} fade: {self.over}s too small, try up to {largest}")
@@ -70,11 +84,23 @@ class CoordCheck:
         return "; ".join(parts) + "."
 
     @property
+    def _diverging(self) -> str:
+        """The sizes at which a model diverges at some seed, in words; empty if there are none."""
+        sizes = {one["size"] for one in self.rows if one["rms"] is None}
+        if not sizes:
+            return ""
+        at = ", ".join(map(str, sorted(sizes)))
+        return f"models of {self.over} {at} diverge, try a smaller learning rate"
+
+    @property
     def _nothing_to_see(self) -> str:
         """The reason why the runs say nothing of the model; empty if they do."""
         gradients = [one["rms"] for one in self.rows if one["quantity"] == "gradient"]
         if not any(value is None or value > 0 for value in gradients):
             return "No gradient reaches a parameter: the loss is constant."
+        updates = [one["rms"] for one in self.rows if one["quantity"] == "update"]
+        if not any(value is None or value > 0 for value in updates):
+            return "No step moves a parameter: the learning rate is zero."
         smallest = min(self.sizes)
         broken = {
             one["seed"] for one in self.rows if one["size"] == smallest and one["rms"] is None
@@ -102,6 +128,16 @@ class CoordCheck:
 
         return tuple(sorted((v for v in self.verdicts if v.outcome != "pass"), key=place))
 
+    @property
+    def begins(self) -> Verdict | None:
+        """The row that fails where it begins; `None` if none fails.
+
+        Growth at initialization comes before what is learned, outputs before parameters, each in
+        the order of the network: what comes later follows from it.
+        """
+        failing = self.of("fail")
+        return beginning([v for v in failing if not _is_not_finite(v)] or failing)
+
     def __str__(self) -> str:
         return page(self)
 
@@ -116,8 +152,38 @@ _TITLES: dict[Outcome, str] = {
 }
 
 
+def _is_not_finite(one: Verdict) -> bool:
+    return not all(map(math.isfinite, one.values))
+
+
+def causes(check: CoordCheck) -> list[str]:
+    """Where it begins, and what `lint` finds, as paragraphs; none if nothing fails.
+
+    Args:
+      check: Check to explain.
+    """
+    one = check.begins
+    if one is None or check.outcome != "fail":
+        return []
+    at = f"at {one.line}, " if one.line else ""
+    lines = [f"It begins {at}in {one.quantity} of {one.title}:"]
+    if one.source:
+        lines.append(f"    {one.source}")
+    grows = "no slope" if one.slope is None else f"{check.over}^{one.slope.value:+.2f}"
+    mend = mend_of(one, check.over)
+    lines.append(f"  It has {grows}, muP {check.over}^({one.expected}).")
+    if mend:
+        lines.append(f"  To mend: {mend}.")
+    found = ["\n".join(["What `jaxmup.lint` finds:", *map(_indented, check.findings)])]
+    return ["\n".join(lines), *found] if check.findings else ["\n".join(lines)]
+
+
+def _indented(finding: Finding) -> str:
+    return textwrap.indent(finding.text(96), "  ")
+
+
 def page(check: CoordCheck, most: int = 12) -> str:
-    """A check as a page: the conclusion, then the rows that do not pass.
+    """A check as a page: the conclusion, where it begins and why, then the rows that do not pass.
 
     Rows stand in the order of the network, those of outputs before those of parameters, so that the
     first is where the growth begins.
@@ -130,7 +196,8 @@ def page(check: CoordCheck, most: int = 12) -> str:
     seeds = "1 seed" if len(check.seeds) == 1 else f"{len(check.seeds)} seeds"
     parts = [
         f"The coordinate check over {check.over} {sizes} under {check.parametrization}, {seeds}, "
-        f"{check.steps} steps: {check.outcome}. {check.reason}"
+        f"{check.steps} steps: {check.outcome}. {check.reason}",
+        *causes(check),
     ]
     for outcome, what in _TITLES.items():
         rows = [one for one in check.not_passing if one.outcome == outcome]

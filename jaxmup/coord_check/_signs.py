@@ -18,9 +18,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from jaxmup._program import ClosedJaxpr, Flat, Node, flatten, is_inexact
+from jaxmup._program import ClosedJaxpr, Flat, Line, Node, flatten, is_inexact
 from jaxmup._tree import PathName
-from jaxmup.coord_check._tags import numbered, tag_of
+from jaxmup.coord_check._tags import logits_in, numbered, tag_of
 
 _PRODUCTS = frozenset({"dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general"})
 # They put values beside others, or take some out: a gradient sums over nothing.
@@ -44,14 +44,14 @@ class Signs(NamedTuple):
       gradients: Exponent by which the gradient of each parameter may fall short at first.
       outputs: Exponent by which each tagged value may, by the name that `collecting` gives it.
       unseen: Names of the tagged values that the loss does not depend on.
-      lines: Lines of the user's code that the tagged values come from, and that parameters are
-        first used at, where there are any.
+      lines: Lines of the user's code that tagged values and attention logits come from, and that
+        parameters are first used at, where there are any.
     """
 
     gradients: Mapping[PathName, float]
     outputs: Mapping[str, float]
     unseen: frozenset[str]
-    lines: Mapping[str, str]
+    lines: Mapping[str, Line]
 
 
 ALIGNED = Signs({}, {}, frozenset(), {})
@@ -83,18 +83,22 @@ def signs_of(
         gradients,
         {name or "output": graph.forward[node] for name, node in named.items()},
         frozenset(n or "output" for n, node in named.items() if math.isinf(graph.backward[node])),
-        _lines(flat, names) | {n or "output": str(x.line) for n, x in named.items() if x.line},
+        _lines_of_uses(flat, names) | _lines_of(named) | _lines_of(logits_in(flat.nodes)),
     )
 
 
-def _lines(flat: Flat, names: Sequence[PathName]) -> dict[str, str]:
+def _lines_of(nodes: Mapping[str, Node]) -> dict[str, Line]:
+    return {name or "output": node.line for name, node in nodes.items() if node.line is not None}
+
+
+def _lines_of_uses(flat: Flat, names: Sequence[PathName]) -> dict[str, Line]:
     """The first line at which each parameter is used."""
     name_of = dict(zip(flat.inputs, names, strict=False))
-    lines: dict[str, str] = {}
+    lines: dict[str, Line] = {}
     for node in flat.nodes:
         for parent in node.parents:
             if parent in name_of and node.line is not None:
-                lines.setdefault(name_of[parent], str(node.line))
+                lines.setdefault(name_of[parent], node.line)
     return lines
 
 

@@ -42,6 +42,8 @@ _TAG = "jaxmup.coord_check:"
 _SCOPE = re.compile(r"coord_check:([^/()]*)")
 _SLASH = "|"  # JAX puts slashes between scopes
 LOGITS = "logits"
+# What stands between logits and their softmax at times.
+_MOVES = frozenset({"transpose", "reshape", "squeeze", "convert_element_type"})
 
 
 @partial(
@@ -166,6 +168,39 @@ def tag_of(node: Node) -> str | None:
     return node.equations[0].params["name"].removeprefix(_TAG)
 
 
+def logits_in(nodes: Sequence[Node]) -> dict[str, Node]:
+    """The attention logits of a program that has been taken apart, by the names `collecting` gives.
+
+    Args:
+      nodes: The values of the program, in order.
+    """
+    maxima = [
+        node.parents[0]
+        for node in nodes
+        if node.op == "reduce_max" and node.equations and _over_last_axis(node.equations[0])
+    ]
+    subtracted = {_origin(node.parents[0]) for node in nodes if node.op == "sub"}
+    chosen = {one for one in maxima if _origin(one) in subtracted}
+    logits = [node for node in nodes if node in chosen]
+    return dict(zip(numbered(map(_name_of_logits, logits)), logits, strict=True))
+
+
+def _origin(node: Node) -> Node:
+    while node.parents and node.op in _MOVES:
+        node = node.parents[0]
+    return node
+
+
+def _name_of_logits(node: Node) -> str:
+    scope = next(filter(None, map(_innermost_scope, reversed(node.path))), "")
+    return "/".join(filter(None, [scope, LOGITS]))
+
+
+def _innermost_scope(equation: Equation) -> str:
+    names = _SCOPE.findall(scopes(equation))
+    return names[-1].replace(_SLASH, "/") if names else ""
+
+
 class _Tagged:
     """Evaluates a program and keeps the tagged values.
 
@@ -214,8 +249,7 @@ class _Tagged:
 
     def _scope_of(self, equation: Equation) -> str:
         # JAX names the inside of a call anew, so the innermost name that is there is the module's.
-        names = _SCOPE.findall(scopes(equation))
-        return names[-1].replace(_SLASH, "/") if names else self.scope
+        return _innermost_scope(equation) or self.scope
 
 
 def _programs(equation: Equation) -> list[ClosedJaxpr]:
@@ -256,7 +290,7 @@ def _logits(program: ClosedJaxpr) -> set[Var]:
 
 
 def _only_moves(equation: Equation) -> bool:
-    return equation.primitive.name in ("transpose", "reshape", "squeeze", "convert_element_type")
+    return equation.primitive.name in _MOVES
 
 
 def _over_last_axis(equation: Equation) -> bool:

@@ -43,7 +43,8 @@ class Verdict:
       needs: Where it is `too small`, the size that decides it by estimate; where there are `not
         enough seeds`, their number; else `None`.
       line: Line of the user's code that the output comes from, or that the parameter is first used
-        at; empty where none is known.
+        at, such as `"model.py:115"` or `"In[5]:3"`; empty where none is known.
+      source: That line as it stands in the source; empty likewise.
     """
 
     quantity: Quantity
@@ -56,6 +57,7 @@ class Verdict:
     values: tuple[float, ...]
     needs: int | None = None
     line: str = ""
+    source: str = ""
 
     @property
     def title(self) -> str:

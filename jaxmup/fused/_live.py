@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from jax.stages import Wrapped
 
 from jaxmup._tree import Params, leaves_by_path
+from jaxmup.fused._devices import element_counts, size_on_device
 
 _LINE = re.compile(r"^\s+(ROOT )?%([\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\((.*)$")
 _HEAD = re.compile(r"^(ENTRY )?%([\w.-]+) \(.*\{$")
@@ -19,7 +20,7 @@ _COPIES = frozenset({"copy", "copy-start", "copy-done", "bitcast"})
 
 
 class LiveGradients(NamedTuple):
-    """The bytes of gradients that exist at one time in a compiled step.
+    """The bytes of gradients that exist at one time in a compiled step, on one device.
 
     Args:
       peak: Most bytes at any point of its schedule. It is an upper bound: whatever the backward
@@ -95,10 +96,12 @@ def live_gradients(step: Wrapped, params: Params, *args: Any) -> LiveGradients:
 
 def read_live_gradients(text: str, params: Params) -> LiveGradients:
     """`live_gradients` of a compiled program's text."""
-    shapes = {name: (x.shape, x.dtype.itemsize) for name, x in leaves_by_path(params).items()}
-    sizes = {name: math.prod(shape) * item for name, (shape, item) in shapes.items()}
-    whole = frozenset(math.prod(shape) for shape, _ in shapes.values())
-    sliced = whole | {math.prod(shape[1:]) for shape, _ in shapes.values() if len(shape) > 1}
+    leaves = leaves_by_path(params)
+    sizes = {name: size_on_device(x) for name, x in leaves.items()}
+    whole = frozenset().union(*map(element_counts, leaves.values()))
+    sliced = whole.union(
+        *(element_counts(x, without_first=True) for x in leaves.values() if len(x.shape) > 1)
+    )
     layers: dict[str, int] = {}
     for name, size in sizes.items():
         layers[_layer(name)] = layers.get(_layer(name), 0) + size

@@ -1,7 +1,6 @@
 """The memory that a training step takes in each of its forms, from the compiled programs."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -12,18 +11,20 @@ from jax.stages import Wrapped
 
 from jaxmup import _check
 from jaxmup._check import one_of
-from jaxmup._tree import OptState, Params, Tree, leaves_by_path
+from jaxmup._tree import OptState, Params, leaves_by_path
 from jaxmup.fused import _tape
 from jaxmup.fused._clip import squared_norm
+from jaxmup.fused._devices import is_spread, size_on_device
 from jaxmup.fused._live import read_live_gradients
 from jaxmup.fused._stack import find_stacks, rematerialized, stored
 from jaxmup.fused._step import Step
+from jaxmup.optim import state_shardings
 
 Form = Literal["plain", "remat", "fused", "remat + fused"]
 
 
 class Memory(NamedTuple):
-    """Bytes that one form of a step takes; on one device, if it is sharded.
+    """Bytes that one form of a step takes on one device.
 
     Args:
       parameters: Bytes of the parameters.
@@ -86,7 +87,8 @@ def memory_report(
     Args:
       step: Step that `value_and_update` returns, or that compiled by `jax.jit`.
       params: Parameters, or `jax.ShapeDtypeStruct`s, with shardings if they have some.
-      state: Optimizer's state, or its shapes and dtypes: `jax.eval_shape(tx.init, params)`.
+      state: Optimizer's state, or its shapes and dtypes: `jax.eval_shape(tx.init, params)`. Where
+        these have no shardings, they get those of `jaxmup.optim.state_shardings`.
       *args: Other arguments of the loss, or their shapes and dtypes.
       forms: Forms to compile.
 
@@ -118,6 +120,7 @@ def memory_report(
         _warn_if_not_donated(step, params, state, *args)
     for form in forms:
         one_of("forms", form, get_args(Form))
+    state = _laid_out(plain_step.tx, params, state)
     found: dict[Form, Memory] = {
         form: _measure(form, plain_step, params, state, *args) for form in forms
     }
@@ -158,8 +161,8 @@ def _measure(form: Form, step: Step, params: Params, state: OptState, *args: Any
     # Donated arguments are results too, and counted once.
     arguments, results = sizes.argument_size_in_bytes, sizes.output_size_in_bytes
     return Memory(
-        _size(params),
-        _size(state),
+        size_on_device(params),
+        size_on_device(state),
         _activations(step, form, params, *args),
         read_live_gradients(compiled.as_text() or "", params).peak,
         sizes.temp_size_in_bytes,
@@ -203,25 +206,38 @@ def _activations(step: Step, form: Form, params: Params, *args: Any) -> int:
         given = {id(x) for x in [*leaves, *jax.tree.leaves(args)]}
         return list({id(x): x for x in kept if id(x) not in given}.values())
 
-    return _size(jax.eval_shape(forward, params, args))
+    if not is_spread((params, args)):
+        return size_on_device(jax.eval_shape(forward, params, args))
+    # What lies where is the partitioner's choice, wherever the model does not say.
+    lowered = jax.jit(forward).lower(params, args)
+    shardings = lowered.compile().output_shardings
+    return size_on_device(
+        jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            lowered.out_info,
+            shardings,
+        )
+    )
+
+
+def _laid_out(tx: optax.GradientTransformation, params: Params, state: OptState) -> OptState:
+    """The types of a state; those without shardings get them from the parameters."""
+    if not is_spread(params) or is_spread(state):
+        return state
+
+    def with_sharding(x: Any, sharding: Any) -> Any:
+        if not isinstance(x, jax.ShapeDtypeStruct):
+            return x
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    return jax.tree.map(with_sharding, state, state_shardings(tx, params))
 
 
 def _warn_if_not_donated(step: Wrapped, params: Params, state: OptState, *args: Any) -> None:
     sizes: Any = step.lower(params, state, *args).compile().memory_analysis()
-    lacking = _size((params, state)) - sizes.alias_size_in_bytes
+    lacking = size_on_device((params, state)) - sizes.alias_size_in_bytes
     if lacking > 0:
         _check.warn(
             f"Parameters and state are not donated: {lacking:,} bytes exist twice. Use "
             "`jax.jit(step, donate_argnums=(0, 1))`."
         )
-
-
-def _size(tree: Tree) -> int:
-    """Bytes of the arrays of a tree, on one device."""
-    return sum(_on_one_device(x) for x in jax.tree.leaves(tree))
-
-
-def _on_one_device(x: Array | jax.ShapeDtypeStruct) -> int:
-    sharding = getattr(x, "sharding", None)
-    shape = x.shape if sharding is None else sharding.shard_shape(x.shape)
-    return math.prod(shape) * x.dtype.itemsize

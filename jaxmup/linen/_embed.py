@@ -75,13 +75,14 @@ class Embed(Layer, nn.Embed):
         """
         spec = self._declared()["embedding"].spec
         ratio = tied_readout_ratio(spec, once(as_parametrization, self.parametrization))
-        query, table = functional.scale_smaller(
-            jnp.asarray(query),
-            self.embedding,
-            self.multiplier * ratio,
-            always=spec.role != "fixed",
-        )
-        return self.call_flax(nn.Embed, {"embedding": table}, query, method="attend")
+
+        def product(query: Array, table: Array, _: None) -> Array:
+            return self.call_flax(nn.Embed, {"embedding": table}, query, method="attend")
+
+        factor = functional.Factor(self.multiplier * ratio, spec.role != "fixed")
+        operands = jnp.asarray(query), self.embedding, None
+        factors = factor, functional.Factor(1.0)
+        return functional.scaled_product(product, operands, factors, self.multiplier_acts_on())
 
     @nn.nowrap
     def _declared(self) -> Mapping[str, Parameter]:

@@ -14,8 +14,14 @@ from jax import Array
 
 from jaxmup import functional
 from jaxmup._axes import LayerAxes
-from jaxmup._parameter import Initializer, Parameter, declare, known_initializers
-from jaxmup._parametrization import Parametrization, ParametrizationName
+from jaxmup._parameter import (
+    Initializer,
+    Parameter,
+    as_parametrization,
+    declare,
+    known_initializers,
+)
+from jaxmup._parametrization import MultiplierActsOn, Parametrization, ParametrizationName
 
 T = TypeVar("T")
 
@@ -60,6 +66,11 @@ class Layer(nn.Module):
     parametrization: Parametrization | ParametrizationName = "mup"
     lr_scale: float = 1.0
     depth_ratio: float = 1.0
+
+    @nn.nowrap
+    def multiplier_acts_on(self) -> MultiplierActsOn:
+        """The place where the multiplier of the kernel acts."""
+        return once(as_parametrization, self.parametrization).multiplier_acts_on
 
     @nn.nowrap
     def shared(self) -> dict[str, Any]:
@@ -225,18 +236,22 @@ class KernelLayer(Layer):
         *args: Any,
         flat: bool = False,
     ) -> Array:
-        """Calls Flax's layer, the kernel's multiplier on the smaller of inputs and kernel."""
+        """Calls Flax's layer, with the multipliers where they act."""
         declared = self.declare(axes, flat=flat)
         params, multipliers = self.make_parameters(declared)
-        inputs, params["kernel"] = functional.scale_smaller(
-            inputs,
-            params["kernel"],
-            multipliers["kernel"],
-            always=declared["kernel"].varies,
+        factors = {
+            name: functional.Factor(multipliers[name], parameter.varies)
+            for name, parameter in declared.items()
+        }
+
+        def product(inputs: Array, kernel: Array, bias: Array | None) -> Array:
+            weights = {"kernel": kernel} if bias is None else {"kernel": kernel, "bias": bias}
+            return self.call_flax(layer, weights, inputs, *args)
+
+        return functional.scaled_product(
+            product,
+            (inputs, params["kernel"], params.get("bias")),
+            (factors["kernel"], factors.get("bias", functional.Factor(1.0))),
+            self.multiplier_acts_on(),
             growth=declared["kernel"].spec.r_out,
         )
-        if "bias" in params:
-            params["bias"] = functional.scale(
-                params["bias"], multipliers["bias"], always=declared["bias"].varies
-            )
-        return self.call_flax(layer, params, inputs, *args)

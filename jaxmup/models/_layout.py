@@ -1,6 +1,7 @@
 """A model over a mesh of devices: Flax's metadata for kernels, shardings of activations."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -40,7 +41,37 @@ class Layout:
         for name in own:
             _check.one_of("sharding_rules", name, LOGICAL_AXES)
         merged = dict(spmd.composite_rules(tuple(context.items()), tuple(own.items())))
-        return cls(tuple((name, _axes(merged.get(name))) for name in LOGICAL_AXES))
+        # As they were given: Flax compares them with those of its context again.
+        return cls(tuple((name, merged.get(name)) for name in LOGICAL_AXES))
+
+    def require_fit(self, **sizes: int) -> None:
+        """Refuses a mesh that lacks an axis of the rules, or does not divide a size of the model.
+
+        Args:
+          **sizes: Sizes of the axes of the kernels, by name.
+
+        Raises:
+          ValueError: naming the axes of the model and of the mesh.
+        """
+        mesh = jax.sharding.get_abstract_mesh()
+        if self.rules is None or mesh.empty:
+            return
+        rules, devices = dict(self.rules), dict(mesh.shape)
+        wrong = []
+        for name, size in sizes.items():
+            axes = _names(rules[name])
+            unknown = [axis for axis in axes if axis not in devices]
+            number = math.prod(devices.get(axis, 1) for axis in axes)
+            if unknown:
+                wrong.append(f"{name} over {unknown[0]!r}, which the mesh lacks")
+            elif size % number:
+                over = " and ".join(map(repr, axes))
+                wrong.append(f"{name} of {size} over {over} of {number} devices")
+        if wrong:
+            raise ValueError(
+                f"`sharding_rules` must fit the model and the mesh {devices}. They do not at"
+                f"{_check.listed(wrong)}\nChoose sizes that are multiples, or other rules."
+            )
 
     def metadata(self, *names: str | None) -> dict[str, Any]:
         """The metadata of a kernel whose axes have these names."""
@@ -73,9 +104,9 @@ class Layout:
     def _spec(self, names: tuple[str | None, ...]) -> PartitionSpec:
         rules, used, entries = dict(self.rules or ()), set[str](), []
         for name in reversed(names):
-            axes = tuple(axis for axis in rules.get(name) or () if axis not in used)
+            axes = tuple(axis for axis in _names(rules.get(name)) if axis not in used)
             used |= set(axes)
-            entries.append(axes or None)
+            entries.append(axes[0] if len(axes) == 1 else axes or None)
         return PartitionSpec(*reversed(entries))
 
 
@@ -88,15 +119,16 @@ def _is_explicit(mesh: Any) -> bool:
     return not mesh.empty and mesh.are_all_axes_explicit
 
 
-def _axes(given: Any) -> tuple[str, ...] | None:
-    if given is None:
-        return None
-    return (given,) if isinstance(given, str) else tuple(given)
+def _names(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    if axes is None:
+        return ()
+    return (axes,) if isinstance(axes, str) else axes
 
 
 def _pairs(given: Any) -> dict[str, Any]:
     try:
-        return dict(given)
+        pairs = dict(given)
+        return {name: tuple(x) if isinstance(x, list) else x for name, x in pairs.items()}
     except (TypeError, ValueError):
         raise TypeError(
             "`sharding_rules` must be pairs of a name and the axes of the mesh, such as "

@@ -9,7 +9,7 @@ from jax import Array
 from jaxmup._axes import Sizes, conv_axes
 from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup.functional import OutSharding
-from jaxmup.nnx._layer import hold_multipliers, scale_in, scaled_arguments
+from jaxmup.nnx._layer import call_linear, hold_multipliers, scaled_arguments
 
 
 class Conv(nnx.Conv):
@@ -78,12 +78,11 @@ class Conv(nnx.Conv):
             bias_init_std=bias_init_std,
         )
         super().__init__(in_features, out_features, kernel_size, strides, **arguments)
-        hold_multipliers(self)
+        hold_multipliers(self, parametrization)
 
     def __call__(self, inputs: Array, out_sharding: OutSharding = None) -> Array:
         """Applies the layer to `inputs` of shape `(..., *spatial, in_features)`."""
-        layer, inputs = scale_in(self, inputs)
-        return nnx.Conv.__call__(layer, inputs, out_sharding)
+        return call_linear(self, nnx.Conv, inputs, out_sharding)
 
 
 class ConvTranspose(nnx.ConvTranspose):
@@ -143,9 +142,8 @@ class ConvTranspose(nnx.ConvTranspose):
             bias_init_std=bias_init_std,
         )
         super().__init__(in_features, out_features, kernel_size, strides, **arguments)
-        hold_multipliers(self)
+        hold_multipliers(self, parametrization)
 
     def __call__(self, inputs: Array) -> Array:
         """Applies the layer to `inputs` of shape `(..., *spatial, in_features)`."""
-        layer, inputs = scale_in(self, inputs)
-        return nnx.ConvTranspose.__call__(layer, inputs)
+        return call_linear(self, nnx.ConvTranspose, inputs)

@@ -83,7 +83,7 @@ class Embed(nnx.Embed):
             init_std=init_std,
         )
         super().__init__(num_embeddings, features, **arguments)
-        hold_multipliers(self)
+        hold_multipliers(self, parametrization)
         self.parametrization = as_parametrization(parametrization)
 
     def __call__(self, inputs: Array, out_sharding: OutSharding = None) -> Array:
@@ -106,7 +106,10 @@ class Embed(nnx.Embed):
         spec: ParamSpec = self.embedding.get_metadata()[SPEC]
         ratio = tied_readout_ratio(spec, self.parametrization)
         multiplier = multiplier_of(self, "embedding") * ratio
-        query, embedding = functional.scale_smaller(
-            query, self.embedding[...], multiplier, always=spec.role != "fixed"
-        )
-        return nnx.Embed.attend(with_arrays(self, embedding=embedding), query, out_sharding)
+
+        def product(query: Array, embedding: Array, _: None) -> Array:
+            return nnx.Embed.attend(with_arrays(self, embedding=embedding), query, out_sharding)
+
+        factors = functional.Factor(multiplier, spec.role != "fixed"), functional.Factor(1.0)
+        operands = query, self.embedding[...], None
+        return functional.scaled_product(product, operands, factors, self.multiplier_acts_on)

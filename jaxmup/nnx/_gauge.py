@@ -118,6 +118,7 @@ def regauged(model: M, parametrization: Parametrization) -> M:
         owned.param.set_value(functional.scale(owned.param[...], 1 / move.theta))
         owned.param.set_metadata(**{SPEC: move.spec})
         _set_multiplier(owned, move.multiplier)
+        owned.layer.multiplier_acts_on = parametrization.multiplier_acts_on
     return model
 
 

@@ -16,7 +16,13 @@ from jax.typing import DTypeLike
 
 from jaxmup import functional
 from jaxmup._axes import LayerAxes
-from jaxmup._parameter import Initializer, Parameter, declare, known_initializers
+from jaxmup._parameter import (
+    Initializer,
+    Parameter,
+    as_parametrization,
+    declare,
+    known_initializers,
+)
 from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup._spec import ParamSpec
 from jaxmup.nnx._keys import Keys
@@ -87,8 +93,11 @@ def scaled_arguments(
     return ours
 
 
-def hold_multipliers(layer: nnx.Module) -> None:
+def hold_multipliers(
+    layer: nnx.Module, parametrization: Parametrization | ParametrizationName
+) -> None:
     """Gives a layer that Flax's constructor has made the multipliers that its specs say."""
+    layer.multiplier_acts_on = as_parametrization(parametrization).multiplier_acts_on
     for name, param in list(vars(layer).items()):
         spec = param.get_metadata().get(SPEC) if isinstance(param, nnx.Param) else None
         if spec is not None:
@@ -134,20 +143,27 @@ def with_arrays(layer: M, **arrays: Array | None) -> M:
     return seen
 
 
-def scale_in(layer: L, inputs: Array) -> tuple[L, Array]:
-    """A linear layer and its inputs for Flax's forward pass, with the multipliers applied.
+def call_linear(layer: L, flax: type[L], inputs: Array, *args: Any) -> Array:
+    """Calls Flax's forward pass of a linear layer, with the multipliers where they act."""
 
-    The kernel's is on the smaller of inputs and kernel.
-    """
+    def product(inputs: Array, kernel: Array, bias: Array | None) -> Array:
+        return flax.__call__(with_arrays(layer, kernel=kernel, bias=bias), inputs, *args)
+
     spec = spec_of(layer.kernel)
-    inputs, kernel = functional.scale_smaller(
-        inputs,
-        layer.kernel[...],
-        multiplier_of(layer, "kernel"),
-        always=varies(layer.kernel),
+    return functional.scaled_product(
+        product,
+        (inputs, layer.kernel[...], None if layer.bias is None else layer.bias[...]),
+        (_factor(layer, "kernel"), _factor(layer, "bias")),
+        layer.multiplier_acts_on,
         growth=1.0 if spec is None else spec.r_out,
     )
-    return with_arrays(layer, kernel=kernel, bias=effective(layer, "bias")), inputs
+
+
+def _factor(layer: nnx.Module, name: str) -> functional.Factor:
+    param = getattr(layer, name)
+    if param is None:
+        return functional.Factor(1.0)
+    return functional.Factor(multiplier_of(layer, name), varies(param))
 
 
 def _as_flax_calls_it(parameter: Parameter, init: Initializer) -> Initializer:

@@ -14,7 +14,7 @@ from jax import Array, lax
 from jaxmup._axes import Bases, Sizes, axes_of, einsum_axes, linear_axes
 from jaxmup._parametrization import Parametrization, ParametrizationName
 from jaxmup.functional import OutSharding
-from jaxmup.nnx._layer import hold_multipliers, scale_in, scaled_arguments
+from jaxmup.nnx._layer import call_linear, hold_multipliers, scaled_arguments
 
 
 class Linear(nnx.Linear):
@@ -107,12 +107,11 @@ class Linear(nnx.Linear):
             bias_init_std=bias_init_std,
         )
         super().__init__(in_features, out_features, **arguments)
-        hold_multipliers(self)
+        hold_multipliers(self, parametrization)
 
     def __call__(self, inputs: Array, out_sharding: OutSharding = None) -> Array:
         """Applies the layer to `inputs` of shape `(..., in_features)`: `(..., out_features)`."""
-        layer, inputs = scale_in(self, inputs)
-        return nnx.Linear.__call__(layer, inputs, out_sharding)
+        return call_linear(self, nnx.Linear, inputs, out_sharding)
 
 
 class LinearGeneral(nnx.LinearGeneral):
@@ -176,12 +175,11 @@ class LinearGeneral(nnx.LinearGeneral):
             flat=True,
         )
         super().__init__(in_features, out_features, **arguments)
-        hold_multipliers(self)
+        hold_multipliers(self, parametrization)
 
     def __call__(self, inputs: Array, out_sharding: OutSharding = None) -> Array:
         """Applies the layer along `axis` of `inputs`."""
-        layer, inputs = scale_in(self, inputs)
-        return nnx.LinearGeneral.__call__(layer, inputs, out_sharding)
+        return call_linear(self, nnx.LinearGeneral, inputs, out_sharding)
 
 
 class Einsum(nnx.Einsum):
@@ -243,14 +241,13 @@ class Einsum(nnx.Einsum):
             bias_init_std=bias_init_std,
         )
         super().__init__(einsum_str, tuple(kernel_shape), bias_shape, **arguments)
-        hold_multipliers(self)
+        hold_multipliers(self, parametrization)
 
     def __call__(
         self, inputs: Array, einsum_str: str | None = None, out_sharding: OutSharding = None
     ) -> Array:
         """Applies the layer to `inputs` of the shape that the equation says."""
-        layer, inputs = scale_in(self, inputs)
-        return nnx.Einsum.__call__(layer, inputs, einsum_str, out_sharding)
+        return call_linear(self, nnx.Einsum, inputs, einsum_str, out_sharding)
 
 
 def _require_bias_shape(given: tuple[int, ...], expected: tuple[int, ...]) -> None:

@@ -65,7 +65,7 @@ class LoRA(nnx.LoRA):
             init_argument="{}_initializer",
         )
         super().__init__(in_features, lora_rank, out_features, **arguments)
-        hold_multipliers(self)
+        hold_multipliers(self, parametrization)
 
     def __call__(self, x: Array, **kwargs: Any) -> Array:
         """The adapter applied to `x`, and what `base_module` returns added to it."""

@@ -39,7 +39,7 @@ class _Norm:
             depth_ratio=depth_ratio,
         )
         super().__init__(num_features, **arguments)  # type: ignore[call-arg]
-        hold_multipliers(self)  # type: ignore[arg-type]
+        hold_multipliers(self, parametrization)  # type: ignore[arg-type]
 
 
 class LayerNorm(_Norm, nnx.LayerNorm):

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxmup import _check
 from jaxmup.plots._style import INK, MUTED, Color, as_is, colors, log_scale, new_figure, style
-from jaxmup.transfer import Analysis, Curve, Parabola, Result
+from jaxmup.transfer import MODELS, Analysis, Curve, Parabola, Result
 from jaxmup.transfer._names import in_words, written
 
 if TYPE_CHECKING:
@@ -159,8 +159,14 @@ def _caption(result: Result) -> str:
     at_edge = any(curve.at_edge for a in result.analyses for curve in a.curves)
     hollow = " (hollow: at an edge of the grid)" if at_edge else ""
     intervals = ", bars: its 95 % interval" if len(c.seeds) > 1 else ""
+    # A model of the user's and its data may have neither a depth nor this batch size.
+    numbers = (f"depth {c.depth}", f"batch {c.batch_size}") if c.model in MODELS else ()
+    run = ", ".join((c.optimizer, *numbers)).capitalize()
     return (
-        f"Depth {c.depth}, {c.optimizer}, batch {c.batch_size}, mean and standard error of "
-        f"{len(c.seeds)} seeds. Dots: optimum of each width by the dashed parabola{hollow}"
-        f"{intervals}."
+        f"{run}, mean and standard error of {len(c.seeds)} seeds. Dots: optimum of each width by "
+        f"the dashed parabola{hollow}{intervals}."
+    )
+    return (
+        f"{run[0].upper()}{run[1:]}, mean and standard error of {len(c.seeds)} seeds. Dots: "
+        f"optimum of each width by the dashed parabola{hollow}{intervals}."
     )
