@@ -106,29 +106,36 @@ def open_settings(settings: Settings) -> ModelSettings:
       TypeError: if it is neither a module, a configuration nor a path.
       ValueError: if a file holds no JSON, or a configuration no setting that is known.
     """
-    if hasattr(settings, "named_modules"):
-        modules = dict(settings.named_modules())
-        config = getattr(settings, "config", None)
-        found = _of_config(config.to_dict() if hasattr(config, "to_dict") else {})
-        gelus = {name: x for module in modules.values() for name, x in _gelu(module)}
-        # What norms there are is known better of the modules.
-        return found._replace(modules=modules, epsilons=(), activations=found.activations or gelus)
-    if hasattr(settings, "to_dict"):
-        settings = settings.to_dict()
-    elif isinstance(settings, str | os.PathLike):
-        settings = _read(Path(settings))
-    if not isinstance(settings, Mapping):
+    held: Any = settings
+    if hasattr(held, "named_modules"):
+        return _of_module(held)
+    if hasattr(held, "to_dict"):
+        held = held.to_dict()
+    elif isinstance(held, str | os.PathLike):
+        held = _read(Path(held))
+    if not isinstance(held, Mapping):
         raise TypeError(
             "`settings` must be a module of PyTorch, a configuration of Hugging Face or the path "
-            f"of its config.json. Got {type(settings).__name__}."
+            f"of its config.json. Got {type(held).__name__}."
         )
-    found = _of_config(settings)
+    found = _of_config(held)
     if not any(found._replace(model_type="")):
         raise ValueError(
             "`settings` must say something that no tensor holds, such as 'layer_norm_eps' or "
-            f"'hidden_act'. Got {sorted(map(str, settings))}."
+            f"'hidden_act'. Got {sorted(map(str, held))}."
         )
     return found
+
+
+def _of_module(module: TorchModule) -> ModelSettings:
+    modules = dict(module.named_modules())
+    config = getattr(module, "config", None)
+    found = _of_config(
+        config.to_dict() if config is not None and hasattr(config, "to_dict") else {}
+    )
+    gelus = {name: x for inner in modules.values() for name, x in _gelu(inner)}
+    # What norms there are is known better of the modules.
+    return found._replace(modules=modules, epsilons=(), activations=found.activations or gelus)
 
 
 def _read(path: Path) -> Any:
