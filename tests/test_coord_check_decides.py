@@ -16,7 +16,15 @@ from flax import nnx
 
 import jaxmup
 from jaxmup._program import Line
-from jaxmup.coord_check import Expected, Slope, Verdict, coord_check, read_record, write_record
+from jaxmup.coord_check import (
+    CoordCheck,
+    Expected,
+    Slope,
+    Verdict,
+    coord_check,
+    read_record,
+    write_record,
+)
 from jaxmup.coord_check._budget import Budget
 from jaxmup.coord_check._expected import FLAT
 from jaxmup.coord_check._mend import beginning, mend_of
@@ -189,6 +197,38 @@ def test_a_model_that_diverges_everywhere_is_not_decided():
     found = coord_check(Small, (16, 32), DATA, adam(0.01), loss_fn=loss, seeds=2, steps=2)
     assert found.outcome == "could not decide"
     assert "width 16 diverges" in found.reason
+
+
+def measurement(quantity, size, rms):
+    return {"quantity": quantity, "name": "a", "layer": None, "size": size, "seed": 0, "step": 0,
+            "rms": rms, "mean_abs": None}  # fmt: skip
+
+
+def made(verdicts, rows):
+    family = jaxmup.parametrization("mup", "adam").family
+    rows = [measurement("gradient", 16, 1.0), *rows]
+    return CoordCheck("width", (16, 32), (0,), 2, "mup", family, True, tuple(verdicts), tuple(rows))
+
+
+def test_a_model_that_diverges_at_one_size_decides_nothing_unless_a_row_is_finite():
+    infinite = Verdict("activation_change", "a", None, 1, None, FLAT, "fail", (1.0, math.inf))
+    finite = Verdict("weight", "b", None, 0, Slope(1.0, 0.1), FLAT, "fail", (1.0, 2.0))
+    rows = [measurement("update", 16, 1.0), measurement("update", 32, None)]
+    check = made([infinite], rows)
+    assert check.outcome == "could not decide"
+    assert "models of width 32 diverge, try a smaller learning rate" in str(check)
+    check = made([infinite, finite], rows)
+    assert (check.outcome, check.begins) == ("fail", finite)
+    # A quantity that is zero at one width is no divergence.
+    zero = dataclasses.replace(infinite, values=(0.0, 1.0))
+    assert made([zero], rows[:1]).outcome == "fail"
+
+
+def test_a_learning_rate_of_zero_decides_nothing():
+    flat = Verdict("weight", "a", None, 0, Slope(0.0, 0.1), FLAT, "pass", (1.0, 1.0))
+    check = made([flat], [measurement("update", 16, 0.0), measurement("update", 32, 0.0)])
+    assert check.outcome == "could not decide"
+    assert "the learning rate is zero" in check.reason
 
 
 def test_seeds_and_sizes_are_added_until_rows_are_decided():

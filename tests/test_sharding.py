@@ -106,6 +106,19 @@ def test_rules_that_are_none_are_refused(rules, error, text):
         gpt(sharding_rules=rules)
 
 
+def test_a_mesh_that_does_not_divide_the_model_is_refused():
+    mesh = jax.sharding.AbstractMesh((2, 3), ("data", "model"))
+    rules = {"embed": "data", "heads": "model", "mlp": ("data", "model"), "vocab": "tensor"}
+    refused = pytest.raises(ValueError, match="must fit the model and the mesh")
+    with jax.sharding.use_abstract_mesh(mesh), refused as error:
+        gpt(sharding_rules=rules)
+    text = str(error.value)
+    assert "heads of 4 over 'model' of 3 devices" in text
+    assert "mlp of 64 over 'data' and 'model' of 6 devices" in text
+    assert "vocab over 'tensor', which the mesh lacks" in text
+    assert "embed" not in text
+
+
 def test_down_lies_the_other_way_round():
     def gated(**settings):
         return lambda: jaxmup.nnx.GatedMLP(8, 16, use_bias=True, rngs=nnx.Rngs(0), **settings)

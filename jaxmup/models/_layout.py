@@ -1,6 +1,7 @@
 """A model over a mesh of devices: Flax's metadata for kernels, shardings of activations."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -42,6 +43,35 @@ class Layout:
         merged = dict(spmd.composite_rules(tuple(context.items()), tuple(own.items())))
         # As they were given: Flax compares them with those of its context again.
         return cls(tuple((name, merged.get(name)) for name in LOGICAL_AXES))
+
+    def require_fit(self, **sizes: int) -> None:
+        """Refuses a mesh that lacks an axis of the rules, or does not divide a size of the model.
+
+        Args:
+          **sizes: Sizes of the axes of the kernels, by name.
+
+        Raises:
+          ValueError: naming the axes of the model and of the mesh.
+        """
+        mesh = jax.sharding.get_abstract_mesh()
+        if self.rules is None or mesh.empty:
+            return
+        rules, devices = dict(self.rules), dict(mesh.shape)
+        wrong = []
+        for name, size in sizes.items():
+            axes = _names(rules[name])
+            unknown = [axis for axis in axes if axis not in devices]
+            number = math.prod(devices.get(axis, 1) for axis in axes)
+            if unknown:
+                wrong.append(f"{name} over {unknown[0]!r}, which the mesh lacks")
+            elif size % number:
+                over = " and ".join(map(repr, axes))
+                wrong.append(f"{name} of {size} over {over} of {number} devices")
+        if wrong:
+            raise ValueError(
+                f"`sharding_rules` must fit the model and the mesh {devices}. They do not at"
+                f"{_check.listed(wrong)}\nChoose sizes that are multiples, or other rules."
+            )
 
     def metadata(self, *names: str | None) -> dict[str, Any]:
         """The metadata of a kernel whose axes have these names."""

@@ -246,10 +246,13 @@ def _robustness(study: Study) -> Robustness:
     curve = study.curve
     if curve.optimum is None:
         return Robustness(curve.width, None, None)
-    ends = (curve.optimum - OFF, curve.optimum + OFF)
-    best, *off = (_loss_at(study, at) for at in (curve.optimum, *ends))
-    percent = [None if None in (best, one) else 100 * (one - best) / best for one in off]
-    return Robustness(curve.width, *percent)
+    best = _loss_at(study, curve.optimum)
+
+    def cost(at: float) -> float | None:
+        loss = _loss_at(study, at)
+        return None if best is None or loss is None else 100 * (loss - best) / best
+
+    return Robustness(curve.width, cost(curve.optimum - OFF), cost(curve.optimum + OFF))
 
 
 def _loss_at(study: Study, at: float) -> float | None:
