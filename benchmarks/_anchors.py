@@ -86,8 +86,9 @@ def write_picture(path: Path, panels: Mapping[str, tuple[Curves, Curves]], y_lab
       y_label: Label of the vertical axis.
     """
     figure = plots.new_figure(3.4 * len(panels), 3.4)
+    axis = None
     for i, (title, (ours, published)) in enumerate(panels.items()):
-        axis = figure.add_subplot(1, len(panels), i + 1)
+        axis = figure.add_subplot(1, len(panels), i + 1, sharey=axis)
         for color, name in zip(COLORS, ours, strict=False):
             axis.plot(*ours[name], marker="o", markersize=4, color=color, label=name)
             if name in published:

@@ -13,8 +13,9 @@ three models are the base model. The bands were fixed before the runs.
 Different here: sequences of 64 characters for 1024 (`--context`), which a CPU can run, 32 layers
 at most for 64, and other random numbers. Nine tenths of the text are for training, as published.
 
-Then learning rate and residual multiplier are left out in turn, at reduced size. Not eps: at 1e-12
-it does not show here; `anchor_completep_depth.py` holds it.
+Then learning rate and residual multiplier are left out in turn. The multiplier shows at
+initialization, with one seed at 8 layers; the learning rate only after steps, so all seeds go to 16
+layers. Not eps: at 1e-12 it does not show here; `anchor_completep_depth.py` holds it.
 """
 
 import argparse
@@ -56,11 +57,11 @@ BANDS = {  # middle, and distance from it
     1.0: {INITIAL: (-0.45, 0.05), LAST: (0.0, 0.2)},
 }
 LEFT_OUT: tuple[tuple[float, Part], ...] = (
-    (0.5, "learning rate"),
     (0.5, "residual multiplier"),
     (1.0, "residual multiplier"),
+    (0.5, "learning rate"),  # at α = 1 it does not depend on depth
 )
-REDUCED_DEPTH, REDUCED_CONTEXT = 8, 32
+QUICK_DEPTHS, REDUCED_DEPTHS = (2, 4, 8), (2, 4, 8, 16)
 
 
 def read_tokens(path: Path) -> tuple[np.ndarray, int]:
@@ -82,31 +83,41 @@ def run(
     text: tuple[np.ndarray, int],
     context: int,
     seeds: int,
+    steps: int,
 ) -> np.ndarray:
-    """The mean of |x| before each of ten steps, and over seeds."""
+    """The mean of |x| before each step, and over seeds."""
     tokens, vocabulary = text
     sizes = {"layers": layers, "width": WIDTH, "base_width": WIDTH, "head": HEAD}
     make = functools.partial(make_gpt, vocabulary, rule, **sizes, context=context)
     step, tx = make_step(rule, nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
     draw = jax.jit(lambda key: nnx.state(make(rngs=nnx.Rngs(key)), nnx.Param))
-    found = np.zeros((seeds, STEPS))
+    found = np.zeros((seeds, steps))
     for seed in range(seeds):
         params = draw(jax.random.key(seed))
         state = tx.init(params)
-        for i, batch in enumerate(jnp.asarray(batches(tokens, context, seed))):
+        for i, batch in enumerate(jnp.asarray(batches(tokens, context, seed)[:steps])):
             params, state, _, found[seed, i] = step(params, state, batch[:, :-1], batch[:, 1:])
     print(f"{layers} layers: {found.mean(0)[[0, -1]]}", flush=True)
     return found.mean(0)
 
 
 def measure(
-    depths: Sequence[int], alpha: float, rule: jaxmup.Parametrization, seeds: int, *of: Any
+    depths: Sequence[int],
+    alpha: float,
+    rule: jaxmup.Parametrization,
+    text: tuple[np.ndarray, int],
+    context: int,
+    seeds: int,
+    times: Sequence[str] = (INITIAL, LAST),
 ) -> dict[str, Any]:
     """The means over seeds at each depth, and the lines of a record."""
-    means = [run(depth, rule, *of, seeds) for depth in depths]
-    ours = {name: [float(x[i]) for x in means] for name, i in ((INITIAL, 0), (LAST, -1))}
+    steps = STEPS if LAST in times else 1
+    means = [run(depth, rule, text, context, seeds, steps) for depth in depths]
+    at = {INITIAL: 0, LAST: -1}
+    ours = {name: [float(x[at[name]]) for x in means] for name in times}
     lines = {}
-    for step, (middle, within) in BANDS[alpha].items():
+    for step in times:
+        middle, within = BANDS[alpha][step]
         first = depths.index(FROM[step])
         published = PUBLISHED[alpha][step][first : len(depths)]
         band = Band(slope(depths[first:], published), within, middle)
@@ -132,33 +143,39 @@ def main() -> int:
     parser.add_argument("--text", type=Path, required=True, help="file of text to train on")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--context", type=int, default=64)
-    parser.add_argument("--quick", action="store_true", help="at reduced size; no record")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="the start alone, to 8 layers; no record",
+    )
     parser.add_argument("--out", type=Path, default=RESULTS / "anchor_completep_stream.json")
     args = parser.parse_args()
     text = read_tokens(args.text)
-    seeds, context = (1, REDUCED_CONTEXT) if args.quick else (args.seeds, args.context)
-    reduced = tuple(depth for depth in DEPTHS if depth <= REDUCED_DEPTH)
-    depths = reduced if args.quick else DEPTHS
+    sizes = {"text": text, "context": args.context, "seeds": args.seeds}
+    quick = {"text": text, "context": args.context, "seeds": 1, "times": (INITIAL,)}
+    depths = QUICK_DEPTHS if args.quick else DEPTHS
     found = {
-        alpha: measure(depths, alpha, rule_over_depth(alpha), seeds, text, context)
+        alpha: measure(depths, alpha, rule_over_depth(alpha), **(quick if args.quick else sizes))
         for alpha in BANDS
     }
     left_out = {}
-    for alpha, part in LEFT_OUT:
-        print(f"without its {part}:")
-        rule = without(rule_over_depth(alpha), part)
-        one = measure(reduced, alpha, rule, 1, text, REDUCED_CONTEXT)
+    for alpha, part in LEFT_OUT[: 2 if args.quick else None]:
+        print(f"alpha {alpha:g} without its {part}:")
+        at_the_start = part == "residual multiplier"
+        depths_now, how = (QUICK_DEPTHS, quick) if at_the_start else (REDUCED_DEPTHS, sizes)
+        one = measure(depths_now, alpha, without(rule_over_depth(alpha), part), **how)
+        one |= {"depths": depths_now, "seeds": list(range(how["seeds"]))}
         left_out[f"alpha {alpha:g} without its {part}"] = one
     inside = all(line["inside"] for one in found.values() for line in one["lines"].values())
     caught = all(not all(x["inside"] for x in one["lines"].values()) for one in left_out.values())
     measured = {
         "text": {"name": args.text.name, "sha256": sha256(args.text.read_bytes()).hexdigest()},
-        "seeds": list(range(seeds)),
-        "context": context,
+        "seeds": list(range(args.seeds)),
+        "context": args.context,
         "depths": depths,
         "curves": {f"{a:g}": {"published": PUBLISHED[a], "ours": found[a]["ours"]} for a in found},
         "lines": {name: x for one in found.values() for name, x in one["lines"].items()},
-        "left out": {"depths": reduced, "context": REDUCED_CONTEXT, "seeds": [0], **left_out},
+        "left out": left_out,
         "holds": inside and caught,
     }
     if args.quick:
