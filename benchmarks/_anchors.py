@@ -52,9 +52,7 @@ def rule_over_depth(alpha: float) -> jaxmup.Parametrization:
     Args:
       alpha: 1 is CompleteP; 0 is muP that leaves the depth unscaled.
     """
-    if alpha:
-        return jaxmup.parametrization("mup", "adam", depth_alpha=alpha)
-    return dataclasses.replace(jaxmup.parametrization("mup", "adam"), depth_alpha=0.0)
+    return jaxmup.parametrization("mup", "adam", depth_alpha=alpha)
 
 
 def without(rule: jaxmup.Parametrization, part: Part) -> jaxmup.Parametrization:

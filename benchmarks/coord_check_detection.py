@@ -9,6 +9,7 @@ mistakes each: in the learning rate of a hidden and of an input weight, and in w
 import argparse
 import dataclasses
 import functools
+import json
 import os
 import sys
 import time
@@ -63,7 +64,7 @@ class Case(NamedTuple):
     options: dict[str, Any] = {}  # noqa: RUF012
     at: str = ""
 
-    def run(self, seeds: tuple[int, ...]) -> CoordCheck:
+    def run(self, seeds: Any) -> CoordCheck:
         """The check of the case."""
         options = {"seeds": seeds, **self.options}
         return coord_check(self.make_model, self.sizes, self.data, self.make_tx, **options)
@@ -361,17 +362,8 @@ CORRECT: dict[str, Case] = {
 }
 
 
-# One of each kind, small enough to be run three times.
-ZOO = (
-    "attentions, 1/d",
-    "decoder",
-    "gnn",
-    "lstm",
-    "mixer",
-    "layered, MLP",
-    "unet",
-    "vit",
-)
+# Small enough to be run three times.
+ZOO = ("layered, MLP", "gnn", "mixer")
 
 
 def zoo_mistakes() -> dict[str, Case]:
@@ -435,11 +427,12 @@ def main() -> None:
     """Runs every case, prints a line for each and adds it to the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", nargs="+", help="those whose name has one of these in it")
-    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=4, help="of mistakes")
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--go-on", action="store_true", help="keep the cases of the record")
     parser.add_argument("--show", action="store_true", help="print the rows that do not pass")
     args = parser.parse_args()
-    done: dict[str, Any] = {}
+    done: dict[str, Any] = json.loads(args.out.read_text())["cases"] if args.go_on else {}
     jax.config.update("jax_numpy_rank_promotion", "allow")
     kinds = (("mistake", MISTAKES), ("correct", CORRECT), ("mistake in the zoo", zoo_mistakes()))
     for kind, cases in kinds:
@@ -447,7 +440,11 @@ def main() -> None:
             if args.cases and not any(part in f"{kind}: {name}" for part in args.cases):
                 continue
             begin = time.perf_counter()
-            check = case.run(tuple(range(100 * i, 100 * i + args.seeds)))
+            if f"{kind}: {name}" in done:
+                continue
+            # A correct model gets as many seeds as its rows ask for, as a user would give it.
+            few = tuple(range(100 * i, 100 * i + args.seeds))
+            check = case.run("auto" if kind == "correct" else few)
             holds = check.outcome == ("pass" if kind == "correct" else "fail")
             begins = check.begins
             done[f"{kind}: {name}"] = {
@@ -456,6 +453,7 @@ def main() -> None:
                 "begins": begins and f"{begins.quantity} of {begins.title}, {begins.line}",
                 "named": is_named(check, case.at),
                 "findings": [one.check for one in check.findings],
+                "seeds": len(check.seeds),
                 "rows": len(check.verdicts),
                 "failing": [f"{v.quantity} of {v.title}" for v in check.of("fail")][:20],
                 "open": [f"{v.quantity} of {v.title}" for v in check.of("not enough seeds")][:20],

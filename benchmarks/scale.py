@@ -240,6 +240,11 @@ class Runs:
         """The record of a run."""
         return (self.top / folder / "loss.csv").read_bytes()
 
+    def steps(self, folder: str) -> int:
+        """The number of losses of a run."""
+        path = self.top / folder / "loss.csv"
+        return len(path.read_text().splitlines()) - 1 if path.exists() else 0
+
     def saved(self, folder: str) -> list[int]:
         """The steps of the whole checkpoints of a run."""
         return sorted(int(name) for name in self._checkpoints(folder) if name.isdigit())
@@ -261,25 +266,23 @@ def runs(devices: int, **changes: str) -> Iterator[Runs]:
 
 
 def kills(count: int = 5) -> dict[str, Any]:
-    """A run on 8 devices, killed at random moments, beside one that nothing disturbed."""
-    rng = random.Random(0)
+    """A run on 8 devices, killed at random steps, beside one that nothing disturbed."""
+    rng, resumed = random.Random(0), []
     with runs(8, steps="200", save_every="10", mesh="{ data = 2, fsdp = 2, tensor = 2 }") as ours:
         ours.finish("whole")
-        seconds = ours.finish("again")  # with what it compiles kept, as those that are killed have
-        resumed = []
-        while len(resumed) < count:
+        for step in sorted(rng.sample(range(10, 190), count)):
             process = ours.start("killed")
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(rng.uniform(0.4, 0.8) * seconds)
-            if process.poll() is not None:
-                raise RuntimeError("The run ended before it was killed five times.")
+            while process.poll() is None and ours.steps("killed") < step:
+                time.sleep(0.001)
+            time.sleep(rng.uniform(0, 0.05))
             process.kill()
-            process.wait()
+            if process.wait() != -signal.SIGKILL:
+                raise RuntimeError((ours.top / "log").read_text()[-3000:])
             resumed.append(max(ours.saved("killed"), default=0))
-            print(f"killed after the checkpoint of step {resumed[-1]}", flush=True)
+            print(f"killed after step {step}, saved {resumed[-1]}", flush=True)
         ours.finish("killed")
-        same = ours.losses("killed") == ours.losses("whole") == ours.losses("again")
-    print(f"kills: identical {same}")
+        same = ours.losses("killed") == ours.losses("whole")
+    print(f"kills: identical {same}", flush=True)
     return {"steps": 200, "resumed from": resumed, "identical": same}
 
 

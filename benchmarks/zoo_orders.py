@@ -79,7 +79,7 @@ EXCEEDING = (
     Attempt("wider and longer", (8, 32), -6, steps=24),
 )
 """For a value that exceeds its order."""
-FAINT = (STATED, MORE, WIDER, Attempt("longer", (2, 8), -6, steps=24))
+FAINT = (STATED, MORE, WIDER, Attempt("longer", (2, 8), -6, steps=24), WIDEST)
 """For a missing factor that does not show."""
 LADDERS = {"with gains": EXCEEDING, "without": FAINT}
 

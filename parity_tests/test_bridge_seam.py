@@ -411,3 +411,32 @@ def logits_here(name: str, model: Any, inputs: np.ndarray) -> np.ndarray:
     graph, state = nnx.split(nnx.view(model, use_running_average=True, raise_if_not_found=False))
     run = jit(lambda graph, state, inputs: nnx.merge(graph, state, copy=True)(inputs))
     return np.asarray(run(graph, state, TWINS[name].here(inputs)))[None]
+
+
+FORMS: dict[str, dict[str, Any]] = {
+    "a rate that is a tensor": {"lr": torch.tensor(LR, dtype=torch.float64)},
+    "fused": {"fused": True},
+    "foreach": {"foreach": True},
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_forms_of_one_optimizer_are_one(form: dict[str, Any], agree: Any) -> None:
+    """Torch's own states of them hold what that of the plain one holds, and are taken alike."""
+
+    def state_of(**form: Any) -> Any:
+        torch.manual_seed(0)
+        module = torch.nn.Linear(3, 2).double()
+        optimizer = Adam(module.named_parameters(), **{"lr": LR, "eps": EPS, **form})
+        for _ in range(SEAM):
+            optimizer.zero_grad()
+            module(torch.ones(4, 3, dtype=torch.float64)).square().sum().backward()
+            optimizer.step()
+        plan = bridge.plan(module.state_dict(), params)
+        tx = optax.adam(LR, eps=EPS)
+        return bridge.optimizer_from_torch(optimizer.state_dict(), plan, tx, params)
+
+    params = {"kernel": np.zeros((3, 2)), "bias": np.zeros(2)}
+    plain, other = leaves_by_path(state_of()), leaves_by_path(state_of(**form))
+    for path, leaf in plain.items():
+        agree("seam", np.asarray(other[path])[None], np.asarray(leaf)[None])

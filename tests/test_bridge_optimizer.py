@@ -101,6 +101,28 @@ def test_there_and_back(row: tuple[Any, ...], plan: bridge.Plan) -> None:
 
 
 ADAM_KEYS = ("exp_avg", "exp_avg_sq")
+FORMS: dict[str, dict[str, Any]] = {
+    "a rate that is a tensor": {"lr": np.float64(0.1)},
+    "betas that are tensors": {"betas": (np.array(0.9), np.array(0.999))},
+    "fused": {"fused": True, "foreach": None},
+    "foreach": {"foreach": True, "fused": None},
+    "capturable": {"capturable": True, "differentiable": False},
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_forms_of_one_optimizer_are_one(form: dict[str, Any], plan: bridge.Plan) -> None:
+    """How torch computes a step, and what it keeps numbers in, is no part of what the step is."""
+    state = torch_state(ADAM, *ADAM_KEYS)
+    odd = torch_state(ADAM | form, *ADAM_KEYS)
+    for kept in odd["state"].values():
+        kept["step"] = np.array(STEP, np.float64)
+    here, same = (moved(held, plan, adam()) for held in (state, odd))
+    jax.tree.map(np.testing.assert_array_equal, here, same)
+    back = bridge.optimizer_to_torch(same, plan, adam(), PARAMS, odd, names=NAMES)
+    assert back["param_groups"] == odd["param_groups"]
+
+
 SCHEDULE = {"learning_rate": lambda count: 0.2 / (1.0 + count)}
 OTHERS: dict[str, tuple[Any, ...]] = {
     "rate": (ADAM, ADAM_KEYS, adam(learning_rate=0.1001)),
@@ -391,3 +413,58 @@ def test_names_that_contradict_those_in_the_state(plan: bridge.Plan) -> None:
     for wrong in (NAMES[::-1], NAMES[:1], [*NAMES, "more"]):
         with pytest.raises(ValueError, match="`names` must be those that the state has"):
             bridge.optimizer_from_torch(state, plan, adam(), PARAMS, names=wrong)
+
+
+# ---------------------------------------------------------------------------------- tied weights
+
+TABLE = np.arange(12, dtype=np.float32).reshape(4, 3)
+TIED_PAIRS = {
+    "by memory": ({"emb.weight": TABLE, "head.weight": TABLE}, None),
+    "by pairs": (
+        {"emb.weight": TABLE, "head.weight": TABLE.copy()},
+        {"emb": "emb", "head": "emb"},
+    ),
+    "stored once": ({"emb.weight": TABLE}, None),
+}
+
+
+def adam_of_one() -> dict[str, Any]:
+    """Adam's state of a model whose embedding is its readout: torch counts it once."""
+    kept = {"step": np.float32(2), "exp_avg": TABLE, "exp_avg_sq": TABLE**2}
+    group = {"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "amsgrad": False}
+    return {
+        "state": {0: kept},
+        "param_groups": [{**group, "params": [0], "param_names": ["emb.weight"]}],
+    }
+
+
+@pytest.mark.parametrize("case", TIED_PAIRS.values(), ids=TIED_PAIRS)
+def test_moments_of_a_tied_tensor_go_to_the_one_leaf_and_back(case):
+    state, pairs = case
+    params, tx = {"emb": {"embedding": np.zeros((4, 3), "f4")}}, optax.adam(0.1)
+    plan = bridge.plan(state, params, pairs)
+    moved = bridge.optimizer_from_torch(adam_of_one(), plan, tx, params)
+    np.testing.assert_array_equal(moved[0].mu["emb"]["embedding"], TABLE)
+    back = bridge.optimizer_to_torch(moved, plan, tx, params, adam_of_one())
+    assert list(back["state"]) == [0]
+    for key in ("exp_avg", "exp_avg_sq", "step"):
+        np.testing.assert_array_equal(back["state"][0][key], adam_of_one()["state"][0][key])
+
+
+@pytest.mark.parametrize("by_memory", [True, False])
+def test_a_tied_tensor_that_becomes_two_leaves_has_no_state_here(by_memory):
+    params = {
+        "emb": {"embedding": np.zeros((4, 3), "f4")},
+        "head": {"kernel": np.zeros((3, 4), "f4")},
+    }
+    state, pairs = {"emb.weight": TABLE}, {"head.weight": ("head", "as emb.weight")}
+    if by_memory:
+        state, pairs = {"emb.weight": TABLE, "head.weight": TABLE}, None
+    plan, tx = bridge.plan(state, params, pairs), optax.adam(0.1)
+    words = (
+        r"emb.weight, head.weight are one tensor in torch.*emb/embedding, head/kernel are trained"
+    )
+    with pytest.raises(ValueError, match=words):
+        bridge.optimizer_from_torch(adam_of_one(), plan, tx, params)
+    with pytest.raises(ValueError, match=words):
+        bridge.optimizer_to_torch(tx.init(params), plan, tx, params, adam_of_one())

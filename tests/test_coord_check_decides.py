@@ -3,6 +3,9 @@
 import dataclasses
 import functools
 import math
+import re
+import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +15,19 @@ from flax import linen as nn
 from flax import nnx
 
 import jaxmup
-from jaxmup.coord_check import coord_check, read_record, write_record
+from jaxmup._program import Line
+from jaxmup.coord_check import (
+    CoordCheck,
+    Expected,
+    Slope,
+    Verdict,
+    coord_check,
+    read_record,
+    write_record,
+)
 from jaxmup.coord_check._budget import Budget
+from jaxmup.coord_check._expected import FLAT
+from jaxmup.coord_check._mend import beginning, mend_of
 from jaxmup.coord_check._training import _not_masked
 
 RANDOM = np.random.default_rng(0)
@@ -185,6 +199,38 @@ def test_a_model_that_diverges_everywhere_is_not_decided():
     assert "width 16 diverges" in found.reason
 
 
+def measurement(quantity, size, rms):
+    return {"quantity": quantity, "name": "a", "layer": None, "size": size, "seed": 0, "step": 0,
+            "rms": rms, "mean_abs": None}  # fmt: skip
+
+
+def made(verdicts, rows):
+    family = jaxmup.parametrization("mup", "adam").family
+    rows = [measurement("gradient", 16, 1.0), *rows]
+    return CoordCheck("width", (16, 32), (0,), 2, "mup", family, True, tuple(verdicts), tuple(rows))
+
+
+def test_a_model_that_diverges_at_one_size_decides_nothing_unless_a_row_is_finite():
+    infinite = Verdict("activation_change", "a", None, 1, None, FLAT, "fail", (1.0, math.inf))
+    finite = Verdict("weight", "b", None, 0, Slope(1.0, 0.1), FLAT, "fail", (1.0, 2.0))
+    rows = [measurement("update", 16, 1.0), measurement("update", 32, None)]
+    check = made([infinite], rows)
+    assert check.outcome == "could not decide"
+    assert "models of width 32 diverge, try a smaller learning rate" in str(check)
+    check = made([infinite, finite], rows)
+    assert (check.outcome, check.begins) == ("fail", finite)
+    # A quantity that is zero at one width is no divergence.
+    zero = dataclasses.replace(infinite, values=(0.0, 1.0))
+    assert made([zero], rows[:1]).outcome == "fail"
+
+
+def test_a_learning_rate_of_zero_decides_nothing():
+    flat = Verdict("weight", "a", None, 0, Slope(0.0, 0.1), FLAT, "pass", (1.0, 1.0))
+    check = made([flat], [measurement("update", 16, 0.0), measurement("update", 32, 0.0)])
+    assert check.outcome == "could not decide"
+    assert "the learning rate is zero" in check.reason
+
+
 def test_seeds_and_sizes_are_added_until_rows_are_decided():
     found = coord_check(Small, (32, 64), DATA, adam(2**-6), seeds=2, steps=2)
     undecided = dataclasses.replace(found.verdicts[0], outcome="not enough seeds", needs=3)
@@ -240,4 +286,59 @@ def test_a_page_shows_outputs_first_with_their_lines():
     assert any(first)
     assert all(first)
     assert "fail." in text.splitlines()[0]
-    assert "test_coord_check_decides.py:" in text
+    # Where the product over the root of d is masked, and what would mend it.
+    begins = text.partition("It begins at ")[2].splitlines()
+    assert re.fullmatch(r"test_coord_check_decides.py:\d+, in logits_change of logits:", begins[0])
+    assert begins[1].strip() == "logits = jnp.where(kept, logits, self.mask)"
+    assert begins[2].strip().endswith("muP width^(-0.5 to 0).")
+    assert begins[3].strip() == "To mend: multiply queries, keys or their product by width^-0.5."
+    assert "missing-factor" in text.partition("What `jaxmup.lint` finds:")[2]
+
+
+def test_it_begins_before_anything_is_learned_and_forward():
+    def row(quantity, name):
+        values = (1.0, 2.0)
+        return Verdict(quantity, name, None, 0, Slope(1.0, 0.1), FLAT, "fail", values)
+
+    rows = [row("gradient", "a"), row("activation_change", "a"), row("weight", "b")]
+    rows += [row("activation", "b"), row("logits", "a"), row("activation", "c")]
+    expected = ["b", "a", "c", "a", "b", "a"]
+    kinds = ["activation", "logits", "activation", "activation_change", "weight", "gradient"]
+    for name, quantity in zip(expected, kinds, strict=True):
+        first = beginning(rows)
+        assert (first.quantity, first.name) == (quantity, name)
+        rows.remove(first)
+    assert beginning(rows) is None
+
+
+@pytest.mark.parametrize(
+    ("quantity", "slope", "expected", "mend"),
+    [
+        ("weight", 0.02, -0.5, "multiply its initial values by width^-0.5"),
+        ("update", 0.1, -1.0, "multiply its learning rate by width^-1"),
+        ("eps", -1.04, 0.0, "multiply eps by width^-1, or the gradient by width^1"),
+        ("decay", -0.95, 0.0, "multiply its weight decay by width^1"),
+        ("activation", 0.26, 0, "multiply by width^-0.5 there, or start its weights as much "
+         "smaller"),
+    ],
+)  # fmt: skip
+def test_what_would_mend_a_row(quantity, slope, expected, mend):
+    measured, exactly = Slope(slope, 0.05), Expected.exactly(expected)
+    one = Verdict(quantity, "a", None, 0, measured, exactly, "fail", (1.0, 2.0))
+    assert mend_of(one, "width") == mend
+    assert mend_of(dataclasses.replace(one, slope=None), "width") == ""
+
+
+def test_a_cell_of_a_notebook_is_named_as_the_notebook_does(monkeypatch):
+    file = "/tmp/ipykernel_71/123.py"
+    assert str(Line(file, 3, "f")) == "a cell:3"
+    assert str(Line("<ipython-input-5-abc>", 3, "f")) == "In[5]:3"
+    assert str(Line("/home/me/ipykernel_notes.py", 3, "f")) == "ipykernel_notes.py:3"
+
+    def named(name):
+        return ("Cell", "In[7]") if name == file else None
+
+    shell = SimpleNamespace(compile=SimpleNamespace(format_code_name=named))
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    assert str(Line(file, 3, "f")) == "In[7]:3"
+    assert str(Line("/home/me/model.py", 3, "f")) == "model.py:3"

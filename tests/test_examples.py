@@ -16,7 +16,7 @@ CONFIG = """
 text = ""
 context = 16
 batch_size = 8
-steps = 40
+steps = 28
 seed = 0
 width = 32
 base_width = 16
@@ -33,7 +33,7 @@ save_every = 4
 mesh = { data = 2, fsdp = 2, tensor = 2 }
 """
 OTHER = "{ data = 1, fsdp = 2, tensor = 2 }"
-# Losses of a GPT in float32 over meshes that sum in other orders, over 40 steps.
+# Losses of a GPT in float32 over meshes that sum in other orders, over 28 steps.
 ROUNDING = 1e-6
 
 
@@ -69,7 +69,7 @@ def losses(folder: pathlib.Path) -> list[float]:
     return [float(loss) for _, loss in rows]
 
 
-# One process trains the run and goes on from its step 32 elsewhere, and tries what is refused.
+# One process trains the run and goes on from its step 20 elsewhere, and tries what is refused.
 RUNS = """
 import json, pathlib, shutil, sys
 import jax
@@ -80,19 +80,19 @@ top = pathlib.Path(sys.argv[1])
 configs = [read_config(pathlib.Path(path)) for path in sys.argv[2:]]
 config, on_four, on_one, table3, steps, wide, odd = configs
 
-def of_step_32(name):
+def of_step_20(name):
     shutil.copytree(top / "whole", top / name)
-    for later in ("36", "40"):
+    for later in ("24", "28"):
         shutil.rmtree(top / name / "checkpoints" / later)
     return top / name
 
 train(config, top / "whole")
-train(on_four, of_step_32("on four"))
-unfinished = of_step_32("on one") / "checkpoints" / "36.orbax-checkpoint-tmp"
+train(on_four, of_step_20("on four"))
+unfinished = of_step_20("on one") / "checkpoints" / "24.orbax-checkpoint-tmp"
 unfinished.mkdir()
 (unfinished / "model").write_text("half of it")
 train(on_one, top / "on one")
-train(table3, top / "table3", source=of_step_32("source"))
+train(table3, top / "table3", source=of_step_20("source"))
 
 def refused(config, folder):
     try:
@@ -100,9 +100,9 @@ def refused(config, folder):
     except Exception as error:
         return f"{type(error).__name__}: {error}"
 
-broken = of_step_32("broken")
-shutil.rmtree(broken / "checkpoints" / "32" / "model")
-other_model = of_step_32("other model")
+broken = of_step_20("broken")
+shutil.rmtree(broken / "checkpoints" / "20" / "model")
+other_model = of_step_20("other model")
 kept = json.loads((other_model / "config.json").read_text())
 (other_model / "config.json").write_text(json.dumps(kept | {"width": 64}))
 before = sorted(p.name for p in (top / "whole").rglob("*"))
@@ -149,7 +149,7 @@ def refusals(top):
 def whole(top, refusals):
     """The losses of the run that nothing disturbed."""
     found = losses(top / "whole")
-    assert len(found) == 40
+    assert len(found) == 28
     assert found[-1] < found[0] - 1
     assert (top / "whole" / "loss.png").stat().st_size > 0
     return found
@@ -158,9 +158,9 @@ def whole(top, refusals):
 @pytest.mark.parametrize("name", ["on four", "on one", "table3"])
 def test_goes_on_elsewhere(top, whole, name):
     """From eight devices to four, to one beside half a checkpoint, and into another gauge."""
-    assert losses(top / name)[:32] == whole[:32]
+    assert losses(top / name)[:20] == whole[:20]
     assert losses(top / name) == pytest.approx(whole, rel=ROUNDING)
-    assert losses(top / name)[32:] != whole[32:]  # it was trained, not copied
+    assert losses(top / name)[20:] != whole[20:]  # it was trained, not copied
 
 
 def test_killed_it_goes_on_bit_for_bit(top, whole):
@@ -172,9 +172,9 @@ def test_killed_it_goes_on_bit_for_bit(top, whole):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    assert 8 <= len(losses(folder)) < 40
+    assert 8 <= len(losses(folder)) < 28
     with (folder / "loss.csv").open("a") as file:
-        file.write("39,")  # the line in the middle of which it was
+        file.write("27,")  # the line in the middle of which it was
     process = started(top / "cache", 8, config, folder)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output[-3000:]
@@ -196,7 +196,7 @@ def test_two_processes_train_as_one(top, whole):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("another config", ["steps: 40 in the folder, 50 now", "learning_rate: 0.0156"]),
+        ("another config", ["steps: 28 in the folder, 50 now", "learning_rate: 0.0156"]),
         ("second job", ["Another job"]),
         ("broken", ["model"]),
         ("other model", ["blocks/blocks/attention/key/kernel", "64"]),

@@ -12,7 +12,7 @@ from helpers import z_bound
 import jaxmup
 from jaxmup._tree import leaves_by_path
 from jaxmup.models import CNN, GPT, MLP
-from jaxmup.models.gpt import rotate
+from jaxmup.models._block import rotate
 
 
 def mlp(**changes):

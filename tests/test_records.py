@@ -11,6 +11,7 @@ from helpers import cases
 
 from jaxmup import coord_check, transfer
 from jaxmup._families import FAMILIES
+from jaxmup._finding import Finding
 from jaxmup._records import parse, read_lines
 from jaxmup.coord_check._expected import Expected
 from jaxmup.coord_check._slopes import Slope
@@ -257,6 +258,7 @@ CHECK = coord_check.CoordCheck(
          "rms": 0.5, "mean_abs": None}
         for size in (8, 16) for seed in (0, 1)
     ),
+    findings=(Finding("eps", "One eps for all.", ("a", "b"), "Steps shrink.", "Scale it."),),
 )  # fmt: skip
 
 

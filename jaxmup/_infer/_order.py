@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -149,11 +149,24 @@ class Known:
           site: The value.
           count: Growth of the number of terms, as far as it is known otherwise.
         """
-        pair, sums = self.orders[table], self.shares.tables.sums(table, axes)
+        sums = self.shares.tables.sums(table, axes)
+        return self._or_counted(table, sums, site, count)
+
+    def norm_of_table(
+        self, table: Node, axes: Collection[int], site: Node, count: Growth
+    ) -> Growth:
+        """The same of the root of a sum of squares, as random numbers are summed with."""
+        norms = self.shares.tables.norms(table, axes)
+        return self._or_counted(table, norms, site, count * HALF)
+
+    def _or_counted(
+        self, table: Node, measured: Sequence[float] | None, site: Node, count: Growth
+    ) -> Growth:
+        pair = self.orders[table]
         expected = count if pair is None else pair.typical.growth + count
-        if sums is None or self.constants.is_near(sums, expected, table):
+        if measured is None or self.constants.is_near(measured, expected, table):
             return expected
-        found = self.constants.power(sums, table)
+        found = self.constants.power(measured, table)
         if found is None:
             self.unclear.setdefault(table, site)
         return expected if found is None else found

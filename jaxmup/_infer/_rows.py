@@ -205,6 +205,14 @@ def _contraction(known: Known, node: Node) -> Pair | None:
         aligned = (x.aligned + y.aligned).grown(count)
         typical = (x.typical + y.typical).grown(count * HALF)
         return Pair(aligned, known.larger(aligned, typical))
+    if known.nature(node) == "weight":  # whose numbers a table mixes
+        position = natures.index("constant")
+        table, axes = node.parents[position], _contracted(node)[position]
+        weight = (y, x)[position]
+        return Pair(
+            weight.aligned.grown(known.sum_of_table(table, axes, node, count)),
+            weight.typical.grown(known.norm_of_table(table, axes, node, count)),
+        )
     pairs = [(x, y), (y, x)]
     weights = [p for p, nature in zip(pairs, natures, strict=True) if nature == "weight"]
     if not weights:

@@ -1,7 +1,7 @@
 """Tables: the constants of a program that are arrays of unlike numbers, looked at at each size."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import jax
@@ -33,6 +33,7 @@ class Tables:
         self.met: dict[Node, Node] = {}
         self._known: dict[Node, Arrays | None] = {}
         self._evaluated: dict[object, np.ndarray | None] = {}
+        self._largest_singular: dict[int, float] = {}
         constant: set[Node] = set()
         for node in flat.nodes:
             if _is_constant(node, constant):
@@ -53,19 +54,49 @@ class Tables:
 
     def largest(self, node: Node) -> list[float] | None:
         """The largest absolute value at each size that can be looked at."""
-        return self._measured(node, lambda x: x.max())
+        return self._measured(node, lambda x: np.abs(x).max())
 
     def typical(self, node: Node) -> list[float] | None:
         """The root of the mean square of the elements that are not zero."""
         return self._measured(node, lambda x: np.sqrt(np.mean(x[x != 0] ** 2)))
 
-    def sums(self, node: Node, axes: Iterable[int]) -> list[float] | None:
-        """The largest sum of absolute values over axes."""
+    def sums(self, node: Node, axes: Collection[int]) -> list[float] | None:
+        """What sums over axes multiply values by, at most: the largest sum of absolute values.
+
+        A matrix multiplies the root mean square of values by its largest singular value, times the
+        root of inputs over outputs. It is that where it grows less, as of a rotation, a sum of
+        whose numbers is large while no values are large along all of its rows.
+        """
         over = tuple(axes)
-        return self._measured(node, lambda x: x.sum(over).max())
+        sums = self._measured(node, lambda x: np.abs(x).sum(over).max())
+        if sums is None or len(node.shapes[0]) != 2 or len(over) != 1 or len(growing(node)) != 2:
+            return sums
+        inputs, outputs = over[0], 1 - over[0]
+
+        singular = self._singular(self._arrays(node) or ())
+        shapes = node.shapes[: len(sums)]
+        root = [math.sqrt(shape[inputs] / shape[outputs]) for shape in shapes]
+        typical = [x * y for x, y in zip(singular, root, strict=True)]
+        lengths = [shape[inputs] for shape in shapes]
+        far = max(range(len(sums)), key=lambda i: abs(lengths[i] - lengths[0]))
+        ratios = typical[far] / typical[0], sums[far] / sums[0]
+        is_less = ratios[0] < ratios[1] if lengths[far] > lengths[0] else ratios[0] > ratios[1]
+        return typical if is_less else sums
+
+    def norms(self, node: Node, axes: Iterable[int]) -> list[float] | None:
+        """The largest root of a sum of squares over axes."""
+        over = tuple(axes)
+        return self._measured(node, lambda x: np.sqrt((x**2).sum(over)).max())
+
+    def _singular(self, arrays: Arrays) -> list[float]:
+        """The largest singular value at each size, computed once for all layers that share it."""
+        for x in arrays:
+            if id(x) not in self._largest_singular:
+                self._largest_singular[id(x)] = float(np.linalg.norm(np.asarray(x, np.float64), 2))
+        return [self._largest_singular[id(x)] for x in arrays]
 
     def _measured(self, node: Node, measure: Callable[[np.ndarray], float]) -> list[float] | None:
-        arrays = [np.abs(np.asarray(x, np.float64)) for x in self._arrays(node) or ()]
+        arrays = [np.asarray(x, np.float64) for x in self._arrays(node) or ()]
         if not arrays or not all(x.any() and np.isfinite(x).all() for x in arrays):
             return None
         return [float(measure(x)) for x in arrays]

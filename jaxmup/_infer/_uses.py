@@ -1,6 +1,7 @@
 """Uses of the parameters of a program: where each meets an activation, and on which axes."""
 
 import collections
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -177,6 +178,8 @@ class Uses:
         """A product of two parameters, or of one and an array of constants."""
         left, right = node.parents
         if "constant" in (self.nature[left], self.nature[right]):
+            if self._mixes(node):
+                return
             self.nature[node] = "activation"
             self._use(node, left if self.nature[left] == "weight" else right)
             return
@@ -220,6 +223,27 @@ class Uses:
             views[0].known | views[1].known | mixed(views, covered),
             tuple(dict.fromkeys((*views[0].between, *views[1].between, *own))),
         )
+
+    def _mixes(self, node: Node) -> bool:
+        """Makes the view of the product with a matrix of constants that mixes features, if it is.
+
+        As a rotation of the outputs of a matrix, or running sums: what stands along the axis that
+        is summed over stands along the one that is left.
+        """
+        position = int(self.nature[node.parents[0]] == "constant")
+        weight, table = node.parents[position], node.parents[1 - position]
+        contracted, batch = dot_axes(node)
+        gone = (*contracted[1 - position], *batch[1 - position])
+        free = [axis for axis in growing(table) if axis not in gone]
+        if not free or not any(grows(weight, axis) for axis in contracted[position]):
+            return False
+        view = self.views[weight]
+        mixed_up = EMPTY.union(*(view.dims[axis] for axis in contracted[position]))
+        marks = tuple(mixed_up if axis in free else EMPTY for axis in range(len(table.shapes[0])))
+        sides = moved(node, position, view.dims), moved(node, 1 - position, marks)
+        dims = tuple(a | b for a, b in zip(*sides, strict=True))
+        self.views[node] = dataclasses.replace(view, dims=dims)
+        return True
 
     # ---- parameters and activations
 

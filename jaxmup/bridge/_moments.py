@@ -75,12 +75,13 @@ def tensors_of(plan: Plan, run: TorchRun) -> list[Tensor]:
     """The tensors of an optimizer, with their entries in the plan.
 
     Raises:
-      ValueError: if the plan lacks one, a moment has another shape than its tensor, or tensors that
-        become one leaf are trained apart.
+      ValueError: if the plan lacks one, a moment has another shape than its tensor, tensors that
+        become one leaf are trained apart, or a tensor that is trained as one becomes two leaves.
     """
     entries = {source.name: entry for entry in plan.entries for source in entry.sources}
     groups = run.group_of()
     _require_planned(groups, entries)
+    _require_tied(plan, groups, entries)
     tensors: list[Tensor] = []
     for entry in plan.entries:
         names = tuple(source.name for source in entry.sources if source.name in groups)
@@ -122,6 +123,21 @@ def _require_planned(groups: Mapping[str, TorchGroup], entries: Mapping[str, Ent
             f"The optimizer must train tensors of the plan. Not in it:{listed(unknown)}\n"
             f"The plan has{listed(entries)}"
         )
+
+
+def _require_tied(
+    plan: Plan, groups: Mapping[str, TorchGroup], entries: Mapping[str, Entry]
+) -> None:
+    """Raises a `ValueError` if a tensor of two names, which torch trains, is two leaves here."""
+    for names in plan.tied:
+        held = [name for name in names if name in entries and entries[name].targets]
+        leaves = {str(place): None for name in held for place in entries[name].targets}
+        if len({id(entries[name]) for name in held}) > 1 and any(name in groups for name in names):
+            raise ValueError(
+                f"{', '.join(held)} are one tensor in torch, with one gradient and one state. Here "
+                f"{', '.join(leaves)} are trained apart, so that no state makes the same steps. "
+                "Convert to a model that ties them, or start the optimizer anew."
+            )
 
 
 def _require_shapes(entry: Entry, run: TorchRun) -> None:

@@ -138,6 +138,7 @@ class Plan:
       notes: What a person should look at: what names and shapes leave open, and settings that
         differ.
       unsaid: What outputs depend on, no tensor holds, and nothing here could compare.
+      tied: Names of tensors that are one in PyTorch.
     """
 
     entries: tuple[Entry, ...]
@@ -145,6 +146,7 @@ class Plan:
     kept: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     unsaid: tuple[str, ...] = ()
+    tied: tuple[tuple[str, ...], ...] = ()
 
     def rows(self) -> Iterator[tuple[str, str, str, str]]:
         """Source, target, shapes and transform of each entry, in words."""

@@ -92,6 +92,7 @@ def make_plan(
         shapes,
         tuple(path for path in shapes if path in kept),
         (*_hints.flattened(torch, entries, said), *_hints.contradicted(entries)),
+        tied=tuple(ties),
     )
 
 

@@ -75,8 +75,8 @@ def assert_coord_check(
         if other.outcome != "fail":
             raise AssertionError(
                 f"The coordinate check passes, but says nothing: under {_CONTROLS[check.over]} its "
-                f"outcome is {other.outcome!r} too. Take a larger learning rate, more steps or "
-                f"larger {check.over}s. The control ran under {other.parametrization}."
+                f"outcome is {other.outcome!r} too: {other.reason} Take a larger learning rate, "
+                f"more steps or larger {check.over}s. Its rule was {other.parametrization}."
             )
     return check
 

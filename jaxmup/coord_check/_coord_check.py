@@ -172,8 +172,8 @@ def coord_check(
             break
         sizes, seeds = more
     if check.outcome == "fail" and not _is_control(theory.parametrization):
-        smallest, largest = (subjects[sizes.index(end(sizes))] for end in (min, max))
-        found = findings_of(smallest, largest, runs.transform_of(largest))
+        ends = (subjects[sizes.index(min(sizes))], subjects[sizes.index(max(sizes))])
+        found = findings_of(*ends, runs.transform_of(ends[1]))
         check = dataclasses.replace(check, findings=found)
     return check
 

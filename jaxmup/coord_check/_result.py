@@ -1,6 +1,7 @@
 """The result of a coordinate check."""
 
 import dataclasses
+import math
 import textwrap
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -51,10 +52,16 @@ class CoordCheck:
 
     @property
     def outcome(self) -> Conclusion:
-        """`pass` if every row passes, `fail` if any fails, else `could not decide`."""
+        """`pass` if every row passes, `fail` if any fails, else `could not decide`.
+
+        Rows that fail for being infinite alone are those of a model that diverges, which decides
+        nothing.
+        """
         if self._nothing_to_see:
             return "could not decide"
         outcomes = {one.outcome for one in self.verdicts}
+        if self._diverging and all(map(_is_not_finite, self.of("fail"))):
+            return "could not decide"
         return "fail" if "fail" in outcomes else "pass" if outcomes == {"pass"} else _UNDECIDED
 
     @property
@@ -65,6 +72,8 @@ class CoordCheck:
         parts = [f"{len(self.of('pass'))} of {len(self.verdicts)} rows pass"]
         if failing := self.of("fail"):
             parts.append(f"{len(failing)} fail")
+        if self._diverging:
+            parts.append(self._diverging)
         if fading := self.of("too small"):
             largest = max(one.needs or 0 for one in fading)
             parts.append(f"{len(fading)} fade: {self.over}s too small, try up to {largest}")
@@ -75,11 +84,23 @@ class CoordCheck:
         return "; ".join(parts) + "."
 
     @property
+    def _diverging(self) -> str:
+        """The sizes at which a model diverges at some seed, in words; empty if there are none."""
+        sizes = {one["size"] for one in self.rows if one["rms"] is None}
+        if not sizes:
+            return ""
+        at = ", ".join(map(str, sorted(sizes)))
+        return f"models of {self.over} {at} diverge, try a smaller learning rate"
+
+    @property
     def _nothing_to_see(self) -> str:
         """The reason why the runs say nothing of the model; empty if they do."""
         gradients = [one["rms"] for one in self.rows if one["quantity"] == "gradient"]
         if not any(value is None or value > 0 for value in gradients):
             return "No gradient reaches a parameter: the loss is constant."
+        updates = [one["rms"] for one in self.rows if one["quantity"] == "update"]
+        if not any(value is None or value > 0 for value in updates):
+            return "No step moves a parameter: the learning rate is zero."
         smallest = min(self.sizes)
         broken = {
             one["seed"] for one in self.rows if one["size"] == smallest and one["rms"] is None
@@ -114,7 +135,8 @@ class CoordCheck:
         Growth at initialization comes before what is learned, outputs before parameters, each in
         the order of the network: what comes later follows from it.
         """
-        return beginning(self.of("fail"))
+        failing = self.of("fail")
+        return beginning([v for v in failing if not _is_not_finite(v)] or failing)
 
     def __str__(self) -> str:
         return page(self)
@@ -130,6 +152,10 @@ _TITLES: dict[Outcome, str] = {
 }
 
 
+def _is_not_finite(one: Verdict) -> bool:
+    return not all(map(math.isfinite, one.values))
+
+
 def causes(check: CoordCheck) -> list[str]:
     """Where it begins, and what `lint` finds, as paragraphs; none if nothing fails.
 
@@ -137,7 +163,7 @@ def causes(check: CoordCheck) -> list[str]:
       check: Check to explain.
     """
     one = check.begins
-    if one is None:
+    if one is None or check.outcome != "fail":
         return []
     at = f"at {one.line}, " if one.line else ""
     lines = [f"It begins {at}in {one.quantity} of {one.title}:"]

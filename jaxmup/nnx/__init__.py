@@ -4,7 +4,6 @@ from jaxmup.nnx._attention import MultiHeadAttention as MultiHeadAttention
 from jaxmup.nnx._blocks import GatedMLP as GatedMLP
 from jaxmup.nnx._blocks import MixtureOfExperts as MixtureOfExperts
 from jaxmup.nnx._blocks import Residual as Residual
-from jaxmup.nnx._blocks import Stack as Stack
 from jaxmup.nnx._conv import Conv as Conv
 from jaxmup.nnx._conv import ConvTranspose as ConvTranspose
 from jaxmup.nnx._embed import Embed as Embed
@@ -23,3 +22,4 @@ from jaxmup.nnx._recurrent import GRUCell as GRUCell
 from jaxmup.nnx._recurrent import LSTMCell as LSTMCell
 from jaxmup.nnx._recurrent import SimpleCell as SimpleCell
 from jaxmup.nnx._specs import specs as specs
+from jaxmup.nnx._stack import Stack as Stack

@@ -39,6 +39,12 @@ from jaxmup.transfer._findings import Scale as Scale
 from jaxmup.transfer._measure import Result as Result
 from jaxmup.transfer._measure import measure as measure
 from jaxmup.transfer._progress import Progress as Progress
+from jaxmup.transfer._quality import Limit as Limit
+from jaxmup.transfer._quality import Quality as Quality
+from jaxmup.transfer._quality import Robustness as Robustness
+from jaxmup.transfer._quality import Tuning as Tuning
+from jaxmup.transfer._quality import Wider as Wider
+from jaxmup.transfer._quality import quality as quality
 from jaxmup.transfer._record import read_record as read_record
 from jaxmup.transfer._record import to_record as to_record
 from jaxmup.transfer._record import write_record as write_record

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from zoo.case import at
 from zoo.small import (
@@ -9,9 +10,11 @@ from zoo.small import (
     FEATURES,
     HIDDEN,
     TOKENS,
+    VOCABULARY,
     Table,
     embedded,
     hidden,
+    rms,
 )
 
 CASES = Table()
@@ -39,13 +42,71 @@ def _(p, tokens):
 @CASES.case(
     "cosine classifier",
     "n",
-    lambda n, **_: {**embedded(n), "t": ()},
-    ENDS + "t   ()   1   1   1",
+    lambda n, **_: {"embed": (VOCABULARY, n), "classes": (n, VOCABULARY), "t": ()},
+    """
+    embed     - out*   1   7   1
+    classes   in* -    7   1   1
+    t         ()       1   1   1
+    """,
 )
 def _(p, tokens):
-    x, w = jnp.tanh(p["embed"][tokens]), p["head"]
+    x, w = jnp.tanh(p["embed"][tokens]), p["classes"]
     x = x / jnp.linalg.norm(x, axis=-1, keepdims=True)
     return jnp.exp(p["t"]) * x @ (w / jnp.linalg.norm(w, axis=0))
+
+
+def turned(p, tokens, w):
+    return jnp.tanh(jnp.tanh(rms(p["embed"][tokens]) @ w) @ p["u"]) @ p["head"]
+
+
+def with_two(n, f, **_):
+    return {**embedded(n), "w": (n, f), "u": (f, n)}
+
+
+TWO = (
+    ENDS
+    + """
+w   in* out*   7   5   1
+u   in* out*   5   7   1
+"""
+)
+# Outputs or inputs that constants mix are what they were.
+CASES.case("outputs in another order by a matrix", "nf", with_two, TWO)(
+    lambda p, x: turned(p, x, p["w"] @ np.eye(p["w"].shape[1], dtype=np.float32)[::-1])
+)
+CASES.case("inputs that waves mix", "nf", with_two, TWO)(
+    lambda p, x: turned(p, x, waves(p["w"].shape[0]) @ p["w"])
+)
+# Running sums of outputs are as large as there are outputs: what sums 5 times as much must be less.
+CASES.case(
+    "running sums of outputs",
+    "nf",
+    with_two,
+    ENDS
+    + """
+    w   in* out*   7   5   5^-1
+    u   in* out*   5   7   1
+    """,
+)(lambda p, x: turned(p, x, p["w"] @ np.tri(p["w"].shape[1], dtype=np.float32)))
+# A bias through a matrix of constants stays one.
+CASES.case(
+    "a bias in another order by a matrix",
+    "n",
+    lambda n, **_: {**embedded(n), "b": (n,)},
+    ENDS + "b   out*   1   7   1",
+)(
+    lambda p, x: (
+        jnp.tanh(rms(p["embed"][x]) + p["b"] @ np.eye(p["b"].shape[0], dtype=np.float32)[::-1])
+        @ p["head"]
+    )
+)
+
+
+def waves(n):
+    """Orthogonal, of entries as the root of 2/n."""
+    steps = np.arange(n)
+    phases = np.pi / n * np.outer(steps + 0.5, steps + 0.5)
+    return (np.cos(phases) * np.sqrt(2 / n)).astype(np.float32)
 
 
 @CASES.case(

@@ -1,4 +1,4 @@
-"""Tables of constants: a sum over one is as large as its rows, whatever its numbers are like."""
+"""Tables of constants: what they make of values is as large as they let it be, at most."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -70,12 +70,12 @@ def halved(n):
     return 0.5 ** np.arange(n)
 
 
-BOUNDED = {  # the largest sum of a row, or the largest number, is the same at every width
+BOUNDED = {  # the largest sum, singular value or number is the same at every width
     "an identity": (lambda n: np.eye(n), product),
     "a band": (lambda n: distances(n) < 2, product),
     "running means": (running_means, product),
-    "waves over the width": (lambda n: waves(n) / n, product),
-    "random numbers over the width": (lambda n: random(n) / n, product),
+    "waves over a root": (lambda n: waves(n) / n**0.5, product),
+    "random numbers over a root": (lambda n: random(n) / n**0.5, product),
     "halves, summed": (halved, weighed),
     "counts over the width": (lambda n: np.arange(n) / n, gain),
     "counts over the width, traced": (lambda n: jnp.arange(n) / n, gain),
@@ -85,13 +85,19 @@ BOUNDED = {  # the largest sum of a row, or the largest number, is the same at e
 for name, (make_table, use) in BOUNDED.items():
     CASES.case(name, "n", embedded, ENDS)(between_bounded(make_table, use))
 
-TOO_LARGE = {  # the sum of a row, or the numbers, grow as 7, or as its root
-    "waves": (waves, product, "112/16"),
-    "random numbers over a root": (lambda n: random(n) / n**0.5, product, r"\(112/16\)\^1/2"),
+OF_OTHER_SIZE = {  # these grow as 7, or as its root
+    "running sums": (lambda n: np.tri(n), product, "112/16"),
+    "waves": (waves, product, r"\(112/16\)\^1/2"),
+    "random numbers": (random, product, r"\(112/16\)\^1/2"),
+    "random numbers over the width": (
+        lambda n: random(n) / n,
+        product,
+        r"\(16/112\)\^1/2",
+    ),
     "counts": (np.arange, gain, "112/16"),
     "one number as large as the width": (lambda n: n * np.eye(1, n), gain, "112/16"),
 }
-for name, (make_table, use, factor) in TOO_LARGE.items():
+for name, (make_table, use, factor) in OF_OTHER_SIZE.items():
     CASES.case(name, "n", embedded, refused=f"{at(__file__, use.__name__)} is {factor}")(
         between_bounded(make_table, use)
     )
