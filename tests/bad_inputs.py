@@ -658,6 +658,23 @@ GAUGE = [
         "floating-point",
     ),
     Bad(
+        "functional.scaled_product",
+        lambda: functional.scaled_product(
+            lambda x, w, b: x @ w,
+            (jnp.ones((9, 8)), jnp.ones((8, 8), int), None),
+            (functional.Factor(0.5), functional.Factor(1.0)),
+            "smaller",
+        ),
+        TypeError,
+        "floating-point",
+    ),
+    Bad(
+        "optim.state_shardings",
+        lambda: optim.state_shardings(optax.adam(0.1), {"w": jnp.ones(3)}),
+        ValueError,
+        "`params` must be laid out over a mesh",
+    ),
+    Bad(
         "functional.lookup",
         lambda: functional.lookup(lambda t: t[:1], jnp.ones((8, 8), int), 1, 0.5),
         TypeError,

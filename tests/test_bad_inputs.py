@@ -14,6 +14,7 @@ MADE = {
     *(f"coord_check.{n}" for n in ("CoordCheck", "Expected", "Slope", "Verdict")),
     *("coord_check.LineCheck", "coord_check.LineGrowth", "Correction"),
     *("data.Dataset", "data.Text", "data.digits", "manifest.Manifest", "nnx.Multiplier"),
+    "functional.Factor",
     *(f"empirical.{n}" for n in ("Absorbed", "Calibration", "Exponents", "Exponent")),
     *(f"empirical.{n}" for n in ("ModuleStatistics", "ParameterExponents", "Report")),
     *("empirical.Scale", "empirical.Scaled"),
