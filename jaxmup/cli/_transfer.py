@@ -207,7 +207,7 @@ def _require_batch_size(config: Config, task: Task) -> None:
 
 
 @bad_input(ValueError, RuntimeError)
-def _join(distributed: str | None, **timeouts: int) -> bool:
+def _join(distributed: str | None, **timeouts: Any) -> bool:
     """Joins the processes that share the runs, and says whether this is the first."""
     import jax
 

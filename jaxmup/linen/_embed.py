@@ -76,7 +76,7 @@ class Embed(Layer, nn.Embed):
         spec = self._declared()["embedding"].spec
         ratio = tied_readout_ratio(spec, once(as_parametrization, self.parametrization))
 
-        def product(query: Array, table: Array, _: None) -> Array:
+        def product(query: Array, table: Array, _: Array | None) -> Array:
             return self.call_flax(nn.Embed, {"embedding": table}, query, method="attend")
 
         factor = functional.Factor(self.multiplier * ratio, spec.role != "fixed")

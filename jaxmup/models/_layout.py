@@ -102,7 +102,8 @@ class Layout:
         return jax.lax.with_sharding_constraint(x, self._spec(names))
 
     def _spec(self, names: tuple[str | None, ...]) -> PartitionSpec:
-        rules, used, entries = dict(self.rules or ()), set[str](), []
+        used, entries = set[str](), []
+        rules: dict[str | None, Any] = dict(self.rules or ())
         for name in reversed(names):
             axes = tuple(axis for axis in _names(rules.get(name)) if axis not in used)
             used |= set(axes)

@@ -8,7 +8,7 @@ from jax import Array
 from jaxmup import functional
 from jaxmup._axes import embedding_axes
 from jaxmup._parameter import as_parametrization
-from jaxmup._parametrization import Parametrization, ParametrizationName
+from jaxmup._parametrization import MultiplierActsOn, Parametrization, ParametrizationName
 from jaxmup._readout import tied_readout_ratio
 from jaxmup._spec import ParamSpec
 from jaxmup.functional import OutSharding
@@ -60,6 +60,7 @@ class Embed(nnx.Embed):
     """
 
     embedding_multiplier: float | Multiplier
+    multiplier_acts_on: MultiplierActsOn
 
     def __init__(
         self,
@@ -107,7 +108,7 @@ class Embed(nnx.Embed):
         ratio = tied_readout_ratio(spec, self.parametrization)
         multiplier = multiplier_of(self, "embedding") * ratio
 
-        def product(query: Array, embedding: Array, _: None) -> Array:
+        def product(query: Array, embedding: Array, _: Array | None) -> Array:
             return nnx.Embed.attend(with_arrays(self, embedding=embedding), query, out_sharding)
 
         factors = functional.Factor(multiplier, spec.role != "fixed"), functional.Factor(1.0)

@@ -12,7 +12,7 @@ from jaxmup._parameter import Move, gauge_move
 from jaxmup._parametrization import Parametrization
 from jaxmup._spec import ParamSpec
 from jaxmup._tree import added_axes
-from jaxmup.nnx._layer import SPEC, Multiplier, multiplier_name, name_of
+from jaxmup.nnx._layer import ACTS_ON, SPEC, Multiplier, multiplier_name, name_of
 
 M = TypeVar("M", bound=nnx.Module)
 
@@ -118,7 +118,7 @@ def regauged(model: M, parametrization: Parametrization) -> M:
         owned.param.set_value(functional.scale(owned.param[...], 1 / move.theta))
         owned.param.set_metadata(**{SPEC: move.spec})
         _set_multiplier(owned, move.multiplier)
-        owned.layer.multiplier_acts_on = parametrization.multiplier_acts_on
+        setattr(owned.layer, ACTS_ON, parametrization.multiplier_acts_on)
     return model
 
 

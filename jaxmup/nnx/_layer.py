@@ -30,6 +30,7 @@ from jaxmup.nnx._keys import Keys
 M = TypeVar("M", bound=nnx.Module)
 L = TypeVar("L", bound=nnx.Linear | nnx.LinearGeneral | nnx.Einsum | nnx.Conv | nnx.ConvTranspose)
 
+ACTS_ON = "multiplier_acts_on"  # the attribute of a layer that says where its multiplier acts
 SPEC = "mup"  # the metadata key under which an `nnx.Param` carries its spec
 
 
@@ -97,7 +98,7 @@ def hold_multipliers(
     layer: nnx.Module, parametrization: Parametrization | ParametrizationName
 ) -> None:
     """Gives a layer that Flax's constructor has made the multipliers that its specs say."""
-    layer.multiplier_acts_on = as_parametrization(parametrization).multiplier_acts_on
+    setattr(layer, ACTS_ON, as_parametrization(parametrization).multiplier_acts_on)
     for name, param in list(vars(layer).items()):
         spec = param.get_metadata().get(SPEC) if isinstance(param, nnx.Param) else None
         if spec is not None:
@@ -147,14 +148,16 @@ def call_linear(layer: L, flax: type[L], inputs: Array, *args: Any) -> Array:
     """Calls Flax's forward pass of a linear layer, with the multipliers where they act."""
 
     def product(inputs: Array, kernel: Array, bias: Array | None) -> Array:
-        return flax.__call__(with_arrays(layer, kernel=kernel, bias=bias), inputs, *args)
+        seen: Any = with_arrays(layer, kernel=kernel, bias=bias)
+        return flax.__call__(seen, inputs, *args)
 
+    held: Any = layer  # `hold_multipliers` has given it an attribute that Flax's class lacks
     spec = spec_of(layer.kernel)
     return functional.scaled_product(
         product,
         (inputs, layer.kernel[...], None if layer.bias is None else layer.bias[...]),
         (_factor(layer, "kernel"), _factor(layer, "bias")),
-        layer.multiplier_acts_on,
+        held.multiplier_acts_on,
         growth=1.0 if spec is None else spec.r_out,
     )
 
