@@ -44,7 +44,7 @@ LAYOUTS = {  # of the mesh (data, model), and its axes for those of the model
     "tensor": ((1, 8), {"mlp": "model", "vocab": "model"}),
     "2 x 4": ((2, 4), {"batch": "data", "embed": "data", "mlp": "model", "vocab": "model"}),
 }
-VOCABULARY, WIDTH, BASE, BLOCKS = 256, 128, 64, 2
+VOCABULARY, WIDTH, BASE, BLOCKS = 512, 256, 64, 4
 
 
 def overhead() -> dict[str, Any]:
@@ -57,7 +57,7 @@ def overhead() -> dict[str, Any]:
         mesh = jax.make_mesh(shape, ("data", "model"), (jax.sharding.AxisType.Auto,) * 2)
         with jax.set_mesh(mesh):
             sides = {side: trainer(side == "jaxmup", mesh, rules) for side in ("jaxmup", "plain")}
-            times = take_turns(sides, pairs=9, steps=4)
+            times = take_turns(sides, pairs=15, steps=10)
         ratios = [a / b for a, b in zip(times["jaxmup"], times["plain"], strict=True)]
         ratio, spread = statistics.median(ratios), statistics.quantiles(ratios, n=4)
         milliseconds = {side: statistics.median(values) for side, values in times.items()}
@@ -125,7 +125,7 @@ def trainer(ours: bool, mesh: Any, rules: dict[str, str]) -> Callable[[int], Non
     graph, shapes = nnx.split(nnx.eval_shape(create))
     shardings = nnx.get_named_sharding(shapes, mesh)
     state = jax.jit(lambda: nnx.state(create()), out_shardings=shardings)()
-    tokens = np.random.default_rng(0).integers(0, VOCABULARY, (64, 17), np.int32)
+    tokens = np.random.default_rng(0).integers(0, VOCABULARY, (64, 33), np.int32)
     tokens = jax.device_put(tokens, NamedSharding(mesh, P(rules.get("batch"))))
 
     def step(state: nnx.State) -> nnx.State:
