@@ -37,7 +37,7 @@ def with_quick_bits(program: ClosedJaxpr) -> ClosedJaxpr:
     # JAX's own for CPUs loops over the rounds with rotations that are data, and LLVM compiles every
     # nest of loops over an array again for each combination of what it has to check of them: tiles
     # on a grid, of four axes, take twenty times as long as these rounds one after another.
-    is_of_use = jax.default_backend() == "cpu" and jax.config.jax_threefry_partitionable
+    is_of_use = jax.default_backend() == "cpu" and jax.threefry_partitionable.value
     return _rewritten(program) if is_of_use and _draws(program) else program
 
 
@@ -71,7 +71,7 @@ def _is_threefry(equation: Equation) -> bool:
     if equation.primitive.name != "random_bits":
         return False
     is_small = math.prod(equation.params["shape"]) < 2**32  # positions are of one word
-    return is_small and equation.invars[0].aval.dtype.name == "key<fry>"
+    return is_small and str(type_of(equation.invars[0].aval).dtype) == "key<fry>"
 
 
 def _bits(key: Array, width: int, shape: tuple[int, ...]) -> Array:
