@@ -71,7 +71,7 @@ def _is_threefry(equation: Equation) -> bool:
     if equation.primitive.name != "random_bits":
         return False
     is_small = math.prod(equation.params["shape"]) < 2**32  # positions are of one word
-    return is_small and str(type_of(equation.invars[0].aval).dtype) == "key<fry>"
+    return is_small and str(getattr(equation.invars[0].aval, "dtype", None)) == "key<fry>"
 
 
 def _bits(key: Array, width: int, shape: tuple[int, ...]) -> Array:
