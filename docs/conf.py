@@ -40,6 +40,7 @@ include_patterns = [
     "docs/reference/generated/*.rst",
     "notebooks/*.ipynb",
     "benchmarks/results/*.md",
+    "examples/*/README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
 ]
