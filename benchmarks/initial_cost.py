@@ -2,8 +2,8 @@
 
 CPU seconds with compilation counted, and peak memory, each in a fresh interpreter: constructor,
 jitted constructor, `rescale` with a first and with a second key. Beside them CPU seconds to build
-48 layers of attention abstractly, of jaxmup's layers and of Flax's; those take at most 1.3 times
-these.
+48 layers of attention abstractly, and to compile the initial values of one large layer, of jaxmup's
+layers and of Flax's; those take at most 1.3 times these.
 """
 
 import argparse
@@ -26,7 +26,9 @@ from flax import nnx
 
 import jaxmup
 
-MOST_FIRST, MOST_AGAIN, MOST_ABSTRACT = 1.3, 0.1, 1.3
+MOST_FIRST, MOST_AGAIN, MOST_ABSTRACT, MOST_COMPILED = 1.3, 0.1, 1.3, 1.3
+PAIRS = 5
+WIDTHS = (1024, 2048, 4096, 8192)
 OUT = RESULTS / "initial_cost.json"
 RULE = jaxmup.parametrization("mup", "adam", gauge="table3")
 BASE, TARGET = 32, 128
@@ -128,22 +130,49 @@ def _linen_attention(of_jaxmup: bool) -> nn.Module:
     return nn.Sequential([layer() for _ in range(48)])
 
 
-def built(api: str, of_jaxmup: bool) -> float:
-    """CPU seconds to build 48 layers of attention abstractly, the median of three."""
+def _paired(cost: Callable[[bool], float]) -> dict[str, float]:
+    """Medians of CPU seconds of Flax's and jaxmup's, and of their ratio, of pairs side by side."""
+    pairs = []
+    for _ in range(PAIRS):
+        pair = []
+        for of_jaxmup in (False, True):
+            jax.clear_caches()
+            pair.append(cost(of_jaxmup))
+        pairs.append(pair)
+    flax, ours = (statistics.median(side) for side in zip(*pairs, strict=True))
+    ratio = statistics.median(ours / flax for flax, ours in pairs)
+    return {"flax_s": flax, "jaxmup_s": ours, "ratio": ratio}
+
+
+def built(api: str) -> dict[str, float]:
+    """CPU seconds to build 48 layers of attention abstractly."""
     x = jax.ShapeDtypeStruct((1, 8, 256), "float32")
 
-    def build(key: Any) -> Any:
-        if api == "NNX":
-            return nnx.state(_nnx_attention(of_jaxmup, nnx.Rngs(key)))
-        return _linen_attention(of_jaxmup).init(key, jnp.zeros(x.shape, x.dtype))
+    def cost(of_jaxmup: bool) -> float:
+        def build(key: Any) -> Any:
+            if api == "NNX":
+                return nnx.state(_nnx_attention(of_jaxmup, nnx.Rngs(key)))
+            return _linen_attention(of_jaxmup).init(key, jnp.zeros(x.shape, x.dtype))
 
-    seconds = []
-    for _ in range(3):
         start = time.process_time()
         jax.eval_shape(build, jax.random.key(0))
-        seconds.append(time.process_time() - start)
-        jax.clear_caches()
-    return statistics.median(seconds)
+        return time.process_time() - start
+
+    return _paired(cost)
+
+
+def compiled(width: int) -> dict[str, float]:
+    """CPU seconds to trace and compile the initial values of a layer of this width."""
+    bases = {"base_in_features": 256, "base_out_features": 256}
+
+    def cost(of_jaxmup: bool) -> float:
+        layer = functools.partial(jaxmup.nnx.Linear, **bases) if of_jaxmup else nnx.Linear
+        start = time.process_time()
+        draw = jax.jit(lambda key: nnx.state(layer(width, width, rngs=nnx.Rngs(key))))
+        draw.lower(jax.random.key(0)).compile()
+        return time.process_time() - start
+
+    return _paired(cost)
 
 
 def measured(name: str, way: str) -> dict[str, float]:
@@ -191,14 +220,14 @@ def main() -> None:
         print(f"{name:14s} over the jitted constructor: first {first:.2f}, again {again:.3f}")
         found[name] = {**rows, "first": first, "again": again}
         holds = holds and first <= MOST_FIRST and again <= MOST_AGAIN
-    for api in ("NNX", "Linen"):
-        flax, ours = built(api, of_jaxmup=False), built(api, of_jaxmup=True)
-        print(
-            f"{api:14s} abstract: Flax {flax:.2f} s, jaxmup {ours:.2f} s, {ours / flax:.2f} of it"
-        )
-        found[f"{api}, abstract"] = {"flax_s": flax, "jaxmup_s": ours, "ratio": ours / flax}
-        holds = holds and ours / flax <= MOST_ABSTRACT
+    rows = {f"{api}, abstract": (built(api), MOST_ABSTRACT) for api in ("NNX", "Linen")}
+    rows |= {f"layer of {n}, compiled": (compiled(n), MOST_COMPILED) for n in WIDTHS}
+    for name, (row, most) in rows.items():
+        print(f"{name:24s}", *(f"{k} {v:.2f}" for k, v in row.items()))
+        found[name] = row
+        holds = holds and row["ratio"] <= most
     limits = {"first": MOST_FIRST, "again": MOST_AGAIN, "abstract": MOST_ABSTRACT}
+    limits |= {"compiled": MOST_COMPILED}
     write_record(args.out, {"claim": {**limits, "holds": holds}} | found, "jax", "flax", "jaxmup")
 
 

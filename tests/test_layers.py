@@ -18,7 +18,7 @@ from helpers import cases, require_close, z_bound
 from jax.nn import initializers
 
 import jaxmup
-from jaxmup import ABCD, Axis, Parametrization, ParamSpec, functional, parametrization
+from jaxmup import ABCD, Axis, Parametrization, ParamSpec, _tiles, functional, parametrization
 
 
 class Layer(NamedTuple):
@@ -365,6 +365,40 @@ def test_linen_asks_an_initializer_for_initial_values_alone():
     assert drawn > 0
     layer.apply(layer.params, draw(2, 8))
     assert len(shapes) == drawn
+
+
+@each_api
+def test_an_initializer_of_the_users_is_asked_whenever_values_are_drawn(make):
+    std = {"now": 1.0}
+
+    def changing(key, shape, dtype):
+        return std["now"] * jnp.ones(shape, dtype)
+
+    def drawn() -> Any:
+        kernel = jax.jit(lambda: make(8, 8, (4, 4), kernel_init=changing).params["kernel"])()
+        return float(kernel[0, 0])
+
+    first = drawn()
+    std["now"] = 2.0
+    assert drawn() == 2 * first
+
+
+def test_linen_traces_an_initializer_of_jax_once_for_each_shape(monkeypatch):
+    drawn = []
+    draw_ = _tiles.Grown.draw
+    monkeypatch.setattr(
+        _tiles.Grown, "draw", lambda *args, **kw: drawn.append(args) or draw_(*args, **kw)
+    )
+    layers = [jaxmup.linen.Dense(24, base_in_features=8, base_features=12) for _ in range(3)]
+    jax.eval_shape(nn.Sequential(layers).init, jax.random.key(0), jnp.ones((1, 24)))
+    assert len(drawn) == 2  # kernels and biases
+
+
+def test_tiles_are_drawn_without_temporary_arrays():
+    """Nothing but their keys; Threefry in a loop over its rounds keeps two words a number."""
+    grown = _tiles.Grown(initializers.lecun_normal(), (8, 8), (8, 8), gain=0.5)
+    program = jax.jit(lambda key: grown(key, (64, 64))).lower(jax.random.key(0)).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 64 * 64 * 4
 
 
 # ---- specs of models

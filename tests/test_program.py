@@ -599,3 +599,50 @@ def test_other_numbers_of_operands_and_branches_are_refused():
         _program.flatten(traced(2), traced(2))
         with pytest.raises(ValueError, match="must do the same at all sizes"):
             _program.flatten(traced(2), traced(3))
+
+
+# ---- bits that compile quickly
+
+DRAWS = {
+    "one": lambda key: jax.random.bits(key, (), "uint32"),
+    "words of 32": lambda key: jax.random.bits(key, (3, 4, 5), "uint32"),
+    "words of 8": lambda key: jax.random.bits(key, (7,), "uint8"),
+    "words of 16": lambda key: jax.random.bits(key, (2, 3), "uint16"),
+    "words of 64": lambda key: jax.random.bits(key, (2, 3), "uint64"),
+    "none": lambda key: jax.random.bits(key, (0, 3), "uint32"),
+    "many keys": lambda key: jax.vmap(jax.vmap(lambda key: jax.random.normal(key, (2, 3))))(
+        jax.random.split(key, (4, 5))
+    ),
+    "calls": jax.jit(lambda key: jax.nn.initializers.orthogonal()(key, (4, 3))),
+    "an old key": lambda key: jax.random.uniform(jax.random.key_data(key), (3,)),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_quick_bits_are_those_of_jax(draw, x64):
+    key = jax.random.key(7)
+    program = jax.make_jaxpr(draw)(key)
+    quick = _program.with_quick_bits(program)
+    assert "written out" in str(quick)
+    for run in (jax.jit(_program.as_function(quick)), _program.as_function(quick)):
+        np.testing.assert_array_equal(np.asarray(run(key)[0]), np.asarray(draw(key)))
+
+
+NOT_QUICK = {
+    "another generator": lambda _: jax.random.bits(jax.random.key(0, impl="rbg"), (3,)),
+    "in a loop": lambda key: lax.map(jax.random.bits, jax.random.split(key, 3)),
+    "more than a word counts": lambda key: jax.random.bits(key, (2**16, 2**16)),
+    "nothing random": lambda key: jax.random.key_data(key) + 1,
+}
+
+
+@pytest.mark.parametrize("draw", NOT_QUICK.values(), ids=NOT_QUICK)
+def test_other_programs_are_left_as_they_are(draw):
+    program = jax.make_jaxpr(draw)(jax.random.key(0))
+    assert _program.with_quick_bits(program) is program
+
+
+def test_bits_that_depend_on_how_they_are_cut_are_left_as_they_are():
+    with jax.threefry_partitionable(False):
+        program = jax.make_jaxpr(DRAWS["words of 32"])(jax.random.key(0))
+        assert _program.with_quick_bits(program) is program

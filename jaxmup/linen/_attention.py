@@ -132,6 +132,7 @@ class MultiHeadDotProductAttention(Layer, nn.MultiHeadDotProductAttention):
             normalize_qk=self.normalize_qk,
         )
 
+    @nn.nowrap
     def _weights(self, name: str, axes: LayerAxes) -> dict[str, Array]:
         is_out = name == "out"
         kernel_init = (self.out_kernel_init if is_out else None) or self.kernel_init

@@ -135,6 +135,7 @@ class Layer(nn.Module):
         }
         return params, multipliers
 
+    @nn.nowrap
     def make_effective(self, declared: Mapping[str, Parameter]) -> dict[str, Array]:
         """The effective weights `m · w` of the layer, by name."""
         params, multipliers = self.make_parameters(declared)
@@ -228,6 +229,7 @@ class KernelLayer(Layer):
     init_std: float | None = None
     bias_init_std: float | None = None
 
+    @nn.nowrap
     def call_linear(
         self,
         layer: type[nn.Module],
