@@ -72,6 +72,8 @@ class Parameter:
       init_gain: Factor on the initial values at base width; dimensionless.
       drawn_shape: Shape at base width for which Flax calls an initializer.
       std: Standard deviation that the user gave instead of an initializer, or `None`.
+      varies: True if the multiplier is another one at other sizes.
+      growth: Growth of the output axes over the base model; dimensionless.
     """
 
     spec: ParamSpec
@@ -79,12 +81,9 @@ class Parameter:
     multiplier: float
     init_gain: float
     drawn_shape: tuple[int, ...]
-    std: float | None = None
-
-    @property
-    def varies(self) -> bool:
-        """True if the multiplier is another one at other sizes."""
-        return self.spec.applied is not None and self.spec.applied.varies
+    std: float | None
+    varies: bool
+    growth: float
 
     def initializer(self, init: Initializer) -> Initializer:
         """The initializer of the stored `w`, called as `(key, shape, dtype)`.
@@ -173,7 +172,14 @@ def declare(
         assert applied.init_gain is not None
         spec = dataclasses.replace(spec, applied=applied)
         declared[name] = Parameter(
-            spec, spec.shape, applied.multiplier, applied.init_gain, drawn_shape, given
+            spec,
+            spec.shape,
+            applied.multiplier,
+            applied.init_gain,
+            drawn_shape,
+            given,
+            applied.varies,
+            applied.growth,
         )
     return MappingProxyType(declared)
 

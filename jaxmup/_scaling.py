@@ -127,7 +127,7 @@ def resolve(spec: ParamSpec, parametrization: Parametrization) -> Scaling:
 def what_is_applied(spec: ParamSpec, parametrization: Parametrization) -> Applied:
     """The forward multiplier of a parameter and the factor on its initial values at base width."""
     varies = parametrization.row(spec.role).multiplier.varies(spec.role)
-    return Applied(*_applied(spec, parametrization), varies)
+    return Applied(*_applied(spec, parametrization), varies, spec.r_out)
 
 
 def _applied(spec: ParamSpec, parametrization: Parametrization) -> tuple[float, float]:

@@ -78,11 +78,13 @@ class Applied:
         scales them.
       varies: True if the multiplier is another one at other sizes. The layer multiplies by it also
         where it is 1, so that its program is the same at every size.
+      growth: Growth of the output axes, `ParamSpec.r_out`, which the layer's calls ask for.
     """
 
     multiplier: float
     init_gain: float | None
     varies: bool = dataclasses.field(default=False, repr=False, compare=False)
+    growth: float = dataclasses.field(default=1.0, repr=False, compare=False)
 
 
 _REMEDIES = {

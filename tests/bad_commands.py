@@ -239,7 +239,7 @@ _OPTIONS = [  # that are none, contradict each other, or would be ignored
     Row(f"{OWN} --distributed here", 2, "`--distributed` must be auto"),
     Row(f"{TRANSFER} --heartbeat-timeout 5", 2, "Got no `--distributed`"),
     Row(f"{TRANSFER} --start-timeout 5", 2, "Got no `--distributed`"),
-    Row(f"{OWN} --distributed auto --heartbeat-timeout 0", 2, "0 is not in the range x>=1"),
+    Row(f"{OWN} --distributed auto --heartbeat-timeout 0", 2, "'--heartbeat-timeout'"),
     Row(f"{CHECK} --data users:batch --make-tx users:tx --learning-rate 0.1", 2, "`--learning-rate` must be left out"),
     Row(f"{CHECK} --data users:batch --make-tx users:tx --weight-decay 0.1", 2, "`--weight-decay` must be left out"),
     Row("coord-check users:make --data users:batch --over depth", 2, "`--sizes` must be given"),

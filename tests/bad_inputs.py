@@ -1407,6 +1407,8 @@ TOOLS = [
 CONFIG = {"widths": (8, 16), "steps": 2, "learning_rates": (0.1,), "seeds": (0,)}
 TRIAL = transfer.Trial("mup", 8, 0.1, 0, 1.0)
 TRANSFER = [
+    Bad("transfer.quality", lambda: transfer.quality([TRIAL], cost=1.0), TypeError, "`cost`"),
+    Bad("transfer.quality", lambda: transfer.quality([]), ValueError, "trial"),
     Bad("transfer.Config", lambda: transfer.Config(widths=()), ValueError, "`widths`"),
     Bad("transfer.Config", lambda: transfer.Config(widths=(8, 8)), ValueError, "`widths`"),
     Bad("transfer.Config", lambda: transfer.Config(widths=8), TypeError, "`widths`"),

@@ -22,6 +22,7 @@ MADE = {
     *(f"gauge.{n}" for n in ("Difference", "Equivalence", "Movement", "Regauged")),
     *(f"transfer.{n}" for n in ("Analysis", "Crossing", "Curve", "Interval", "Parabola")),
     *("transfer.Progress", "transfer.Result", "transfer.Trial"),
+    *(f"transfer.{n}" for n in ("Limit", "Quality", "Robustness", "Tuning", "Wider")),
 }
 
 

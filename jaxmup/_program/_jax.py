@@ -17,6 +17,7 @@ from jax.extend.core import Literal as Literal
 from jax.extend.core import Primitive as Primitive
 from jax.extend.core import Var as Var
 from jax.extend.core import jaxpr_as_fun as as_function
+from jax.extend.random import define_prng_impl as define_prng_impl
 from jax.interpreters import partial_eval
 
 __all__ = ["as_function"]

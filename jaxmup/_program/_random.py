@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.extend.random import define_prng_impl
 
 from jaxmup._program._calls import called, is_plain_call
 from jaxmup._program._evaluate import evaluate
-from jaxmup._program._jax import ClosedJaxpr, Equation, as_function, bind
+from jaxmup._program._jax import ClosedJaxpr, Equation, as_function, bind, define_prng_impl
 from jaxmup._program._types import type_of
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))

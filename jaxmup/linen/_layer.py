@@ -54,6 +54,10 @@ def once(function: Callable[..., T], *args: Hashable, **kwargs: Hashable) -> T:
         return function(*args, **kwargs)
 
 
+def _acts_on(parametrization: Parametrization | ParametrizationName) -> MultiplierActsOn:
+    return as_parametrization(parametrization).multiplier_acts_on
+
+
 class Layer(nn.Module):
     """A layer that makes its parameters from their declarations.
 
@@ -70,7 +74,7 @@ class Layer(nn.Module):
     @nn.nowrap
     def multiplier_acts_on(self) -> MultiplierActsOn:
         """The place where the multiplier of the kernel acts."""
-        return once(as_parametrization, self.parametrization).multiplier_acts_on
+        return once(_acts_on, self.parametrization)
 
     @nn.nowrap
     def shared(self) -> dict[str, Any]:
@@ -255,5 +259,5 @@ class KernelLayer(Layer):
             (inputs, params["kernel"], params.get("bias")),
             (factors["kernel"], factors.get("bias", functional.Factor(1.0))),
             self.multiplier_acts_on(),
-            growth=declared["kernel"].spec.r_out,
+            growth=declared["kernel"].growth,
         )

@@ -158,7 +158,7 @@ def call_linear(layer: L, flax: type[L], inputs: Array, *args: Any) -> Array:
         (inputs, layer.kernel[...], None if layer.bias is None else layer.bias[...]),
         (_factor(layer, "kernel"), _factor(layer, "bias")),
         held.multiplier_acts_on,
-        growth=1.0 if spec is None else spec.r_out,
+        growth=1.0 if spec is None or spec.applied is None else spec.applied.growth,
     )
 
 
