@@ -577,6 +577,26 @@ for kind in AxisType.Auto, AxisType.Explicit:
         else:
             raise AssertionError("a mesh that does not divide the target")
 
+class Logical(nn.Module):
+    width: int
+    @nn.compact
+    def __call__(self, x):
+        init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("in", "out"))
+        return x @ self.param("kernel", init, (x.shape[-1], 4 * self.width))
+
+mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+for model, of, name in (Logical, inputs, "kernel"), (constrained, {{}}, ""):
+    sizes = dict(base=8, target=7)
+    known = of or dict(rules={{"": ("input", "output")}})
+    with nn.logical_axis_rules([("in", "data"), ("out", "model")]), jax.set_mesh(mesh):
+        specs = jaxmup.infer(model, delta=16, **sizes, **known)
+        try:
+            jaxmup.rescale(model, specs, TABLE3, key=KEY, **sizes, **of)
+        except ValueError as error:
+            assert f"  {{name}} (7, 28): axis 0 over 'data' of 2" in str(error), error
+        else:
+            raise AssertionError(f"a mesh that does not divide the target: {{name}}")
+
 # No device draws more than its part.
 def temporaries(mesh, names, draw, **options):
     with jax.set_mesh(mesh):

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import jax
@@ -55,11 +55,28 @@ def require_divisible(params: Any) -> None:
       params: Parameters as shapes, in the boxes of Flax that say how they are laid out.
     """
     with_paths, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=_is_boxed)
-    wrong = [
-        line
+    _require_divisible(
+        (path_name(path), jax.tree.leaves(leaf)[0].shape, _spec_of(leaf))
         for path, leaf in with_paths
-        for line in _indivisible(path_name(path), jax.tree.leaves(leaf)[0].shape, _spec_of(leaf))
-    ]
+    )
+
+
+def require_places(places: Mapping[str, Place], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises a `ValueError` unless the mesh divides each parameter where a program constrains it.
+
+    Args:
+      places: Layout of each parameter.
+      shapes: Shape of each.
+    """
+    _require_divisible(
+        (name, shapes[name], place.spec)
+        for name, place in places.items()
+        if isinstance(place, Constrained)
+    )
+
+
+def _require_divisible(laid_out: Iterable[tuple[str, tuple[int, ...], PartitionSpec]]) -> None:
+    wrong = [line for one in laid_out for line in _indivisible(*one)]
     if wrong:
         raise ValueError(
             f"The mesh must divide the model of `target`. It does not divide{listed(wrong)}\n"
@@ -77,6 +94,8 @@ def _spec_of(leaf: Any) -> PartitionSpec:
         names = leaf.get_metadata().get("out_sharding")
         is_named = isinstance(names, tuple | list | PartitionSpec)
         return nnx.get_partition_spec(leaf).get_value() if is_named else PartitionSpec()
+    if isinstance(leaf, nn.LogicallyPartitioned):
+        return nn.logical_to_mesh_axes(leaf.names, leaf.rules) or PartitionSpec()
     return leaf.get_partition_spec() if isinstance(leaf, nn.Partitioned) else PartitionSpec()
 
 

@@ -19,6 +19,7 @@ from jaxmup._infer._meshes import (
     place_of,
     places_in,
     require_divisible,
+    require_places,
 )
 from jaxmup._model import Instance, MakeModel, Model, Parts, as_model
 from jaxmup._parametrization import Parametrization
@@ -123,7 +124,9 @@ def rescale(
     _require_base(plain, sources, small)
     layouts = _layouts(plain, sources, small)
     _require_random(layouts, draws)
-    values = _values(layouts, draws, scalings, _places(large, drawing), key)
+    places = _places(large, drawing)
+    require_places(places, {name: tuple(leaf.shape) for name, leaf in large.parameters.items()})
+    values = _values(layouts, draws, scalings, places, key)
     whole = _whole(large, drawing, by_name.keys() - layouts.keys(), key)
     return large.join(_with_values(whole, values))
 
