@@ -37,8 +37,9 @@ def shardings(module):
         }
 
 
-def gpt(**settings):
-    return jaxmup.models.GPT(16, **SIZES, rngs=nnx.Rngs(0), **settings)
+def gpt(rngs=None, **settings):
+    rngs = nnx.Rngs(0) if rngs is None else rngs
+    return jaxmup.models.GPT(16, **SIZES, rngs=rngs, **settings)
 
 
 # FSDP over "data" and tensor-parallel over "model", as Flax's guide to sharding lays a transformer
@@ -110,8 +111,9 @@ def test_a_mesh_that_does_not_divide_the_model_is_refused():
     mesh = jax.sharding.AbstractMesh((2, 3), ("data", "model"))
     rules = {"embed": "data", "heads": "model", "mlp": ("data", "model"), "vocab": "tensor"}
     refused = pytest.raises(ValueError, match="must fit the model and the mesh")
+    rngs = nnx.Rngs(0)  # nothing can be computed on a mesh without devices
     with jax.sharding.use_abstract_mesh(mesh), refused as error:
-        gpt(sharding_rules=rules)
+        gpt(sharding_rules=rules, rngs=rngs)
     text = str(error.value)
     assert "heads of 4 over 'model' of 3 devices" in text
     assert "mlp of 64 over 'data' and 'model' of 6 devices" in text
