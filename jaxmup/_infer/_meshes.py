@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 import jax
 from flax import linen as nn
 from flax import nnx
+from flax.linen.spmd import logical_to_mesh_axes
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -95,7 +96,7 @@ def _spec_of(leaf: Any) -> PartitionSpec:
         is_named = isinstance(names, tuple | list | PartitionSpec)
         return nnx.get_partition_spec(leaf).get_value() if is_named else PartitionSpec()
     if isinstance(leaf, nn.LogicallyPartitioned):
-        return nn.logical_to_mesh_axes(leaf.names, leaf.rules) or PartitionSpec()
+        return logical_to_mesh_axes(leaf.names, leaf.rules) or PartitionSpec()
     return leaf.get_partition_spec() if isinstance(leaf, nn.Partitioned) else PartitionSpec()
 
 
