@@ -15,7 +15,7 @@ from jaxmup import _check
 from jaxmup._axes import Axes, LayerAxes
 from jaxmup._parametrization import Parametrization, ParametrizationName, parametrization
 from jaxmup._scaling import what_is_applied
-from jaxmup._spec import ParamSpec
+from jaxmup._spec import Applied, ParamSpec
 from jaxmup._tiles import Grown
 from jaxmup._tiles import Initializer as Initializer
 
@@ -68,22 +68,16 @@ class Parameter:
     Args:
       spec: Axes and constants of the parameter, with what the layer applies.
       shape: Shape of the parameter.
-      multiplier: Factor `m` in `W = m · w`; dimensionless.
-      init_gain: Factor on the initial values at base width; dimensionless.
+      applied: What the layer applies.
       drawn_shape: Shape at base width for which Flax calls an initializer.
       std: Standard deviation that the user gave instead of an initializer, or `None`.
-      varies: True if the multiplier is another one at other sizes.
-      growth: Growth of the output axes over the base model; dimensionless.
     """
 
     spec: ParamSpec
     shape: tuple[int, ...]
-    multiplier: float
-    init_gain: float
+    applied: Applied
     drawn_shape: tuple[int, ...]
     std: float | None
-    varies: bool
-    growth: float
 
     def initializer(self, init: Initializer) -> Initializer:
         """The initializer of the stored `w`, called as `(key, shape, dtype)`.
@@ -95,7 +89,9 @@ class Parameter:
             init, drawn_shape = _normal(float(self.std)), self.spec.base_shape
         else:
             init, drawn_shape = init.init if isinstance(init, Known) else init, self.drawn_shape
-        return Grown(init, self.spec.base_shape, drawn_shape, self.init_gain)
+        gain = self.applied.init_gain
+        assert gain is not None  # a layer draws its own initial values
+        return Grown(init, self.spec.base_shape, drawn_shape, gain)
 
 
 _normal = functools.lru_cache(maxsize=512)(jax.nn.initializers.normal)
@@ -169,18 +165,8 @@ def declare(
             _require_no_std(name, own, rule)
         spec = ParamSpec(own, init_std=std, lr_scale=lr_scale, depth_ratio=depth_ratio)
         applied = what_is_applied(spec, rule)
-        assert applied.init_gain is not None
         spec = dataclasses.replace(spec, applied=applied)
-        declared[name] = Parameter(
-            spec,
-            spec.shape,
-            applied.multiplier,
-            applied.init_gain,
-            drawn_shape,
-            given,
-            applied.varies,
-            applied.growth,
-        )
+        declared[name] = Parameter(spec, spec.shape, applied, drawn_shape, given)
     return MappingProxyType(declared)
 
 

@@ -64,7 +64,7 @@ class Embed(Layer, nn.Embed):
             self.embedding,
             inputs.size,
             self.multiplier,
-            always=self._declared()["embedding"].varies,
+            always=self._declared()["embedding"].applied.varies,
         )
 
     def attend(self, query: Array) -> Array:

@@ -134,7 +134,7 @@ class Layer(nn.Module):
             for name, parameter in declared.items()
         }
         multipliers: dict[str, float | Array] = {
-            name: self.get_variable(MULTIPLIERS, name, parameter.multiplier)
+            name: self.get_variable(MULTIPLIERS, name, parameter.applied.multiplier)
             for name, parameter in declared.items()
         }
         return params, multipliers
@@ -144,7 +144,7 @@ class Layer(nn.Module):
         """The effective weights `m · w` of the layer, by name."""
         params, multipliers = self.make_parameters(declared)
         return {
-            name: functional.scale(w, multipliers[name], always=declared[name].varies)
+            name: functional.scale(w, multipliers[name], always=declared[name].applied.varies)
             for name, w in params.items()
         }
 
@@ -246,7 +246,7 @@ class KernelLayer(Layer):
         declared = self.declare(axes, flat=flat)
         params, multipliers = self.make_parameters(declared)
         factors = {
-            name: functional.Factor(multipliers[name], parameter.varies)
+            name: functional.Factor(multipliers[name], parameter.applied.varies)
             for name, parameter in declared.items()
         }
 
@@ -259,5 +259,5 @@ class KernelLayer(Layer):
             (inputs, params["kernel"], params.get("bias")),
             (factors["kernel"], factors.get("bias", functional.Factor(1.0))),
             self.multiplier_acts_on(),
-            growth=declared["kernel"].growth,
+            growth=declared["kernel"].applied.growth,
         )

@@ -97,7 +97,7 @@ def multipliers(module: nn.Module, *example_inputs: Any, **kwargs: Any) -> dict[
             f"'{MULTIPLIERS}': 0}}`."
         )
     values = {
-        name: jnp.full(shapes[name], parameter.multiplier, jnp.result_type(float))
+        name: jnp.full(shapes[name], parameter.applied.multiplier, jnp.result_type(float))
         for name, parameter in declared.items()
     }
     return traverse_util.unflatten_dict(values, sep="/")
@@ -144,7 +144,7 @@ def recorded(*, with_multipliers: bool = False) -> Iterator[dict[str, Parameter]
             for name, parameter in args[0].items():
                 declared["/".join([*layer.path, name])] = parameter
                 if with_multipliers and layer.is_mutable_collection(MULTIPLIERS):
-                    layer.variable(MULTIPLIERS, name, jnp.float32, parameter.multiplier)
+                    layer.variable(MULTIPLIERS, name, jnp.float32, parameter.applied.multiplier)
         return made
 
     with nn.intercept_methods(record):
