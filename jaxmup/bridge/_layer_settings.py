@@ -36,24 +36,8 @@ def of_flax(layer: nnx.Module) -> LayerSettings:
       >>> of_flax(nnx.Conv(2, 3, (3,), rngs=nnx.Rngs(0)))["padding"]
       ((1, 1),)
     """
-    match layer:
-        case nnx.Conv():
-            spread = _spread(layer.kernel_size, layer.kernel_dilation)
-            strides = _each(layer.strides, len(spread))
-            return {
-                "strides": strides,
-                "kernel_dilation": _each(layer.kernel_dilation, len(spread)),
-                "feature_group_count": layer.feature_group_count,
-                "padding": _flax_padding(layer.padding, spread, strides),
-            }
-        case nnx.ConvTranspose():
-            spread = _spread(layer.kernel_size, layer.kernel_dilation)
-            strides = _each(layer.strides, len(spread))
-            return {
-                "strides": strides,
-                "kernel_dilation": _each(layer.kernel_dilation, len(spread)),
-                "padding": _flax_transposed_padding(layer.padding, spread, strides),
-            }
+    if isinstance(layer, nnx.Conv | nnx.ConvTranspose):
+        return _of_flax_convolution(layer)
     found: LayerSettings = {}
     if isinstance(layer, nnx.BatchNorm):
         found["momentum"] = layer.momentum
@@ -71,7 +55,7 @@ def of_torch(module: TorchModule, dtype: np.dtype) -> LayerSettings:
       dtype: Dtype of its weight.
     """
     if hasattr(module, "kernel_size") and hasattr(module, "padding_mode"):
-        return _of_convolution(module)
+        return _of_torch_convolution(module)
     found: LayerSettings = {}
     if hasattr(module, "running_mean") and hasattr(module, "momentum"):
         held = module.momentum  # None makes an average of all batches
@@ -90,7 +74,20 @@ def same(ours: Any, theirs: Any) -> bool:
     return math.isclose(ours, theirs, rel_tol=1e-6) if numbers else ours == theirs
 
 
-def _of_convolution(module: TorchModule) -> LayerSettings:
+def _of_flax_convolution(layer: nnx.Conv | nnx.ConvTranspose) -> LayerSettings:
+    spread = _spread(layer.kernel_size, layer.kernel_dilation)
+    strides = _each(layer.strides, len(spread))
+    dilation = _each(layer.kernel_dilation, len(spread))
+    found: LayerSettings = {"strides": strides, "kernel_dilation": dilation}
+    if isinstance(layer, nnx.ConvTranspose):
+        found["padding"] = _flax_transposed_padding(layer.padding, spread, strides)
+        return found
+    found["feature_group_count"] = layer.feature_group_count
+    found["padding"] = _flax_padding(layer.padding, spread, strides)
+    return found
+
+
+def _of_torch_convolution(module: TorchModule) -> LayerSettings:
     rank = len(module.kernel_size)
     dilation = _each(module.dilation, rank)
     spread = _spread(module.kernel_size, dilation)
