@@ -59,43 +59,33 @@ def analyze(
       >>> analysis.drift, analysis.transferred_loss
       (-0.25, 0.5)
     """
-    trials, scale, seeds = _checked(trials, over, scale)
-    found = _conclude(
-        trials[0].parametrization, over, scale, seeds, studies_of(trials, over, scale)
-    )
-    found = dataclasses.replace(found, crossings=crossings(transferred_curves(found, trials)))
-    return dataclasses.replace(found, verdict=verdict(found))
+    return analyze_by_width(trials, over, scale)[0]
 
 
-def _checked(
-    trials: Iterable[Trial], over: str, scale: Scale | None
-) -> tuple[list[Trial], Scale, int]:
-    """The trials whose settings every width tried, the scale and the number of seeds."""
+def analyze_by_width(
+    trials: Iterable[Trial], over: str, scale: Scale | None = None
+) -> tuple[Analysis, list["Study"]]:
+    """What `analyze` finds, and the study of each width that it rests on, by increasing width."""
     _check.one_of("scale", scale, (None, *get_args(Scale)))
     trials = list(trials)
     for trial in trials:
         _check.made("trials", trial, "Trial", "jaxmup.transfer.Trial")
     trials = _of_every_width(trials)
-    tried = {(t.width, point_of(t, over), t.seed) for t in trials}
-    points = sorted({point for _, point, _ in tried})
-    widths = sorted({t.width for t in trials})
-    _require_grid(trials, len(tried), widths, points, {(w, p) for w, p, _ in tried})
-    return trials, _scale(over, [p.value for p in points], scale), len({t.seed for t in trials})
-
-
-def studies_of(trials: Iterable[Trial], over: str, scale: Scale) -> list["Study"]:
-    """The study of each width, by increasing width, of trials that `analyze` takes."""
-    trials = _of_every_width(list(trials))
     table = {(t.width, point_of(t, over), t.seed): t for t in trials}
+    widths = sorted({t.width for t in trials})
     points = sorted({point for _, point, _ in table})
     seeds = sorted({t.seed for t in trials})
+    _require_grid(trials, len(table), widths, points, {(w, p) for w, p, _ in table})
+    scale = _scale(over, [p.value for p in points], scale)
     counts = statistics.resamples(len(seeds))
     studies = []
-    for width in sorted({t.width for t in trials}):
+    for width in widths:
         cells = [[table.get((width, point, seed)) for seed in seeds] for point in points]
         losses = np.array([[_number(trial) for trial in row] for row in cells])
         studies.append(_study(width, points, losses, counts, scale))
-    return studies
+    found = _conclude(trials[0].parametrization, over, scale, len(seeds), studies)
+    found = dataclasses.replace(found, crossings=crossings(transferred_curves(found, trials)))
+    return dataclasses.replace(found, verdict=verdict(found)), studies
 
 
 def point_of(trial: Trial, over: str) -> Point:

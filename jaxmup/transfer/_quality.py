@@ -11,7 +11,7 @@ from scipy import special
 
 from jaxmup import _check
 from jaxmup.transfer import _statistics as statistics
-from jaxmup.transfer._analysis import Study, analyze, studies_of
+from jaxmup.transfer._analysis import Study, analyze_by_width
 from jaxmup.transfer._findings import Analysis, Interval
 from jaxmup.transfer._trial import Trial
 
@@ -101,7 +101,7 @@ class Wider:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Quality:
-    """What transfer is worth.
+    """The worth of transfer.
 
     `print(quality)` shows it.
 
@@ -174,7 +174,7 @@ def quality(
     *,
     cost: Callable[[int], float] = lambda width: float(width) ** 2,
 ) -> Quality:
-    r"""What transfer is worth, from the trials of one parametrization.
+    r"""The worth of transfer, from the trials of one parametrization.
 
     Beyond the best value that stays, which `analyze` looks at:
 
@@ -213,12 +213,11 @@ def quality(
     """
     _check.function("cost", cost)
     trials = list(trials)
-    analysis = analyze(trials, over)
+    analysis, studies = analyze_by_width(trials, over)
     if analysis.scale != "log2":
         raise ValueError(
             f"`quality` measures distances in octaves. `{over}` has a linear scale. Use `analyze`."
         )
-    studies = studies_of(trials, over, analysis.scale)
     costs = [cost(study.curve.width) for study in studies]
     for one in costs:
         _check.number("cost", one, above=0)
