@@ -81,7 +81,7 @@ class Followed:
             self.origins[node] = tuple(dims)
 
     def settled(self, kind: Kind) -> AxisKind:
-        """What the axis of a parameter does, once all is known of what became of it.
+        """The kind of a parameter's axis, once all is known of what became of it.
 
         It is features where a parameter sums over it; what is chosen or stands apart is batch.
         Scores by which something is chosen are features, also where they are what is chosen.

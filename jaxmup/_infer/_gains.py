@@ -104,7 +104,7 @@ def way_to_origin(
 
 
 def _slack(equations: int, floored: int, sign: int) -> tuple[np.ndarray, np.ndarray]:
-    """What it costs if an order is below zero, and above it, along a direction of this sign."""
+    """The cost of an order below zero, and above it, along a direction of this sign."""
     # All together less than a factor that nobody carries, however many norms there are.
     below = np.full(floored, min(_BELOW, 0.1 * INSERTED / max(floored, 1)))
     hard, free = np.full(equations, _SLACK), np.zeros(floored)

@@ -1,4 +1,4 @@
-"""What the reader of a program refuses and warns of, in words, with a place for the lines."""
+"""Refusals and warnings of the reader of a program, in words, with a place for the lines."""
 
 NO_TARGET = (
     "muP asks for factors that this model lacks, and base and delta alone do not tell how large "

@@ -61,7 +61,7 @@ class Tables:
         return self._measured(node, lambda x: np.sqrt(np.mean(x[x != 0] ** 2)))
 
     def sums(self, node: Node, axes: Collection[int]) -> list[float] | None:
-        """What sums over axes multiply values by, at most: the largest sum of absolute values.
+        """The most that sums over axes multiply values by: the largest sum of absolute values.
 
         A matrix multiplies the root mean square of values by its largest singular value, times the
         root of inputs over outputs. It is that where it grows less, as of a rotation, a sum of

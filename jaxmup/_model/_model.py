@@ -251,7 +251,7 @@ class _Stream(nnx.RngStream):
 
 
 def _with_own_streams(made: Any) -> Any:
-    """What a factory has made with `_quick_rngs`, as it would be with Flax's."""
+    """The model that a factory has made with `_quick_rngs`, as it would be with Flax's."""
     if isinstance(made, nnx.Module):
         for _, node in nnx.iter_graph(made):
             if type(node) is _Stream:

@@ -41,7 +41,7 @@ class Place(NamedTuple):
     part: Part | None = None
 
     def of(self, leaf: np.ndarray) -> np.ndarray:
-        """What stands at this place of a leaf.
+        """The part of a leaf that stands at this place.
 
         Example:
           >>> kernel = np.arange(8).reshape(2, 4)  # two groups of two layers with one output each

@@ -1,4 +1,4 @@
-"""What tensors do not hold and outputs depend on: compared where both sides say it, else listed."""
+"""Settings that no tensor holds: compared where both sides say them, else listed."""
 
 import dataclasses
 import functools

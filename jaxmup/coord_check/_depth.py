@@ -136,7 +136,7 @@ def _numbers_of_layers(
 
 
 def _equal_layers(specs: Mapping[PathName, ParamSpec]) -> Iterator[tuple[str, int]]:
-    """What the names of layers begin with that hold the same parameters, and the layers' number."""
+    """The beginning of the names of layers that hold the same parameters, and their number."""
     held: dict[str, dict[int, dict[str, tuple[tuple[int, ...], float]]]] = {}
     for name, spec in specs.items():
         for found in _NUMBERED.finditer(name):

@@ -218,7 +218,7 @@ def line_check(
 def predictions(
     model: Model, sizes: Sequence[Size], specs: Mapping[PathName, ParamSpec]
 ) -> list[Predicted]:
-    """How muP has every value of a model's program grow, before anything is trained.
+    """The growth of every value of a model's program under muP, before anything is trained.
 
     Args:
       model: The model, with inputs.

@@ -1,4 +1,4 @@
-"""Where growth begins that should not be, and what to do about it."""
+"""The beginning of growth that should not be, and what to do about it."""
 
 from collections.abc import Sequence
 
@@ -52,7 +52,7 @@ def beginning(failing: Sequence[Verdict]) -> Verdict | None:
 
 
 def mend_of(one: Verdict, over: str) -> str:
-    """What would make a row pass, as half a sentence; empty where its slope says nothing.
+    """The mend of a row that fails, as half a sentence; empty where its slope says nothing.
 
     Args:
       one: Row that fails.
@@ -78,7 +78,7 @@ def mend_of(one: Verdict, over: str) -> str:
 def findings_of(
     smallest: Subject, largest: Subject, tx: optax.GradientTransformation
 ) -> tuple[Finding, ...]:
-    """What `lint` finds in a model that fails: each with its mend.
+    """The findings of `lint` in a model that fails, each with its mend.
 
     Args:
       smallest: Smallest model.

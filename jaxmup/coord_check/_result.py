@@ -66,7 +66,7 @@ class CoordCheck:
 
     @property
     def reason(self) -> str:
-        """What the outcome rests on, and what would decide it, as a sentence."""
+        """The rows that the outcome rests on, and what would decide it, as a sentence."""
         if self._nothing_to_see:
             return self._nothing_to_see
         parts = [f"{len(self.of('pass'))} of {len(self.verdicts)} rows pass"]
@@ -157,7 +157,7 @@ def _is_not_finite(one: Verdict) -> bool:
 
 
 def causes(check: CoordCheck) -> list[str]:
-    """Where it begins, and what `lint` finds, as paragraphs; none if nothing fails.
+    """The place where it begins, and what `lint` finds, as paragraphs; none if nothing fails.
 
     Args:
       check: Check to explain.

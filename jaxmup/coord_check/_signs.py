@@ -38,7 +38,7 @@ _LOOSE = frozenset({"reshape", "transpose", "convert_element_type", "squeeze", "
 
 
 class Signs(NamedTuple):
-    """What random signs do to a model in its first steps.
+    """The effects of random signs on a model in its first steps.
 
     Args:
       gradients: Exponent by which the gradient of each parameter may fall short at first.
@@ -61,7 +61,7 @@ ALIGNED = Signs({}, {}, frozenset(), {})
 def signs_of(
     programs: Sequence[ClosedJaxpr], names: Sequence[PathName], ratio: float = 2.0
 ) -> Signs:
-    """What random signs do to a model, read off its loss.
+    """The effects of random signs on a model, read off its loss.
 
     Args:
       programs: The loss, with tags inside, at one size or two; the parameters are its first inputs.

@@ -158,25 +158,11 @@ class GPT(nnx.Module):
         )
         common = {"rngs": rngs, **layer}
         embedding = {"base_features": base_width, "init_std": init_std, **common}
-        of_tokens = layout.metadata("vocab", "embed")
-        self.embed = Embed(vocabulary, width, embedding_metadata=of_tokens, **embedding)
-        of_positions = layout.metadata(None, "embed")
-        self.positions = (
-            None
-            if context is None
-            else Embed(context, width, embedding_metadata=of_positions, **embedding)
-        )
-        self.blocks = (
-            Stack(
-                lambda rngs: make_block(rngs=rngs),
-                num_layers,
-                axis_name="layers",
-                remat=remat,
-                rngs=rngs,
-            )
-            if stacked
-            else nnx.List([make_block(rngs=rngs) for _ in range(num_layers)])
-        )
+        embedding["embedding_metadata"] = layout.metadata("vocab", "embed")
+        self.embed = Embed(vocabulary, width, **embedding)
+        embedding["embedding_metadata"] = layout.metadata(None, "embed")
+        self.positions = None if context is None else Embed(context, width, **embedding)
+        self.blocks = _blocks(make_block, num_layers, stacked, remat, rngs)
         self.layout = layout
         self.remat = remat
         self.norm = make_norm(norm, width, base_width, use_bias, common)
@@ -210,6 +196,22 @@ class GPT(nnx.Module):
         logits = read_out(x, layout.activation("batch", "length", "vocab"))
         logits = functional.scale(logits, self.logit_scale)
         return layout.constrain(logits, "batch", "length", "vocab")
+
+
+def _blocks(
+    make_block: Callable[..., Block],
+    num_layers: int,
+    stacked: bool,
+    remat: Callable[..., bool] | None,
+    rngs: nnx.Rngs,
+) -> "Stack | nnx.List[Block]":
+    if not stacked:
+        return nnx.List([make_block(rngs=rngs) for _ in range(num_layers)])
+
+    def block_of(rngs: nnx.Rngs) -> Block:
+        return make_block(rngs=rngs)
+
+    return Stack(block_of, num_layers, axis_name="layers", remat=remat, rngs=rngs)
 
 
 def _check_heads(**sizes: int) -> None:
