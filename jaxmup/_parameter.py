@@ -137,7 +137,7 @@ def declare(
     Example:
       >>> from jaxmup import Axis
       >>> axes = (("kernel", (Axis("input", 256, base=64), Axis("output", 10))),)
-      >>> declare(axes, "mup")["kernel"].multiplier
+      >>> declare(axes, "mup")["kernel"].applied.multiplier
       0.25
     """
     _require_float("dtype", dtype)
